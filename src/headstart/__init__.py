@@ -1,0 +1,73 @@
+"""Headstart: from labelled photographs to an image classifier that can be trusted and used.
+
+>>> import headstart as hs
+>>> sorted(hs.__all__)[:4]
+['Classifier', 'Dataset', 'Evaluation', 'HeadstartError']
+
+The names below are the whole public face; each is loaded when it is first used, so that importing costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headstart.config import TrainConfig
+    from headstart.data.sources import Columns, read
+    from headstart.errors import HeadstartError
+    from headstart.judging.evaluation import evaluate
+    from headstart.model.artifact import load_classifier as load
+    from headstart.model.classifier import Classifier
+    from headstart.records import Dataset, Evaluation, Prediction, Predictions
+    from headstart.report.run import save
+    from headstart.training import TrainingResult, train
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Classifier": "headstart.model.classifier",
+    "Columns": "headstart.data.sources",
+    "Dataset": "headstart.records",
+    "Evaluation": "headstart.records",
+    "HeadstartError": "headstart.errors",
+    "Prediction": "headstart.records",
+    "Predictions": "headstart.records",
+    "TrainConfig": "headstart.config",
+    "TrainingResult": "headstart.training",
+    "evaluate": "headstart.judging.evaluation",
+    "load": "headstart.model.artifact:load_classifier",
+    "read": "headstart.data.sources",
+    "save": "headstart.report.run",
+    "train": "headstart.training",
+}
+
+__all__ = [
+    "Classifier",
+    "Columns",
+    "Dataset",
+    "Evaluation",
+    "HeadstartError",
+    "Prediction",
+    "Predictions",
+    "TrainConfig",
+    "TrainingResult",
+    "evaluate",
+    "load",
+    "read",
+    "save",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from where it lives (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'headstart' has no attribute {name!r}")
+    module, _, inner = _HOMES[name].partition(":")
+    return getattr(importlib.import_module(module), inner or name)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,667 @@
+"""The command line: one thin function per verb that parses, calls and prints. Data goes to stdout, everything else to
+stderr. The only place that turns errors into exit codes: 0 done, 1 failed, 2 asked wrongly, 130 and 143 interrupted.
+
+Nothing heavy is imported before a verb runs, so `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from headstart.errors import ConfigError, HeadstartError, StorageError
+
+if TYPE_CHECKING:
+    from headstart.config import Plan, TrainConfig
+    from headstart.model.classifier import Classifier
+    from headstart.records import Dataset, Evaluation, Finding
+
+app = typer.Typer(
+    help="From labelled photographs to an image classifier that can be trusted and used. Offline, in minutes.",
+    epilog="Start with: headstart demo · then: headstart train photos/ --out runs/photos",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+cache_app = typer.Typer(help="What is stored of computed features, how large; verify it, clear it.")
+app.add_typer(cache_app, name="cache")
+
+stderr = Console(stderr=True, highlight=False)
+stdout = Console(highlight=False)
+
+Data = Annotated[
+    Path | None,
+    typer.Argument(help="A folder with one folder per class, a Kaggle competition folder, or a CSV/TSV of labels."),
+]
+Labels = Annotated[Path | None, typer.Option("--labels", help="A CSV or TSV with an id and a label column.")]
+Images = Annotated[Path | None, typer.Option("--images", help="The folder that the ids of the table are relative to.")]
+IdColumn = Annotated[str | None, typer.Option(help="The column of picture names, if it has no usual name.")]
+LabelColumn = Annotated[str | None, typer.Option(help="The column of labels, if it has no usual name.")]
+GroupColumn = Annotated[str | None, typer.Option(help="A column whose values must not straddle a split (a patient).")]
+SplitColumn = Annotated[str | None, typer.Option(help="A column with train, val, test; '' ignores a column `split`.")]
+Missing = Annotated[str, typer.Option(help="Rows whose file is missing: 'error' refuses them, 'drop' leaves them out.")]
+FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Follow links that lead out of the folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep computed features.")]
+Model = Annotated[Path, typer.Argument(help="A folder that `headstart train` wrote.")]
+Engine = Annotated[str | None, typer.Option(help="auto, openvino or torch.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")]
+Precision = Annotated[str | None, typer.Option(help="auto, f32 or bf16.")]
+
+
+@app.callback()
+def _common(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version.")] = False,
+) -> None:
+    if version:
+        from headstart import __version__
+
+        stdout.print(f"headstart {__version__}")
+        raise typer.Exit()
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the pictures and the model go.")] = Path("headstart-demo"),
+    quiet: Quiet = False,
+) -> None:
+    """The whole journey on 1,797 scans of handwritten digits that come with the installation."""
+    from headstart import config, demo as digits, training
+    from headstart.data import checks, sources
+    from headstart.judging import evaluation
+    from headstart.model import artifact
+
+    artifact.probe(out / "model")
+    data = digits.write_digits(out)
+    _say(quiet, f"Wrote 1,500 labelled scans to {data.photos} and 297 new ones to {data.new}.")
+    dataset = sources.read(data.photos)
+    # a mirrored 2 is no 2
+    asked = config.read_config(None, flags={"pictures.mirror": False})
+    with _progress(quiet) as progress:
+        inspection = checks.inspect(dataset, progress)
+        backbone, plan = training.prepare(asked)
+        result = training.fit(inspection, backbone, plan, cache=_cache(False), progress=progress)
+    _save(result, out / "model")
+    _print_evaluation(result.evaluation, "Validation pictures, held out and never learned from")
+    new = sources.read(data.new, data.truth)
+    with _progress(quiet) as progress:
+        said = evaluation.predict_labelled(result.classifier, new, cache=_cache(False), progress=progress)
+    right = sum(one.label == truth for one, truth in zip(said, said.truth or (), strict=True))
+    stdout.print(f"Predicted {len(said)} new scans: {right} right.")
+    stdout.print(f"""
+Look at {out / "model" / "plots"} and {out / "model" / "README.md"}, then:
+
+  headstart predict {out / "model"} {data.new}
+  headstart show {data.photos}
+  headstart train YOUR_FOLDER        one folder per class, any names""")
+
+
+@app.command()
+def train(
+    data: Data = None,
+    out: Annotated[Path | None, typer.Option(help="Where the model goes; default: runs/<name of DATA>.")] = None,
+    labels: Labels = None,
+    images: Images = None,
+    id_column: IdColumn = None,
+    label_column: LabelColumn = None,
+    group_column: GroupColumn = None,
+    split_column: SplitColumn = None,
+    missing: Missing = "error",
+    follow_links: FollowLinks = False,
+    backbone: Annotated[str | None, typer.Option(help="See `headstart models`. Default: tf_efficientnet_lite2.")] = None,
+    weights: Annotated[str | None, typer.Option(help="A .safetensors or .pth file of the backbone's weights.")] = None,
+    resize: Annotated[str | None, typer.Option(help="crop, letterbox or squash.")] = None,
+    mirror: Annotated[bool | None, typer.Option("--mirror/--no-mirror", help="Learn from mirror images too.")] = None,
+    refit: Annotated[
+        bool | None, typer.Option("--refit/--no-refit", help="After measuring, fit again on all pictures.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of every random choice.")] = None,
+    engine: Engine = None,
+    device: Device = None,
+    precision: Precision = None,
+    config: Annotated[Path | None, typer.Option(help="A TOML file, e.g. plan.toml of an earlier run.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Any setting, e.g. head.l2=0.1; `headstart settings` lists them.")
+    ] = None,
+    no_cache: NoCache = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a classifier: check, split, encode, fit, calibrate, measure, save.
+
+    Pictures go in as they are; the folder they lie in is never written to. Interrupt it whenever you like: what was
+    encoded is kept, and the same command goes on from there.
+    """
+    from headstart.config import read_config
+
+    flags = {
+        "encoder.backbone": backbone, "encoder.weights": weights, "encoder.engine": engine, "encoder.device": device,
+        "encoder.precision": precision, "pictures.resize": resize, "pictures.mirror": mirror, "refit": refit,
+        "seed": seed,
+    }  # fmt: skip
+    asked = read_config(config, settings or (), flags)
+    root, table = _locate(data, labels, images)
+    out = out or Path("runs") / root.resolve().name
+    from headstart.model import artifact
+
+    artifact.probe(out)
+    dataset = _read(root, table, (id_column, label_column, group_column, split_column), missing, follow_links)
+    _train(dataset, asked, out, _cache(no_cache), as_json=as_json, quiet=quiet)
+
+
+def _train(dataset: Dataset, asked: TrainConfig, out: Path, cache: Path | None, *, as_json: bool, quiet: bool) -> None:
+    from headstart import training
+    from headstart.data import checks
+    from headstart.report import summary
+
+    with _progress(quiet) as progress:
+        inspection = checks.inspect(dataset, progress)
+        backbone, plan = training.prepare(asked)
+        if not quiet:
+            _print_plan(plan, len(inspection.dataset), len(inspection.dataset.classes))
+        result = training.fit(inspection, backbone, plan, cache=cache, progress=progress)
+    if not quiet:
+        _print_findings(result.findings)
+    _save(result, out)
+    told = result.classifier.provenance
+    if as_json:
+        _print_json({
+            "model": str(out),
+            "evaluation": {name: summary.of_evaluation(e) for name, e in result.evaluations.items()},
+            "temperature": result.classifier.temperature,
+            "training": told.training,
+            "data": told.data,
+            "findings": summary.of_findings(result.findings),
+        })  # fmt: skip
+        return
+    for name, evaluation in result.evaluations.items():
+        _print_evaluation(evaluation, f"{name.capitalize()} pictures ({evaluation.pictures}), never learned from")
+    stdout.print(f"Strength {told.training['strength']:g}, temperature {result.classifier.temperature:.3f}. "
+                 f"The saved head was fitted on {told.training['fitted_on']}.")  # fmt: skip
+    stdout.print(f"Saved: {out}" + (f" (the model that was there is now {earlier})" if (earlier := _moved(out)) else ""))
+    stdout.print(f"Next: headstart predict {out} PICTURES…   ·   plots: {out / 'plots'}   ·   card: {out / 'README.md'}")
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    data: Data = None,
+    labels: Labels = None,
+    images: Images = None,
+    id_column: IdColumn = None,
+    label_column: LabelColumn = None,
+    group_column: GroupColumn = None,
+    split_column: SplitColumn = None,
+    missing: Missing = "error",
+    follow_links: FollowLinks = False,
+    split: Annotated[str | None, typer.Option(help="Only this part: train, validation or test.")] = None,
+    plots: Annotated[Path | None, typer.Option(help="A folder for plots of it.")] = None,
+    engine: Engine = None,
+    device: Device = None,
+    precision: Precision = None,
+    no_cache: NoCache = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure a model on labelled pictures, every figure with its 95 % interval."""
+    from headstart.judging import evaluation
+    from headstart.records import SPLIT_NAMES
+    from headstart.report import run, summary
+
+    root, table = _locate(data, labels, images)
+    dataset = _read(root, table, (id_column, label_column, group_column, split_column), missing, follow_links)
+    if split is not None:
+        rows = [row for row, sample in enumerate(dataset) if sample.split == split]
+        if split not in SPLIT_NAMES or not rows:
+            raise ConfigError(f"No picture belongs to the split {split!r}; it is one of {', '.join(SPLIT_NAMES)}.",
+                              "The column with the split is named with --split-column.")  # fmt: skip
+        dataset = dataset.select(rows)
+    classifier = _load(model, engine, device, precision)
+    with _progress(quiet) as progress:
+        result = evaluation.evaluate(classifier, dataset, cache=_cache(no_cache), progress=progress)
+    if plots is not None:
+        run.save_plots(result, plots)
+        _say(quiet, f"Plots: {plots}")
+    if as_json:
+        _print_json(summary.of_evaluation(result))
+        return
+    _print_evaluation(result, f"{result.pictures} pictures of {root}")
+    if result.failures:
+        _say(False, f"{result.failures} picture(s) could not be used and are in no figure.")
+
+
+@app.command()
+def predict(
+    model: Model,
+    pictures: Annotated[list[str], typer.Argument(help="Files, folders, glob patterns, or a Kaggle folder's test/.")],
+    out: Annotated[Path | None, typer.Option(help="The file to write; default: stdout.")] = None,
+    form: Annotated[str, typer.Option("--format", help="labels, probabilities or jsonl.")] = "labels",
+    like: Annotated[
+        Path | None, typer.Option(help="A sample submission, whose id and class columns are taken.")
+    ] = None,
+    spreadsheet_safe: Annotated[
+        bool, typer.Option("--spreadsheet-safe", help="Put ' before cells that a spreadsheet would run as a formula.")
+    ] = False,
+    follow_links: FollowLinks = False,
+    engine: Engine = None,
+    device: Device = None,
+    precision: Precision = None,
+    no_cache: NoCache = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format jsonl.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Predict pictures, in the order given. One that cannot be used keeps its row, and the exit code is then 1."""
+    from headstart.data import sources
+    from headstart.delivery import submission
+
+    form = "jsonl" if as_json else form
+    if form not in submission.FORMATS:
+        raise ConfigError(f"--format is {form!r}; it is one of {', '.join(submission.FORMATS)}.")
+    sample = sources.read_table(like) if like is not None else None
+    if out is not None:
+        _check_out(out, [like] if like else [])
+    dataset = sources.read_pictures(pictures, follow_links=follow_links)
+    classifier = _load(model, engine, device, precision)
+    if sample is not None:
+        submission.check_like(sample, classifier.classes)
+    with _progress(quiet) as progress:
+        said = classifier.predict_many(dataset, cache=_cache(no_cache), progress=progress)
+    text = submission.render(said, form, sample, spreadsheet_safe=spreadsheet_safe)
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        _write(out, text)
+        _say(quiet, f"Wrote {text.count(chr(10)) - (form != 'jsonl' or sample is not None)} rows to {out}.")
+    if not quiet:
+        _print_findings(dataset.findings)
+    for row, reason in list(said.errors.items())[:20]:
+        _say(False, f"error: {said.names[row]}: {reason}")
+    if said.errors:
+        _say(False, f"{len(said.errors)} of {len(said)} picture(s) could not be used; their rows are marked.")
+        raise typer.Exit(1)
+
+
+@app.command()
+def show(
+    data: Data = None,
+    out: Annotated[Path, typer.Option(help="The PNG file to write.")] = Path("headstart-show.png"),
+    batch: Annotated[
+        bool, typer.Option("--batch", help="Show a batch as the network sees it, mirror images included.")
+    ] = False,
+    model: Annotated[Path | None, typer.Option(help="Prepare the batch as this model does.")] = None,
+    backbone: Annotated[str, typer.Option(help="Prepare the batch as this backbone wants it.")] = "lite2",
+    resize: Annotated[str, typer.Option(help="crop, letterbox or squash.")] = "crop",
+    labels: Labels = None,
+    images: Images = None,
+    seed: Annotated[int, typer.Option(help="Which pictures are drawn.")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Draw 25 pictures with their labels, or (--batch) 16 of them and their mirror images as the network sees them."""
+    from headstart.report import gallery
+
+    root, table = _locate(data, labels, images)
+    if out.suffix.lower() != ".png":
+        raise ConfigError(f"--out is {str(out)!r}, but must end in .png.")
+    dataset = gallery.open_any(root, table)
+    if batch:
+        from headstart.encoding import backbone as backbones
+
+        preprocess = (
+            _load(model, None, None, None).preprocess if model else backbones.load(backbone, resize=resize).preprocess
+        )
+        figure, shape = gallery.batch(dataset, preprocess, seed)
+        _say(quiet, f"One batch: {shape} 8-bit RGB; normalised to float32 inside the encoder.")
+    else:
+        figure = gallery.grid(dataset, seed)
+    figure.savefig(out, dpi=110)
+    stdout.print(str(out), soft_wrap=True)
+
+
+@app.command()
+def summary(model: Model, as_json: AsJson = False) -> None:
+    """The layers of a model in the order a picture passes them: type, output shape, parameters."""
+    from headstart.report import summary as summaries
+
+    classifier = _load(model, None, None, None)
+    rows = summaries.of_layers(classifier)
+    if as_json:
+        _print_json(rows)
+        return
+    table = Table(title=f"{classifier.backbone.name}, {len(classifier.classes)} classes")
+    for heading, justify in (("layer", "left"), ("type", "left"), ("output", "right"), ("parameters", "right")):
+        table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for row in rows:
+        table.add_row(row["name"], row["type"], str(tuple(row["output"])), f"{row['parameters']:,}")
+    stdout.print(table)
+    trained = rows[-2]["parameters"] + 1
+    total = sum(row["parameters"] for row in rows)
+    stdout.print(f"{total:,} parameters, of which {trained:,} were fitted (head and temperature).")
+
+
+@app.command()
+def models(
+    pattern: Annotated[str | None, typer.Argument(help="A glob pattern for timm's names, e.g. '*dinov2*'.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Backbones, and where the weights of each would come from."""
+    from headstart.encoding import backbone as backbones
+
+    bundled = [{"name": n, "size": size, "weights": origin} for n, size, origin in backbones.available()]
+    names = backbones.architectures(pattern) if pattern else []
+    if as_json:
+        _print_json({"bundled": bundled, "hub": names})
+        return
+    for row in bundled:
+        stdout.print(f"{row['name']}  {row['size']} px  {row['weights']}", soft_wrap=True)
+    for name in names:
+        stdout.print(f"{name}  (from the Hugging Face hub or its cache)", soft_wrap=True)
+    if pattern and not names:
+        _say(False, f"timm has no pre-trained network that matches {pattern!r}.")
+    if not pattern:
+        stdout.print("Any other timm name: weights from the hub's cache, else downloaded. "
+                     "`headstart models 'convnext*'` searches them.", soft_wrap=True)  # fmt: skip
+
+
+@app.command()
+def settings(as_json: AsJson = False) -> None:
+    """Every setting that --set and --config take, with its default."""
+    from headstart.config import settings_table
+
+    rows = settings_table()
+    if as_json:
+        _print_json([{"name": name, "default": default, "about": about} for name, default, about in rows])
+        return
+    for name, default, about in rows:
+        stdout.print(f"{name} = {json.dumps(default)}   {about}", soft_wrap=True, markup=False)
+
+
+@cache_app.callback(invoke_without_command=True)
+def cache(context: typer.Context, as_json: AsJson = False) -> None:
+    """What is stored of computed features, and how large it is."""
+    if context.invoked_subcommand is not None:
+        return
+    from headstart.encoding import features
+
+    folder = features.default_cache()
+    states = features.survey(folder)
+    content = {
+        "folder": str(folder),
+        "files": len(states),
+        "vectors": sum(s.rows for s in states),
+        "bytes": sum(s.size for s in states),
+    }
+    if as_json:
+        _print_json(content)
+    else:
+        stdout.print(f"{folder}: {content['vectors']:,} feature vectors in {len(states)} files, "
+                     f"{content['bytes'] / 1e6:.1f} MB", soft_wrap=True)  # fmt: skip
+
+
+@cache_app.command("verify")
+def cache_verify(
+    remove: Annotated[bool, typer.Option("--remove", help="Remove what is damaged; it is computed again.")] = False,
+) -> None:
+    """Check every stored file against its digests."""
+    from headstart.encoding import features
+
+    states = features.survey(features.default_cache(), verify=True)
+    damaged = [state for state in states if state.problem]
+    for state in damaged:
+        stdout.print(f"damaged: {state.path}: {state.problem}", soft_wrap=True, markup=False)
+        if remove:
+            state.path.unlink(missing_ok=True)
+    stdout.print(f"{len(states)} files, {len(damaged)} damaged" + (" and removed" if remove and damaged else "") + ".")
+    if damaged and not remove:
+        raise typer.Exit(1)
+
+
+@cache_app.command("clear")
+def cache_clear(
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove all stored features; they are computed again when they are needed."""
+    from headstart.encoding import features
+
+    folder = features.default_cache()
+    states = features.survey(folder)
+    if not yes and not typer.confirm(f"Remove {len(states)} files under {folder}?", err=True):
+        raise typer.Exit(1)
+    features.clear(folder)
+    stdout.print(f"Removed {len(states)} files, {sum(s.size for s in states) / 1e6:.1f} MB.")
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    warnings.showwarning = _show_warning
+    warnings.filterwarnings("default", category=UserWarning, module=r"headstart\..*")
+    try:
+        app()
+    except HeadstartError as error:
+        _fail(error)
+    except _Stopped as stopped:
+        stderr.print("Interrupted. What was encoded is kept; the same command goes on from there.")
+        sys.stderr.flush()
+        os._exit(stopped.code)  # worker threads may be inside a long native call; there is nothing left to write
+    except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        _fail(StorageError(f"{error.filename or 'A file'}: {error.strerror or error}."))
+
+
+class _Stopped(BaseException):
+    """SIGINT or SIGTERM arrived."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__()
+        self.code = 128 + signal_number
+
+
+def _stop(number: int, _frame: object) -> None:
+    raise _Stopped(number)
+
+
+def _fail(error: HeadstartError) -> None:
+    stderr.print(f"error: {error.message}", style="red", markup=False, soft_wrap=True)
+    if error.hint:
+        stderr.print(f"\nhint: {error.hint}", markup=False, soft_wrap=True)
+    sys.exit(error.exit_code)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
+    if issubclass(category, UserWarning):
+        stderr.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
+
+
+def _locate(data: Path | None, labels: Path | None, images: Path | None) -> tuple[Path, Path | None]:
+    """Return (folder of pictures, table or None) of the ways in which data can be named."""
+    if data is not None and data.is_file():
+        if labels is not None:
+            raise ConfigError(f"{data} and --labels {labels} are both tables; one is enough.")
+        data, labels = None, data
+    if data is not None and images is not None:
+        raise ConfigError(f"{data} and --images {images} are both folders of pictures; one is enough.")
+    root = data or images or (labels.parent if labels is not None else None)
+    if root is None:
+        raise ConfigError("Which pictures?", "headstart train photos/, or --labels labels.csv --images photos/")
+    return root, labels
+
+
+def _read(
+    root: Path, table: Path | None, names: tuple[str | None, ...], missing: str, follow_links: bool
+) -> Dataset:
+    from headstart.data import sources
+
+    columns = sources.Columns(*names)
+    return sources.read(root, table, columns=columns, missing=missing, follow_links=follow_links)
+
+
+def _load(folder: Path, engine: str | None, device: str | None, precision: str | None) -> Classifier:
+    from headstart.config import read_config
+    from headstart.model import artifact
+
+    flags = {"encoder.engine": engine, "encoder.device": device, "encoder.precision": precision}
+    asked = read_config(None, flags=flags).encoder if any(flags.values()) else None
+    return artifact.load_classifier(folder, asked)
+
+
+def _cache(without: bool) -> Path | None:
+    from headstart.encoding import features
+
+    return None if without else features.default_cache()
+
+
+def _save(result: Any, out: Path) -> None:
+    from headstart.report import run
+
+    run.save(result, out)
+
+
+def _moved(out: Path) -> Path | None:
+    from headstart.model import artifact
+
+    return artifact.previous(out)
+
+
+def _check_out(out: Path, inputs: Sequence[Path]) -> None:
+    if out.is_dir():
+        raise ConfigError(f"--out {out} is a folder; a file was expected.")
+    if any(out.exists() and out.samefile(path) for path in inputs):
+        raise ConfigError(f"--out {out} is one of the files that are read; it would be lost.")
+    if not out.parent.is_dir():
+        raise ConfigError(f"--out {out}: there is no folder {out.parent}.")
+
+
+def _write(out: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="", errors="surrogateescape")
+        os.replace(temporary, out)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StorageError(f"{out} cannot be written: {error.strerror or error}.") from error
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Any]:
+    """Give a listener that draws a bar on a terminal, or prints a line now and then elsewhere."""
+    from headstart.records import silence
+
+    if quiet:
+        yield silence
+    elif stderr.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+                   TimeRemainingColumn())  # fmt: skip
+        with Progress(*columns, console=stderr) as bars:
+            yield _Bars(bars)
+    else:
+        yield _Lines()
+
+
+class _Bars:
+    """One bar for each stage."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+        self._begun: dict[str, tuple[float, int]] = {}
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bars.add_task(stage, total=total, rate="")
+            self._begun[stage] = (time.monotonic(), done)
+        self._bars.update(self._tasks[stage], completed=done, total=total, rate=_rate(self._begun[stage], done))
+
+
+class _Lines:
+    """A line for each stage when it begins, every ten seconds, and when it ends: for logs."""
+
+    def __init__(self) -> None:
+        self._begun: dict[str, tuple[float, int]] = {}
+        self._said: dict[str, float] = {}
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        self._begun.setdefault(stage, (now, done))
+        if done >= total or now - self._said.get(stage, self._begun[stage][0]) >= 10:
+            self._said[stage] = float("inf") if done >= total else now
+            stderr.print(f"{stage}: {done} of {total} {_rate(self._begun[stage], done)}".rstrip())
+
+
+def _rate(begun: tuple[float, int], done: int) -> str:
+    seconds = time.monotonic() - begun[0]
+    return f"{(done - begun[1]) / seconds:.0f}/s" if seconds > 0.5 and done > begun[1] else ""
+
+
+def _say(quiet: bool, text: str) -> None:
+    if not quiet:
+        stderr.print(text, markup=False, soft_wrap=True)
+
+
+def _print_json(content: object) -> None:
+    sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def _print_plan(plan: Plan, pictures: int, classes: int) -> None:
+    encoder, head = plan.encoder, plan.head
+    mirrored = " and its mirror image" if plan.pictures.mirror else ""
+    strength = f"strength {head.l2[0]:g}" if len(head.l2) == 1 else f"strength chosen by {plan.split.folds} folds"
+    _say(False, f"""Plan: {pictures} pictures of {classes} classes
+  pictures   {plan.pictures.size} px, {plan.pictures.resize}; each picture{mirrored}
+  backbone   {encoder.backbone}, frozen, on {encoder.engine} ({encoder.device}, {encoder.precision})
+  split      {plan.split.validation:.0%} of each class held out to measure, unless the data brings a split; seed {plan.seed}
+  head       logistic regression, {strength}, prior: {head.prior}, class weights: {head.class_weight}
+  then       {"fit once more on training and validation pictures" if plan.refit else "keep the measured head"}""")
+
+
+def _print_findings(findings: Sequence[Finding]) -> None:
+    styles: Mapping[str, str] = {"error": "red", "warning": "yellow", "note": "cyan"}
+    for finding in findings:
+        shown = [escape(_printable(name)) for name in finding.names[:3]]
+        more = f", … {len(finding.names) - 3} more" if len(finding.names) > 3 else ""
+        names = f": {', '.join(shown)}{more}" if shown else ""
+        advice = f" {escape(finding.advice)}" if finding.advice else ""
+        style = styles[finding.severity]
+        stderr.print(f"[{style}]{finding.severity}[/] {escape(finding.message)}{names}.{advice}", soft_wrap=True)
+
+
+def _printable(name: str) -> str:
+    return name if name.isprintable() else repr(name)
+
+
+def _print_evaluation(evaluation: Evaluation, title: str) -> None:
+    names = {
+        "accuracy": "accuracy", "top5_accuracy": "top-5 accuracy", "log_loss": "log-loss", "macro_f1": "macro F1",
+        "brier": "Brier score", "ece": "calibration error (ECE)",
+    }  # fmt: skip
+    table = Table(title=escape(title), title_justify="left")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    table.add_column("95 % interval", justify="right")
+    for key, figure in evaluation.overall.items():
+        if key == "top5_accuracy" and len(evaluation.classes) <= 5:
+            continue  # always 1
+        table.add_row(names[key], f"{figure.value:.4f}", f"{figure.low:.4f} … {figure.high:.4f}")
+    stdout.print(table)
+    if evaluation.confused:
+        pairs = [f"{given} taken for {taken} ({count})" for given, taken, count in evaluation.confused[:5]]
+        stdout.print("Most confused: " + ", ".join(map(_printable, pairs)) + ".", markup=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""Files and tables → a verified dataset, what is odd about it, and how it is split."""

@@ -1,0 +1,147 @@
+"""Dataset → findings: the looks before any training. Files are read and hashed, not yet decoded.
+
+What cannot be used is left out and named; nothing is repaired or guessed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+from headstart.data import images
+from headstart.errors import DataError, PictureError
+from headstart.records import Dataset, Finding, Progress, silence
+
+READERS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What the look at the files gave.
+
+    Attributes:
+        dataset: The pictures that may be used, in their old order.
+        digests: SHA-256 of each one's bytes.
+        findings: What was found and left out.
+    """
+
+    dataset: Dataset
+    digests: tuple[str, ...]
+    findings: tuple[Finding, ...]
+
+
+def fingerprints(dataset: Dataset, progress: Progress = silence) -> tuple[tuple[str, ...], dict[int, str]]:
+    """Return the SHA-256 of every file ("" where it cannot be read), and row → why it cannot be read."""
+    failures: dict[int, str] = {}
+    digests: list[str] = []
+
+    def look(index: int) -> str:
+        try:
+            return images.digest(images.read_bytes(dataset[index].path))
+        except PictureError as error:
+            failures[index] = error.message
+            return ""
+
+    with ThreadPoolExecutor(READERS) as pool:
+        rows = iter(range(len(dataset)))
+        while block := list(islice(rows, 256)):  # in blocks, so that Ctrl-C waits for one block, not for all files
+            digests += pool.map(look, block)
+            progress("Reading", len(digests), len(dataset))
+    return tuple(digests), failures
+
+
+def inspect(dataset: Dataset, progress: Progress = silence) -> Inspection:
+    """Look at a labelled dataset and leave out what must not be learned from.
+
+    Raises:
+        DataError: Fewer than two classes are left.
+    """
+    refuse_one_class(dataset, dataset.findings)
+    digests, failures = fingerprints(dataset, progress)
+    findings = list(dataset.findings)
+    if failures:
+        findings.append(unusable(dataset, failures))
+    conflicting = _conflicting(dataset, digests)
+    if conflicting:
+        groups = [" = ".join(f"{dataset[i].name} ({dataset[i].label})" for i in rows) for rows in conflicting]
+        findings.append(
+            Finding(
+                "conflicting-duplicates", "error",
+                f"{sum(map(len, conflicting))} byte-identical picture(s) carry different labels and are left out",
+                tuple(groups), "Keep the right label of each, or remove them.",
+            )
+        )  # fmt: skip
+    out = set(failures) | {row for rows in conflicting for row in rows}
+    kept = [row for row in range(len(dataset)) if row not in out]
+    counts = Counter(digests[row] for row in kept)
+    copies = tuple(dataset[row].name for row in kept if counts[digests[row]] > 1)
+    if copies:
+        findings.append(
+            Finding(
+                "identical-pictures", "note",
+                f"{len(copies)} pictures are byte-identical to another; copies never stand on both sides of a split",
+                copies,
+            )
+        )  # fmt: skip
+    usable = dataset.select(kept)
+    refuse_one_class(usable, findings)
+    findings += _class_sizes(usable)
+    return Inspection(usable, tuple(digests[row] for row in kept), tuple(findings))
+
+
+def unusable(dataset: Dataset, failures: Mapping[int, str]) -> Finding:
+    """Return the finding that names pictures which cannot be used, each with its reason."""
+    names = tuple(f"{dataset[row].name} ({failures[row]})" for row in sorted(failures))
+    return Finding("unusable-pictures", "error", f"{len(names)} picture(s) cannot be used and are left out", names,
+                   "Replace or remove them.")  # fmt: skip
+
+
+def remarks(observations: Mapping[str, Sequence[str]]) -> list[Finding]:
+    """Return one finding per kind of remark that decoding made."""
+    texts = {
+        "many-frames": ("note", "picture(s) have several frames; the first is used"),
+        "wrong-suffix": ("note", "picture(s) are of another format than their suffix says; they are read all the same"),
+        "sixteen-bit": ("warning", "picture(s) have more than 8 bits a channel; 0…65535 (or 0…1) is scaled to 0…255"),
+        "changed-file": ("warning", "picture(s) changed while they were being read; the later content is used"),
+    }  # fmt: skip
+    return [
+        Finding(code, "warning" if texts[code][0] == "warning" else "note", f"{len(names)} {texts[code][1]}", tuple(names))
+        for code, names in sorted(observations.items())
+        if names
+    ]
+
+
+def refuse_one_class(dataset: Dataset, findings: Sequence[Finding]) -> None:
+    """Raise a `DataError` if fewer than two classes are left, with the findings that made it so."""
+    if len(dataset.classes) >= 2:
+        return
+    what = f"one class only ({dataset.classes[0]!r})" if dataset.classes else "no usable picture"
+    why = "".join(f"\n- {finding.message}" for finding in findings if finding.severity == "error")
+    raise DataError(f"{dataset.root} holds {what}; at least two classes are needed.{why}",
+                    "A classifier tells classes apart. Give pictures of the other classes too.")  # fmt: skip
+
+
+def _conflicting(dataset: Dataset, digests: Sequence[str]) -> list[list[int]]:
+    rows: dict[str, list[int]] = defaultdict(list)
+    for row, digest in enumerate(digests):
+        if digest:
+            rows[digest].append(row)
+    return [same for same in rows.values() if len({dataset[row].label for row in same}) > 1]
+
+
+def _class_sizes(dataset: Dataset) -> list[Finding]:
+    counts = Counter(dataset.labels)
+    few = tuple(f"{label} ({count})" for label, count in sorted(counts.items(), key=str) if count < 5)
+    findings = []
+    if few:
+        findings.append(Finding("tiny-classes", "warning", f"{len(few)} class(es) have fewer than five pictures", few,
+                                "More pictures of these classes help most."))  # fmt: skip
+    most, least = max(counts.values()), min(counts.values())
+    if most > 10 * least:
+        findings.append(Finding("imbalance", "warning", f"the largest class has {most} pictures, the smallest {least}",
+                                (), "If rare classes matter as much, train with --set "
+                                "head.class_weight=balanced."))  # fmt: skip
+    return findings

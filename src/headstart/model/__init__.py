@@ -1,0 +1,1 @@
+"""The narrow waist: a classifier, and its directory on disk."""

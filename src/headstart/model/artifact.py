@@ -1,0 +1,281 @@
+"""A `Classifier` ⇄ a directory that a person can read and that loads without network, hub or pickle.
+
+`model.json` holds everything but tensors, with the SHA-256 of every other file the model needs; the tensors are
+safetensors. The directory is written as a temporary neighbour, flushed, and renamed: there is never half a model under
+its name. A directory that was there before is kept under a numbered name.
+
+Rule for `FORMAT`: raise it by one whenever an older Headstart would misread a new file, and add a step to `_UPGRADES`
+that turns the old `model.json` into the new one. Every released format stays in `tests/artifacts` and loads forever.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
+from torch import Tensor
+
+from headstart.config import EncoderConfig, EncoderPlan
+from headstart.encoding import backbone as backbones
+from headstart.encoding import runtime
+from headstart.errors import ArtifactError, ConfigError, HeadstartError, StorageError
+from headstart.learning.heads import Head
+from headstart.model.classifier import Classifier
+from headstart.records import ClassNames, Preprocess, Provenance
+
+FORMAT = 1
+MODEL, HEAD, BACKBONE = "model.json", "head.safetensors", "backbone.safetensors"
+
+_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}  # format n → what makes n + 1 of it
+
+
+def probe(directory: Path) -> None:
+    """Find out, before hours of work, whether an artifact can be written there.
+
+    Raises:
+        ConfigError: There is something at that place that is not a model.
+        StorageError: The place cannot be written.
+    """
+    if os.path.lexists(directory) and not (directory / MODEL).is_file():
+        if not directory.is_dir() or any(directory.iterdir()):
+            raise ConfigError(f"{directory} exists and is not a model of Headstart; it is left alone.",
+                              "Name another place with --out.")  # fmt: skip
+    with _storage_errors(directory):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory.parent):
+            pass
+
+
+@contextmanager
+def writing(directory: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `directory`; at the end flush it and rename it into place.
+
+    What was there before is kept as `directory.1`, `directory.2`, … If anything fails, the temporary folder goes and the
+    old one stays.
+
+    Raises:
+        ConfigError: There is something at that place that is not a model.
+        StorageError: The disk is full or the place cannot be written.
+    """
+    probe(directory)
+    with _storage_errors(directory):
+        temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", suffix=".tmp", dir=directory.parent))
+        try:
+            yield temporary
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(0o777 & ~mask)
+            for path in sorted(temporary.rglob("*")):
+                path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)  # safetensors writes 0600 whatever the umask
+                _flush(path)
+            _flush(temporary)
+            if directory.is_dir() and (directory / MODEL).exists():
+                os.rename(directory, _next_free(directory))
+            os.replace(temporary, directory)
+            _flush(directory.parent)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def previous(directory: Path) -> Path | None:
+    """Return where the model that stood at this place before was moved, if there was one."""
+    free = int(_next_free(directory).suffix[1:])
+    return directory.with_name(f"{directory.name}.{free - 1}") if free > 1 else None
+
+
+def save(classifier: Classifier, directory: str | Path) -> None:
+    """Write a classifier as a directory.
+
+    Raises:
+        ConfigError: There is something at that place that is not a model.
+        StorageError: The disk is full or the place cannot be written.
+    """
+    with writing(Path(directory)) as folder:
+        write_into(folder, classifier)
+
+
+def write_into(folder: Path, classifier: Classifier, extra: Mapping[str, Any] | None = None) -> None:
+    """Write the files of a classifier into a folder that `writing` gave.
+
+    Args:
+        folder: An empty folder.
+        classifier: What to write.
+        extra: More entries for `model.json`, e.g. the plan; loading ignores them.
+    """
+    save_file({key: value.contiguous() for key, value in classifier.head.state_dict().items()}, folder / HEAD)
+    state = {key: value.contiguous().cpu() for key, value in classifier.backbone.module.state_dict().items()}
+    save_file(state, folder / BACKBONE)
+    files = {name: _sha256(folder / name) for name in (HEAD, BACKBONE)}
+    content = {
+        "format": FORMAT,
+        "kind": "headstart classifier",
+        "backbone": {"name": classifier.backbone.name, "digest": classifier.backbone.digest},
+        "preprocess": dataclasses.asdict(classifier.preprocess),
+        "encoder": dataclasses.asdict(classifier.encoder.plan) | {"weights": ""},
+        "classes": list(classifier.classes),
+        "head": {"kind": "linear", "features": classifier.backbone.dim},
+        "temperature": classifier.temperature,
+        "files": files,
+        **dataclasses.asdict(classifier.provenance),
+        **(extra or {}),
+    }
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / MODEL).write_text(text + "\n", encoding="utf-8")
+
+
+def load_classifier(directory: str | Path, encoder: EncoderConfig | None = None) -> Classifier:
+    """Read a classifier from its directory.
+
+    Args:
+        directory: What `save` or `headstart train` wrote.
+        encoder: Another engine, device or precision than the saved one; None: the saved one where this machine has
+            it, else what this machine has.
+
+    Raises:
+        ArtifactError: Not an artifact, of a newer format, or damaged; the text says which file.
+    """
+    folder = Path(directory)
+    content = _read_json(folder)
+    try:
+        classes = ClassNames(content["classes"])
+        preprocess = Preprocess.from_dict(content["preprocess"])
+        head_shape = (int(content["head"]["features"]), len(classes))
+        temperature = float(content["temperature"])
+        name = str(content["backbone"]["name"])
+        saved = EncoderPlan(**content["encoder"])
+        provenance = Provenance(**{f.name: content[f.name] for f in dataclasses.fields(Provenance)})
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ArtifactError(f"{folder / MODEL} is damaged: {type(error).__name__} at {error}.") from error
+    if len(set(classes)) != len(classes) or len(classes) < 2 or not all(isinstance(c, str) for c in classes):
+        raise ArtifactError(f"{folder / MODEL} is damaged: its classes are not at least two different names.")
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ArtifactError(f"{folder / MODEL} is damaged: the temperature is {temperature}.")
+    head = _read_head(_read_tensors(folder, HEAD, content), folder, head_shape)
+    try:
+        backbone = backbones.rebuild(name, _read_tensors(folder, BACKBONE, content), preprocess)
+    except ArtifactError:
+        raise
+    except (HeadstartError, RuntimeError) as error:
+        raise ArtifactError(f"{folder} cannot be loaded: {error}") from error
+    if backbone.dim != head_shape[0]:
+        raise ArtifactError(f"{folder}: the head takes {head_shape[0]} features, the backbone gives {backbone.dim}.")
+    plan = _encoder_here(saved, encoder)
+    return Classifier(backbone, runtime.build(backbone, plan), head, temperature, classes, provenance)
+
+
+def _read_json(folder: Path) -> dict[str, Any]:
+    path = folder / MODEL
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise _not_found(folder) from error
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise ArtifactError(f"{path} is damaged: {error}.") from error
+    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
+        raise ArtifactError(f"{path} is no model of Headstart: it has no format number.")
+    number = content["format"]
+    if number > FORMAT:
+        raise ArtifactError(f"{folder} has format {number}; this version of Headstart reads up to {FORMAT}.",
+                            "pip install --upgrade headstart")  # fmt: skip
+    while number < FORMAT:
+        if number not in _UPGRADES:
+            raise ArtifactError(f"{folder} has format {number}, which never was.")
+        content = _UPGRADES[number](content)
+        number += 1
+    return content
+
+
+def _not_found(folder: Path) -> ArtifactError:
+    if folder.is_dir():
+        return ArtifactError(f"{folder} is no model of Headstart: it has no {MODEL}.",
+                             "Name the folder that `headstart train --out` wrote.")  # fmt: skip
+    earlier = previous(folder)
+    hint = f"There is {earlier}, an earlier model from the same place." if earlier else ""
+    return ArtifactError(f"There is no model at {folder}.", hint or "`headstart train DATA --out FOLDER` makes one.")
+
+
+def _read_tensors(folder: Path, name: str, content: Mapping[str, Any]) -> dict[str, Tensor]:
+    path = folder / name
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}.") from error
+    wanted = content.get("files", {}).get(name)
+    if hashlib.sha256(data).hexdigest() != wanted:
+        raise ArtifactError(f"{path} does not have the digest that {MODEL} gives for it: it was changed or damaged.",
+                            "Copy the whole folder again from where it was trained.")  # fmt: skip
+    try:
+        tensors: dict[str, Tensor] = load(data)
+    except SafetensorError as error:
+        raise ArtifactError(f"{path} is no safetensors file: {error}.") from error
+    return tensors
+
+
+def _read_head(state: Mapping[str, Tensor], folder: Path, shape: tuple[int, int]) -> Head:
+    head = Head(*shape)
+    for key, own in head.state_dict().items():
+        if key not in state or state[key].shape != own.shape:
+            found = f"the shape {tuple(state[key].shape)}" if key in state else "nothing"
+            raise ArtifactError(f"{folder / HEAD}: {key} should have the shape {tuple(own.shape)}, it has {found}.")
+        if not torch.isfinite(state[key]).all():
+            raise ArtifactError(f"{folder / HEAD}: {key} holds numbers that are not finite.")
+    head.load_state_dict(dict(state))
+    return head.eval().requires_grad_(False)
+
+
+def _encoder_here(saved: EncoderPlan, asked: EncoderConfig | None) -> EncoderPlan:
+    """Return the plan asked for; else the saved one, or, on a machine without such an engine, its own best."""
+    if asked is not None:
+        return runtime.choose(asked)
+    try:
+        same = EncoderConfig(saved.backbone, "", saved.engine, saved.device, saved.precision)
+        return runtime.choose(same)
+    except ConfigError:
+        return runtime.choose(EncoderConfig(saved.backbone))
+
+
+def _next_free(directory: Path) -> Path:
+    number = 1
+    while os.path.lexists(free := directory.with_name(f"{directory.name}.{number}")):
+        number += 1
+    return free
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _flush(path: Path) -> None:
+    if os.name != "posix" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _storage_errors(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{directory} cannot be written: {error.strerror or error}. Nothing that was there before is lost.",
+            "Make room, or name another place with --out.",
+        ) from error

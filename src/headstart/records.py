@@ -1,0 +1,329 @@
+"""The nouns that travel between the rooms: plain, frozen, numpy only. Nothing here reads files or computes anything.
+
+Letters used in shapes: N images, K classes, D features, V views of each image, S side in pixels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart.errors import DataError
+
+Floats = NDArray[np.float32]
+Integers = NDArray[np.int64]
+Pixels = NDArray[np.uint8]
+
+SPLIT_NAMES = ("train", "validation", "test")
+
+
+class Progress(Protocol):
+    """Somebody who wants to hear how far a stage has come, e.g. a progress bar."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Hear that `done` of `total` steps of `stage` are finished."""
+
+
+def silence(stage: str, done: int, total: int) -> None:
+    """Ignore progress: the listener of whoever did not ask for one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One picture and what is known of it.
+
+    Attributes:
+        path: Where the file lies, verified to be under the dataset's root.
+        name: What the user calls it: its id in the table, or its path relative to the root.
+        label: Its class, always a string; None where it is not known.
+        group: Whatever must not straddle a split (a patient, a camera); None without a group column.
+        split: "train", "validation" or "test" where the data brings its own split, else None.
+    """
+
+    path: Path
+    name: str
+    label: str | None = None
+    group: str | None = None
+    split: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something a person should know about their data.
+
+    Attributes:
+        code: A short stable name such as "duplicate-rows".
+        severity: "error" (left out), "warning" (look at it) or "note".
+        message: One sentence with the count.
+        names: Every picture, row or class that it concerns, in order.
+        advice: What to do about it; may be empty.
+    """
+
+    code: str
+    severity: Literal["error", "warning", "note"]
+    message: str
+    names: tuple[str, ...] = ()
+    advice: str = ""
+
+
+class ClassNames(tuple[str, ...]):
+    """The classes in the order of the head's outputs; joined to labels by name, never by position."""
+
+    __slots__ = ()
+
+    def encode(self, labels: Iterable[str | None]) -> Integers:
+        """Return the position of each label.
+
+        Raises:
+            DataError: A label is missing or is none of the classes; both lists are shown.
+        """
+        labels = list(labels)
+        position = {name: index for index, name in enumerate(self)}
+        if unknown := sorted({repr(label) for label in labels if label not in position}):
+            raise DataError(
+                f"{len(unknown)} label(s) are none of the model's {len(self)} classes: {listing(unknown)}.\n"
+                f"The model's classes: {listing([repr(name) for name in self], 12)}",
+                "Correct the labels, leave those pictures out, or train a model that has these classes.",
+            )
+        return np.array([position[label] for label in labels if label is not None], dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Pictures with names and, where known, labels, in a stable order.
+
+    Attributes:
+        root: The folder that every picture lies under.
+        samples: One per picture.
+        findings: What was met while reading.
+        layout: "folders", "table", "kaggle" or "pictures".
+    """
+
+    root: Path
+    samples: tuple[Sample, ...]
+    findings: tuple[Finding, ...] = ()
+    layout: str = "pictures"
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return len(self.samples)
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Go over the pictures."""
+        return iter(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return one picture."""
+        return self.samples[index]
+
+    @property
+    def labels(self) -> tuple[str | None, ...]:
+        """The label of each picture."""
+        return tuple(sample.label for sample in self.samples)
+
+    @property
+    def classes(self) -> ClassNames:
+        """The distinct labels in code-point order."""
+        return ClassNames(sorted({label for label in self.labels if label is not None}))
+
+    def select(self, indices: Sequence[int] | Integers) -> Dataset:
+        """Return the dataset of these rows, in this order; the findings stay."""
+        return dataclasses.replace(self, samples=tuple(self.samples[int(index)] for index in indices))
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """Rows of a dataset, each in at most one part.
+
+    Attributes:
+        train: Rows that the head learns from.
+        validation: Rows that measure and decide nothing; may be empty when the data brings its own test part.
+        test: Rows the data itself keeps for testing; never learned from. Empty unless given.
+        findings: What to know about the split, e.g. classes too small to be measured.
+        given: Whether the data brought the split along.
+    """
+
+    train: Integers
+    validation: Integers
+    test: Integers
+    findings: tuple[Finding, ...] = ()
+    given: bool = False
+
+    def part(self, name: str) -> Integers:
+        """Return the rows of "train", "validation" or "test"."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocess:
+    """How a picture becomes what the backbone was trained on; travels with the model.
+
+    Attributes:
+        size: S, the side of the square in pixels.
+        crop: The fraction of the shorter side that a centre crop keeps, in (0, 1].
+        interpolation: "bicubic", "bilinear", "lanczos", "box", "hamming" or "nearest".
+        mean: Per channel (R, G, B), subtracted from values in [0, 1].
+        std: Per channel, divided by.
+        resize: "crop" (centre), "letterbox" (whole picture, padded) or "squash" (whole picture, aspect ratio lost).
+        background: What shows through transparency and pads a letterbox, as 8-bit RGB.
+    """
+
+    size: int
+    crop: float
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resize: str = "crop"
+    background: tuple[int, int, int] = (255, 255, 255)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Rebuild from what `dataclasses.asdict` gave, possibly by way of JSON."""
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureTable:
+    """The backbone's features of a dataset: row i belongs to `dataset[i]`.
+
+    Attributes:
+        values: (N, V, D) float32; zeros in rows whose picture could not be used, see `failures`.
+        digests: SHA-256 of each file's bytes; empty where the file could not be read.
+        failures: Row → why its picture could not be used.
+        encoded: How many pictures were encoded now rather than taken from the cache.
+        changed: Names of pictures whose bytes changed while they were being read.
+        observations: What was remarked of single pictures: remark → names.
+    """
+
+    values: Floats
+    digests: tuple[str, ...]
+    failures: Mapping[int, str]
+    encoded: int = 0
+    changed: tuple[str, ...] = ()
+    observations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+class Interval(NamedTuple):
+    """A number with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """Return e.g. `0.854 [0.838, 0.870]`."""
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the model says of one picture.
+
+    Attributes:
+        path: The picture's name as it was asked for.
+        status: "ok", or "error" if the picture could not be used.
+        label: The most probable class; None on error.
+        probability: Of that class, calibrated, in [0, 1]; None on error.
+        top: The best five classes with their probabilities, best first.
+        error: Why the picture could not be used; None if it could.
+    """
+
+    path: str
+    status: str
+    label: str | None = None
+    probability: float | None = None
+    top: tuple[tuple[str, float], ...] = ()
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions(Sequence[Prediction]):
+    """Calibrated probabilities of many pictures, in the order they were asked for.
+
+    Attributes:
+        names: N names.
+        classes: K class names.
+        probabilities: (N, K) float64, rows sum to 1; NaN in rows of pictures that could not be used.
+        errors: Row → why its picture could not be used.
+        truth: The given label of each picture where there is one, else None.
+        groups: N integers; rows of one group are not independent of each other. None: every row is its own group.
+    """
+
+    names: tuple[str, ...]
+    classes: ClassNames
+    probabilities: NDArray[np.float64]
+    errors: Mapping[int, str] = field(default_factory=dict)
+    truth: tuple[str | None, ...] | None = None
+    groups: Integers | None = None
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Prediction:  # type: ignore[override]  # rows only, no slices
+        """Return what is said of one picture."""
+        index = range(len(self))[index]
+        if index in self.errors:
+            return Prediction(self.names[index], "error", error=self.errors[index])
+        row = self.probabilities[index]
+        best = np.argsort(-row, kind="stable")[:5]
+        top = tuple((self.classes[k], float(row[k])) for k in best)
+        return Prediction(self.names[index], "ok", *top[0], top)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """How good predictions are, every figure with a 95 % interval.
+
+    Attributes:
+        pictures: How many pictures were measured.
+        classes: K class names.
+        overall: Figure → interval: accuracy, top5_accuracy, log_loss, macro_f1, brier, ece.
+        per_class: Class → figure → interval, for classes that occur.
+        support: (K,) pictures of each class.
+        confusion: (K, K) counts; rows are the given labels, columns the predictions.
+        confused: The most confused pairs (given, predicted, count), worst first.
+        reliability: Per confidence bin: (mean confidence, accuracy, count); empty bins left out.
+        failures: How many pictures could not be used and are in no figure.
+    """
+
+    pictures: int
+    classes: ClassNames
+    overall: Mapping[str, Interval]
+    per_class: Mapping[str, Mapping[str, Interval]]
+    support: Integers
+    confusion: Integers
+    confused: tuple[tuple[str, str, int], ...]
+    reliability: tuple[tuple[float, float, int], ...]
+    failures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a classifier comes from, for its card and for whoever must reproduce it; decides nothing.
+
+    Attributes:
+        created: Date and time, UTC, ISO 8601.
+        versions: Package → version.
+        data: Digest of the training pictures with their labels, of the split, and counts.
+        training: What training decided: strength, temperature, what was refitted, matched names.
+        engine: Its version and the measured difference from torch float32.
+    """
+
+    created: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    engine: Mapping[str, Any] = field(default_factory=dict)
+
+
+def listing(items: Sequence[str], most: int = 5) -> str:
+    """Return the first few items in a line, and how many more there are."""
+    rest = f" … and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + rest

@@ -1,0 +1,63 @@
+"""Datasets → figures of their pictures: as they are, and as the network sees them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from headstart.data import images, sources
+from headstart.errors import ConfigError, DataError, PictureError
+from headstart.records import Dataset, Pixels, Preprocess, Sample
+from headstart.report import plots
+
+GRID, BATCH = 25, 16
+_THUMBNAIL = Preprocess(220, 1.0, "bicubic", (0, 0, 0), (1, 1, 1), resize="letterbox", background=(255, 255, 255))
+
+
+def open_any(root: Path, table: Path | None) -> Dataset:
+    """Return the labelled dataset at this place, or its pictures where there are no labels.
+
+    Raises:
+        ConfigError: There are no pictures at all.
+    """
+    try:
+        return sources.read(root, table, missing="drop")
+    except DataError:
+        if table is not None:
+            raise
+        return sources.read_pictures([root])
+
+
+def grid(dataset: Dataset, seed: int) -> Figure:
+    """Return 25 pictures with their labels (or names), drawn at random."""
+    drawn = _draw(dataset, GRID, seed, _THUMBNAIL)
+    labelled = f", {len(dataset.classes)} classes" if dataset.classes else ""
+    return plots.grid([p for _, p in drawn], [s.label or s.name for s, _ in drawn],
+                      f"{len(drawn)} of {len(dataset)} pictures{labelled}")  # fmt: skip
+
+
+def batch(dataset: Dataset, preprocess: Preprocess, seed: int) -> tuple[Figure, tuple[int, ...]]:
+    """Return 16 prepared pictures, each followed by its mirror image, and the shape (B, S, S, 3) of that batch."""
+    drawn = _draw(dataset, BATCH, seed, preprocess)
+    pictures = np.stack([view for _, p in drawn for view in (p, p[:, ::-1])])
+    titles = [title for s, _ in drawn for title in (s.label or s.name, "its mirror image")]
+    heading = f"A batch of shape {pictures.shape} as the network sees it ({preprocess.resize}, {preprocess.size} px)"
+    return plots.grid(list(pictures), titles, heading, columns=8), pictures.shape
+
+
+def _draw(dataset: Dataset, number: int, seed: int, preprocess: Preprocess) -> list[tuple[Sample, Pixels]]:
+    drawn: list[tuple[Sample, Pixels]] = []
+    with images.quiet_pillow():
+        for index in np.random.default_rng(seed).permutation(len(dataset)):
+            sample = dataset[int(index)]
+            try:
+                drawn.append((sample, images.load(images.read_bytes(sample.path), preprocess).pixels))
+            except PictureError:
+                continue  # `check` and `train` name the pictures that cannot be used
+            if len(drawn) == number:
+                break
+    if not drawn:
+        raise ConfigError(f"None of the {len(dataset)} pictures of {dataset.root} can be shown.")
+    return drawn
