@@ -82,7 +82,8 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """The whole journey on 1,797 scans of handwritten digits that come with the installation."""
-    from headstart import config, demo as digits, training
+    from headstart import config, training
+    from headstart import demo as digits
     from headstart.data import checks, sources
     from headstart.judging import evaluation
     from headstart.model import artifact
@@ -103,8 +104,8 @@ def demo(
     with _progress(quiet) as progress:
         said = evaluation.predict_labelled(result.classifier, new, cache=_cache(False), progress=progress)
     right = sum(one.label == truth for one, truth in zip(said, said.truth or (), strict=True))
-    stdout.print(f"Predicted {len(said)} new scans: {right} right.")
-    stdout.print(f"""
+    _print(f"Predicted {len(said)} new scans: {right} right.")
+    _print(f"""
 Look at {out / "model" / "plots"} and {out / "model" / "README.md"}, then:
 
   headstart predict {out / "model"} {data.new}
@@ -124,7 +125,9 @@ def train(
     split_column: SplitColumn = None,
     missing: Missing = "error",
     follow_links: FollowLinks = False,
-    backbone: Annotated[str | None, typer.Option(help="See `headstart models`. Default: tf_efficientnet_lite2.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="See `headstart models`. Default: tf_efficientnet_lite2.")
+    ] = None,
     weights: Annotated[str | None, typer.Option(help="A .safetensors or .pth file of the backbone's weights.")] = None,
     resize: Annotated[str | None, typer.Option(help="crop, letterbox or squash.")] = None,
     mirror: Annotated[bool | None, typer.Option("--mirror/--no-mirror", help="Learn from mirror images too.")] = None,
@@ -151,10 +154,16 @@ def train(
     from headstart.config import read_config
 
     flags = {
-        "encoder.backbone": backbone, "encoder.weights": weights, "encoder.engine": engine, "encoder.device": device,
-        "encoder.precision": precision, "pictures.resize": resize, "pictures.mirror": mirror, "refit": refit,
+        "encoder.backbone": backbone,
+        "encoder.weights": weights,
+        "encoder.engine": engine,
+        "encoder.device": device,
+        "encoder.precision": precision,
+        "pictures.resize": resize,
+        "pictures.mirror": mirror,
+        "refit": refit,
         "seed": seed,
-    }  # fmt: skip
+    }
     asked = read_config(config, settings or (), flags)
     root, table = _locate(data, labels, images)
     out = out or Path("runs") / root.resolve().name
@@ -181,21 +190,25 @@ def _train(dataset: Dataset, asked: TrainConfig, out: Path, cache: Path | None, 
     _save(result, out)
     told = result.classifier.provenance
     if as_json:
-        _print_json({
-            "model": str(out),
-            "evaluation": {name: summary.of_evaluation(e) for name, e in result.evaluations.items()},
-            "temperature": result.classifier.temperature,
-            "training": told.training,
-            "data": told.data,
-            "findings": summary.of_findings(result.findings),
-        })  # fmt: skip
+        _print_json(
+            {
+                "model": str(out),
+                "evaluation": {name: summary.of_evaluation(e) for name, e in result.evaluations.items()},
+                "temperature": result.classifier.temperature,
+                "training": told.training,
+                "data": told.data,
+                "findings": summary.of_findings(result.findings),
+            }
+        )
         return
     for name, evaluation in result.evaluations.items():
         _print_evaluation(evaluation, f"{name.capitalize()} pictures ({evaluation.pictures}), never learned from")
-    stdout.print(f"Strength {told.training['strength']:g}, temperature {result.classifier.temperature:.3f}. "
-                 f"The saved head was fitted on {told.training['fitted_on']}.")  # fmt: skip
-    stdout.print(f"Saved: {out}" + (f" (the model that was there is now {earlier})" if (earlier := _moved(out)) else ""))
-    stdout.print(f"Next: headstart predict {out} PICTURES…   ·   plots: {out / 'plots'}   ·   card: {out / 'README.md'}")
+    _print(
+        f"Strength {told.training['strength']:g}, temperature {result.classifier.temperature:.3f}. "
+        f"The saved head was fitted on {told.training['fitted_on']}."
+    )
+    _print(f"Saved: {out}" + (f" (the model that was there is now {earlier})" if (earlier := _moved(out)) else ""))
+    _print(f"Next: headstart predict {out} PICTURES…   ·   plots: {out / 'plots'}   ·   card: {out / 'README.md'}")
 
 
 @app.command()
@@ -229,8 +242,10 @@ def evaluate(
     if split is not None:
         rows = [row for row, sample in enumerate(dataset) if sample.split == split]
         if split not in SPLIT_NAMES or not rows:
-            raise ConfigError(f"No picture belongs to the split {split!r}; it is one of {', '.join(SPLIT_NAMES)}.",
-                              "The column with the split is named with --split-column.")  # fmt: skip
+            raise ConfigError(
+                f"No picture belongs to the split {split!r}; it is one of {', '.join(SPLIT_NAMES)}.",
+                "The column with the split is named with --split-column.",
+            )
         dataset = dataset.select(rows)
     classifier = _load(model, engine, device, precision)
     with _progress(quiet) as progress:
@@ -330,7 +345,7 @@ def show(
     else:
         figure = gallery.grid(dataset, seed)
     figure.savefig(out, dpi=110)
-    stdout.print(str(out), soft_wrap=True)
+    _print(str(out))
 
 
 @app.command()
@@ -351,7 +366,7 @@ def summary(model: Model, as_json: AsJson = False) -> None:
     stdout.print(table)
     trained = rows[-2]["parameters"] + 1
     total = sum(row["parameters"] for row in rows)
-    stdout.print(f"{total:,} parameters, of which {trained:,} were fitted (head and temperature).")
+    _print(f"{total:,} parameters, of which {trained:,} were fitted (head and temperature).")
 
 
 @app.command()
@@ -368,14 +383,16 @@ def models(
         _print_json({"bundled": bundled, "hub": names})
         return
     for row in bundled:
-        stdout.print(f"{row['name']}  {row['size']} px  {row['weights']}", soft_wrap=True)
+        _print(f"{row['name']}  {row['size']} px  {row['weights']}")
     for name in names:
-        stdout.print(f"{name}  (from the Hugging Face hub or its cache)", soft_wrap=True)
+        _print(f"{name}  (from the Hugging Face hub or its cache)")
     if pattern and not names:
         _say(False, f"timm has no pre-trained network that matches {pattern!r}.")
     if not pattern:
-        stdout.print("Any other timm name: weights from the hub's cache, else downloaded. "
-                     "`headstart models 'convnext*'` searches them.", soft_wrap=True)  # fmt: skip
+        _print(
+            "Any other timm name: weights from the hub's cache, else downloaded. "
+            "`headstart models 'convnext*'` searches them."
+        )
 
 
 @app.command()
@@ -388,7 +405,7 @@ def settings(as_json: AsJson = False) -> None:
         _print_json([{"name": name, "default": default, "about": about} for name, default, about in rows])
         return
     for name, default, about in rows:
-        stdout.print(f"{name} = {json.dumps(default)}   {about}", soft_wrap=True, markup=False)
+        _print(f"{name} = {json.dumps(default)}   {about}")
 
 
 @cache_app.callback(invoke_without_command=True)
@@ -400,17 +417,11 @@ def cache(context: typer.Context, as_json: AsJson = False) -> None:
 
     folder = features.default_cache()
     states = features.survey(folder)
-    content = {
-        "folder": str(folder),
-        "files": len(states),
-        "vectors": sum(s.rows for s in states),
-        "bytes": sum(s.size for s in states),
-    }
+    vectors, size = sum(s.rows for s in states), sum(s.size for s in states)
     if as_json:
-        _print_json(content)
+        _print_json({"folder": str(folder), "files": len(states), "vectors": vectors, "bytes": size})
     else:
-        stdout.print(f"{folder}: {content['vectors']:,} feature vectors in {len(states)} files, "
-                     f"{content['bytes'] / 1e6:.1f} MB", soft_wrap=True)  # fmt: skip
+        _print(f"{folder}: {vectors:,} feature vectors in {len(states)} files, {size / 1e6:.1f} MB")
 
 
 @cache_app.command("verify")
@@ -423,10 +434,10 @@ def cache_verify(
     states = features.survey(features.default_cache(), verify=True)
     damaged = [state for state in states if state.problem]
     for state in damaged:
-        stdout.print(f"damaged: {state.path}: {state.problem}", soft_wrap=True, markup=False)
+        _print(f"damaged: {state.path}: {state.problem}")
         if remove:
             state.path.unlink(missing_ok=True)
-    stdout.print(f"{len(states)} files, {len(damaged)} damaged" + (" and removed" if remove and damaged else "") + ".")
+    _print(f"{len(states)} files, {len(damaged)} damaged" + (" and removed" if remove and damaged else "") + ".")
     if damaged and not remove:
         raise typer.Exit(1)
 
@@ -443,7 +454,7 @@ def cache_clear(
     if not yes and not typer.confirm(f"Remove {len(states)} files under {folder}?", err=True):
         raise typer.Exit(1)
     features.clear(folder)
-    stdout.print(f"Removed {len(states)} files, {sum(s.size for s in states) / 1e6:.1f} MB.")
+    _print(f"Removed {len(states)} files, {sum(s.size for s in states) / 1e6:.1f} MB.")
 
 
 def main() -> None:
@@ -486,7 +497,7 @@ def _fail(error: HeadstartError) -> None:
     sys.exit(error.exit_code)
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
+def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
     if issubclass(category, UserWarning):
         stderr.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
 
@@ -505,9 +516,7 @@ def _locate(data: Path | None, labels: Path | None, images: Path | None) -> tupl
     return root, labels
 
 
-def _read(
-    root: Path, table: Path | None, names: tuple[str | None, ...], missing: str, follow_links: bool
-) -> Dataset:
+def _read(root: Path, table: Path | None, names: tuple[str | None, ...], missing: str, follow_links: bool) -> Dataset:
     from headstart.data import sources
 
     columns = sources.Columns(*names)
@@ -569,8 +578,13 @@ def _progress(quiet: bool) -> Iterator[Any]:
     if quiet:
         yield silence
     elif stderr.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
-                   TimeRemainingColumn())  # fmt: skip
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=stderr) as bars:
             yield _Bars(bars)
     else:
@@ -617,6 +631,11 @@ def _say(quiet: bool, text: str) -> None:
         stderr.print(text, markup=False, soft_wrap=True)
 
 
+def _print(text: str) -> None:
+    """Print a line of data: as it is, whatever the width of the terminal."""
+    stdout.print(text, markup=False, soft_wrap=True)
+
+
 def _print_json(content: object) -> None:
     sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
@@ -625,12 +644,15 @@ def _print_plan(plan: Plan, pictures: int, classes: int) -> None:
     encoder, head = plan.encoder, plan.head
     mirrored = " and its mirror image" if plan.pictures.mirror else ""
     strength = f"strength {head.l2[0]:g}" if len(head.l2) == 1 else f"strength chosen by {plan.split.folds} folds"
-    _say(False, f"""Plan: {pictures} pictures of {classes} classes
+    _say(
+        False,
+        f"""Plan: {pictures} pictures of {classes} classes
   pictures   {plan.pictures.size} px, {plan.pictures.resize}; each picture{mirrored}
   backbone   {encoder.backbone}, frozen, on {encoder.engine} ({encoder.device}, {encoder.precision})
-  split      {plan.split.validation:.0%} of each class held out to measure, unless the data brings a split; seed {plan.seed}
+  split      {plan.split.validation:.0%} of each class held out to measure, unless the data brings its own; seed {plan.seed}
   head       logistic regression, {strength}, prior: {head.prior}, class weights: {head.class_weight}
-  then       {"fit once more on training and validation pictures" if plan.refit else "keep the measured head"}""")
+  then       {"fit once more on training and validation pictures" if plan.refit else "keep the measured head"}""",
+    )
 
 
 def _print_findings(findings: Sequence[Finding]) -> None:
@@ -650,9 +672,13 @@ def _printable(name: str) -> str:
 
 def _print_evaluation(evaluation: Evaluation, title: str) -> None:
     names = {
-        "accuracy": "accuracy", "top5_accuracy": "top-5 accuracy", "log_loss": "log-loss", "macro_f1": "macro F1",
-        "brier": "Brier score", "ece": "calibration error (ECE)",
-    }  # fmt: skip
+        "accuracy": "accuracy",
+        "top5_accuracy": "top-5 accuracy",
+        "log_loss": "log-loss",
+        "macro_f1": "macro F1",
+        "brier": "Brier score",
+        "ece": "calibration error (ECE)",
+    }
     table = Table(title=escape(title), title_justify="left")
     table.add_column("figure")
     table.add_column("value", justify="right")
@@ -664,4 +690,4 @@ def _print_evaluation(evaluation: Evaluation, title: str) -> None:
     stdout.print(table)
     if evaluation.confused:
         pairs = [f"{given} taken for {taken} ({count})" for given, taken, count in evaluation.confused[:5]]
-        stdout.print("Most confused: " + ", ".join(map(_printable, pairs)) + ".", markup=False, soft_wrap=True)
+        _print("Most confused: " + ", ".join(map(_printable, pairs)) + ".")

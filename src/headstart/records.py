@@ -118,9 +118,9 @@ class Dataset:
         """Go over the pictures."""
         return iter(self.samples)
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int | np.integer[Any]) -> Sample:
         """Return one picture."""
-        return self.samples[index]
+        return self.samples[int(index)]
 
     @property
     def labels(self) -> tuple[str | None, ...]:
@@ -185,7 +185,8 @@ class Preprocess:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Rebuild from what `dataclasses.asdict` gave, possibly by way of JSON."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**plain)
 
 
 @dataclass(frozen=True, slots=True)

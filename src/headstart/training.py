@@ -106,9 +106,7 @@ def prepare(config: TrainConfig) -> tuple[Backbone, Plan]:
     """
     encoder = runtime.choose(config.encoder)
     size = None if config.pictures.size == "auto" else config.pictures.size
-    backbone = backbones.load(
-        config.encoder.backbone, config.encoder.weights, size=size, resize=config.pictures.resize
-    )
+    backbone = backbones.load(config.encoder.backbone, config.encoder.weights, size=size, resize=config.pictures.resize)
     return backbone, resolve(config, backbone.preprocess, replace(encoder, backbone=backbone.name))
 
 
@@ -139,17 +137,20 @@ def fit(
 ) -> TrainingResult:
     """Do what `train` does, from a dataset that was inspected and a plan that was shown. `cache` None keeps nothing."""
     extraction = features.extract(
-        inspection.dataset, inspection.digests, runtime.build(backbone, plan.encoder), backbone,
-        views=VIEWS if plan.pictures.mirror else VIEWS[:1], cache=cache, progress=progress,
-    )  # fmt: skip
+        inspection.dataset,
+        inspection.digests,
+        runtime.build(backbone, plan.encoder),
+        backbone,
+        views=VIEWS if plan.pictures.mirror else VIEWS[:1],
+        cache=cache,
+        progress=progress,
+    )
     plan = replace(plan, encoder=extraction.encoder.plan)  # the engine may have fallen back to a safer one
     material = _usable(inspection, extraction, plan)
     learned = _learn(material, backbone, plan, progress)
     base = Classifier(backbone, extraction.encoder, learned.head, learned.selection.temperature, material.classes)
     said = {
-        name: _judge(base, material, rows)
-        for name in ("validation", "test")
-        if len(rows := material.parts.part(name))
+        name: _judge(base, material, rows) for name in ("validation", "test") if len(rows := material.parts.part(name))
     }
     head, rows = learned.head, material.parts.train
     if plan.refit and len(material.parts.validation):
@@ -187,12 +188,14 @@ def _usable(inspection: Inspection, extraction: Extraction, plan: Plan) -> _Mate
 
 def _learn(material: _Material, backbone: Backbone, plan: Plan, progress: Progress) -> _Learned:
     """Choose the strength and the temperature by folds of the training part, and fit the head that is measured."""
-    rows = material.parts.train
+    rows, iterations = material.parts.train, plan.head.max_iterations
     known = _prior(material, backbone, plan, rows)
     fold = splits.folds(material.dataset.select(rows), material.groups[rows], plan.split.folds, plan.seed)
-    problem = _problem(material, known, plan, rows, fold)
-    iterations = plan.head.max_iterations
+    # The folds learn from the pictures alone, without their mirror images: half of the time, and on every data set
+    # tried the same strength.
+    problem = _problem(material, known, plan, rows, views=1, fold=fold)
     selection = heads.select_strength(problem, plan.head.l2, iterations=iterations, progress=progress)
+    problem = _problem(material, known, plan, rows)
     watched = material.parts.validation if len(material.parts.validation) else material.parts.test
     history = History(problem, material.values, watched, material.truth[watched])
     weights = problem.fit(selection.strength, iterations=iterations, watch=history)
@@ -217,10 +220,16 @@ def _prior(material: _Material, backbone: Backbone, plan: Plan, rows: Integers) 
 
 
 def _problem(
-    material: _Material, known: Prior, plan: Plan, rows: Integers, fold: Integers | None = None
+    material: _Material,
+    known: Prior,
+    plan: Plan,
+    rows: Integers,
+    *,
+    views: int | None = None,
+    fold: Integers | None = None,
 ) -> heads.Problem:
-    balanced = plan.head.class_weight == "balanced"
-    return heads.Problem(material.values, rows, material.truth[rows], known, balanced=balanced, fold=fold)
+    values, balanced = material.values[:, :views], plan.head.class_weight == "balanced"
+    return heads.Problem(values, rows, material.truth[rows], known, balanced=balanced, fold=fold)
 
 
 def _judge(classifier: Classifier, material: _Material, rows: Integers) -> Predictions:
@@ -228,27 +237,34 @@ def _judge(classifier: Classifier, material: _Material, rows: Integers) -> Predi
     return replace(said, groups=material.groups[rows])
 
 
-def _findings(
-    inspection: Inspection, extraction: Extraction, material: _Material, learned: _Learned
-) -> list[Finding]:
+def _findings(inspection: Inspection, extraction: Extraction, material: _Material, learned: _Learned) -> list[Finding]:
     table, known, selection = extraction.table, learned.prior, learned.selection
     findings = checks.remarks(table.observations)
     if table.failures:
         findings.append(checks.unusable(inspection.dataset, table.failures))
     findings += material.parts.findings
     if known.matched:
-        findings.append(Finding(
-            "pre-training-overlap", "note",
-            f"{len(known.matched)} of {len(material.classes)} classes are among the labels the backbone was pre-trained "
-            "on: the head starts from what it knows of them. If your pictures come from the web, it may have seen them, "
-            "and the figures flatter it", tuple(f"{name} = {label}" for name, label in known.matched.items()),
-        ))  # fmt: skip
+        findings.append(
+            Finding(
+                "pre-training-overlap",
+                "note",
+                f"{len(known.matched)} of {len(material.classes)} classes are among the labels the backbone was "
+                "pre-trained on: the head starts from what it knows of them. If your pictures come from the web, it "
+                "may have seen them, and the figures flatter it",
+                tuple(f"{name} = {label}" for name, label in known.matched.items()),
+            )
+        )
     if not selection.scores:
-        findings.append(Finding(
-            "too-few-to-choose", "warning",
-            f"too few pictures to choose the strength by folds; {selection.strength:g} is used, and the probabilities "
-            "are not calibrated", (), "With about five pictures a class both are chosen from the data.",
-        ))  # fmt: skip
+        findings.append(
+            Finding(
+                "too-few-to-choose",
+                "warning",
+                f"too few pictures to choose the strength by folds; {selection.strength:g} is used, and the "
+                "probabilities are not calibrated",
+                (),
+                "With about five pictures a class both are chosen from the data.",
+            )
+        )
     return findings
 
 

@@ -69,11 +69,13 @@ def inspect(dataset: Dataset, progress: Progress = silence) -> Inspection:
         groups = [" = ".join(f"{dataset[i].name} ({dataset[i].label})" for i in rows) for rows in conflicting]
         findings.append(
             Finding(
-                "conflicting-duplicates", "error",
+                "conflicting-duplicates",
+                "error",
                 f"{sum(map(len, conflicting))} byte-identical picture(s) carry different labels and are left out",
-                tuple(groups), "Keep the right label of each, or remove them.",
+                tuple(groups),
+                "Keep the right label of each, or remove them.",
             )
-        )  # fmt: skip
+        )
     out = set(failures) | {row for rows in conflicting for row in rows}
     kept = [row for row in range(len(dataset)) if row not in out]
     counts = Counter(digests[row] for row in kept)
@@ -81,11 +83,12 @@ def inspect(dataset: Dataset, progress: Progress = silence) -> Inspection:
     if copies:
         findings.append(
             Finding(
-                "identical-pictures", "note",
+                "identical-pictures",
+                "note",
                 f"{len(copies)} pictures are byte-identical to another; copies never stand on both sides of a split",
                 copies,
             )
-        )  # fmt: skip
+        )
     usable = dataset.select(kept)
     refuse_one_class(usable, findings)
     findings += _class_sizes(usable)
@@ -95,8 +98,13 @@ def inspect(dataset: Dataset, progress: Progress = silence) -> Inspection:
 def unusable(dataset: Dataset, failures: Mapping[int, str]) -> Finding:
     """Return the finding that names pictures which cannot be used, each with its reason."""
     names = tuple(f"{dataset[row].name} ({failures[row]})" for row in sorted(failures))
-    return Finding("unusable-pictures", "error", f"{len(names)} picture(s) cannot be used and are left out", names,
-                   "Replace or remove them.")  # fmt: skip
+    return Finding(
+        "unusable-pictures",
+        "error",
+        f"{len(names)} picture(s) cannot be used and are left out",
+        names,
+        "Replace or remove them.",
+    )
 
 
 def remarks(observations: Mapping[str, Sequence[str]]) -> list[Finding]:
@@ -106,9 +114,11 @@ def remarks(observations: Mapping[str, Sequence[str]]) -> list[Finding]:
         "wrong-suffix": ("note", "picture(s) are of another format than their suffix says; they are read all the same"),
         "sixteen-bit": ("warning", "picture(s) have more than 8 bits a channel; 0…65535 (or 0…1) is scaled to 0…255"),
         "changed-file": ("warning", "picture(s) changed while they were being read; the later content is used"),
-    }  # fmt: skip
+    }
     return [
-        Finding(code, "warning" if texts[code][0] == "warning" else "note", f"{len(names)} {texts[code][1]}", tuple(names))
+        Finding(
+            code, "warning" if texts[code][0] == "warning" else "note", f"{len(names)} {texts[code][1]}", tuple(names)
+        )
         for code, names in sorted(observations.items())
         if names
     ]
@@ -120,8 +130,10 @@ def refuse_one_class(dataset: Dataset, findings: Sequence[Finding]) -> None:
         return
     what = f"one class only ({dataset.classes[0]!r})" if dataset.classes else "no usable picture"
     why = "".join(f"\n- {finding.message}" for finding in findings if finding.severity == "error")
-    raise DataError(f"{dataset.root} holds {what}; at least two classes are needed.{why}",
-                    "A classifier tells classes apart. Give pictures of the other classes too.")  # fmt: skip
+    raise DataError(
+        f"{dataset.root} holds {what}; at least two classes are needed.{why}",
+        "A classifier tells classes apart. Give pictures of the other classes too.",
+    )
 
 
 def _conflicting(dataset: Dataset, digests: Sequence[str]) -> list[list[int]]:
@@ -137,11 +149,24 @@ def _class_sizes(dataset: Dataset) -> list[Finding]:
     few = tuple(f"{label} ({count})" for label, count in sorted(counts.items(), key=str) if count < 5)
     findings = []
     if few:
-        findings.append(Finding("tiny-classes", "warning", f"{len(few)} class(es) have fewer than five pictures", few,
-                                "More pictures of these classes help most."))  # fmt: skip
+        findings.append(
+            Finding(
+                "tiny-classes",
+                "warning",
+                f"{len(few)} class(es) have fewer than five pictures",
+                few,
+                "More pictures of these classes help most.",
+            )
+        )
     most, least = max(counts.values()), min(counts.values())
     if most > 10 * least:
-        findings.append(Finding("imbalance", "warning", f"the largest class has {most} pictures, the smallest {least}",
-                                (), "If rare classes matter as much, train with --set "
-                                "head.class_weight=balanced."))  # fmt: skip
+        findings.append(
+            Finding(
+                "imbalance",
+                "warning",
+                f"the largest class has {most} pictures, the smallest {least}",
+                (),
+                "If rare classes matter as much, train with --set head.class_weight=balanced.",
+            )
+        )
     return findings

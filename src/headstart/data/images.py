@@ -4,7 +4,7 @@ The rules, the same in training, prediction and whatever is served later:
 
 - upright by EXIF orientation; the first frame of many; transparency over the background of `Preprocess`;
 - 16-bit grey and 32-bit integers in [0, 65535] are divided by 257; floating-point pictures in [0, 1] are multiplied
-  by 255, those in [0, 255] taken as they are; any other range is refused, because every guess would be wrong for somebody;
+  by 255, those in [0, 255] taken as they are; any other range is refused, for any guess would be wrong for somebody;
 - more than 89 million pixels, or a side more than 50 times the other, is refused from the header, before decoding;
 - only JPEG, PNG, WebP, BMP, TIFF and GIF are opened, whatever the file is called.
 
@@ -119,7 +119,7 @@ def decode(
             _check_size(*image.size)
             if getattr(image, "n_frames", 1) > 1:
                 remarks.append("many-frames")
-            if suffix and _FORMAT_OF_SUFFIX.get(suffix.lower(), "JPEG") != image.format.replace("MPO", "JPEG"):
+            if suffix and _FORMAT_OF_SUFFIX.get(suffix.lower(), "JPEG") != str(image.format).replace("MPO", "JPEG"):
                 remarks.append("wrong-suffix")
             if side is not None and image.format == "JPEG":
                 image.draft(None, (2 * side, 2 * side))
@@ -205,6 +205,6 @@ def _eight_bit(values: np.ndarray) -> Pixels:
         scaled = values / 257.0
     else:
         raise PictureError(
-            f"its values go from {low:g} to {high:g}; whole numbers in 0…65535 or fractions in 0…1 or 0…255 were expected"
+            f"its values go from {low:g} to {high:g}; expected are whole numbers in 0…65535, or fractions in 0…1 or 0…255"
         )
     return np.rint(scaled).astype(np.uint8)

@@ -26,10 +26,14 @@ LABEL_COLUMNS = ("label", "breed", "class", "class_name", "category", "species",
 SPLIT_COLUMNS = ("split", "subset", "partition")
 GROUP_COLUMNS = ("group", "group_id", "patient", "patient_id", "camera", "camera_id", "individual", "subject")
 SPLIT_FOLDERS = {
-    "train": "train", "training": "train",
-    "val": "validation", "valid": "validation", "validation": "validation",
-    "test": "test", "testing": "test",
-}  # fmt: skip
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
 JUNK = ("thumbs.db", "desktop.ini", "__macosx", "ehthumbs.db")
 _FORBIDDEN = re.compile(r"\x00|^[A-Za-z]:[\\/]|^[A-Za-z][A-Za-z0-9+.-]+://|^~|^[\\/]")
 
@@ -105,7 +109,7 @@ def read(
 
 
 def read_pictures(sources: Sequence[str | Path], *, follow_links: bool = False) -> Dataset:
-    """Read pictures without labels, to predict them: files, folders (searched through) and glob patterns, in this order.
+    """Read pictures without labels, to predict them: files, folders (searched through) and globs, in this order.
 
     A Kaggle competition folder (with `test/` beside `labels.csv`) stands for its `test/`.
 
@@ -172,9 +176,12 @@ def read_table(path: Path) -> Table:
     if repeated := [name for name, count in Counter(header).items() if count > 1]:
         problems.append(f"the column {repeated[0]!r} occurs more than once")
     if problems:
-        raise DataError(f"The table {path} is damaged: {'; '.join(problems[:5])}"
-                        + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "") + ".",
-                        "Nothing was guessed. Mend those lines (a cell with the delimiter in it needs quotes).")  # fmt: skip
+        raise DataError(
+            f"The table {path} is damaged: {'; '.join(problems[:5])}"
+            + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+            + ".",
+            "Nothing was guessed. Mend those lines (a cell with the delimiter in it needs quotes).",
+        )
     if not rows:
         raise DataError(f"The table {path} has no rows.", "Its first line names the columns, e.g. id,label.")
     return Table(path, header, tuple(rows), tuple(lines))
@@ -225,7 +232,9 @@ def _read_folders(root: Path, follow_links: bool) -> Dataset:
     tops = {parts[0] for parts in relative if len(parts) > 1}
     # `train/` beside `test/` are splits; a lone `train/` is one too, if the pictures in it lie in folders of their own
     given = bool(tops) and all(top.lower() in SPLIT_FOLDERS for top in tops) and any(len(p) > 2 for p in relative)
-    samples, loose, unlabelled = [], [], []
+    samples: list[Sample] = []
+    loose: list[str] = []
+    unlabelled: list[str] = []
     for file, parts in zip(files, relative, strict=True):
         split = SPLIT_FOLDERS[parts[0].lower()] if given and len(parts) > 1 else None
         folder = parts[1:-1] if split else parts[:-1]
@@ -235,11 +244,24 @@ def _read_folders(root: Path, follow_links: bool) -> Dataset:
         else:
             (unlabelled if split else loose).append(name)
     if loose:
-        findings.append(Finding("loose-pictures", "warning", f"{len(loose)} picture(s) lie beside the class folders and "
-                                "have no label", tuple(loose), "Move each into the folder of its class."))  # fmt: skip
+        findings.append(
+            Finding(
+                "loose-pictures",
+                "warning",
+                f"{len(loose)} picture(s) lie beside the class folders and have no label",
+                tuple(loose),
+                "Move each into the folder of its class.",
+            )
+        )
     if unlabelled:
-        findings.append(Finding("unlabelled-pictures", "note", f"{len(unlabelled)} picture(s) of a split have no class "
-                                "folder and are left out", tuple(unlabelled)))  # fmt: skip
+        findings.append(
+            Finding(
+                "unlabelled-pictures",
+                "note",
+                f"{len(unlabelled)} picture(s) of a split have no class folder and are left out",
+                tuple(unlabelled),
+            )
+        )
     if not samples:
         raise DataError(
             f"No labelled picture was found under {root}.",
@@ -254,8 +276,7 @@ def _read_labelled(table: Table, root: Path, columns: Columns, missing: str, fol
     label_column = find_column(table, columns.label, LABEL_COLUMNS, "label")
     group_column = find_column(table, columns.group, GROUP_COLUMNS, "group", need=False)
     split_column = find_column(table, columns.split, SPLIT_COLUMNS, "split", need=False)
-    assert id_column is not None and label_column is not None  # noqa: S101  # find_column raises where it needs one
-    ids, labels = table.column(id_column), table.column(label_column)
+    ids, labels = table.column(str(id_column)), table.column(str(label_column))
     _refuse_bad_rows(table, ids, labels, root, follow_links)
     files, findings = _walk(root, follow_links)
     by_name: dict[str, list[Path]] = defaultdict(list)
@@ -282,9 +303,11 @@ def _read_labelled(table: Table, root: Path, columns: Columns, missing: str, fol
             path = matches[0] if matches else root / name
             samples[_tidy(name)].append(Sample(path, name, label, group or None, part))
     if problems:
-        raise DataError(f"{table.path}: {'; '.join(problems[:5])}" + _and_more(problems, 5),
-                        "Write the file's suffix into the id, or name another column with --split-column "
-                        "(--split-column '' uses none).")  # fmt: skip
+        raise DataError(
+            f"{table.path}: {'; '.join(problems[:5])}" + _and_more(problems, 5),
+            "Write the file's suffix into the id, or name another column with --split-column "
+            "(--split-column '' uses none).",
+        )
     if absent and (missing == "error" or not samples):
         raise DataError(
             f"{table.path} names {len(absent)} of {len(ids)} picture(s) that are not under {root}: "
@@ -294,12 +317,24 @@ def _read_labelled(table: Table, root: Path, columns: Columns, missing: str, fol
     kept, row_findings = _collapse(samples)
     findings += row_findings
     if absent:
-        findings.append(Finding("missing-files", "error", f"{len(absent)} row(s) name a file that is not there and are "
-                                "left out", tuple(absent)))  # fmt: skip
+        findings.append(
+            Finding(
+                "missing-files",
+                "error",
+                f"{len(absent)} row(s) name a file that is not there and are left out",
+                tuple(absent),
+            )
+        )
     used = {sample.path for sample in kept} | {s.path for rows in samples.values() for s in rows}
     if extra := tuple(f.relative_to(root).as_posix() for f in files if f not in used):
-        findings.append(Finding("unlisted-files", "warning", f"{len(extra)} picture(s) under {root} are not in the "
-                                "table and are left out", extra))  # fmt: skip
+        findings.append(
+            Finding(
+                "unlisted-files",
+                "warning",
+                f"{len(extra)} picture(s) under {root} are not in the table and are left out",
+                extra,
+            )
+        )
     if not kept:
         raise DataError(f"{table.path} leaves no usable picture.", "See the duplicate and conflicting rows above.")
     return Dataset(root, tuple(kept), (*findings, *_class_name_findings(kept)), "table")
@@ -317,9 +352,10 @@ def _refuse_bad_rows(table: Table, ids: Sequence[str], labels: Sequence[str], ro
         elif not follow_links and _escapes(root / name, top):
             problems.append(f"line {line}: {name!r} leads out of {root} through a link")
     if problems:
-        raise DataError(f"{table.path}: {'; '.join(problems[:5])}" + _and_more(problems, 5),
-                        "An id is the path of a picture relative to the folder; links out of it need "
-                        "--follow-links.")  # fmt: skip
+        raise DataError(
+            f"{table.path}: {'; '.join(problems[:5])}" + _and_more(problems, 5),
+            "An id is the path of a picture relative to the folder; links out of it need --follow-links.",
+        )
 
 
 def _collapse(samples: dict[str, list[Sample]]) -> tuple[list[Sample], list[Finding]]:
@@ -334,11 +370,24 @@ def _collapse(samples: dict[str, list[Sample]]) -> tuple[list[Sample], list[Find
             same.append(rows[0].name)
     findings = []
     if same:
-        findings.append(Finding("duplicate-rows", "warning", f"{len(same)} picture(s) occur in several rows that agree; "
-                                "each is used once", tuple(same)))  # fmt: skip
+        findings.append(
+            Finding(
+                "duplicate-rows",
+                "warning",
+                f"{len(same)} picture(s) occur in several rows that agree; each is used once",
+                tuple(same),
+            )
+        )
     if conflicting:
-        findings.append(Finding("conflicting-rows", "error", f"{len(conflicting)} picture(s) occur in rows that "
-                                "disagree and are left out", tuple(conflicting), "Keep the right row."))  # fmt: skip
+        findings.append(
+            Finding(
+                "conflicting-rows",
+                "error",
+                f"{len(conflicting)} picture(s) occur in rows that disagree and are left out",
+                tuple(conflicting),
+                "Keep the right row.",
+            )
+        )
     return kept, findings
 
 
@@ -403,20 +452,43 @@ def _walk_findings(
 ) -> list[Finding]:
     findings = []
     if hidden:
-        findings.append(Finding("hidden-files", "note", f"{len(hidden)} hidden or system file(s) ignored", tuple(hidden)))
+        findings.append(
+            Finding("hidden-files", "note", f"{len(hidden)} hidden or system file(s) ignored", tuple(hidden))
+        )
     if skipped:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(skipped.items()))
-        findings.append(Finding("other-suffixes", "note", f"{sum(skipped.values())} file(s) are no pictures by their "
-                                f"suffix and are ignored: {kinds}", tuple(sorted(skipped)),
-                                f"Read are {', '.join(SUFFIXES)}."))  # fmt: skip
+        findings.append(
+            Finding(
+                "other-suffixes",
+                "note",
+                f"{sum(skipped.values())} file(s) are no pictures by their suffix and are ignored: {kinds}",
+                tuple(sorted(skipped)),
+                f"Read are {', '.join(SUFFIXES)}.",
+            )
+        )
     if loops:
-        findings.append(Finding("folder-links", "warning", f"{len(loops)} link(s) lead to a folder that is read already "
-                                "and are not followed", tuple(loops)))  # fmt: skip
+        findings.append(
+            Finding(
+                "folder-links",
+                "warning",
+                f"{len(loops)} link(s) lead to a folder that is read already and are not followed",
+                tuple(loops),
+            )
+        )
     if outside:
-        findings.append(Finding("links-outside", "error", f"{len(outside)} link(s) lead out of the folder and are not "
-                                "followed", tuple(outside), "Follow them with --follow-links."))  # fmt: skip
+        findings.append(
+            Finding(
+                "links-outside",
+                "error",
+                f"{len(outside)} link(s) lead out of the folder and are not followed",
+                tuple(outside),
+                "Follow them with --follow-links.",
+            )
+        )
     if denied:
-        findings.append(Finding("unreadable-folders", "error", f"{len(denied)} folder(s) cannot be read", tuple(denied)))
+        findings.append(
+            Finding("unreadable-folders", "error", f"{len(denied)} folder(s) cannot be read", tuple(denied))
+        )
     return findings
 
 
@@ -429,9 +501,16 @@ def _class_name_findings(samples: Iterable[Sample]) -> list[Finding]:
     twins = [" / ".join(repr(name) for name in sorted(names)) for names in alike.values() if len(names) > 1]
     if not twins:
         return []
-    return [Finding("similar-classes", "warning", f"{len(twins)} group(s) of class names differ only by letter case, "
-                    "spaces around them or Unicode form; they are kept apart", tuple(twins),
-                    "Give them one name if they are one class.")]  # fmt: skip
+    return [
+        Finding(
+            "similar-classes",
+            "warning",
+            f"{len(twins)} group(s) of class names differ only by letter case, "
+            "spaces around them or Unicode form; they are kept apart",
+            tuple(twins),
+            "Give them one name if they are one class.",
+        )
+    ]
 
 
 def _is_junk(name: str) -> bool:

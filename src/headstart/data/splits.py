@@ -89,7 +89,9 @@ def folds(dataset: Dataset, groups: Integers, number: int, seed: int) -> Integer
     occurrences = Counter(label for unit in units for label in unit.labels)
     held: dict[str, list[int]] = defaultdict(lambda: [0] * number)
     total = [0] * number
-    for unit in sorted(units, key=lambda unit: -len(unit.rows)):  # stable: large groups first, they are hardest to place
+    for unit in sorted(
+        units, key=lambda unit: -len(unit.rows)
+    ):  # stable: large groups first, they are hardest to place
         if any(occurrences[label] == 1 for label in unit.labels):
             continue
         cost = [(sum(count * held[label][f] for label, count in unit.labels.items()), total[f]) for f in range(number)]
@@ -108,7 +110,9 @@ def _units(dataset: Dataset, groups: Integers, seed: int) -> list[_Unit]:
         members[group].append(row)
     named = sorted((min(dataset[row].name for row in rows), rows) for rows in members.values())
     order = np.random.default_rng(seed).permutation(len(named))
-    return [_Unit(tuple(rows), Counter(str(dataset[row].label) for row in rows)) for _, rows in (named[i] for i in order)]
+    return [
+        _Unit(tuple(rows), Counter(str(dataset[row].label) for row in rows)) for _, rows in (named[i] for i in order)
+    ]
 
 
 def _given(dataset: Dataset, groups: Integers) -> Splits:
@@ -119,17 +123,26 @@ def _given(dataset: Dataset, groups: Integers) -> Splits:
     learned = {dataset[row].label for row in train}
     unseen = sorted({str(dataset[row].label) for row in (*validation, *test)} - {str(label) for label in learned})
     if unseen:
-        raise DataError(f"{len(unseen)} class(es) are measured but never learned: {', '.join(map(repr, unseen[:8]))}; "
-                        f"learned are {', '.join(map(repr, sorted(map(str, learned))[:12]))}.",
-                        "Give training pictures of those classes, or leave them out of the other parts.")  # fmt: skip
+        raise DataError(
+            f"{len(unseen)} class(es) are measured but never learned: {', '.join(map(repr, unseen[:8]))}; "
+            f"learned are {', '.join(map(repr, sorted(map(str, learned))[:12]))}.",
+            "Give training pictures of those classes, or leave them out of the other parts.",
+        )
     measured = {dataset[row].label for row in (*validation, *test)}
     findings = list(_not_measured(tuple(sorted(str(x) for x in learned - measured)), "are in no measured part"))
     both = sorted(set(groups[train]) & set(groups[np.concatenate([validation, test])]))
     if both:
         names = tuple(dataset[row].name for row in np.flatnonzero(np.isin(groups, both)))
-        findings.append(Finding("split-leak", "warning", f"the given split puts {len(names)} pictures of {len(both)} "
-                                "identical pictures or groups on both sides; its figures flatter the model", names,
-                                "Keep copies and groups on one side."))  # fmt: skip
+        findings.append(
+            Finding(
+                "split-leak",
+                "warning",
+                f"the given split puts {len(names)} pictures of {len(both)} "
+                "identical pictures or groups on both sides; its figures flatter the model",
+                names,
+                "Keep copies and groups on one side.",
+            )
+        )
     return Splits(train, validation, test, tuple(findings), given=True)
 
 

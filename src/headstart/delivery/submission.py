@@ -39,13 +39,23 @@ def render(
     if like is not None:
         return _csv(_like(predictions, like), spreadsheet_safe)
     if form == "labels":
-        rows = [["image_id", "label"], *([name, p.label or ""] for name, p in zip(_ids(predictions), predictions, strict=True))]
+        rows = [
+            ["image_id", "label"],
+            *([name, p.label or ""] for name, p in zip(_ids(predictions), predictions, strict=True)),
+        ]
         return _csv(rows, spreadsheet_safe)
     if form == "probabilities":
         names = _ids(predictions)
-        return _csv([["image_id", *predictions.classes],
-                     *([names[row], *_cells(predictions, row, range(len(predictions.classes)))] for row in range(len(names)))],
-                    spreadsheet_safe)  # fmt: skip
+        return _csv(
+            [
+                ["image_id", *predictions.classes],
+                *(
+                    [names[row], *_cells(predictions, row, range(len(predictions.classes)))]
+                    for row in range(len(names))
+                ),
+            ],
+            spreadsheet_safe,
+        )
     if form == "jsonl":
         return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in as_dicts(predictions))
     raise ConfigError(f"The format {form!r} is none of {', '.join(FORMATS)}.")
@@ -113,15 +123,19 @@ def _rows_by_id(predictions: Predictions, wanted: set[str]) -> dict[str, int]:
         path = PurePosixPath(name.replace("\\", "/"))
         for key in {name, path.name, path.stem, str(path.with_suffix(""))} & wanted:
             if key in rows:
-                raise DataError(f"The id {key!r} fits {predictions.names[rows[key]]!r} and {name!r}.",
-                                "Give only the pictures that the sample submission asks for.")  # fmt: skip
+                raise DataError(
+                    f"The id {key!r} fits {predictions.names[rows[key]]!r} and {name!r}.",
+                    "Give only the pictures that the sample submission asks for.",
+                )
             rows[key] = row
     return rows
 
 
 def _ids(predictions: Predictions) -> list[str]:
     """Return the names without suffixes, as competitions write ids, unless two would then be the same."""
-    bare = [str(PurePosixPath(name).with_suffix("")) if PurePosixPath(name).name else name for name in predictions.names]
+    bare = [
+        str(PurePosixPath(name).with_suffix("")) if PurePosixPath(name).name else name for name in predictions.names
+    ]
     return bare if len(set(bare)) == len(bare) else list(predictions.names)
 
 
@@ -135,7 +149,9 @@ def _csv(rows: Iterable[Sequence[str]], safe: bool) -> str:
     target = io.StringIO(newline="")
     writer = csv.writer(target, lineterminator="\n")
     for row in rows:
-        writer.writerow([f"'{cell}" if safe and cell.startswith(_DANGEROUS) and not _number(cell) else cell for cell in row])
+        writer.writerow(
+            [f"'{cell}" if safe and cell.startswith(_DANGEROUS) and not _number(cell) else cell for cell in row]
+        )
     return target.getvalue()
 
 

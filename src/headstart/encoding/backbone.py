@@ -1,4 +1,4 @@
-"""A name → a frozen backbone with its weights, the way it wants its pictures, and what it was pre-trained to tell apart.
+"""A name → a frozen backbone with its weights, how it wants its pictures, and what it was pre-trained to tell apart.
 
 The only door to timm and to the weights that come with the installation. Weights are read without ever running code
 from a file; a network of the wrong shape or with numbers that are not finite is refused.

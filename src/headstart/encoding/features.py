@@ -72,15 +72,21 @@ def open_cache(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         state = folder.stat()
     except OSError as error:
-        raise StorageError(f"The cache folder {folder} cannot be made: {error.strerror}.",
-                           "Name another with HEADSTART_CACHE, or work without one: --no-cache.") from error  # fmt: skip
+        raise StorageError(
+            f"The cache folder {folder} cannot be made: {error.strerror}.",
+            "Name another with HEADSTART_CACHE, or work without one: --no-cache.",
+        ) from error
     if os.name == "posix" and state.st_mode & stat.S_IWOTH:
-        raise StorageError(f"The cache folder {folder} may be written by everybody (mode {stat.S_IMODE(state.st_mode):o}"
-                           "), so what lies in it cannot be trusted.",
-                           f"`chmod o-w {folder}` if it is yours, or name another with HEADSTART_CACHE.")  # fmt: skip
+        raise StorageError(
+            f"The cache folder {folder} may be written by everybody (mode {stat.S_IMODE(state.st_mode):o}"
+            "), so what lies in it cannot be trusted.",
+            f"`chmod o-w {folder}` if it is yours, or name another with HEADSTART_CACHE.",
+        )
     if not os.access(folder, os.W_OK):
-        raise StorageError(f"The cache folder {folder} cannot be written.",
-                           "Name another with HEADSTART_CACHE, or work without one: --no-cache.")  # fmt: skip
+        raise StorageError(
+            f"The cache folder {folder} cannot be written.",
+            "Name another with HEADSTART_CACHE, or work without one: --no-cache.",
+        )
     return folder
 
 
@@ -340,8 +346,11 @@ class Store:
             try:
                 held, values = read_shard(path, self.recipe, keys)
             except (SafetensorError, OSError, ValueError) as error:
-                warnings.warn(f"The cache file {path} is damaged and not used: {error}. What it held is computed again; "
-                              "`headstart cache verify --remove` removes it.", stacklevel=2)  # fmt: skip
+                warnings.warn(
+                    f"The cache file {path} is damaged and not used: {error}. What it held is computed again; "
+                    "`headstart cache verify --remove` removes it.",
+                    stacklevel=2,
+                )
                 continue
             for key, vector in zip(held, values, strict=True):
                 if key in keys:
@@ -480,5 +489,5 @@ def _remove_stale(folder: Path) -> None:
             continue  # somebody else removed it
 
 
-def _sha(array: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+def _sha(array: Floats | Pixels) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()

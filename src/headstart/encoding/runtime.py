@@ -80,8 +80,10 @@ def choose(config: EncoderConfig) -> EncoderPlan:
     if precision == "auto":
         precision = "bf16" if _has_bf16(engine, device) else "f32"
     elif precision == "bf16" and engine == "openvino" and not _has_bf16(engine, device):
-        raise ConfigError("This processor has no bf16 arithmetic; OpenVINO would silently use float32.",
-                          "Use --precision f32 or auto.")  # fmt: skip
+        raise ConfigError(
+            "This processor has no bf16 arithmetic; OpenVINO would silently use float32.",
+            "Use --precision f32 or auto.",
+        )
     return EncoderPlan(config.backbone, config.weights, engine, device, precision)
 
 
@@ -149,8 +151,8 @@ class TorchEncoder:
     def encode(self, pictures: Iterable[Pixels]) -> Iterator[Floats]:
         """See `Encoder.encode`."""
         if self._network is None:
-            network = _Normalised(self._backbone)
-            self._network = network.to(self.plan.device, memory_format=torch.channels_last).eval()
+            network = _Normalised(self._backbone).to(memory_format=torch.channels_last)
+            self._network = network.to(self.plan.device).eval()
         source = iter(pictures)
         while batch := list(islice(source, BATCH)):
             padded = np.zeros((BATCH, *batch[0].shape), dtype=np.uint8)
@@ -240,6 +242,8 @@ class _Normalised(nn.Module):
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone.module
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", 255 * torch.tensor(backbone.preprocess.mean).view(1, 3, 1, 1))
         self.register_buffer("std", 255 * torch.tensor(backbone.preprocess.std).view(1, 3, 1, 1))
 
@@ -273,7 +277,7 @@ def _choose_device(asked: str) -> Literal["cpu", "cuda", "mps"]:
         if asked == device or (asked == "auto" and has[device]):
             if not has[device]:
                 raise ConfigError(f"There is no {device} device that PyTorch can use here.", "Use --device auto.")
-            return device  # type: ignore[return-value]  # narrowing over a tuple of literals
+            return device
     raise ConfigError(f"The device {asked!r} is none of auto, cpu, cuda, mps.")
 
 

@@ -32,9 +32,7 @@ def fit_temperature(logits: Floats, truth: Integers) -> tuple[float, float]:
     def loss(log_temperature: float) -> float:
         return float(-log_softmax(wide / math.exp(log_temperature), axis=1)[rows, truth].mean())
 
-    found = minimize_scalar(
-        loss, bounds=(math.log(LOW), math.log(HIGH)), method="bounded", options={"xatol": 1e-4}
-    )
+    found = minimize_scalar(loss, bounds=(math.log(LOW), math.log(HIGH)), method="bounded", options={"xatol": 1e-4})
     return math.exp(found.x), float(found.fun)
 
 

@@ -48,10 +48,12 @@ def probe(directory: Path) -> None:
         ConfigError: There is something at that place that is not a model.
         StorageError: The place cannot be written.
     """
-    if os.path.lexists(directory) and not (directory / MODEL).is_file():
-        if not directory.is_dir() or any(directory.iterdir()):
-            raise ConfigError(f"{directory} exists and is not a model of Headstart; it is left alone.",
-                              "Name another place with --out.")  # fmt: skip
+    empty = directory.is_dir() and not any(directory.iterdir())
+    if os.path.lexists(directory) and not empty and not (directory / MODEL).is_file():
+        raise ConfigError(
+            f"{directory} exists and is not a model of Headstart; it is left alone.",
+            "Name another place with --out.",
+        )
     with _storage_errors(directory):
         directory.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory.parent):
@@ -62,8 +64,8 @@ def probe(directory: Path) -> None:
 def writing(directory: Path) -> Iterator[Path]:
     """Give a temporary folder beside `directory`; at the end flush it and rename it into place.
 
-    What was there before is kept as `directory.1`, `directory.2`, … If anything fails, the temporary folder goes and the
-    old one stays.
+    What was there before is kept as `directory.1`, `directory.2`, … If anything fails, the temporary folder
+    goes and the old one stays.
 
     Raises:
         ConfigError: There is something at that place that is not a model.
@@ -190,20 +192,25 @@ def _read_json(folder: Path) -> dict[str, Any]:
         raise ArtifactError(f"{path} is no model of Headstart: it has no format number.")
     number = content["format"]
     if number > FORMAT:
-        raise ArtifactError(f"{folder} has format {number}; this version of Headstart reads up to {FORMAT}.",
-                            "pip install --upgrade headstart")  # fmt: skip
+        raise ArtifactError(
+            f"{folder} has format {number}; this version of Headstart reads up to {FORMAT}.",
+            "pip install --upgrade headstart",
+        )
+    upgraded: dict[str, Any] = content
     while number < FORMAT:
         if number not in _UPGRADES:
             raise ArtifactError(f"{folder} has format {number}, which never was.")
-        content = _UPGRADES[number](content)
+        upgraded = _UPGRADES[number](upgraded)
         number += 1
-    return content
+    return upgraded
 
 
 def _not_found(folder: Path) -> ArtifactError:
     if folder.is_dir():
-        return ArtifactError(f"{folder} is no model of Headstart: it has no {MODEL}.",
-                             "Name the folder that `headstart train --out` wrote.")  # fmt: skip
+        return ArtifactError(
+            f"{folder} is no model of Headstart: it has no {MODEL}.",
+            "Name the folder that `headstart train --out` wrote.",
+        )
     earlier = previous(folder)
     hint = f"There is {earlier}, an earlier model from the same place." if earlier else ""
     return ArtifactError(f"There is no model at {folder}.", hint or "`headstart train DATA --out FOLDER` makes one.")
@@ -217,8 +224,10 @@ def _read_tensors(folder: Path, name: str, content: Mapping[str, Any]) -> dict[s
         raise ArtifactError(f"{path} cannot be read: {error.strerror}.") from error
     wanted = content.get("files", {}).get(name)
     if hashlib.sha256(data).hexdigest() != wanted:
-        raise ArtifactError(f"{path} does not have the digest that {MODEL} gives for it: it was changed or damaged.",
-                            "Copy the whole folder again from where it was trained.")  # fmt: skip
+        raise ArtifactError(
+            f"{path} does not have the digest that {MODEL} gives for it: it was changed or damaged.",
+            "Copy the whole folder again from where it was trained.",
+        )
     try:
         tensors: dict[str, Tensor] = load(data)
     except SafetensorError as error:

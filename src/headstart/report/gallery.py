@@ -34,8 +34,11 @@ def grid(dataset: Dataset, seed: int) -> Figure:
     """Return 25 pictures with their labels (or names), drawn at random."""
     drawn = _draw(dataset, GRID, seed, _THUMBNAIL)
     labelled = f", {len(dataset.classes)} classes" if dataset.classes else ""
-    return plots.grid([p for _, p in drawn], [s.label or s.name for s, _ in drawn],
-                      f"{len(drawn)} of {len(dataset)} pictures{labelled}")  # fmt: skip
+    return plots.grid(
+        [p for _, p in drawn],
+        [s.label or s.name for s, _ in drawn],
+        f"{len(drawn)} of {len(dataset)} pictures{labelled}",
+    )
 
 
 def batch(dataset: Dataset, preprocess: Preprocess, seed: int) -> tuple[Figure, tuple[int, ...]]:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from headstart.learning.heads import Step
+from headstart.metrics import BINS, wilson
 from headstart.records import Evaluation, Pixels
 
 BLUE, ORANGE, GREY, RED = "#2563eb", "#ea7317", "#94a3b8", "#c02626"
@@ -54,8 +55,15 @@ def confusion(evaluation: Evaluation) -> Figure:
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for i, j in np.argwhere(counts > 0):
-        axis.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=8,
-                  color="white" if shares[i, j] > 0.55 else "black")  # fmt: skip
+        axis.text(
+            j,
+            i,
+            str(counts[i, j]),
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="white" if shares[i, j] > 0.55 else "black",
+        )
     labels = [_short(name) for name in evaluation.classes]
     axis.set_xticks(range(size), labels, rotation=45, ha="right", rotation_mode="anchor")
     axis.set_yticks(range(size), labels)
@@ -71,13 +79,14 @@ def reliability(evaluation: Evaluation) -> Figure:
     top, bottom = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [4, 1]})
     confidence, right, count = (np.array(column) for column in zip(*evaluation.reliability, strict=True))
     top.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="perfectly calibrated")
-    half = 1.96 * np.sqrt(np.maximum(right * (1 - right), 0.25 / count) / count)
-    top.errorbar(confidence, right, yerr=np.minimum(half, 0.5), fmt="o-", color=BLUE, capsize=3, label="this model")
+    limits = np.array([wilson(share, int(number)) for share, number in zip(right, count, strict=True)])
+    spread = np.abs(limits.T - right)
+    top.errorbar(confidence, right, yerr=spread, fmt="o-", color=BLUE, capsize=3, label="this model")
     top.set_ylabel("share that is right")
     top.set_ylim(-0.02, 1.05)
     top.set_title(f"Reliability: expected calibration error {evaluation.overall['ece']}", fontsize=11, loc="left")
     top.legend(frameon=False, loc="upper left")
-    bottom.bar(confidence, count, width=0.05, color=BLUE)
+    bottom.bar((np.ceil(confidence * BINS) - 0.5) / BINS, count, width=0.9 / BINS, color=BLUE)
     bottom.set_xlabel("probability of the predicted class")
     bottom.set_ylabel("pictures")
     bottom.set_xlim(0, 1.02)
@@ -144,7 +153,9 @@ def _worst_pairs(evaluation: Evaluation) -> Figure:
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.margins(x=0.12)
     wrong = int(evaluation.confusion.sum() - np.trace(evaluation.confusion))
-    axis.set_title(f"Most confused pairs, of {wrong} wrong among {evaluation.pictures} pictures", fontsize=11, loc="left")
+    axis.set_title(
+        f"Most confused pairs, of {wrong} wrong among {evaluation.pictures} pictures", fontsize=11, loc="left"
+    )
     axis.set_xlabel("pictures")
     _tidy(axis)
     return figure

@@ -29,8 +29,9 @@ def save(result: TrainingResult | Classifier, directory: str | Path) -> None:
         (folder / "plan.toml").write_text(result.plan.to_toml(), encoding="utf-8")
         _write_predictions(folder / "predictions.csv", result.predictions)
         _write_history(folder / "history.csv", result)
-        _write_json(folder / "evaluation.json",
-                    {name: summary.of_evaluation(e) for name, e in result.evaluations.items()})  # fmt: skip
+        _write_json(
+            folder / "evaluation.json", {name: summary.of_evaluation(e) for name, e in result.evaluations.items()}
+        )
         _write_json(folder / "findings.json", summary.of_findings(result.findings))
         save_plots(result.evaluation, folder / "plots", result)
         (folder / "README.md").write_text(card(result), encoding="utf-8")
@@ -51,8 +52,10 @@ def save_plots(evaluation: Evaluation, folder: Path, result: TrainingResult | No
 def card(result: TrainingResult) -> str:
     """Return the model card as Markdown: what it is, how good, on what, and what to mind."""
     told, plan, classes = result.classifier.provenance, result.plan, result.classifier.classes
-    rows = "\n".join(f"| {name.replace('_', ' ')} | {figure.value:.4f} | {figure.low:.4f} … {figure.high:.4f} |"
-                     for name, figure in result.evaluation.overall.items())  # fmt: skip
+    rows = "\n".join(
+        f"| {name.replace('_', ' ')} | {figure.value:.4f} | {figure.low:.4f} … {figure.high:.4f} |"
+        for name, figure in result.evaluation.overall.items()
+    )
     findings = "\n".join(f"- {f.severity}: {f.message}." for f in result.findings) or "- none"
     return f"""# An image classifier of {len(classes)} classes
 
@@ -61,7 +64,7 @@ Made by Headstart {told.versions["headstart"]} on {told.created}. Backbone {plan
 {told.training["strength"]:g}; temperature {result.classifier.temperature:.3f}.
 
 The head in this folder was fitted on {told.training["fitted_on"]}. The figures below are of
-{told.training["figures_of"]}, measured on {result.evaluation.pictures} {_reported(result)} pictures that decided nothing.
+{told.training["figures_of"]}, on {result.evaluation.pictures} {_reported(result)} pictures that decided nothing.
 
 | figure | value | 95 % interval |
 |---|---|---|

@@ -1,0 +1,111 @@
+"""What many tests share: pictures drawn on the fly, one small trained model, and a command line in this process."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+HUES = {"ash": (60, 60, 60), "birch": (200, 190, 60), "cedar": (60, 140, 220), "elm": (210, 70, 160)}
+SMALL = {"encoder.backbone": "tf_efficientnet_lite0", "pictures.size": 64}
+
+
+class Ran(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test may open a connection, and nothing may try."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a test tried to reach the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test has a cache folder of its own; the folder is made when it is first used."""
+    folder = tmp_path / "cache-of-this-test"
+    monkeypatch.setenv("HEADSTART_CACHE", str(folder))
+    return folder
+
+
+def picture(colour: tuple[int, int, int], seed: int, size: tuple[int, int] = (48, 40)) -> Image.Image:
+    """Draw a noisy picture of one colour, different for every seed."""
+    noise = np.random.default_rng(seed).normal(0, 25, (size[1], size[0], 3))
+    return Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8))
+
+
+def draw_folders(root: Path, classes: tuple[str, ...] = ("ash", "birch", "cedar"), each: int = 12) -> Path:
+    """Write a folder of PNG pictures per class; classes without a hue of their own get a random one."""
+    for number, name in enumerate(classes):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        hue = HUES.get(name) or tuple(np.random.default_rng(number).integers(40, 215, 3).tolist())
+        for index in range(each):
+            picture(hue, 1000 * number + index).save(root / name / f"{name}_{index:02d}.png")
+    return root
+
+
+def write_table(path: Path, *rows: str) -> Path:
+    """Write a table line by line."""
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Three classes of twelve pictures."""
+    return draw_folders(tmp_path / "photos")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
+    """Run the command line in this process; arguments as they would be typed."""
+    from headstart import cli
+
+    def call(*arguments: object) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["headstart", *map(str, arguments)])
+        monkeypatch.setattr(cli.signal, "signal", lambda *_: None)  # the test runner keeps its own
+        monkeypatch.setenv("COLUMNS", "200")
+        capsys.readouterr()
+        with warnings.catch_warnings():
+            monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
+        captured = capsys.readouterr()
+        return Ran(int(ended.value.code or 0), captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def small_result(tmp_path_factory: pytest.TempPathFactory) -> object:
+    """A `TrainingResult` on three classes of twelve pictures, Lite0 at 64 px: some seconds, once a session."""
+    from headstart import training
+    from headstart.config import read_config
+    from headstart.data import sources
+
+    folder = tmp_path_factory.mktemp("small")
+    dataset = sources.read(draw_folders(folder / "photos"))
+    return training.train(dataset, read_config(None, flags=SMALL), cache=folder / "cache")
+
+
+@pytest.fixture(scope="session")
+def model_folder(small_result: object, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small model as `headstart train` saves it. Copy it before changing anything in it."""
+    from headstart.report import run
+
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    run.save(small_result, folder)
+    return folder
