@@ -649,7 +649,7 @@ def _print_plan(plan: Plan, pictures: int, classes: int) -> None:
         f"""Plan: {pictures} pictures of {classes} classes
   pictures   {plan.pictures.size} px, {plan.pictures.resize}; each picture{mirrored}
   backbone   {encoder.backbone}, frozen, on {encoder.engine} ({encoder.device}, {encoder.precision})
-  split      {plan.split.validation:.0%} of each class held out to measure, unless the data brings its own; seed {plan.seed}
+  split      {plan.split.validation:.0%} of each class held out, unless the data brings a split; seed {plan.seed}
   head       logistic regression, {strength}, prior: {head.prior}, class weights: {head.class_weight}
   then       {"fit once more on training and validation pictures" if plan.refit else "keep the measured head"}""",
     )

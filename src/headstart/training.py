@@ -71,8 +71,8 @@ class TrainingResult:
 
     @property
     def evaluation(self) -> Evaluation:
-        """The figures to report: of the validation part, or of the data's own test part where there is no other."""
-        return self.evaluations.get("validation") or self.evaluations["test"]
+        """The figures to report: of the data's own test part where it brings one, else of the validation part."""
+        return self.evaluations.get("test") or self.evaluations["validation"]
 
 
 @dataclass(frozen=True, slots=True)

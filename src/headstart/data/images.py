@@ -205,6 +205,6 @@ def _eight_bit(values: np.ndarray) -> Pixels:
         scaled = values / 257.0
     else:
         raise PictureError(
-            f"its values go from {low:g} to {high:g}; expected are whole numbers in 0…65535, or fractions in 0…1 or 0…255"
+            f"its values go from {low:g} to {high:g}; expected: whole numbers in 0…65535, fractions in 0…1 or 0…255"
         )
     return np.rint(scaled).astype(np.uint8)

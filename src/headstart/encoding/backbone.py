@@ -12,6 +12,9 @@ import functools
 import hashlib
 import importlib
 import logging
+import socket
+import urllib.parse
+import urllib.request
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -166,12 +169,15 @@ def _create(name: str, size: int | None, *, classes: int | None = None, pretrain
 
 
 def _from_hub(name: str, size: int | None) -> nn.Module:
+    constants: Any = importlib.import_module("huggingface_hub.constants")
+    offline = constants.HF_HUB_OFFLINE
     try:
+        # asked for a host that no name server knows, the hub's client tries twelve times, for 45 seconds
+        constants.HF_HUB_OFFLINE = offline or not _host_known(constants.ENDPOINT)
         return _create(name, size, pretrained=True)
     except ConfigError:
         raise
     except Exception as error:  # the hub's client, its HTTP library and timm each have errors of their own
-        constants = importlib.import_module("huggingface_hub.constants")
         known = None if name.startswith("local-dir:") else _timm().get_pretrained_cfg(name)
         sought = f"model.safetensors of {known.hf_hub_id}" if known and known.hf_hub_id else "its weights"
         raise BackboneError(
@@ -179,6 +185,18 @@ def _from_hub(name: str, size: int | None) -> nn.Module:
             f"could not be downloaded ({type(error).__name__}: {str(error).strip().splitlines()[0]}).",
             f"Without a download: {', '.join(BUNDLED)}. Or fetch the file elsewhere and name it with --weights FILE.",
         ) from error
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+
+
+def _host_known(address: str) -> bool:
+    """Return whether a server's name can be looked up, or a proxy will do that."""
+    if urllib.request.getproxies():
+        return True
+    try:
+        return bool(socket.getaddrinfo(urllib.parse.urlsplit(address).hostname, 443))
+    except OSError:
+        return False
 
 
 def _read_weights(file: Path) -> Mapping[str, Tensor]:

@@ -259,8 +259,7 @@ def select_strength(
                 weights.append(problem.fit(strengths[index], start=start, leave_out=fold, iterations=iterations))
                 single = torch.from_numpy(weights[-1]).float()
                 parts.append(torch.addmm(single[-1], held[place][0], single[:-1]).numpy())
-                done = len(tried) * len(numbers) + place + 1
-                progress("Choosing the strength", done, max(3 * len(numbers), done))
+                progress("Choosing the strength", len(tried) * len(numbers) + place, len(strengths) * len(numbers))
             logits = np.concatenate(parts)
             tried[index] = _Trial(weights, logits, *calibration.fit_temperature(logits, truth))
         return tried[index].loss
@@ -270,6 +269,7 @@ def select_strength(
     for step in (1, -1):
         while 0 <= best + step < len(strengths) and score(best + step, best) < tried[best].loss:
             best += step
+    progress("Choosing the strength", len(strengths) * len(numbers), len(strengths) * len(numbers))
     scores = tuple((strengths[index], tried[index].loss) for index in sorted(tried))
     return Selection(strengths[best], tried[best].temperature, scores, rows, tried[best].logits)
 

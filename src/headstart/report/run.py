@@ -45,17 +45,16 @@ def save_plots(evaluation: Evaluation, folder: Path, result: TrainingResult | No
         "per_class": plots.per_class(evaluation),
     }
     if result is not None:
-        figures["training"] = plots.training_curves(result.history, _reported(result))
+        figures["training"] = plots.training_curves(
+            result.history, "validation" if "validation" in result.evaluations else "test"
+        )
     plots.save(figures, folder)
 
 
 def card(result: TrainingResult) -> str:
     """Return the model card as Markdown: what it is, how good, on what, and what to mind."""
     told, plan, classes = result.classifier.provenance, result.plan, result.classifier.classes
-    rows = "\n".join(
-        f"| {name.replace('_', ' ')} | {figure.value:.4f} | {figure.low:.4f} … {figure.high:.4f} |"
-        for name, figure in result.evaluation.overall.items()
-    )
+    tables = "\n\n".join(_figures(name, evaluation) for name, evaluation in result.evaluations.items())
     findings = "\n".join(f"- {f.severity}: {f.message}." for f in result.findings) or "- none"
     return f"""# An image classifier of {len(classes)} classes
 
@@ -64,11 +63,9 @@ Made by Headstart {told.versions["headstart"]} on {told.created}. Backbone {plan
 {told.training["strength"]:g}; temperature {result.classifier.temperature:.3f}.
 
 The head in this folder was fitted on {told.training["fitted_on"]}. The figures below are of
-{told.training["figures_of"]}, on {result.evaluation.pictures} {_reported(result)} pictures that decided nothing.
+{told.training["figures_of"]}, on pictures that decided nothing.
 
-| figure | value | 95 % interval |
-|---|---|---|
-{rows}
+{tables}
 
 Per class: `evaluation.json`, `plots/per_class.png`. Held-out predictions: `predictions.csv`.
 
@@ -86,8 +83,13 @@ It answers with one of its classes whatever it is shown: a picture of something 
 """
 
 
-def _reported(result: TrainingResult) -> str:
-    return "validation" if "validation" in result.evaluations else "test"
+def _figures(part: str, evaluation: Evaluation) -> str:
+    rows = [
+        f"| {name.replace('_', ' ')} | {figure.value:.4f} | {figure.low:.4f} … {figure.high:.4f} |"
+        for name, figure in evaluation.overall.items()
+    ]
+    heading = [f"| {part}, {evaluation.pictures} pictures | value | 95 % interval |", "|---|---|---|"]
+    return "\n".join(heading + rows)
 
 
 def _write_predictions(path: Path, predictions: Mapping[str, Predictions]) -> None:
