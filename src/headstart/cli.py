@@ -10,25 +10,20 @@ import json
 import os
 import signal
 import sys
-import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
+from headstart import terminal
 from headstart.errors import ConfigError, HeadstartError, StorageError
 
 if TYPE_CHECKING:
-    from headstart.config import Plan, TrainConfig
+    from headstart.config import TrainConfig
     from headstart.model.classifier import Classifier
-    from headstart.records import Dataset, Evaluation, Finding
+    from headstart.records import Dataset
 
 app = typer.Typer(
     help="From labelled photographs to an image classifier that can be trusted and used. Offline, in minutes.",
@@ -40,9 +35,6 @@ app = typer.Typer(
 )
 cache_app = typer.Typer(help="What is stored of computed features, how large; verify it, clear it.")
 app.add_typer(cache_app, name="cache")
-
-stderr = Console(stderr=True, highlight=False)
-stdout = Console(highlight=False)
 
 Data = Annotated[
     Path | None,
@@ -72,7 +64,7 @@ def _common(
     if version:
         from headstart import __version__
 
-        stdout.print(f"headstart {__version__}")
+        terminal.stdout.print(f"headstart {__version__}")
         raise typer.Exit()
 
 
@@ -90,22 +82,22 @@ def demo(
 
     artifact.probe(out / "model")
     data = digits.write_digits(out)
-    _say(quiet, f"Wrote 1,500 labelled scans to {data.photos} and 297 new ones to {data.new}.")
+    terminal.say(quiet, f"Wrote 1,500 labelled scans to {data.photos} and 297 new ones to {data.new}.")
     dataset = sources.read(data.photos)
     # a mirrored 2 is no 2
     asked = config.read_config(None, flags={"pictures.mirror": False})
-    with _progress(quiet) as progress:
+    with terminal.progress(quiet) as progress:
         inspection = checks.inspect(dataset, progress)
         backbone, plan = training.prepare(asked)
         result = training.fit(inspection, backbone, plan, cache=_cache(False), progress=progress)
     _save(result, out / "model")
-    _print_evaluation(result.evaluation, "Validation pictures, held out and never learned from")
+    terminal.print_evaluation(result.evaluation, "Validation pictures, held out and never learned from")
     new = sources.read(data.new, data.truth)
-    with _progress(quiet) as progress:
+    with terminal.progress(quiet) as progress:
         said = evaluation.predict_labelled(result.classifier, new, cache=_cache(False), progress=progress)
     right = sum(one.label == truth for one, truth in zip(said, said.truth or (), strict=True))
-    _print(f"Predicted {len(said)} new scans: {right} right.")
-    _print(f"""
+    terminal.print_line(f"Predicted {len(said)} new scans: {right} right.")
+    terminal.print_line(f"""
 Look at {out / "model" / "plots"} and {out / "model" / "README.md"}, then:
 
   headstart predict {out / "model"} {data.new}
@@ -179,18 +171,18 @@ def _train(dataset: Dataset, asked: TrainConfig, out: Path, cache: Path | None, 
     from headstart.data import checks
     from headstart.report import summary
 
-    with _progress(quiet) as progress:
+    with terminal.progress(quiet) as progress:
         inspection = checks.inspect(dataset, progress)
         backbone, plan = training.prepare(asked)
         if not quiet:
-            _print_plan(plan, len(inspection.dataset), len(inspection.dataset.classes))
+            terminal.print_plan(plan, len(inspection.dataset), len(inspection.dataset.classes))
         result = training.fit(inspection, backbone, plan, cache=cache, progress=progress)
     if not quiet:
-        _print_findings(result.findings)
+        terminal.print_findings(result.findings)
     _save(result, out)
     told = result.classifier.provenance
     if as_json:
-        _print_json(
+        terminal.print_json(
             {
                 "model": str(out),
                 "evaluation": {name: summary.of_evaluation(e) for name, e in result.evaluations.items()},
@@ -202,13 +194,19 @@ def _train(dataset: Dataset, asked: TrainConfig, out: Path, cache: Path | None, 
         )
         return
     for name, evaluation in result.evaluations.items():
-        _print_evaluation(evaluation, f"{name.capitalize()} pictures ({evaluation.pictures}), never learned from")
-    _print(
+        terminal.print_evaluation(
+            evaluation, f"{name.capitalize()} pictures ({evaluation.pictures}), never learned from"
+        )
+    terminal.print_line(
         f"Strength {told.training['strength']:g}, temperature {result.classifier.temperature:.3f}. "
         f"The saved head was fitted on {told.training['fitted_on']}."
     )
-    _print(f"Saved: {out}" + (f" (the model that was there is now {earlier})" if (earlier := _moved(out)) else ""))
-    _print(f"Next: headstart predict {out} PICTURES…   ·   plots: {out / 'plots'}   ·   card: {out / 'README.md'}")
+    terminal.print_line(
+        f"Saved: {out}" + (f" (the model that was there is now {earlier})" if (earlier := _moved(out)) else "")
+    )
+    terminal.print_line(
+        f"Next: headstart predict {out} PICTURES…   ·   plots: {out / 'plots'}   ·   card: {out / 'README.md'}"
+    )
 
 
 @app.command()
@@ -248,17 +246,17 @@ def evaluate(
             )
         dataset = dataset.select(rows)
     classifier = _load(model, engine, device, precision)
-    with _progress(quiet) as progress:
+    with terminal.progress(quiet) as progress:
         result = evaluation.evaluate(classifier, dataset, cache=_cache(no_cache), progress=progress)
     if plots is not None:
         run.save_plots(result, plots)
-        _say(quiet, f"Plots: {plots}")
+        terminal.say(quiet, f"Plots: {plots}")
     if as_json:
-        _print_json(summary.of_evaluation(result))
+        terminal.print_json(summary.of_evaluation(result))
         return
-    _print_evaluation(result, f"{result.pictures} pictures of {root}")
+    terminal.print_evaluation(result, f"{result.pictures} pictures of {root}")
     if result.failures:
-        _say(False, f"{result.failures} picture(s) could not be used and are in no figure.")
+        terminal.say(False, f"{result.failures} picture(s) could not be used and are in no figure.")
 
 
 @app.command()
@@ -282,33 +280,33 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Predict pictures, in the order given. One that cannot be used keeps its row, and the exit code is then 1."""
-    from headstart.data import sources
+    from headstart.data import sources, tables
     from headstart.delivery import submission
 
     form = "jsonl" if as_json else form
     if form not in submission.FORMATS:
         raise ConfigError(f"--format is {form!r}; it is one of {', '.join(submission.FORMATS)}.")
-    sample = sources.read_table(like) if like is not None else None
+    sample = tables.read_table(like) if like is not None else None
     if out is not None:
         _check_out(out, [like] if like else [])
     dataset = sources.read_pictures(pictures, follow_links=follow_links)
     classifier = _load(model, engine, device, precision)
     if sample is not None:
         submission.check_like(sample, classifier.classes)
-    with _progress(quiet) as progress:
+    with terminal.progress(quiet) as progress:
         said = classifier.predict_many(dataset, cache=_cache(no_cache), progress=progress)
     text = submission.render(said, form, sample, spreadsheet_safe=spreadsheet_safe)
     if out is None:
         sys.stdout.write(text)
     else:
         _write(out, text)
-        _say(quiet, f"Wrote {text.count(chr(10)) - (form != 'jsonl' or sample is not None)} rows to {out}.")
+        terminal.say(quiet, f"Wrote {text.count(chr(10)) - (form != 'jsonl' or sample is not None)} rows to {out}.")
     if not quiet:
-        _print_findings(dataset.findings)
+        terminal.print_findings(dataset.findings)
     for row, reason in list(said.errors.items())[:20]:
-        _say(False, f"error: {said.names[row]}: {reason}")
+        terminal.say(False, f"error: {said.names[row]}: {reason}")
     if said.errors:
-        _say(False, f"{len(said.errors)} of {len(said)} picture(s) could not be used; their rows are marked.")
+        terminal.say(False, f"{len(said.errors)} of {len(said)} picture(s) could not be used; their rows are marked.")
         raise typer.Exit(1)
 
 
@@ -341,11 +339,11 @@ def show(
             _load(model, None, None, None).preprocess if model else backbones.load(backbone, resize=resize).preprocess
         )
         figure, shape = gallery.batch(dataset, preprocess, seed)
-        _say(quiet, f"One batch: {shape} 8-bit RGB; normalised to float32 inside the encoder.")
+        terminal.say(quiet, f"One batch: {shape} 8-bit RGB; normalised to float32 inside the encoder.")
     else:
         figure = gallery.grid(dataset, seed)
     figure.savefig(out, dpi=110)
-    _print(str(out))
+    terminal.print_line(str(out))
 
 
 @app.command()
@@ -356,17 +354,12 @@ def summary(model: Model, as_json: AsJson = False) -> None:
     classifier = _load(model, None, None, None)
     rows = summaries.of_layers(classifier)
     if as_json:
-        _print_json(rows)
+        terminal.print_json(rows)
         return
-    table = Table(title=f"{classifier.backbone.name}, {len(classifier.classes)} classes")
-    for heading, justify in (("layer", "left"), ("type", "left"), ("output", "right"), ("parameters", "right")):
-        table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    for row in rows:
-        table.add_row(row["name"], row["type"], str(tuple(row["output"])), f"{row['parameters']:,}")
-    stdout.print(table)
+    terminal.print_layers(rows, f"{classifier.backbone.name}, {len(classifier.classes)} classes")
     trained = rows[-2]["parameters"] + 1
     total = sum(row["parameters"] for row in rows)
-    _print(f"{total:,} parameters, of which {trained:,} were fitted (head and temperature).")
+    terminal.print_line(f"{total:,} parameters, of which {trained:,} were fitted (head and temperature).")
 
 
 @app.command()
@@ -380,16 +373,16 @@ def models(
     bundled = [{"name": n, "size": size, "weights": origin} for n, size, origin in backbones.available()]
     names = backbones.architectures(pattern) if pattern else []
     if as_json:
-        _print_json({"bundled": bundled, "hub": names})
+        terminal.print_json({"bundled": bundled, "hub": names})
         return
     for row in bundled:
-        _print(f"{row['name']}  {row['size']} px  {row['weights']}")
+        terminal.print_line(f"{row['name']}  {row['size']} px  {row['weights']}")
     for name in names:
-        _print(f"{name}  (from the Hugging Face hub or its cache)")
+        terminal.print_line(f"{name}  (from the Hugging Face hub or its cache)")
     if pattern and not names:
-        _say(False, f"timm has no pre-trained network that matches {pattern!r}.")
+        terminal.say(False, f"timm has no pre-trained network that matches {pattern!r}.")
     if not pattern:
-        _print(
+        terminal.print_line(
             "Any other timm name: weights from the hub's cache, else downloaded. "
             "`headstart models 'convnext*'` searches them."
         )
@@ -402,10 +395,10 @@ def settings(as_json: AsJson = False) -> None:
 
     rows = settings_table()
     if as_json:
-        _print_json([{"name": name, "default": default, "about": about} for name, default, about in rows])
+        terminal.print_json([{"name": name, "default": default, "about": about} for name, default, about in rows])
         return
     for name, default, about in rows:
-        _print(f"{name} = {json.dumps(default)}   {about}")
+        terminal.print_line(f"{name} = {json.dumps(default)}   {about}")
 
 
 @cache_app.callback(invoke_without_command=True)
@@ -419,9 +412,9 @@ def cache(context: typer.Context, as_json: AsJson = False) -> None:
     states = features.survey(folder)
     vectors, size = sum(s.rows for s in states), sum(s.size for s in states)
     if as_json:
-        _print_json({"folder": str(folder), "files": len(states), "vectors": vectors, "bytes": size})
+        terminal.print_json({"folder": str(folder), "files": len(states), "vectors": vectors, "bytes": size})
     else:
-        _print(f"{folder}: {vectors:,} feature vectors in {len(states)} files, {size / 1e6:.1f} MB")
+        terminal.print_line(f"{folder}: {vectors:,} feature vectors in {len(states)} files, {size / 1e6:.1f} MB")
 
 
 @cache_app.command("verify")
@@ -434,10 +427,12 @@ def cache_verify(
     states = features.survey(features.default_cache(), verify=True)
     damaged = [state for state in states if state.problem]
     for state in damaged:
-        _print(f"damaged: {state.path}: {state.problem}")
+        terminal.print_line(f"damaged: {state.path}: {state.problem}")
         if remove:
             state.path.unlink(missing_ok=True)
-    _print(f"{len(states)} files, {len(damaged)} damaged" + (" and removed" if remove and damaged else "") + ".")
+    terminal.print_line(
+        f"{len(states)} files, {len(damaged)} damaged" + (" and removed" if remove and damaged else "") + "."
+    )
     if damaged and not remove:
         raise typer.Exit(1)
 
@@ -454,21 +449,21 @@ def cache_clear(
     if not yes and not typer.confirm(f"Remove {len(states)} files under {folder}?", err=True):
         raise typer.Exit(1)
     features.clear(folder)
-    _print(f"Removed {len(states)} files, {sum(s.size for s in states) / 1e6:.1f} MB.")
+    terminal.print_line(f"Removed {len(states)} files, {sum(s.size for s in states) / 1e6:.1f} MB.")
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
-    warnings.showwarning = _show_warning
+    warnings.showwarning = terminal.show_warning
     warnings.filterwarnings("default", category=UserWarning, module=r"headstart\..*")
     try:
         app()
     except HeadstartError as error:
         _fail(error)
     except _Stopped as stopped:
-        stderr.print("Interrupted. What was encoded is kept; the same command goes on from there.")
+        terminal.stderr.print("Interrupted. What was encoded is kept; the same command goes on from there.")
         sys.stderr.flush()
         os._exit(stopped.code)  # worker threads may be inside a long native call; there is nothing left to write
     except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
@@ -491,15 +486,8 @@ def _stop(number: int, _frame: object) -> None:
 
 
 def _fail(error: HeadstartError) -> None:
-    stderr.print(f"error: {error.message}", style="red", markup=False, soft_wrap=True)
-    if error.hint:
-        stderr.print(f"\nhint: {error.hint}", markup=False, soft_wrap=True)
+    terminal.print_error(error)
     sys.exit(error.exit_code)
-
-
-def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
-    if issubclass(category, UserWarning):
-        stderr.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
 
 
 def _locate(data: Path | None, labels: Path | None, images: Path | None) -> tuple[Path, Path | None]:
@@ -568,126 +556,3 @@ def _write(out: Path, text: str) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise StorageError(f"{out} cannot be written: {error.strerror or error}.") from error
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Any]:
-    """Give a listener that draws a bar on a terminal, or prints a line now and then elsewhere."""
-    from headstart.records import silence
-
-    if quiet:
-        yield silence
-    elif stderr.is_terminal:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=stderr) as bars:
-            yield _Bars(bars)
-    else:
-        yield _Lines()
-
-
-class _Bars:
-    """One bar for each stage."""
-
-    def __init__(self, bars: Progress) -> None:
-        self._bars = bars
-        self._tasks: dict[str, TaskID] = {}
-        self._begun: dict[str, tuple[float, int]] = {}
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        if stage not in self._tasks:
-            self._tasks[stage] = self._bars.add_task(stage, total=total, rate="")
-            self._begun[stage] = (time.monotonic(), done)
-        self._bars.update(self._tasks[stage], completed=done, total=total, rate=_rate(self._begun[stage], done))
-
-
-class _Lines:
-    """A line for each stage when it begins, every ten seconds, and when it ends: for logs."""
-
-    def __init__(self) -> None:
-        self._begun: dict[str, tuple[float, int]] = {}
-        self._said: dict[str, float] = {}
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        self._begun.setdefault(stage, (now, done))
-        if done >= total or now - self._said.get(stage, self._begun[stage][0]) >= 10:
-            self._said[stage] = float("inf") if done >= total else now
-            stderr.print(f"{stage}: {done} of {total} {_rate(self._begun[stage], done)}".rstrip())
-
-
-def _rate(begun: tuple[float, int], done: int) -> str:
-    seconds = time.monotonic() - begun[0]
-    return f"{(done - begun[1]) / seconds:.0f}/s" if seconds > 0.5 and done > begun[1] else ""
-
-
-def _say(quiet: bool, text: str) -> None:
-    if not quiet:
-        stderr.print(text, markup=False, soft_wrap=True)
-
-
-def _print(text: str) -> None:
-    """Print a line of data: as it is, whatever the width of the terminal."""
-    stdout.print(text, markup=False, soft_wrap=True)
-
-
-def _print_json(content: object) -> None:
-    sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def _print_plan(plan: Plan, pictures: int, classes: int) -> None:
-    encoder, head = plan.encoder, plan.head
-    mirrored = " and its mirror image" if plan.pictures.mirror else ""
-    strength = f"strength {head.l2[0]:g}" if len(head.l2) == 1 else f"strength chosen by {plan.split.folds} folds"
-    _say(
-        False,
-        f"""Plan: {pictures} pictures of {classes} classes
-  pictures   {plan.pictures.size} px, {plan.pictures.resize}; each picture{mirrored}
-  backbone   {encoder.backbone}, frozen, on {encoder.engine} ({encoder.device}, {encoder.precision})
-  split      {plan.split.validation:.0%} of each class held out, unless the data brings a split; seed {plan.seed}
-  head       logistic regression, {strength}, prior: {head.prior}, class weights: {head.class_weight}
-  then       {"fit once more on training and validation pictures" if plan.refit else "keep the measured head"}""",
-    )
-
-
-def _print_findings(findings: Sequence[Finding]) -> None:
-    styles: Mapping[str, str] = {"error": "red", "warning": "yellow", "note": "cyan"}
-    for finding in findings:
-        shown = [escape(_printable(name)) for name in finding.names[:3]]
-        more = f", … {len(finding.names) - 3} more" if len(finding.names) > 3 else ""
-        names = f": {', '.join(shown)}{more}" if shown else ""
-        advice = f" {escape(finding.advice)}" if finding.advice else ""
-        style = styles[finding.severity]
-        stderr.print(f"[{style}]{finding.severity}[/] {escape(finding.message)}{names}.{advice}", soft_wrap=True)
-
-
-def _printable(name: str) -> str:
-    return name if name.isprintable() else repr(name)
-
-
-def _print_evaluation(evaluation: Evaluation, title: str) -> None:
-    names = {
-        "accuracy": "accuracy",
-        "top5_accuracy": "top-5 accuracy",
-        "log_loss": "log-loss",
-        "macro_f1": "macro F1",
-        "brier": "Brier score",
-        "ece": "calibration error (ECE)",
-    }
-    table = Table(title=escape(title), title_justify="left")
-    table.add_column("figure")
-    table.add_column("value", justify="right")
-    table.add_column("95 % interval", justify="right")
-    for key, figure in evaluation.overall.items():
-        if key == "top5_accuracy" and len(evaluation.classes) <= 5:
-            continue  # always 1
-        table.add_row(names[key], f"{figure.value:.4f}", f"{figure.low:.4f} … {figure.high:.4f}")
-    stdout.print(table)
-    if evaluation.confused:
-        pairs = [f"{given} taken for {taken} ({count})" for given, taken, count in evaluation.confused[:5]]
-        _print("Most confused: " + ", ".join(map(_printable, pairs)) + ".")

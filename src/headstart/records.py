@@ -72,6 +72,13 @@ class Finding:
     advice: str = ""
 
 
+def found(
+    code: str, severity: Literal["error", "warning", "note"], text: str, names: Sequence[str], advice: str = ""
+) -> list[Finding]:
+    """Return the finding about these names, their number in place of `{n}`; none if there are no names."""
+    return [Finding(code, severity, text.replace("{n}", str(len(names))), tuple(names), advice)] if names else []
+
+
 class ClassNames(tuple[str, ...]):
     """The classes in the order of the head's outputs; joined to labels by name, never by position."""
 
@@ -327,4 +334,4 @@ class Provenance:
 def listing(items: Sequence[str], most: int = 5) -> str:
     """Return the first few items in a line, and how many more there are."""
     rest = f" … and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + rest
+    return ("; " if any(" " in item for item in items[:most]) else ", ").join(items[:most]) + rest

@@ -42,6 +42,7 @@ from headstart.records import (
     Progress,
     Provenance,
     Splits,
+    found,
     silence,
 )
 
@@ -179,7 +180,7 @@ def _usable(inspection: Inspection, extraction: Extraction, plan: Plan) -> _Mate
     table = extraction.table
     kept = np.array([row for row in range(len(inspection.dataset)) if row not in table.failures], dtype=np.int64)
     dataset = inspection.dataset.select(kept)
-    checks.refuse_one_class(dataset, [checks.unusable(inspection.dataset, table.failures)])
+    checks.refuse_one_class(dataset, checks.unusable(inspection.dataset, table.failures))
     groups = splits.group_ids(dataset, [table.digests[row] for row in kept])
     parts = splits.split(dataset, groups, plan.split.validation, plan.seed)
     values = table.values if len(kept) == len(table.values) else table.values[kept]
@@ -239,33 +240,27 @@ def _judge(classifier: Classifier, material: _Material, rows: Integers) -> Predi
 
 def _findings(inspection: Inspection, extraction: Extraction, material: _Material, learned: _Learned) -> list[Finding]:
     table, known, selection = extraction.table, learned.prior, learned.selection
-    findings = checks.remarks(table.observations)
-    if table.failures:
-        findings.append(checks.unusable(inspection.dataset, table.failures))
-    findings += material.parts.findings
-    if known.matched:
-        findings.append(
-            Finding(
-                "pre-training-overlap",
-                "note",
-                f"{len(known.matched)} of {len(material.classes)} classes are among the labels the backbone was "
-                "pre-trained on: the head starts from what it knows of them. If your pictures come from the web, it "
-                "may have seen them, and the figures flatter it",
-                tuple(f"{name} = {label}" for name, label in known.matched.items()),
-            )
-        )
-    if not selection.scores:
-        findings.append(
-            Finding(
-                "too-few-to-choose",
-                "warning",
-                f"too few pictures to choose the strength by folds; {selection.strength:g} is used, and the "
-                "probabilities are not calibrated",
-                (),
-                "With about five pictures a class both are chosen from the data.",
-            )
-        )
-    return findings
+    too_few = [] if selection.scores else [f"strength {selection.strength:g}", "temperature 1"]
+    return [
+        *checks.remarks(table.observations),
+        *checks.unusable(inspection.dataset, table.failures),
+        *material.parts.findings,
+        *found(
+            "pre-training-overlap",
+            "note",
+            f"{{n}} of {len(material.classes)} classes are among the labels the backbone was pre-trained on; the head "
+            "starts from what it knows of them. If it has seen these very pictures, the figures flatter it",
+            [f"{name} = {label.split(',')[0]}" for name, label in known.matched.items()],
+        ),
+        *found(
+            "too-few-to-choose",
+            "warning",
+            "there are too few pictures to choose the strength and the temperature by folds, so they are fixed and the "
+            "probabilities are not calibrated",
+            too_few,
+            "With two or more training pictures in most classes both are chosen from the data.",
+        ),
+    ]
 
 
 def _describe_data(material: _Material) -> dict[str, Any]:

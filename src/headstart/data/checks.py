@@ -13,7 +13,7 @@ from itertools import islice
 
 from headstart.data import images
 from headstart.errors import DataError, PictureError
-from headstart.records import Dataset, Finding, Progress, silence
+from headstart.records import Dataset, Finding, Progress, found, silence
 
 READERS = 4
 
@@ -61,67 +61,50 @@ def inspect(dataset: Dataset, progress: Progress = silence) -> Inspection:
     """
     refuse_one_class(dataset, dataset.findings)
     digests, failures = fingerprints(dataset, progress)
-    findings = list(dataset.findings)
-    if failures:
-        findings.append(unusable(dataset, failures))
     conflicting = _conflicting(dataset, digests)
-    if conflicting:
-        groups = [" = ".join(f"{dataset[i].name} ({dataset[i].label})" for i in rows) for rows in conflicting]
-        findings.append(
-            Finding(
-                "conflicting-duplicates",
-                "error",
-                f"{sum(map(len, conflicting))} byte-identical picture(s) carry different labels and are left out",
-                tuple(groups),
-                "Keep the right label of each, or remove them.",
-            )
-        )
     out = set(failures) | {row for rows in conflicting for row in rows}
     kept = [row for row in range(len(dataset)) if row not in out]
     counts = Counter(digests[row] for row in kept)
-    copies = tuple(dataset[row].name for row in kept if counts[digests[row]] > 1)
-    if copies:
-        findings.append(
-            Finding(
-                "identical-pictures",
-                "note",
-                f"{len(copies)} pictures are byte-identical to another; copies never stand on both sides of a split",
-                copies,
-            )
-        )
+    findings = [
+        *dataset.findings,
+        *unusable(dataset, failures),
+        *found(
+            "conflicting-duplicates", "error",
+            "{n} group(s) of byte-identical pictures carry different labels and are left out",
+            [" = ".join(f"{dataset[row].name} ({dataset[row].label})" for row in rows) for rows in conflicting],
+            "Keep the right label of each, or remove them.",
+        ),
+        *found(
+            "identical-pictures", "note",
+            "{n} pictures are byte-identical to another; copies never stand on both sides of a split",
+            [dataset[row].name for row in kept if counts[digests[row]] > 1],
+        ),
+    ]  # fmt: skip
     usable = dataset.select(kept)
     refuse_one_class(usable, findings)
     findings += _class_sizes(usable)
     return Inspection(usable, tuple(digests[row] for row in kept), tuple(findings))
 
 
-def unusable(dataset: Dataset, failures: Mapping[int, str]) -> Finding:
+def unusable(dataset: Dataset, failures: Mapping[int, str]) -> list[Finding]:
     """Return the finding that names pictures which cannot be used, each with its reason."""
-    names = tuple(f"{dataset[row].name} ({failures[row]})" for row in sorted(failures))
-    return Finding(
-        "unusable-pictures",
-        "error",
-        f"{len(names)} picture(s) cannot be used and are left out",
-        names,
-        "Replace or remove them.",
-    )
+    names = [f"{dataset[row].name} ({failures[row]})" for row in sorted(failures)]
+    return found("unusable-pictures", "error", "{n} picture(s) cannot be used and are left out", names,
+                 "Replace or remove them.")  # fmt: skip
 
 
 def remarks(observations: Mapping[str, Sequence[str]]) -> list[Finding]:
     """Return one finding per kind of remark that decoding made."""
-    texts = {
-        "many-frames": ("note", "picture(s) have several frames; the first is used"),
-        "wrong-suffix": ("note", "picture(s) are of another format than their suffix says; they are read all the same"),
-        "sixteen-bit": ("warning", "picture(s) have more than 8 bits a channel; 0…65535 (or 0…1) is scaled to 0…255"),
-        "changed-file": ("warning", "picture(s) changed while they were being read; the later content is used"),
-    }
+    seen = {key: observations.get(key, ()) for key in ("many-frames", "wrong-suffix", "sixteen-bit", "changed-file")}
     return [
-        Finding(
-            code, "warning" if texts[code][0] == "warning" else "note", f"{len(names)} {texts[code][1]}", tuple(names)
-        )
-        for code, names in sorted(observations.items())
-        if names
-    ]
+        *found("many-frames", "note", "{n} picture(s) have several frames; the first is used", seen["many-frames"]),
+        *found("wrong-suffix", "note", "{n} picture(s) are of another format than their suffix says; they are read all "
+               "the same", seen["wrong-suffix"]),
+        *found("sixteen-bit", "warning", "{n} picture(s) have over 8 bits a channel; 0…65535 (or 0…1) is scaled to "
+               "0…255", seen["sixteen-bit"]),
+        *found("changed-file", "warning", "{n} picture(s) changed while being read; the later content is used",
+               seen["changed-file"]),
+    ]  # fmt: skip
 
 
 def refuse_one_class(dataset: Dataset, findings: Sequence[Finding]) -> None:
@@ -145,28 +128,14 @@ def _conflicting(dataset: Dataset, digests: Sequence[str]) -> list[list[int]]:
 
 
 def _class_sizes(dataset: Dataset) -> list[Finding]:
-    counts = Counter(dataset.labels)
-    few = tuple(f"{label} ({count})" for label, count in sorted(counts.items(), key=str) if count < 5)
-    findings = []
-    if few:
-        findings.append(
-            Finding(
-                "tiny-classes",
-                "warning",
-                f"{len(few)} class(es) have fewer than five pictures",
-                few,
-                "More pictures of these classes help most.",
-            )
-        )
-    most, least = max(counts.values()), min(counts.values())
-    if most > 10 * least:
-        findings.append(
-            Finding(
-                "imbalance",
-                "warning",
-                f"the largest class has {most} pictures, the smallest {least}",
-                (),
-                "If rare classes matter as much, train with --set head.class_weight=balanced.",
-            )
-        )
-    return findings
+    counts = Counter(str(label) for label in dataset.labels)
+    few = [f"{label} ({count})" for label, count in sorted(counts.items()) if count < 5]
+    largest, smallest = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
+    apart = [f"{name} ({counts[name]})" for name in (largest, smallest)]
+    return [
+        *found("tiny-classes", "warning", "{n} class(es) have fewer than five pictures", few,
+               "More pictures of these classes help most."),
+        *found("imbalance", "warning", "the largest class has more than ten times the pictures of the smallest",
+               apart if counts[largest] > 10 * counts[smallest] else [],
+               "If rare classes matter as much, train with --set head.class_weight=balanced."),
+    ]  # fmt: skip

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from headstart.errors import DataError
-from headstart.records import Dataset, Finding, Integers, Splits
+from headstart.records import Dataset, Finding, Integers, Splits, found
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def split(dataset: Dataset, groups: Integers, validation: float, seed: int) -> S
     rows = np.zeros(len(dataset), dtype=bool)
     rows[held] = True
     measured = {dataset[row].label for row in held}
-    alone = tuple(sorted(label for label in sizes if label not in measured))
+    alone = sorted(label for label in sizes if label not in measured)
     findings = _not_measured(alone, "have a single picture (or group): they are learned and cannot be measured")
     return Splits(np.flatnonzero(~rows), np.flatnonzero(rows), np.array([], dtype=np.int64), findings)
 
@@ -129,24 +129,25 @@ def _given(dataset: Dataset, groups: Integers) -> Splits:
             "Give training pictures of those classes, or leave them out of the other parts.",
         )
     measured = {dataset[row].label for row in (*validation, *test)}
-    findings = list(_not_measured(tuple(sorted(str(x) for x in learned - measured)), "are in no measured part"))
-    both = sorted(set(groups[train]) & set(groups[np.concatenate([validation, test])]))
-    if both:
-        names = tuple(dataset[row].name for row in np.flatnonzero(np.isin(groups, both)))
-        findings.append(
-            Finding(
+    both = np.intersect1d(groups[train], groups[np.concatenate([validation, test])])
+    return Splits(
+        train,
+        validation,
+        test,
+        (
+            *_not_measured(sorted(str(label) for label in learned - measured), "are in no measured part"),
+            *found(
                 "split-leak",
                 "warning",
-                f"the given split puts {len(names)} pictures of {len(both)} "
-                "identical pictures or groups on both sides; its figures flatter the model",
-                names,
+                "the given split has {n} pictures with a copy, or one of their group, on the other side; its figures "
+                "flatter the model",
+                [dataset[row].name for row in np.flatnonzero(np.isin(groups, both))],
                 "Keep copies and groups on one side.",
-            )
-        )
-    return Splits(train, validation, test, tuple(findings), given=True)
+            ),
+        ),
+        given=True,
+    )
 
 
-def _not_measured(labels: tuple[str, ...], why: str) -> tuple[Finding, ...]:
-    if not labels:
-        return ()
-    return (Finding("unmeasured-classes", "warning", f"{len(labels)} class(es) {why}", labels),)
+def _not_measured(labels: Sequence[str], why: str) -> tuple[Finding, ...]:
+    return tuple(found("unmeasured-classes", "warning", "{n} class(es) " + why, labels))

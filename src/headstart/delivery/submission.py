@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
-from headstart.data.sources import Table
+from headstart.data.tables import Table
 from headstart.errors import ConfigError, DataError
 from headstart.records import ClassNames, Predictions, listing
 

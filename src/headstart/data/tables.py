@@ -1,0 +1,118 @@
+"""A CSV or TSV file → rows of strings, or an error with the line's number; nothing is converted, guessed or shifted."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from headstart.errors import ConfigError, DataError
+from headstart.records import listing
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A delimited text file: every cell is a string, every row as long as the header.
+
+    Attributes:
+        path: The file.
+        header: Column names.
+        rows: Cells.
+        lines: The line of the file on which each row ends, from 1.
+    """
+
+    path: Path
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    lines: tuple[int, ...]
+
+    def column(self, name: str) -> tuple[str, ...]:
+        """Return the cells of one column."""
+        index = self.header.index(name)
+        return tuple(row[index] for row in self.rows)
+
+
+def read_table(path: Path) -> Table:
+    """Read a CSV or TSV file; the delimiter (comma, semicolon, tab) is the one that the header line holds most of.
+
+    Raises:
+        DataError: Not UTF-8, an empty file, a repeated column, a row of another length, or a quote that is never
+            closed; with the line's number.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"The table {path} cannot be read: {error.strerror}.") from error
+    text = _decode_text(path, raw)
+    first = text.split("\n", 1)[0]
+    delimiter = max(",;\t", key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    header: tuple[str, ...] = ()
+    rows: list[tuple[str, ...]] = []
+    lines: list[int] = []
+    problems: list[str] = []
+    try:
+        for cells in reader:
+            if not cells:
+                continue
+            if not header:
+                header = tuple(cell.strip() for cell in cells)
+            elif len(cells) != len(header):
+                problems.append(f"line {reader.line_num} has {len(cells)} cells instead of {len(header)}")
+            else:
+                rows.append(tuple(cells))
+                lines.append(reader.line_num)
+    except csv.Error as error:
+        problems.append(f"line {reader.line_num}: {error}")
+    if repeated := [name for name, count in Counter(header).items() if count > 1]:
+        problems.append(f"the column {repeated[0]!r} occurs more than once")
+    if problems:
+        raise DataError(
+            f"The table {path} is damaged: {listing(problems)}.",
+            "Nothing was guessed. Mend those lines (a cell with the delimiter in it needs quotes).",
+        )
+    if not rows:
+        raise DataError(f"The table {path} has no rows.", "Its first line names the columns, e.g. id,label.")
+    return Table(path, header, tuple(rows), tuple(lines))
+
+
+def find_column(table: Table, wanted: str | None, usual: Sequence[str], what: str, *, need: bool = True) -> str | None:
+    """Return the name of the column that holds `what`: the one asked for, or the first with a usual name.
+
+    Raises:
+        ConfigError: The column asked for is not there, or one is needed and none has a usual name.
+    """
+    columns = listing([repr(c) for c in table.header], 12)
+    if wanted is not None:
+        if wanted and wanted not in table.header:
+            raise ConfigError(f"{table.path} has no column {wanted!r}; its columns are {columns}.")
+        return wanted or None
+    by_name = {column.lower(): column for column in table.header}
+    found = next((by_name[name] for name in usual if name in by_name), None)
+    if found is None and need:
+        raise ConfigError(
+            f"{table.path}: which column holds the {what}? None of {columns} has a usual name ({', '.join(usual)}).",
+            f"Name it with --{what}-column.",
+        )
+    return found
+
+
+def _decode_text(path: Path, raw: bytes) -> str:
+    for mark, encoding in ((b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16")):
+        if raw.startswith(mark):
+            raise DataError(f"The table {path} is in {encoding}; UTF-8 was expected.", "Save it as CSV UTF-8.")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise DataError(
+            f"The table {path} is not UTF-8: line {line} holds the byte 0x{raw[error.start]:02x} "
+            f"({raw[error.start : error.start + 1].decode('latin-1')!r} in Latin-1).",
+            "Save it as CSV UTF-8.",
+        ) from error
+    if "\x00" in text:
+        raise DataError(f"The table {path} holds NUL bytes; it is no CSV file.", "Save it as CSV UTF-8.")
+    return text

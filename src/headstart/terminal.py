@@ -1,0 +1,176 @@
+"""What the commands say, and where: data on stdout, everything else (progress, findings, errors) on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from headstart.errors import HeadstartError
+from headstart.records import silence
+
+if TYPE_CHECKING:
+    from headstart.config import Plan
+    from headstart.records import Evaluation, Finding
+
+stderr = Console(stderr=True, highlight=False)
+stdout = Console(highlight=False)
+
+
+@contextmanager
+def progress(quiet: bool) -> Iterator[Any]:
+    """Give a listener that draws a bar on a terminal, or prints a line now and then elsewhere."""
+    if quiet:
+        yield silence
+    elif stderr.is_terminal:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=stderr) as bars:
+            yield _Bars(bars)
+    else:
+        yield _Lines()
+
+
+class _Bars:
+    """One bar for each stage."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+        self._begun: dict[str, tuple[float, int]] = {}
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bars.add_task(stage, total=total, rate="")
+            self._begun[stage] = (time.monotonic(), done)
+        self._bars.update(self._tasks[stage], completed=done, total=total, rate=_rate(self._begun[stage], done))
+
+
+class _Lines:
+    """A line for each stage when it begins, every ten seconds, and when it ends: for logs."""
+
+    def __init__(self) -> None:
+        self._begun: dict[str, tuple[float, int]] = {}
+        self._said: dict[str, float] = {}
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        self._begun.setdefault(stage, (now, done))
+        if done >= total or now - self._said.get(stage, self._begun[stage][0]) >= 10:
+            self._said[stage] = float("inf") if done >= total else now
+            stderr.print(f"{stage}: {done} of {total} {_rate(self._begun[stage], done)}".rstrip())
+
+
+def _rate(begun: tuple[float, int], done: int) -> str:
+    seconds = time.monotonic() - begun[0]
+    return f"{(done - begun[1]) / seconds:.0f}/s" if seconds > 0.5 and done > begun[1] else ""
+
+
+def say(quiet: bool, text: str) -> None:
+    """Print a remark on stderr, unless the user wants quiet."""
+    if not quiet:
+        stderr.print(text, markup=False, soft_wrap=True)
+
+
+def print_line(text: str) -> None:
+    """Print a line of data: as it is, whatever the width of the terminal."""
+    stdout.print(text, markup=False, soft_wrap=True)
+
+
+def print_json(content: object) -> None:
+    """Print data for programs."""
+    sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def print_plan(plan: Plan, pictures: int, classes: int) -> None:
+    """Print what training is going to do."""
+    encoder, head = plan.encoder, plan.head
+    mirrored = " and its mirror image" if plan.pictures.mirror else ""
+    strength = f"strength {head.l2[0]:g}" if len(head.l2) == 1 else f"strength chosen by {plan.split.folds} folds"
+    say(
+        False,
+        f"""Plan: {pictures} pictures of {classes} classes
+  pictures   {plan.pictures.size} px, {plan.pictures.resize}; each picture{mirrored}
+  backbone   {encoder.backbone}, frozen, on {encoder.engine} ({encoder.device}, {encoder.precision})
+  split      {plan.split.validation:.0%} of each class held out, unless the data brings a split; seed {plan.seed}
+  head       logistic regression, {strength}, prior: {head.prior}, class weights: {head.class_weight}
+  then       {"fit once more on training and validation pictures" if plan.refit else "keep the measured head"}""",
+    )
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """Print what was found in the data, a line each with up to three names."""
+    styles = {"error": "red", "warning": "yellow", "note": "cyan"}
+    for finding in findings:
+        shown = [escape(_printable(name)) for name in finding.names[:3]]
+        more = f", … {len(finding.names) - 3} more" if len(finding.names) > 3 else ""
+        names = f": {', '.join(shown)}{more}" if shown else ""
+        advice = f" {escape(finding.advice)}" if finding.advice else ""
+        style = styles[finding.severity]
+        stderr.print(f"[{style}]{finding.severity}[/] {escape(finding.message)}{names}.{advice}", soft_wrap=True)
+
+
+def _printable(name: str) -> str:
+    return name if name.isprintable() else repr(name)
+
+
+def print_evaluation(evaluation: Evaluation, title: str) -> None:
+    """Print the figures with their intervals, and what is confused most."""
+    names = {
+        "accuracy": "accuracy",
+        "top5_accuracy": "top-5 accuracy",
+        "log_loss": "log-loss",
+        "macro_f1": "macro F1",
+        "brier": "Brier score",
+        "ece": "calibration error (ECE)",
+    }
+    table = Table(title=escape(title), title_justify="left")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    table.add_column("95 % interval", justify="right")
+    for key, figure in evaluation.overall.items():
+        if key == "top5_accuracy" and len(evaluation.classes) <= 5:
+            continue  # always 1
+        table.add_row(names[key], f"{figure.value:.4f}", f"{figure.low:.4f} … {figure.high:.4f}")
+    stdout.print(table)
+    if evaluation.confused:
+        pairs = [f"{given} taken for {taken} ({count})" for given, taken, count in evaluation.confused[:5]]
+        print_line("Most confused: " + ", ".join(map(_printable, pairs)) + ".")
+
+
+def print_layers(rows: Sequence[Mapping[str, Any]], title: str) -> None:
+    """Print the layers of a model as a table."""
+    table = Table(title=escape(title))
+    table.add_column("layer", overflow="fold")
+    table.add_column("type", overflow="fold")
+    table.add_column("output", justify="right")
+    table.add_column("parameters", justify="right")
+    for row in rows:
+        table.add_row(row["name"], row["type"], str(tuple(row["output"])), f"{row['parameters']:,}")
+    stdout.print(table)
+
+
+def print_error(error: HeadstartError) -> None:
+    """Print what happened, and after a blank line the hint."""
+    stderr.print(f"error: {error.message}", style="red", markup=False, soft_wrap=True)
+    if error.hint:
+        stderr.print(f"\nhint: {error.hint}", markup=False, soft_wrap=True)
+
+
+def show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    """Print a warning of this package like any other remark; those of libraries are not for its users."""
+    if issubclass(category, UserWarning):
+        stderr.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
