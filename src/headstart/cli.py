@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headstart import terminal
+from headstart import storage, terminal
 from headstart.errors import ConfigError, HeadstartError, StorageError
 
 if TYPE_CHECKING:
@@ -194,19 +194,15 @@ def _train(dataset: Dataset, asked: TrainConfig, out: Path, cache: Path | None, 
         )
         return
     for name, evaluation in result.evaluations.items():
-        terminal.print_evaluation(
-            evaluation, f"{name.capitalize()} pictures ({evaluation.pictures}), never learned from"
-        )
+        title = f"{name.capitalize()}: {evaluation.pictures} pictures that were never learned from"
+        terminal.print_evaluation(evaluation, title)
     terminal.print_line(
         f"Strength {told.training['strength']:g}, temperature {result.classifier.temperature:.3f}. "
         f"The saved head was fitted on {told.training['fitted_on']}."
     )
-    terminal.print_line(
-        f"Saved: {out}" + (f" (the model that was there is now {earlier})" if (earlier := _moved(out)) else "")
-    )
-    terminal.print_line(
-        f"Next: headstart predict {out} PICTURES…   ·   plots: {out / 'plots'}   ·   card: {out / 'README.md'}"
-    )
+    earlier = _moved(out)
+    terminal.print_line(f"Saved: {out}" + (f" (the model that was there is now {earlier})" if earlier else ""))
+    terminal.print_line(f"Plots: {out / 'plots'}   Card: {out / 'README.md'}   Next: headstart predict {out} PICTURES")
 
 
 @app.command()
@@ -406,10 +402,10 @@ def cache(context: typer.Context, as_json: AsJson = False) -> None:
     """What is stored of computed features, and how large it is."""
     if context.invoked_subcommand is not None:
         return
-    from headstart.encoding import features
+    from headstart.encoding import cache as caches
 
-    folder = features.default_cache()
-    states = features.survey(folder)
+    folder = caches.default_cache()
+    states = caches.survey(folder)
     vectors, size = sum(s.rows for s in states), sum(s.size for s in states)
     if as_json:
         terminal.print_json({"folder": str(folder), "files": len(states), "vectors": vectors, "bytes": size})
@@ -422,9 +418,9 @@ def cache_verify(
     remove: Annotated[bool, typer.Option("--remove", help="Remove what is damaged; it is computed again.")] = False,
 ) -> None:
     """Check every stored file against its digests."""
-    from headstart.encoding import features
+    from headstart.encoding import cache as caches
 
-    states = features.survey(features.default_cache(), verify=True)
+    states = caches.survey(caches.default_cache(), verify=True)
     damaged = [state for state in states if state.problem]
     for state in damaged:
         terminal.print_line(f"damaged: {state.path}: {state.problem}")
@@ -442,13 +438,13 @@ def cache_clear(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Remove all stored features; they are computed again when they are needed."""
-    from headstart.encoding import features
+    from headstart.encoding import cache as caches
 
-    folder = features.default_cache()
-    states = features.survey(folder)
+    folder = caches.default_cache()
+    states = caches.survey(folder)
     if not yes and not typer.confirm(f"Remove {len(states)} files under {folder}?", err=True):
         raise typer.Exit(1)
-    features.clear(folder)
+    caches.clear(folder)
     terminal.print_line(f"Removed {len(states)} files, {sum(s.size for s in states) / 1e6:.1f} MB.")
 
 
@@ -521,9 +517,9 @@ def _load(folder: Path, engine: str | None, device: str | None, precision: str |
 
 
 def _cache(without: bool) -> Path | None:
-    from headstart.encoding import features
+    from headstart.encoding import cache as caches
 
-    return None if without else features.default_cache()
+    return None if without else caches.default_cache()
 
 
 def _save(result: Any, out: Path) -> None:
@@ -548,11 +544,5 @@ def _check_out(out: Path, inputs: Sequence[Path]) -> None:
 
 
 def _write(out: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="", errors="surrogateescape")
-        os.replace(temporary, out)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StorageError(f"{out} cannot be written: {error.strerror or error}.") from error
+    with storage.storage_errors(out, "Name another file with --out."):
+        storage.write_whole(out, text.encode("utf-8", "surrogateescape"))

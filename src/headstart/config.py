@@ -11,7 +11,7 @@ import math
 import tomllib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -229,11 +229,7 @@ def _build(kind: type, values: Mapping[str, Any], prefix: str, problems: list[st
     arguments: dict[str, Any] = {}
     for name, value in values.items():
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5) or difflib.get_close_matches(
-                name, [row[0] for row in settings_table()], n=1, cutoff=0.4
-            )
-            guess = f"; did you mean {prefix if close[0] in known else ''}{close[0]}?" if close else ""
-            problems.append(f"{prefix}{name} is not a setting{guess}")
+            problems.append(f"{prefix}{name} is not a setting{_guess(prefix, name, known)}")
         elif dataclasses.is_dataclass(hints[name]):
             if isinstance(value, Mapping):
                 arguments[name] = _build(hints[name], value, f"{prefix}{name}.", problems)
@@ -246,6 +242,17 @@ def _build(kind: type, values: Mapping[str, Any], prefix: str, problems: list[st
             else:
                 arguments[name] = value
     return kind(**arguments)
+
+
+def _guess(prefix: str, name: str, known: Iterable[str]) -> str:
+    """Return what may have been meant: the same name in another section, a similar one here, a similar one anywhere."""
+    every = [row[0] for row in settings_table()]
+    close = (
+        [setting for setting in every if setting.endswith(f".{name}")]
+        or [prefix + near for near in difflib.get_close_matches(name, known, n=1, cutoff=0.5)]
+        or difflib.get_close_matches(name, every, n=1, cutoff=0.4)
+    )
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _problems(config: Any, prefix: str) -> list[str]:

@@ -78,7 +78,7 @@ OVERALL: dict[str, Metric] = {
     "brier": brier,
     "ece": ece,
 }
-PROPORTIONS = ("accuracy", "top5_accuracy", "recall", "precision", "f1")
+PROPORTIONS = ("accuracy", "top5_accuracy", "macro_f1", "recall", "precision", "f1")
 
 
 def confusion(probabilities: Array, truth: Integers) -> Integers:
@@ -110,7 +110,7 @@ def overall_intervals(
         seed: Of the resampling.
     """
     weights = resample(len(truth), groups, rounds, seed)
-    size = len(truth)
+    size = _units(groups, np.ones(len(truth), dtype=bool))
     return {
         name: _interval(name, metric(probabilities, truth, None), metric(probabilities, truth, weights), size)
         for name, metric in OVERALL.items()
@@ -133,16 +133,16 @@ def class_intervals(
     result: dict[int, dict[str, Interval]] = {}
     for k in np.flatnonzero(support):
         own = truth == k
+        size = _units(groups, own)
         drawn = weights[:, own]
         drawn = drawn[drawn.sum(axis=1) > 0]  # a resample without the class says nothing about it
         figures = {
-            name: _interval(name, point[name][0, k], spread[name][:, k], int(support[k]))
-            for name in ("recall", "precision", "f1")
+            name: _interval(name, point[name][0, k], spread[name][:, k], size) for name in ("recall", "precision", "f1")
         }
         for name in ("top5_accuracy", "log_loss", "brier", "ece"):
             value = OVERALL[name](probabilities[own], truth[own], None)
             rows = OVERALL[name](probabilities[own], truth[own], drawn)
-            figures[name] = _interval(name, value, rows, int(support[k]))
+            figures[name] = _interval(name, value, rows, size)
         result[int(k)] = figures
     return result
 
@@ -170,6 +170,11 @@ def _interval(name: str, value: Any, draws: Array, size: int) -> Interval:
         # 14 right out of 14: every resample says 1.0 as well, yet nobody may believe [1, 1].
         low, high = wilson(float(value), size)
     return Interval(float(value), min(float(low), float(value)), max(float(high), float(value)))
+
+
+def _units(groups: Integers | None, rows: NDArray[np.bool_]) -> int:
+    """Return how many independent observations these rows are."""
+    return int(rows.sum()) if groups is None else len(np.unique(groups[rows]))
 
 
 def _bins(probabilities: Array, truth: Integers) -> tuple[Integers, Array]:

@@ -25,6 +25,7 @@ from headstart.data.checks import Inspection
 from headstart.encoding import backbone as backbones
 from headstart.encoding import features, runtime
 from headstart.encoding.backbone import Backbone
+from headstart.encoding.cache import default_cache
 from headstart.encoding.features import VIEWS, Extraction
 from headstart.judging import evaluation
 from headstart.learning import heads, prior
@@ -130,7 +131,7 @@ def train(
     """
     inspection = checks.inspect(dataset, progress)
     backbone, plan = prepare(config or TrainConfig())
-    return fit(inspection, backbone, plan, cache=cache or features.default_cache(), progress=progress)
+    return fit(inspection, backbone, plan, cache=cache or default_cache(), progress=progress)
 
 
 def fit(

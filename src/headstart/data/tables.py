@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,6 +98,16 @@ def find_column(table: Table, wanted: str | None, usual: Sequence[str], what: st
             f"Name it with --{what}-column.",
         )
     return found
+
+
+def to_csv(rows: Iterable[Sequence[str]]) -> str:
+    """Return rows as CSV text with line feeds; `csv.writer` would leave a lone carriage return unquoted."""
+    return "".join(",".join(map(_quoted, row)) + "\n" for row in rows)
+
+
+def _quoted(cell: str) -> str:
+    plain = cell and not any(letter in cell for letter in ',"\r\n')
+    return cell if plain else '"' + cell.replace('"', '""') + '"' if cell else ""
 
 
 def _decode_text(path: Path, raw: bytes) -> str:

@@ -5,14 +5,12 @@ A picture that could not be used keeps its row: empty cells in a CSV, `"status":
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
-from headstart.data.tables import Table
+from headstart.data.tables import Table, to_csv
 from headstart.errors import ConfigError, DataError
 from headstart.records import ClassNames, Predictions, listing
 
@@ -146,13 +144,11 @@ def _cells(predictions: Predictions, row: int, columns: Iterable[int]) -> list[s
 
 
 def _csv(rows: Iterable[Sequence[str]], safe: bool) -> str:
-    target = io.StringIO(newline="")
-    writer = csv.writer(target, lineterminator="\n")
-    for row in rows:
-        writer.writerow(
-            [f"'{cell}" if safe and cell.startswith(_DANGEROUS) and not _number(cell) else cell for cell in row]
-        )
-    return target.getvalue()
+    return to_csv([_defused(cell) for cell in row] if safe else row for row in rows)
+
+
+def _defused(cell: str) -> str:
+    return f"'{cell}" if cell.startswith(_DANGEROUS) and not _number(cell) else cell
 
 
 def _number(cell: str) -> bool:

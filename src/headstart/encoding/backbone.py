@@ -12,6 +12,8 @@ import functools
 import hashlib
 import importlib
 import logging
+import pickletools
+import re
 import socket
 import urllib.parse
 import urllib.request
@@ -78,8 +80,10 @@ def load(name: str, weights: str = "", *, size: int | None = None, resize: str =
     _check_name(name)
     with _quiet():
         if weights:
-            module = _create(name, size)
+            module = _create(name)
             _fill(module, _read_weights(Path(weights)), weights)
+            if size is not None:
+                module = _resized(module, name, size)
         elif name in BUNDLED:
             module = _create(name, size)
             package, holder = BUNDLED[name]
@@ -96,7 +100,7 @@ def rebuild(name: str, state: Mapping[str, Tensor], preprocess: Preprocess) -> B
         BackboneError: The weights do not fit the architecture.
     """
     with _quiet():
-        module = _create(name, preprocess.size, classes=0)
+        module = _create(name, preprocess.size, num_classes=0)
         _load_strictly(module, state, "the saved model")
     module.eval().requires_grad_(False)
     empty = torch.empty(0).numpy()
@@ -155,17 +159,23 @@ def _check_name(name: str) -> None:
         )
 
 
-def _create(name: str, size: int | None, *, classes: int | None = None, pretrained: bool = False) -> nn.Module:
-    options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+def _create(name: str, size: int | None = None, **options: Any) -> nn.Module:
     if size is not None and not name.startswith("local-dir:"):
         asked = _timm().get_pretrained_cfg(name)
         if asked is not None and asked.fixed_input_size and asked.input_size[-1] != size:
             options["img_size"] = size  # e.g. a ViT, whose position embedding has to be resampled
     try:
-        module: nn.Module = _timm().create_model(name, pretrained=pretrained, **options)
+        module: nn.Module = _timm().create_model(name, **options)
     except TypeError as error:
         raise ConfigError(f"{name} cannot take pictures of {size} pixels: {error}.") from error
     return module
+
+
+def _resized(module: nn.Module, name: str, size: int) -> nn.Module:
+    """Return the network for pictures of another size, its weights resampled where they depend on the size."""
+    classes = module.num_classes
+    overlay = {"state_dict": module.state_dict(), "num_classes": classes, "custom_load": False}
+    return _create(name, size, pretrained=True, num_classes=classes, pretrained_cfg_overlay=overlay)
 
 
 def _from_hub(name: str, size: int | None) -> nn.Module:
@@ -178,7 +188,9 @@ def _from_hub(name: str, size: int | None) -> nn.Module:
     except ConfigError:
         raise
     except Exception as error:  # the hub's client, its HTTP library and timm each have errors of their own
-        known = None if name.startswith("local-dir:") else _timm().get_pretrained_cfg(name)
+        if name.startswith("local-dir:"):
+            raise BackboneError(f"{name}: no weights that fit could be read there: {error}.") from error
+        known = _timm().get_pretrained_cfg(name)
         sought = f"model.safetensors of {known.hf_hub_id}" if known and known.hf_hub_id else "its weights"
         raise BackboneError(
             f"The weights of {name} cannot be had: {sought} was sought in the hub's cache {constants.HF_HUB_CACHE} and "
@@ -209,8 +221,10 @@ def _read_weights(file: Path) -> Mapping[str, Tensor]:
     except SafetensorError as error:
         raise BackboneError(f"The weights file {file} is damaged or no safetensors file: {error}.") from error
     except Exception as error:  # a refused global, a broken zip, a truncated stream: all mean "not read"
+        asks = _first_global(file, str(error))
+        why = f"it asks for {asks}, which is no tensor" if asks else "it is damaged or holds no tensors"
         raise BackboneError(
-            f"The weights file {file} is refused: {str(error).strip().splitlines()[0]}",
+            f"The weights file {file} is refused: {why}.",
             "Only tensors are read from it; code in it is never run. A .safetensors file is the safe choice.",
         ) from error
     for key in ("state_dict", "model", "state_dict_ema", "model_ema"):
@@ -219,6 +233,22 @@ def _read_weights(file: Path) -> Mapping[str, Tensor]:
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise BackboneError(f"The weights file {file} holds no plain table of tensors.")
     return {str(key).removeprefix("module."): value for key, value in content.items()}
+
+
+def _first_global(file: Path, message: str) -> str:
+    """Return the name that a pickle wanted to import, as torch tells it or as the file's own opcodes do."""
+    if told := re.search(r"GLOBAL ([\w.]+)", message):
+        return told[1]
+    words: list[str] = []
+    with contextlib.suppress(Exception), open(file, "rb") as stream:  # whatever the file is, reading it may fail
+        for opcode, argument, _ in pickletools.genops(stream):
+            if opcode.name in ("GLOBAL", "INST"):
+                return str(argument).replace(" ", ".")
+            if opcode.name == "STACK_GLOBAL":
+                return ".".join(words[-2:])
+            if isinstance(argument, str):
+                words.append(argument)
+    return ""
 
 
 def _fill(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

@@ -1,42 +1,33 @@
-"""Dataset × encoder → features, read from and written to a cache that is addressed by content.
+"""Dataset × encoder → features, read from and written to the cache.
 
-A stored vector is found by the digest of the file's bytes and by everything that shaped it (weights, preprocessing,
-decoder, engine, precision, view). Shards are only ever added, each by a rename once it is on disk, and each row depends
-on its own picture alone: killed anywhere, or shared by any number of processes without a lock, the cache at worst makes
-somebody compute a row twice, and the rows are the same. Nothing in the cache can run code: it holds tensors.
+Pictures are decoded by threads a little ahead of the encoder, and committed in shards. Each row depends on its own
+picture alone, so it does not matter which rows were there already, or in which order the others are computed.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import random
-import stat
-import time
-import warnings
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import platformdirs
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from headstart.data import images
 from headstart.encoding import runtime
 from headstart.encoding.backbone import Backbone
+from headstart.encoding.cache import Store, open_cache
 from headstart.encoding.runtime import Agreement, Encoder
-from headstart.errors import PictureError, StorageError
+from headstart.errors import PictureError
 from headstart.records import Dataset, FeatureTable, Floats, Pixels, Progress, silence
 
 SHARD_ROWS = 256
-STALE_SECONDS = 24 * 3600
 VIEWS = ("original", "mirror")
+AGREEMENT = {field.name for field in fields(Agreement)}
 COMPARED = 8  # pictures on which the engine is compared with PyTorch
 
 
@@ -46,48 +37,6 @@ class Extraction(NamedTuple):
     table: FeatureTable
     encoder: Encoder
     agreement: Agreement | None
-
-
-class ShardState(NamedTuple):
-    """One file of the cache: its path, rows (0 if damaged), size in bytes, and what is wrong with it, if anything."""
-
-    path: Path
-    rows: int
-    size: int
-    problem: str
-
-
-def default_cache() -> Path:
-    """Return the cache folder: `HEADSTART_CACHE`, else the platform's place for caches."""
-    return Path(os.environ.get("HEADSTART_CACHE") or platformdirs.user_cache_dir("headstart", appauthor=False))
-
-
-def open_cache(folder: Path) -> Path:
-    """Make the cache folder if need be, for its owner alone, and return it.
-
-    Raises:
-        StorageError: It cannot be written, or others may write to it, so that its content cannot be trusted.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        state = folder.stat()
-    except OSError as error:
-        raise StorageError(
-            f"The cache folder {folder} cannot be made: {error.strerror}.",
-            "Name another with HEADSTART_CACHE, or work without one: --no-cache.",
-        ) from error
-    if os.name == "posix" and state.st_mode & stat.S_IWOTH:
-        raise StorageError(
-            f"The cache folder {folder} may be written by everybody (mode {stat.S_IMODE(state.st_mode):o}"
-            "), so what lies in it cannot be trusted.",
-            f"`chmod o-w {folder}` if it is yours, or name another with HEADSTART_CACHE.",
-        )
-    if not os.access(folder, os.W_OK):
-        raise StorageError(
-            f"The cache folder {folder} cannot be written.",
-            "Name another with HEADSTART_CACHE, or work without one: --no-cache.",
-        )
-    return folder
 
 
 def recipe(encoder: Encoder, view: str) -> dict[str, object]:
@@ -166,14 +115,19 @@ class _Job:
 
     def recall(self) -> Agreement | None:
         """Take what the cache holds, and return how the engine compared when it was filled."""
-        self.stores = [] if self.cache is None else [Store(self.cache, recipe(self.encoder, v)) for v in self.views]
+        self.stores = (
+            []
+            if self.cache is None
+            else [Store(self.cache, recipe(self.encoder, view), self.encoder.dim) for view in self.views]
+        )
         self._fetch()
-        return self.stores[0].agreement() if self.stores else None
+        known = self.stores[0].remembered() if self.stores else None
+        return Agreement(**known) if isinstance(known, dict) and known.keys() == AGREEMENT else None
 
     def remember(self, agreement: Agreement) -> None:
         """Note beside the features how the engine compared."""
         for store in self.stores:
-            store.note(agreement)
+            store.remember(asdict(agreement))
 
     def missing(self) -> dict[str, list[int]]:
         """Return digest → rows that still need their features. Unreadable files are asked again, each on its own."""
@@ -187,9 +141,9 @@ class _Job:
         """Return a few of the missing pictures, prepared."""
         pictures = []
         for rows in self.missing().values():
-            outcome = self._load(rows[0])
-            if not isinstance(outcome, PictureError):
-                pictures.append(outcome.pixels)
+            pixels = self._load(rows[0]).pixels
+            if pixels is not None:
+                pictures.append(pixels)
             if len(pictures) == most:
                 break
         return pictures
@@ -202,15 +156,13 @@ class _Job:
 
         def pictures() -> Iterator[Pixels]:
             for row, rows, outcome in self._decoded():
-                if isinstance(outcome, PictureError):
-                    self.failures[row] = outcome.message
-                    if self.digests[row]:  # the same bytes fail the same way
-                        self.failures.update(dict.fromkeys(rows, outcome.message))
+                same = rows if outcome.digest == self.digests[row] else [row]
+                if outcome.pixels is None:
+                    self.failures.update(dict.fromkeys(same, outcome.problem))  # the same bytes fail the same way
                     self._report()
                     continue
                 for remark in outcome.remarks:
                     self.remarks[remark].append(self.dataset[row].name)
-                same = rows if outcome.digest == self.digests[row] else [row]
                 if self.digests[row] and outcome.digest != self.digests[row]:
                     self.changed.append(self.dataset[row].name)
                 self.digests[row] = outcome.digest
@@ -245,10 +197,10 @@ class _Job:
             self.values, tuple(self.digests), dict(self.failures), self.encoded, tuple(self.changed), observations
         )
 
-    def _decoded(self) -> Iterator[tuple[int, list[int], _Loaded | PictureError]]:
+    def _decoded(self) -> Iterator[tuple[int, list[int], _Loaded]]:
         """Yield the missing pictures, decoded by threads a little ahead of the encoder."""
         cores = runtime.available_cores()
-        ahead: deque[tuple[int, list[int], Future[_Loaded | PictureError]]] = deque()
+        ahead: deque[tuple[int, list[int], Future[_Loaded]]] = deque()
         pool = ThreadPoolExecutor(cores)
         try:
             for rows in self._to_do():
@@ -275,14 +227,15 @@ class _Job:
             self._fetch()
             yield from (rows for rows in block if not self.known[rows].all())
 
-    def _load(self, row: int) -> _Loaded | PictureError:
-        path = self.dataset[row].path
+    def _load(self, row: int) -> _Loaded:
+        path, digest = self.dataset[row].path, ""
         try:
             data = images.read_bytes(path)
+            digest = images.digest(data)
             picture = images.load(data, self.encoder.preprocess, suffix=path.suffix)
         except PictureError as error:
-            return error
-        return _Loaded(picture.pixels, picture.remarks, images.digest(data))
+            return _Loaded(digest, problem=error.message)
+        return _Loaded(digest, picture.pixels, picture.remarks)
 
     def _fetch(self) -> None:
         """Take from the stores what they hold of the missing rows."""
@@ -310,184 +263,9 @@ class _Job:
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
-    pixels: Pixels
-    remarks: tuple[str, ...]
+    """What became of one file: its digest ("" if it could not be read), and its prepared picture or the problem."""
+
     digest: str
-
-
-class Store:
-    """The shards of one recipe: a folder named by the recipe's digest.
-
-    A shard is a safetensors file with `keys` (n, 32) uint8, SHA-256 of the files' bytes, and `values` (n, D) float32.
-    Its metadata holds the digest of the recipe and of both tensors; one that does not agree is passed over.
-    """
-
-    def __init__(self, cache: Path, recipe: Mapping[str, object]) -> None:
-        """Make the folder."""
-        text = json.dumps(recipe, sort_keys=True)
-        self.recipe = hashlib.sha256(text.encode()).hexdigest()
-        self.folder = cache / "features" / self.recipe[:32]
-        self._read: set[str] = set()
-        with _storage_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _remove_stale(self.folder)
-            if not (self.folder / "recipe.json").exists():
-                _write(self.folder / "recipe.json", text.encode())
-
-    def unread(self) -> list[Path]:
-        """Return the shards that appeared since they were last asked for."""
-        return [path for path in shards(self.folder) if path.name not in self._read]
-
-    def take(self, wanted: Iterable[str]) -> Iterator[tuple[str, Floats]]:
-        """Yield (digest, (D,)) of what the shards not yet read hold of the wanted digests."""
-        keys = {bytes.fromhex(digest): digest for digest in wanted}
-        for path in self.unread():
-            self._read.add(path.name)
-            try:
-                held, values = read_shard(path, self.recipe, keys)
-            except (SafetensorError, OSError, ValueError) as error:
-                warnings.warn(
-                    f"The cache file {path} is damaged and not used: {error}. What it held is computed again; "
-                    "`headstart cache verify --remove` removes it.",
-                    stacklevel=2,
-                )
-                continue
-            for key, vector in zip(held, values, strict=True):
-                if key in keys:
-                    yield keys[key], vector
-
-    def add(self, digests: Sequence[str], values: Floats) -> None:
-        """Commit rows as a new shard.
-
-        Raises:
-            StorageError: The disk is full or the folder cannot be written; nothing half-written remains.
-        """
-        keys = np.frombuffer(b"".join(bytes.fromhex(digest) for digest in digests), dtype=np.uint8).reshape(-1, 32)
-        values = np.ascontiguousarray(values, dtype=np.float32)
-        metadata = {"recipe": self.recipe, "keys": _sha(keys), "values": _sha(values)}
-        content = save({"keys": keys.copy(), "values": values}, metadata)
-        name = hashlib.sha256(content).hexdigest()[:32] + ".safetensors"
-        with _storage_errors(self.folder):
-            _write(self.folder / name, content)
-        self._read.add(name)
-
-    def agreement(self) -> Agreement | None:
-        """Return how the engine compared with PyTorch when this store was begun, if that is known."""
-        try:
-            return Agreement(**json.loads((self.folder / "agreement.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            return None
-
-    def note(self, agreement: Agreement) -> None:
-        """Keep how the engine compared."""
-        with _storage_errors(self.folder):
-            _write(self.folder / "agreement.json", json.dumps(asdict(agreement)).encode())
-
-
-def shards(folder: Path) -> list[Path]:
-    """Return the committed shards of a store."""
-    return sorted(folder.glob("*.safetensors"))
-
-
-def read_shard(path: Path, recipe: str, wanted: Iterable[bytes] | None = None) -> tuple[list[bytes], Floats]:
-    """Return keys and values of a shard; the values are read only if it holds something wanted (None: always).
-
-    Raises:
-        ValueError: Its digests or its recipe do not agree.
-        SafetensorError: It is no safetensors file.
-    """
-    with safe_open(path, framework="numpy") as file:
-        metadata = file.metadata() or {}
-        if metadata.get("recipe") != recipe:
-            raise ValueError("it belongs to another recipe")
-        keys = file.get_tensor("keys")
-        if _sha(keys) != metadata.get("keys"):
-            raise ValueError("its keys do not have the digest they should have")
-        held = [key.tobytes() for key in keys]
-        if wanted is not None and not set(held) & set(wanted):
-            return [], np.zeros((0, 0), dtype=np.float32)
-        values: Floats = file.get_tensor("values")
-        if _sha(values) != metadata.get("values"):
-            raise ValueError("its values do not have the digest they should have")
-    return held, values
-
-
-def survey(cache: Path, *, verify: bool = False) -> list[ShardState]:
-    """Return every shard of a cache with its size, and with `verify` whether its digests agree."""
-    states = []
-    for folder in sorted((cache / "features").glob("*")):
-        try:
-            recipe = hashlib.sha256((folder / "recipe.json").read_bytes()).hexdigest()
-        except OSError:
-            recipe = ""
-        for path in shards(folder):
-            try:
-                if verify:
-                    rows = len(read_shard(path, recipe)[0])
-                else:
-                    with safe_open(path, framework="numpy") as file:
-                        rows = file.get_slice("keys").get_shape()[0]
-                states.append(ShardState(path, rows, path.stat().st_size, ""))
-            except (SafetensorError, OSError, ValueError) as error:
-                states.append(ShardState(path, 0, path.stat().st_size, str(error)))
-    return states
-
-
-def clear(cache: Path) -> None:
-    """Remove every stored feature, and nothing else that may lie in the folder."""
-    for folder in (cache / "features").glob("*"):
-        with _storage_errors(folder):
-            for path in [*shards(folder), folder / "recipe.json", folder / "agreement.json"]:
-                path.unlink(missing_ok=True)
-            _remove_stale(folder)
-
-
-class _storage_errors:
-    """Turn what the operating system says about a folder into a `StorageError`."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __enter__(self) -> None:
-        """Nothing to prepare."""
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError):
-            raise StorageError(
-                f"The cache cannot be written in {self.folder}: {error.strerror or error}. What it held is intact.",
-                "Make room, name another folder with HEADSTART_CACHE, or work without one: --no-cache.",
-            ) from error
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write, flush to disk, rename, flush the folder: after a power cut the file is whole or not there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _remove_stale(folder: Path) -> None:
-    """Remove what a killed process left half-written a day ago or more."""
-    for path in folder.glob(".*.tmp"):
-        try:
-            if time.time() - path.stat().st_mtime > STALE_SECONDS:
-                path.unlink()
-        except FileNotFoundError:
-            continue  # somebody else removed it
-
-
-def _sha(array: Floats | Pixels) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+    pixels: Pixels | None = None
+    remarks: tuple[str, ...] = ()
+    problem: str = ""

@@ -40,6 +40,7 @@ class Encoder(Protocol):
     preprocess: Preprocess
     weights: str
     dim: int
+    trusted: tuple[Encoder, Agreement] | None
 
     @property
     def version(self) -> str:
@@ -96,27 +97,33 @@ def build(backbone: Backbone, plan: EncoderPlan) -> Encoder:
 def verified(encoder: Encoder, backbone: Backbone, pictures: Sequence[Pixels]) -> tuple[Encoder, Agreement]:
     """Compare the encoder with PyTorch float32 on a few pictures; beyond the bound, fall back to the next safer one.
 
+    An encoder is compared once in its life; what came of it is kept in its `trusted`.
+
     Warns:
         UserWarning: The engine differs by more than `BOUNDS` allows, and which one is used instead.
     """
-    reference = np.stack(list(TorchEncoder(backbone, reference_plan(encoder.plan)).encode(pictures)))
-    while True:
-        agreement = compare(np.stack(list(encoder.encode(pictures))), reference)
-        most, least = BOUNDS[encoder.plan.precision]
-        if (agreement.relative_error <= most and agreement.cosine >= least) or encoder.plan == reference_plan(
-            encoder.plan
-        ):
-            return encoder, agreement
-        safer = reference_plan(encoder.plan)
-        if encoder.plan.precision == "bf16":
-            safer = replace(encoder.plan, precision="f32")
-        warnings.warn(
-            f"{encoder.version} in {encoder.plan.precision} differs from PyTorch float32 by "
-            f"{agreement.relative_error:.2g} (cosine {agreement.cosine:.4f}), more than {most:g} (cosine {least:g}); "
-            f"{safer.engine} in {safer.precision} is used instead.",
-            stacklevel=2,
-        )
-        encoder = build(backbone, safer)
+    if encoder.trusted is None:
+        reference = np.stack(list(TorchEncoder(backbone, reference_plan(encoder.plan)).encode(pictures)))
+        encoder.trusted = _first_that_agrees(encoder, backbone, pictures, reference)
+    return encoder.trusted
+
+
+def _first_that_agrees(
+    encoder: Encoder, backbone: Backbone, pictures: Sequence[Pixels], reference: Floats
+) -> tuple[Encoder, Agreement]:
+    agreement = compare(np.stack(list(encoder.encode(pictures))), reference)
+    most, least = BOUNDS[encoder.plan.precision]
+    safest = reference_plan(encoder.plan)
+    if (agreement.relative_error <= most and agreement.cosine >= least) or encoder.plan == safest:
+        return encoder, agreement
+    safer = replace(encoder.plan, precision="f32") if encoder.plan.precision == "bf16" else safest
+    warnings.warn(
+        f"{encoder.version} in {encoder.plan.precision} differs from PyTorch float32 by "
+        f"{agreement.relative_error:.2g} (cosine {agreement.cosine:.4f}), more than {most:g} (cosine {least:g}); "
+        f"{safer.engine} in {safer.precision} is used instead.",
+        stacklevel=4,
+    )
+    return _first_that_agrees(build(backbone, safer), backbone, pictures, reference)
 
 
 def reference_plan(plan: EncoderPlan) -> EncoderPlan:
@@ -140,6 +147,7 @@ class TorchEncoder:
         """Keep the backbone; it moves to the device on first use."""
         self.plan, self.preprocess = plan, backbone.preprocess
         self.weights, self.dim = backbone.digest, backbone.dim
+        self.trusted: tuple[Encoder, Agreement] | None = None
         self._backbone = backbone
         self._network: nn.Module | None = None
 
@@ -180,6 +188,7 @@ class OpenVinoEncoder:
         """Keep the backbone; it is converted and compiled on first use."""
         self.plan, self.preprocess = plan, backbone.preprocess
         self.weights, self.dim = backbone.digest, backbone.dim
+        self.trusted: tuple[Encoder, Agreement] | None = None
         self._backbone = backbone
         self._compiled: Any = None
 

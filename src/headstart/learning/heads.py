@@ -245,9 +245,11 @@ def select_strength(
     held = [problem.held_out(fold) for fold in numbers]
     rows = np.concatenate([row for _, row in held]) if held else np.array([], dtype=np.int64)
     usual = DEFAULT_STRENGTH if problem.prior.any() else DEFAULT_STRENGTH_ALONE
+    best = min(range(len(strengths)), key=lambda index: abs(math.log(strengths[index] / usual)))
     if len(rows) < calibration.FEWEST or len(numbers) < 2:
-        strength = strengths[0] if len(strengths) == 1 else usual
-        return Selection(strength, 1.0, (), np.array([], dtype=np.int64), np.zeros((0, problem.classes), np.float32))
+        return Selection(
+            strengths[best], 1.0, (), np.array([], dtype=np.int64), np.zeros((0, problem.classes), np.float32)
+        )
     truth = problem.truth[:: problem.views].numpy()[np.argsort(problem.order)][rows]
     tried: dict[int, _Trial] = {}
 
@@ -264,7 +266,6 @@ def select_strength(
             tried[index] = _Trial(weights, logits, *calibration.fit_temperature(logits, truth))
         return tried[index].loss
 
-    best = min(range(len(strengths)), key=lambda index: abs(math.log(strengths[index] / usual)))
     score(best, None)
     for step in (1, -1):
         while 0 <= best + step < len(strengths) and score(best + step, best) < tried[best].loss:

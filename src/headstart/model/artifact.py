@@ -30,14 +30,16 @@ from torch import Tensor
 from headstart.config import EncoderConfig, EncoderPlan
 from headstart.encoding import backbone as backbones
 from headstart.encoding import runtime
-from headstart.errors import ArtifactError, ConfigError, HeadstartError, StorageError
+from headstart.errors import ArtifactError, ConfigError, HeadstartError
 from headstart.learning.heads import Head
 from headstart.model.classifier import Classifier
 from headstart.records import ClassNames, Preprocess, Provenance
+from headstart.storage import flush, remove_stale, storage_errors
 
 FORMAT = 1
 MODEL, HEAD, BACKBONE = "model.json", "head.safetensors", "backbone.safetensors"
 
+_HINT = "Make room, or name another place with --out."
 _UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}  # format n → what makes n + 1 of it
 
 
@@ -54,7 +56,7 @@ def probe(directory: Path) -> None:
             f"{directory} exists and is not a model of Headstart; it is left alone.",
             "Name another place with --out.",
         )
-    with _storage_errors(directory):
+    with storage_errors(directory, _HINT):
         directory.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory.parent):
             pass
@@ -72,7 +74,8 @@ def writing(directory: Path) -> Iterator[Path]:
         StorageError: The disk is full or the place cannot be written.
     """
     probe(directory)
-    with _storage_errors(directory):
+    with storage_errors(directory, _HINT):
+        remove_stale(directory.parent, f".{directory.name}.*.tmp")
         temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", suffix=".tmp", dir=directory.parent))
         try:
             yield temporary
@@ -81,12 +84,12 @@ def writing(directory: Path) -> Iterator[Path]:
             temporary.chmod(0o777 & ~mask)
             for path in sorted(temporary.rglob("*")):
                 path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)  # safetensors writes 0600 whatever the umask
-                _flush(path)
-            _flush(temporary)
+                flush(path)
+            flush(temporary)
             if directory.is_dir() and (directory / MODEL).exists():
                 os.rename(directory, _next_free(directory))
             os.replace(temporary, directory)
-            _flush(directory.parent)
+            flush(directory.parent)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -267,24 +270,3 @@ def _next_free(directory: Path) -> Path:
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _flush(path: Path) -> None:
-    if os.name != "posix" and path.is_dir():
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _storage_errors(directory: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            f"{directory} cannot be written: {error.strerror or error}. Nothing that was there before is lost.",
-            "Make room, or name another place with --out.",
-        ) from error

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, fields
 from pathlib import Path
 
+from headstart.data.tables import to_csv
+from headstart.learning.heads import Step
 from headstart.model import artifact
 from headstart.model.classifier import Classifier
 from headstart.records import Evaluation, Predictions
@@ -26,15 +28,15 @@ def save(result: TrainingResult | Classifier, directory: str | Path) -> None:
         return
     with artifact.writing(Path(directory)) as folder:
         artifact.write_into(folder, result.classifier, {"plan": result.plan.to_dict()})
-        (folder / "plan.toml").write_text(result.plan.to_toml(), encoding="utf-8")
-        _write_predictions(folder / "predictions.csv", result.predictions)
-        _write_history(folder / "history.csv", result)
+        _write(folder / "plan.toml", result.plan.to_toml())
+        _write(folder / "predictions.csv", _predictions_table(result.predictions))
+        _write(folder / "history.csv", _history_table(result.history))
         _write_json(
             folder / "evaluation.json", {name: summary.of_evaluation(e) for name, e in result.evaluations.items()}
         )
         _write_json(folder / "findings.json", summary.of_findings(result.findings))
         save_plots(result.evaluation, folder / "plots", result)
-        (folder / "README.md").write_text(card(result), encoding="utf-8")
+        _write(folder / "README.md", card(result))
 
 
 def save_plots(evaluation: Evaluation, folder: Path, result: TrainingResult | None = None) -> None:
@@ -92,26 +94,26 @@ def _figures(part: str, evaluation: Evaluation) -> str:
     return "\n".join(heading + rows)
 
 
-def _write_predictions(path: Path, predictions: Mapping[str, Predictions]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        first = next(iter(predictions.values()))
-        writer.writerow(["path", "split", "label", "predicted", *first.classes])
-        for split, said in predictions.items():
-            for row, one in enumerate(said):
-                truth = said.truth[row] if said.truth is not None else ""
-                cells = [f"{p:.9g}" for p in said.probabilities[row]]
-                writer.writerow([one.path, split, truth, one.label, *cells])
+def _predictions_table(predictions: Mapping[str, Predictions]) -> str:
+    first = next(iter(predictions.values()))
+    rows = [["path", "split", "label", "predicted", *first.classes]]
+    for split, said in predictions.items():
+        for row, one in enumerate(said):
+            truth = said.truth[row] if said.truth is not None else None
+            cells = [f"{p:.9g}" for p in said.probabilities[row]]
+            rows.append([one.path, split, truth or "", one.label or "", *cells])
+    return to_csv(rows)
 
 
-def _write_history(path: Path, result: TrainingResult) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["step", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy"])
-        for number, step in enumerate(result.history):
-            figures = (step.train_loss, step.train_accuracy, step.validation_loss, step.validation_accuracy)
-            writer.writerow([number, *(f"{figure:.9g}" for figure in figures)])
+def _history_table(history: Sequence[Step]) -> str:
+    rows = [["step", *(field.name for field in fields(Step))]]
+    rows += [[str(number), *(f"{figure:.9g}" for figure in astuple(step))] for number, step in enumerate(history)]
+    return to_csv(rows)
 
 
 def _write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    _write(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))  # names of files may hold bytes that are no UTF-8

@@ -1,0 +1,62 @@
+"""Bytes → files that are whole or not there, and what the operating system says about it → `StorageError`.
+
+A temporary file always lies beside its target (another folder may be another disk), is flushed before it is renamed,
+and its folder after; what a killed process leaves behind goes after a day.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from headstart.errors import StorageError
+
+STALE_SECONDS = 24 * 3600
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that after a kill or a power cut it is as it was or as it shall be."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    flush(path.parent)
+
+
+def flush(path: Path) -> None:
+    """Have the disk hold what was written to a file, or renamed in a folder."""
+    if os.name != "posix" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_stale(folder: Path, pattern: str = ".*.tmp") -> None:
+    """Remove temporary files and folders that a killed process left behind a day ago or more."""
+    for path in folder.glob(pattern):
+        with contextlib.suppress(FileNotFoundError):  # somebody else removed it
+            if time.time() - path.stat().st_mtime > STALE_SECONDS:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@contextlib.contextmanager
+def storage_errors(place: Path, hint: str) -> Iterator[None]:
+    """Turn what the operating system says into a `StorageError`, with a hint."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise StorageError(f"{place} cannot be written: {reason}. What it held before is intact.", hint) from error

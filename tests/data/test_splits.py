@@ -1,0 +1,345 @@
+"""What is learned from and what measures: never the same thing on both sides, and the same for the same seed."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from headstart.data import checks, sources, splits
+from headstart.errors import DataError
+from headstart.records import Dataset, Sample, Splits
+
+QUICK = settings(max_examples=100, deadline=None, derandomize=True, database=None)
+
+
+class Row(NamedTuple):
+    label: str
+    group: str | None = None
+    content: int | None = None  # rows of the same number are byte-identical
+    split: str | None = None
+
+
+def made(rows: list[Row]) -> tuple[Dataset, np.ndarray]:
+    """Return a dataset of these rows and what belongs together in it."""
+    samples = tuple(Sample(Path(f"{n:03d}.png"), f"{n:03d}.png", r.label, r.group, r.split) for n, r in enumerate(rows))
+    digests = [f"own-{n}" if row.content is None else f"same-{row.content}" for n, row in enumerate(rows)]
+    dataset = Dataset(Path("pictures"), samples)
+    return dataset, splits.group_ids(dataset, digests)
+
+
+def groups_of_classes(dataset: Dataset, groups: np.ndarray) -> dict[str, set[int]]:
+    """Return class → its groups."""
+    found: dict[str, set[int]] = defaultdict(set)
+    for sample, group in zip(dataset, groups.tolist(), strict=True):
+        found[str(sample.label)].add(group)
+    return found
+
+
+def labels_at(dataset: Dataset, rows: np.ndarray) -> Counter[str]:
+    return Counter(str(dataset[row].label) for row in rows)
+
+
+# rows whose groups and copies cross the classes at will, and rows whose groups stay inside one class
+CLASSES = st.sampled_from("abcd")
+MIXED = st.lists(
+    st.tuples(CLASSES, st.none() | st.sampled_from(["g1", "g2", "g3", "g4"]), st.none() | st.integers(0, 5)),
+    min_size=1,
+    max_size=30,
+).map(lambda cells: [Row(*cell) for cell in cells])
+PURE = st.dictionaries(CLASSES, st.lists(st.integers(1, 5), min_size=1, max_size=7), min_size=1).map(
+    lambda sizes: [Row(k, f"{k}{n}") for k, its in sizes.items() for n, size in enumerate(its) for _ in range(size)]
+)
+SHARE = st.sampled_from([0.01, 0.1, 0.2, 0.35, 0.5])
+
+
+# --- what belongs together --------------------------------------------------------------------------------------------
+
+
+def test_rows_that_share_bytes_or_group_belong_together_through_others():
+    _, groups = made([Row("a", "g"), Row("a", "g", 1), Row("a", None, 1), Row("a"), Row("a", "h"), Row("a", "")])
+    assert len(set(groups[:3])) == 1
+    assert len(set(groups)) == 4
+
+
+def test_pictures_that_cannot_be_read_do_not_belong_together():
+    dataset, _ = made([Row("a"), Row("a")])
+    assert len(set(splits.group_ids(dataset, ["", ""]))) == 2
+
+
+def test_a_group_called_like_a_digest_is_no_copy():
+    dataset, _ = made([Row("a", "x"), Row("a")])
+    assert len(set(splits.group_ids(dataset, ["y", "x"]))) == 2
+
+
+# --- holding out ------------------------------------------------------------------------------------------------------
+
+
+def test_the_share_is_held_out_of_every_class():
+    dataset, groups = made([Row("a")] * 100 + [Row("b")] * 50)
+    parts = splits.split(dataset, groups, 0.2, seed=0)
+    assert labels_at(dataset, parts.validation) == {"a": 20, "b": 10}
+    assert labels_at(dataset, parts.train) == {"a": 80, "b": 40}
+    assert (parts.test.size, parts.findings, parts.given) == (0, (), False)
+
+
+@QUICK
+@given(MIXED, SHARE, st.integers(0, 5))
+def test_every_row_is_in_exactly_one_part_and_groups_never_straddle(rows: list[Row], share: float, seed: int):
+    dataset, groups = made(rows)
+    try:
+        parts = splits.split(dataset, groups, share, seed)
+    except DataError:
+        return
+    assert sorted([*parts.train, *parts.validation, *parts.test]) == list(range(len(rows)))
+    assert not set(groups[parts.train]) & set(groups[parts.validation])
+
+
+@QUICK
+@given(MIXED, SHARE, st.integers(0, 5))
+def test_no_class_is_measured_that_is_not_learned(rows: list[Row], share: float, seed: int):
+    dataset, groups = made(rows)
+    try:
+        parts = splits.split(dataset, groups, share, seed)
+    except DataError:
+        return
+    assert labels_at(dataset, parts.train).keys() == set(dataset.classes)
+
+
+@QUICK
+@given(PURE, SHARE, st.integers(0, 5))
+def test_every_class_of_two_groups_is_measured_and_learned(rows: list[Row], share: float, seed: int):
+    dataset, groups = made(rows)
+    several = {label for label, its in groups_of_classes(dataset, groups).items() if len(its) >= 2}
+    assume(several)
+    parts = splits.split(dataset, groups, share, seed)
+    assert labels_at(dataset, parts.validation).keys() == several
+    assert labels_at(dataset, parts.train).keys() == set(dataset.classes)
+
+
+@QUICK
+@given(PURE, SHARE, st.integers(0, 5))
+def test_classes_that_are_not_measured_are_all_named(rows: list[Row], share: float, seed: int):
+    dataset, groups = made(rows)
+    try:
+        parts = splits.split(dataset, groups, share, seed)
+    except DataError:
+        return
+    named = [name for finding in parts.findings if finding.code == "unmeasured-classes" for name in finding.names]
+    assert set(named) == set(dataset.classes) - labels_at(dataset, parts.validation).keys()
+
+
+def test_B13_a_class_of_one_is_learned_and_named_as_not_measured():
+    dataset, groups = made([Row("a")] * 10 + [Row("lone")])
+    parts = splits.split(dataset, groups, 0.2, seed=0)
+    assert 10 in parts.train
+    assert [(f.code, f.severity, f.names) for f in parts.findings] == [("unmeasured-classes", "warning", ("lone",))]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_B13_a_class_of_two_is_learned_from_one_and_measured_on_the_other(seed: int):
+    dataset, groups = made([Row("a")] * 10 + [Row("pair")] * 2)
+    parts = splits.split(dataset, groups, 0.2, seed)
+    assert labels_at(dataset, parts.train)["pair"] == labels_at(dataset, parts.validation)["pair"] == 1
+
+
+def test_B13_a_class_of_two_copies_counts_as_one():
+    dataset, groups = made([Row("a")] * 10 + [Row("pair", None, 1)] * 2)
+    parts = splits.split(dataset, groups, 0.2, seed=0)
+    assert labels_at(dataset, parts.train)["pair"] == 2
+    assert parts.findings[0].names == ("pair",)
+
+
+def test_B13_nothing_to_hold_out_is_refused():
+    dataset, groups = made([Row("a"), Row("b")])
+    with pytest.raises(DataError, match="No picture can be held out.*every class of pictures has a single picture"):
+        splits.split(dataset, groups, 0.2, seed=0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_E1_copies_never_straddle_the_split_nor_the_folds(seed: int):
+    dataset, groups = made([Row("ab"[n % 2], None, n % 20) for n in range(100)])
+    parts, fold = splits.split(dataset, groups, 0.2, seed), splits.folds(dataset, groups, 5, seed)
+    contents = np.arange(100) % 20
+    assert not set(contents[parts.train]) & set(contents[parts.validation])
+    assert [len(set(fold[contents == content])) for content in range(20)] == [1] * 20
+
+
+def test_E1_copies_on_disk_never_straddle_the_split(photos: Path):
+    for path in sorted(photos.rglob("*_0[0-5].png")):
+        for number in range(2):
+            (path.parent / f"{path.stem}_again{number}.png").write_bytes(path.read_bytes())
+    seen = checks.inspect(sources.read(photos))
+    digests = np.array(seen.digests)
+    parts = splits.split(seen.dataset, splits.group_ids(seen.dataset, seen.digests), 0.2, seed=1)
+    assert len(digests) == 72
+    assert not set(digests[parts.train]) & set(digests[parts.validation])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_E4_a_group_never_straddles_the_split_nor_the_folds(seed: int):
+    patients = [f"patient {n % 13}" for n in range(120)]
+    dataset, groups = made([Row("abc"[n % 3], patient) for n, patient in enumerate(patients)])
+    parts, fold = splits.split(dataset, groups, 0.2, seed), splits.folds(dataset, groups, 4, seed)
+    named = np.array(patients)
+    assert not set(named[parts.train]) & set(named[parts.validation])
+    assert [len(set(fold[named == patient])) for patient in sorted(set(patients))] == [1] * 13
+
+
+@pytest.mark.parametrize("each", [2, 3, 10, 40])
+def test_E4_two_large_groups_of_a_class_are_one_learned_and_one_measured(each: int):
+    dataset, groups = made([Row(label, f"{label}{half}") for label in "ab" for half in (0, 1) for _ in range(each)])
+    parts = splits.split(dataset, groups, 0.2, seed=0)
+    assert labels_at(dataset, parts.train) == labels_at(dataset, parts.validation) == {"a": each, "b": each}
+
+
+def test_E4_groups_leave_the_share_about_as_asked():
+    dataset, groups = made([Row("ab"[n // 200], f"camera {n // 4}") for n in range(400)])
+    parts = splits.split(dataset, groups, 0.2, seed=0)
+    assert labels_at(dataset, parts.validation) == {"a": 40, "b": 40}
+
+
+# --- the same again ---------------------------------------------------------------------------------------------------
+
+
+def held(dataset: Dataset, seed: int) -> set[str]:
+    """Return the names that are held out; rows of one hundred belong together."""
+    groups = splits.group_ids(dataset, [f"d{sample.name[:2]}" for sample in dataset])
+    return {dataset[row].name for row in splits.split(dataset, groups, 0.2, seed).validation}
+
+
+def test_E8_the_same_seed_gives_the_same_split_and_another_seed_another():
+    dataset, _ = made([Row("ab"[n % 20 // 10]) for n in range(200)])
+    assert held(dataset, 7) == held(dataset, 7)
+    assert held(dataset, 7) != held(dataset, 8)
+
+
+@pytest.mark.parametrize("shuffle", range(4))
+def test_E8_the_order_of_the_rows_does_not_matter(shuffle: int):
+    dataset, _ = made([Row("ab"[n % 20 // 10]) for n in range(200)])
+    order = np.random.default_rng(shuffle).permutation(200)
+    assert held(dataset.select(order), 7) == held(dataset, 7)
+
+
+@pytest.mark.parametrize("shuffle", range(4))
+def test_E8_the_order_of_the_rows_does_not_matter_for_folds(shuffle: int):
+    dataset, _ = made([Row("ab"[n % 2]) for n in range(60)])
+    order = np.random.default_rng(shuffle).permutation(60)
+    plain = splits.folds(dataset, np.arange(60), 5, seed=3)
+    shuffled = splits.folds(dataset.select(order), np.arange(60), 5, seed=3)
+    np.testing.assert_array_equal(shuffled, plain[order])
+
+
+def test_E8_another_seed_gives_other_folds():
+    dataset, groups = made([Row("ab"[n % 2]) for n in range(60)])
+    first, again, other = (splits.folds(dataset, groups, 5, seed) for seed in (1, 1, 2))
+    assert first.tolist() == again.tolist()
+    assert first.tolist() != other.tolist()
+
+
+def test_E8_the_order_of_walking_and_of_the_table_does_not_matter(photos: Path, tmp_path: Path):
+    rows = [f"{path.relative_to(photos).as_posix()},{path.parent.name}" for path in sorted(photos.rglob("*.png"))]
+    parts = []
+    for order in (rows, rows[::-1]):
+        (tmp_path / "t.csv").write_text("\n".join(["id,label", *order]))
+        for dataset in (sources.read(photos, tmp_path / "t.csv"), sources.read(photos)):
+            seen = checks.inspect(dataset)
+            chosen = splits.split(seen.dataset, splits.group_ids(seen.dataset, seen.digests), 0.2, seed=5)
+            parts.append({seen.dataset[row].name for row in chosen.validation})
+    assert len(parts[0]) == 6
+    assert parts == [parts[0]] * 4
+
+
+# --- folds ------------------------------------------------------------------------------------------------------------
+
+
+def test_folds_deal_every_class_out_evenly():
+    dataset, groups = made([Row("a")] * 50 + [Row("b")] * 20)
+    fold = splits.folds(dataset, groups, 5, seed=0)
+    assert [labels_at(dataset, np.flatnonzero(fold == f)) for f in range(5)] == [{"a": 10, "b": 4}] * 5
+
+
+@QUICK
+@given(MIXED, st.integers(2, 6), st.integers(0, 5))
+def test_folds_never_part_a_group_and_stay_in_range(rows: list[Row], number: int, seed: int):
+    dataset, groups = made(rows)
+    fold = splits.folds(dataset, groups, number, seed)
+    assert set(fold.tolist()) <= set(range(-1, number))
+    assert all(len(set(fold[groups == group])) == 1 for group in set(groups.tolist()))
+
+
+@QUICK
+@given(MIXED, st.integers(2, 6), st.integers(0, 5))
+def test_classes_of_a_single_group_stay_out_of_the_folds(rows: list[Row], number: int, seed: int):
+    dataset, groups = made(rows)
+    fold = splits.folds(dataset, groups, number, seed)
+    single = [label for label, its in groups_of_classes(dataset, groups).items() if len(its) == 1]
+    assert set(fold[np.isin(dataset.labels, single)].tolist()) <= {-1}
+
+
+@QUICK
+@given(PURE, st.integers(2, 6), st.integers(0, 5))
+def test_a_class_occurs_in_as_many_folds_as_it_has_groups(rows: list[Row], number: int, seed: int):
+    dataset, groups = made(rows)
+    fold = splits.folds(dataset, groups, number, seed)
+    for label, its in groups_of_classes(dataset, groups).items():
+        occurs = set(fold[np.array(dataset.labels) == label].tolist())
+        assert occurs == {-1} if len(its) == 1 else len(occurs - {-1}) == min(len(its), number)
+
+
+# --- a split that the data brings -------------------------------------------------------------------------------------
+
+
+def given_split(*rows: tuple[str, str | None]) -> Splits:
+    dataset, groups = made([Row(label, split=split) for label, split in rows])
+    return splits.split(dataset, groups, 0.2, seed=0)
+
+
+def test_a_given_split_is_kept_as_it_is():
+    parts = given_split(("a", "train"), ("b", "test"), ("a", "validation"), ("b", "train"), ("a", None))
+    assert [part.tolist() for part in (parts.train, parts.validation, parts.test)] == [[0, 3, 4], [2], [1]]
+    assert (parts.given, parts.findings) == (True, ())
+    assert parts.part("test").tolist() == [1]
+
+
+def test_train_and_val_folders_are_a_given_split(tmp_path: Path, photos: Path):
+    for part, wanted in (("train", "*_0*.png"), ("val", "*_1*.png")):
+        for path in photos.rglob(wanted):
+            target = tmp_path / "parted" / part / path.parent.name / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(target)
+    dataset = sources.read(tmp_path / "parted")
+    parts = splits.split(dataset, np.arange(len(dataset)), 0.5, seed=0)
+    assert (parts.given, len(parts.train), len(parts.validation), len(parts.test)) == (True, 30, 6, 0)
+
+
+def test_training_pictures_alone_are_split_like_any_others():
+    parts = given_split(*[("a", "train")] * 10, *[("b", "train")] * 10)
+    assert (parts.given, len(parts.validation)) == (False, 4)
+
+
+def test_a_given_split_without_training_pictures_is_refused():
+    with pytest.raises(DataError, match="has no training pictures"):
+        given_split(("a", "test"), ("b", "validation"))
+
+
+def test_B16_a_class_that_is_measured_and_never_learned_is_refused():
+    with pytest.raises(DataError, match="1 class.*measured but never learned: 'new'; learned are 'a', 'b'"):
+        given_split(("a", "train"), ("b", "train"), ("new", "test"))
+
+
+def test_a_class_in_no_measured_part_is_named():
+    parts = given_split(("a", "train"), ("b", "train"), ("a", "test"))
+    assert [(f.code, f.names) for f in parts.findings] == [("unmeasured-classes", ("b",))]
+
+
+def test_E1_a_given_split_with_a_copy_on_both_sides_is_warned_of():
+    rows = [Row("a", None, 1, "train"), Row("a", None, 1, "test"), Row("b", split="train"), Row("b", split="test")]
+    parts = splits.split(*made(rows), 0.2, seed=0)
+    (leak,) = parts.findings
+    assert (leak.code, leak.severity, leak.names) == ("split-leak", "warning", ("000.png", "001.png"))

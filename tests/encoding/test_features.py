@@ -1,0 +1,461 @@
+"""The feature cache: whatever happens to its files or to the pictures, the features are those of an honest run."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+import pickle
+import re
+import resource
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import contracts
+import numpy as np
+import pytest
+from conftest import draw_folders, picture
+from safetensors import safe_open
+from safetensors.numpy import save
+
+import headstart
+from headstart import storage
+from headstart.data import checks, sources
+from headstart.encoding import cache as caches
+from headstart.encoding import features
+from headstart.encoding.runtime import OpenVinoEncoder
+from headstart.errors import StorageError
+from headstart.records import Dataset, FeatureTable
+
+RECIPE = {"a recipe": "for tests"}
+DIGESTS = [hashlib.sha256(bytes([number])).hexdigest() for number in range(5)]
+VALUES = np.arange(20, dtype=np.float32).reshape(5, 4)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    return sources.read(draw_folders(tmp_path / "photos", each=4))
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def _umask_000() -> Iterator[None]:
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def extracted(
+    dataset: Dataset, cache: Path | None = None, engine: str = "openvino-f32", views: tuple[str, ...] = ("original",)
+) -> FeatureTable:
+    digests, _ = checks.fingerprints(dataset)
+    encoder = contracts.encoder(engine)
+    return features.extract(dataset, digests, encoder, contracts.lite0(), views=views, cache=cache).table
+
+
+def shards(cache: Path) -> list[Path]:
+    return sorted((cache / "features").rglob("*.safetensors"))
+
+
+def rows(cache: Path) -> int:
+    return sum(state.rows for state in caches.survey(cache))
+
+
+def test_second_run_computes_nothing(dataset: Dataset, cache: Path):
+    first, second = extracted(dataset, cache), extracted(dataset, cache)
+    assert (first.encoded, second.encoded) == (12, 0)
+    np.testing.assert_array_equal(first.values, second.values)
+
+
+def test_cache_changes_no_bit(dataset: Dataset, cache: Path):
+    np.testing.assert_array_equal(extracted(dataset, cache).values, extracted(dataset).values)
+
+
+def test_rows_follow_the_dataset_not_the_cache(dataset: Dataset, cache: Path):
+    whole = extracted(dataset, cache).values
+    order = [7, 0, 11, 7]
+    np.testing.assert_array_equal(extracted(dataset.select(order), cache).values, whole[order])
+
+
+def test_only_new_pictures_are_computed(dataset: Dataset, cache: Path):
+    extracted(dataset.select(range(5)), cache)
+    assert extracted(dataset, cache).encoded == 7
+
+
+def test_copies_are_computed_once(dataset: Dataset, cache: Path, tmp_path: Path):
+    for name in ("copy1.png", "copy2.png"):
+        shutil.copy(dataset[0].path, dataset[0].path.with_name(name))
+    table = extracted(sources.read(tmp_path / "photos"), cache)
+    assert table.encoded == rows(cache) == 12
+    same = [row for row, digest in enumerate(table.digests) if digest == table.digests[0]]
+    assert len(same) == 3
+    assert len(np.unique(table.values[same], axis=0)) == 1
+
+
+def test_views_are_kept_apart(dataset: Dataset, cache: Path):
+    both = extracted(dataset, cache, views=("original", "mirror"))
+    assert not np.array_equal(both.values[:, 0], both.values[:, 1])
+    mirrored = extracted(dataset, cache, views=("mirror",))
+    assert mirrored.encoded == 0
+    np.testing.assert_array_equal(mirrored.values[:, 0], both.values[:, 1])
+
+
+def test_content_decides_and_not_the_name_or_the_time(dataset: Dataset, cache: Path):
+    before = extracted(dataset, cache).values
+    state = dataset[0].path.stat()
+    shutil.copy(dataset[1].path, dataset[0].path)
+    os.utime(dataset[0].path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    after = extracted(dataset, cache)
+    assert after.encoded == 0
+    np.testing.assert_array_equal(after.values[0], before[1])
+
+
+def test_engines_do_not_share_features(dataset: Dataset, cache: Path):
+    extracted(dataset, cache)
+    assert extracted(dataset, cache, "torch-f32").encoded == 12
+
+
+def test_progress_ends_at_the_whole(dataset: Dataset, cache: Path):
+    heard: list[tuple[str, int, int]] = []
+    digests, _ = checks.fingerprints(dataset)
+    dataset[3].path.write_bytes(b"no picture")
+    features.extract(
+        dataset, digests, contracts.encoder(), contracts.lite0(), cache=cache, progress=lambda *step: heard.append(step)
+    )
+    assert heard[-1] == ("Encoding", 12, 12)
+    assert [done for _, done, _ in heard] == sorted(done for _, done, _ in heard)
+
+
+def test_agreement_is_recorded_beside_the_features(dataset: Dataset, cache: Path):
+    digests, _ = checks.fingerprints(dataset)
+    arguments = (dataset, digests, contracts.encoder(), contracts.lite0())
+    first = features.extract(*arguments, cache=cache).agreement
+    assert first is not None
+    assert first.relative_error < 1e-3
+    assert features.extract(*arguments, cache=cache).agreement == first
+
+
+def test_features_of_a_wrong_engine_never_reach_the_cache(
+    dataset: Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    real, own = OpenVinoEncoder.encode, copy.copy(contracts.encoder())
+    own.trusted = None
+    monkeypatch.setattr(OpenVinoEncoder, "encode", lambda self, pictures: (-v for v in real(self, pictures)))
+    digests, _ = checks.fingerprints(dataset)
+    with pytest.warns(UserWarning, match="torch in f32 is used instead"):
+        done = features.extract(dataset, digests, own, contracts.lite0(), cache=cache)
+    assert done.encoder.plan.engine == "torch"
+    np.testing.assert_array_equal(done.table.values, extracted(dataset, engine="torch-f32").values)
+    assert extracted(dataset, cache, "torch-f32").encoded == 0
+    monkeypatch.undo()
+    assert extracted(dataset, cache).encoded == 12
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "swap", "empty", "text"])
+def test_C6_damaged_shard_is_computed_again(dataset: Dataset, cache: Path, tmp_path: Path, damage: str):
+    before = extracted(dataset, cache).values
+    (shard,) = shards(cache)
+    data = bytearray(shard.read_bytes())
+    if damage == "flip":
+        data[-1000] ^= 1
+    elif damage == "truncate":
+        data = data[:-1000]
+    elif damage == "swap":
+        extracted(dataset, tmp_path / "other", "torch-f32")
+        data = bytearray(shards(tmp_path / "other")[0].read_bytes())
+    else:
+        data = bytearray() if damage == "empty" else bytearray(b"no shard at all")
+    shard.write_bytes(data)
+    with pytest.warns(UserWarning, match=re.escape(str(shard))):
+        again = extracted(dataset, cache)
+    assert again.encoded == 12
+    np.testing.assert_array_equal(again.values, before)
+
+
+def test_C6_no_single_bit_of_a_shard_can_flip_unseen(cache: Path):
+    store = caches.Store(cache, RECIPE, 4)
+    store.add(DIGESTS[:2], VALUES[:2])
+    (shard,) = shards(cache)
+    whole, (keys, values) = shard.read_bytes(), caches.read_shard(shard, store.recipe)
+    unseen = []
+    for bit in range(8 * len(whole)):
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        shard.write_bytes(data)
+        try:
+            got = caches.read_shard(shard, store.recipe)
+        except (caches.SafetensorError, ValueError):
+            continue
+        if got[0] != keys or got[1].dtype != values.dtype or not np.array_equal(got[1], values):
+            unseen.append(bit)
+    assert unseen == []
+
+
+def test_C6_damaged_shard_costs_only_its_own_rows(dataset: Dataset, cache: Path):
+    extracted(dataset.select(range(5)), cache)
+    (first,) = shards(cache)
+    extracted(dataset, cache)
+    first.write_bytes(first.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match="is damaged and not used"):
+        assert extracted(dataset, cache).encoded == 5
+
+
+@pytest.mark.parametrize("forged", contracts.FORGED)
+def test_C3_hostile_safetensors_as_shard_is_passed_over(cache: Path, forged: str):
+    store = caches.Store(cache, RECIPE, 4)
+    store.add(DIGESTS, VALUES)
+    (store.folder / "0.safetensors").write_bytes(contracts.FORGED[forged])
+    with pytest.warns(UserWarning, match=r"0\.safetensors is damaged"):
+        got = dict(caches.Store(cache, RECIPE, 4).take(DIGESTS))
+    assert sorted(got) == sorted(DIGESTS)
+
+
+SHAPES = {  # what becomes of the values of a shard; its digests agree all the same
+    "fewer-values-than-keys": lambda values: values[:3].copy(),
+    "values-of-one-column": lambda values: values[:, :1].copy(),
+    "flat-values": lambda values: values[:, 0].copy(),
+    "values-of-integers": lambda values: values.view(np.int32),
+    "values-of-float64": lambda values: values.astype(np.float64),
+}
+
+
+@pytest.mark.parametrize("wrong", SHAPES)
+def test_C3_shard_of_the_wrong_shape_is_passed_over(dataset: Dataset, cache: Path, wrong: str):
+    before = extracted(dataset, cache).values
+    (shard,) = shards(cache)
+    with safe_open(shard, framework="numpy") as file:
+        recipe, keys = file.metadata()["recipe"], file.get_tensor("keys")
+        values = SHAPES[wrong](file.get_tensor("values"))
+    sha = {"keys": hashlib.sha256(keys).hexdigest(), "values": hashlib.sha256(values).hexdigest()}
+    shard.write_bytes(save({"keys": keys, "values": values}, {"recipe": recipe, **sha}))
+    with pytest.warns(UserWarning, match="is damaged and not used"):
+        np.testing.assert_array_equal(extracted(dataset, cache).values, before)
+
+
+@pytest.mark.parametrize("name", ["features.npy", "remembered.json", "recipe.json", "0.safetensors"])
+@pytest.mark.filterwarnings("ignore:The cache file")
+def test_C7_pickle_in_the_cache_is_never_loaded(dataset: Dataset, cache: Path, tmp_path: Path, name: str):
+    before = extracted(dataset, cache).values
+    mark = tmp_path / "ran"
+
+    class Hostile:
+        def __reduce__(self) -> tuple[object, ...]:
+            return os.mkdir, (str(mark),)
+
+    folder = shards(cache)[0].parent
+    np.save(tmp_path / "hostile.npy", np.array([Hostile()], dtype=object), allow_pickle=True)
+    shutil.copy(tmp_path / "hostile.npy", folder / name)
+    (cache / "index.pkl").write_bytes(pickle.dumps(Hostile()))
+    np.testing.assert_array_equal(extracted(dataset, cache).values, before)
+    caches.survey(cache, verify=True)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o702, 0o1777])
+def test_C8_cache_that_everybody_may_write_is_refused(dataset: Dataset, cache: Path, mode: int):
+    cache.mkdir()
+    cache.chmod(mode)
+    with pytest.raises(StorageError, match=f"mode {mode:o}"):
+        extracted(dataset, cache)
+    assert list(cache.iterdir()) == []
+
+
+@pytest.mark.usefixtures("_umask_000")
+def test_C8_created_folders_are_for_the_owner_alone(dataset: Dataset, cache: Path):
+    extracted(dataset, cache)
+    folders = [cache, *(path for path in cache.rglob("*") if path.is_dir())]
+    assert len(folders) == 3
+    assert [f"{path.name} {stat.S_IMODE(path.stat().st_mode):o}" for path in folders] == [
+        f"{path.name} 700" for path in folders
+    ]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_D4_full_disk_is_an_error_that_leaves_the_cache_intact(
+    dataset: Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch, call: str
+):
+    before = extracted(dataset.select(range(5)), cache).values
+    old = {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()}
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, full)
+        with pytest.raises(StorageError, match="No space left on device"):
+            extracted(dataset, cache)
+    assert {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()} == old
+    np.testing.assert_array_equal(extracted(dataset, cache).values[:5], before)
+
+
+def test_D4_small_file_limit_is_an_error(dataset: Dataset, cache: Path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(StorageError, match="File too large"):
+            extracted(dataset, cache)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert shards(cache) == list(cache.rglob(".*.tmp")) == []
+    assert extracted(dataset, cache).encoded == 12
+
+
+@pytest.mark.parametrize("place", ["under-a-file", "/proc/headstart-cache"])
+def test_D5_cache_that_cannot_be_made_is_refused_before_any_work(dataset: Dataset, tmp_path: Path, place: str):
+    (tmp_path / "under-a-file").write_text("a regular file")
+    folder = Path(place) if place.startswith("/proc") else tmp_path / place / "cache"
+    with pytest.raises(StorageError, match="HEADSTART_CACHE") as refused:
+        extracted(dataset, folder)
+    assert str(folder) in str(refused.value)
+
+
+def test_D7_no_lock_is_taken_anywhere():
+    locks = re.compile(r"\b(fcntl|flock|lockf|filelock|msvcrt)\b")
+    sources_of = sorted(Path(headstart.__file__).parent.rglob("*.py"))
+    assert len(sources_of) > 10
+    assert [str(path) for path in sources_of if locks.search(path.read_text(encoding="utf-8"))] == []
+
+
+def test_D7_rows_that_were_stored_twice_are_the_same(dataset: Dataset, cache: Path, tmp_path: Path):
+    extracted(dataset.select(range(8)), cache)
+    extracted(dataset.select(range(4, 12)), tmp_path / "other")
+    shutil.copytree(tmp_path / "other", cache, dirs_exist_ok=True)
+    assert rows(cache) == 16
+    again = extracted(dataset, cache)
+    assert again.encoded == 0
+    np.testing.assert_array_equal(again.values, extracted(dataset).values)
+
+
+@pytest.mark.parametrize("change", ["removed", "replaced"])
+def test_D8_reader_keeps_a_shard_that_goes_away(dataset: Dataset, cache: Path, tmp_path: Path, change: str):
+    before = extracted(dataset, cache)
+    (shard,) = shards(cache)
+    with safe_open(shard, framework="numpy") as reader:
+        caches.clear(cache)
+        if change == "replaced":
+            extracted(dataset, cache)
+            shards(cache)[0].replace(shard)
+        kept = reader.get_tensor("values")
+    assert {row.tobytes() for row in kept} == {row.tobytes() for row in before.values[:, 0]}
+
+
+def test_D8_shard_that_vanishes_between_listing_and_reading_is_recomputed(
+    dataset: Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    before = extracted(dataset, cache).values
+    real = caches.read_shard
+
+    def vanish(path: Path, *arguments: object) -> object:
+        path.unlink()
+        return real(path, *arguments)
+
+    monkeypatch.setattr(caches, "read_shard", vanish)
+    with pytest.warns(UserWarning, match="not used"):
+        np.testing.assert_array_equal(extracted(dataset, cache).values, before)
+
+
+def test_D10_leftovers_are_collected_by_age(dataset: Dataset, cache: Path):
+    extracted(dataset, cache)
+    folder = shards(cache)[0].parent
+    old, fresh = folder / ".old.1.tmp", folder / ".fresh.1.tmp"
+    for path in (old, fresh):
+        path.write_bytes(b"half a shard")
+    os.utime(old, (time.time() - 2 * storage.STALE_SECONDS,) * 2)
+    extracted(dataset, cache)
+    assert (old.exists(), fresh.exists()) == (False, True)
+
+
+def test_D10_leftovers_are_no_shards(dataset: Dataset, cache: Path):
+    extracted(dataset, cache)
+    (shard,) = shards(cache)
+    shard.rename(shard.with_name(f".{shard.name}.1.2.tmp"))
+    assert caches.survey(cache) == []
+    assert extracted(dataset, cache).encoded == 12
+
+
+def test_D12_nothing_goes_through_the_temporary_folder(
+    dataset: Dataset, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    assert extracted(dataset, cache).encoded == 12
+
+
+def test_A23_file_that_changed_since_it_was_fingerprinted_is_taken_as_it_is_now(dataset: Dataset, cache: Path):
+    digests, _ = checks.fingerprints(dataset)
+    picture((1, 2, 3), 99).save(dataset[4].path)
+    table = features.extract(dataset, digests, contracts.encoder(), contracts.lite0(), cache=cache).table
+    assert table.changed == table.observations["changed-file"] == (dataset[4].name,)
+    assert table.digests == checks.fingerprints(dataset)[0]
+    np.testing.assert_array_equal(table.values, extracted(dataset).values)
+    assert extracted(dataset, cache).encoded == 0  # it was stored under its new digest
+    assert [finding.code for finding in checks.remarks(table.observations)] == ["changed-file"]
+
+
+def test_A23_copy_of_a_file_that_changed_keeps_its_own_features(dataset: Dataset, cache: Path):
+    shutil.copy(dataset[0].path, dataset[1].path)
+    digests, _ = checks.fingerprints(dataset)
+    picture((1, 2, 3), 99).save(dataset[0].path)
+    table = features.extract(dataset, digests, contracts.encoder(), contracts.lite0(), cache=cache).table
+    assert table.changed == (dataset[0].name,)
+    np.testing.assert_array_equal(table.values, extracted(dataset).values)
+
+
+@pytest.mark.parametrize("copies", [False, True])
+def test_A24_file_that_was_deleted_since_fails_alone(dataset: Dataset, cache: Path, copies: bool):
+    if copies:
+        shutil.copy(dataset[0].path, dataset[1].path)
+    expected = extracted(dataset).values
+    digests, _ = checks.fingerprints(dataset)
+    dataset[0].path.unlink()
+    table = features.extract(dataset, digests, contracts.encoder(), contracts.lite0(), cache=cache).table
+    assert list(table.failures) == [0]
+    assert "No such file" in table.failures[0]
+    np.testing.assert_array_equal(table.values[1:], expected[1:])
+    assert not table.values[0].any()
+
+
+def test_A24_file_that_was_broken_since_fails_alone(dataset: Dataset, cache: Path):
+    shutil.copy(dataset[0].path, dataset[1].path)
+    digests, _ = checks.fingerprints(dataset)
+    dataset[0].path.write_bytes(b"no picture any more")
+    table = features.extract(dataset, digests, contracts.encoder(), contracts.lite0(), cache=cache).table
+    assert list(table.failures) == [0]
+
+
+@pytest.mark.parametrize("where", [0, 5, 11])
+def test_A3_bad_picture_changes_no_other_row(dataset: Dataset, cache: Path, where: int):
+    expected = extracted(dataset).values
+    dataset[where].path.write_bytes(b"no picture")
+    table = extracted(dataset, cache)
+    assert list(table.failures) == [where]
+    np.testing.assert_array_equal(np.delete(table.values, where, 0), np.delete(expected, where, 0))
+
+
+def test_all_pictures_bad_is_no_crash(dataset: Dataset, cache: Path):
+    for sample in dataset:
+        sample.path.write_bytes(b"no picture")
+    table = extracted(dataset, cache)
+    assert len(table.failures) == len(dataset)
+    assert table.encoded == 0
+
+
+def test_verify_finds_the_damaged_shard_and_clear_leaves_foreign_files(dataset: Dataset, cache: Path):
+    extracted(dataset, cache)
+    (shard,) = shards(cache)
+    assert [state.problem for state in caches.survey(cache, verify=True)] == [""]
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    assert "digest" in caches.survey(cache, verify=True)[0].problem
+    (cache / "features" / "mine.txt").write_text("mine")
+    caches.clear(cache)
+    assert shards(cache) == []
+    assert (cache / "features" / "mine.txt").read_text() == "mine"

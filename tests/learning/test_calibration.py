@@ -1,0 +1,65 @@
+"""Temperature: one number that makes confidences honest and leaves the answers alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from headstart import metrics
+from headstart.learning import calibration
+
+
+def honest(rows: int = 4000, classes: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return logits whose softmax is the very distribution that the truth is drawn from."""
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(0, 1.5, (rows, classes))
+    noise = generator.gumbel(size=logits.shape)
+    return logits.astype(np.float32), (logits + noise).argmax(axis=1)
+
+
+@pytest.mark.parametrize("known", [0.25, 1.0, 3.0])
+def test_a_known_temperature_is_recovered(known: float):
+    logits, truth = honest()
+    found, _ = calibration.fit_temperature(logits * np.float32(known), truth)
+    assert found == pytest.approx(known, rel=0.05)
+
+
+def test_the_loss_is_that_of_the_calibrated_probabilities():
+    logits, truth = honest()
+    temperature, loss = calibration.fit_temperature(logits * 3, truth)
+    assert loss == pytest.approx(metrics.log_loss(calibration.probabilities(logits * 3, temperature), truth))
+
+
+def test_no_other_temperature_has_a_smaller_loss():
+    logits, truth = honest(rows=300)
+    best, loss = calibration.fit_temperature(logits, truth)
+    others = best * np.linspace(0.5, 2, 61)
+    assert loss <= min(metrics.log_loss(calibration.probabilities(logits, t), truth) for t in others) + 1e-7
+
+
+def test_the_answers_stay_as_they_are():
+    logits, _ = honest()
+    for temperature in (0.02, 0.7, 50.0):
+        said = calibration.probabilities(logits, temperature)
+        np.testing.assert_array_equal(said.argmax(axis=1), logits.argmax(axis=1))
+
+
+def test_overconfident_probabilities_become_honest():
+    logits, truth = honest()
+    temperature, _ = calibration.fit_temperature(logits * 4, truth)
+    before, after = (metrics.ece(calibration.probabilities(logits * 4, t), truth) for t in (1.0, temperature))
+    assert before > 0.1
+    assert after < before / 4
+
+
+def test_rows_are_finite_and_sum_to_one_whatever_the_logits():
+    said = calibration.probabilities(np.array([[1e4, -1e4, 0], [0, 0, 0]], dtype=np.float32), 0.02)
+    np.testing.assert_allclose(said, [[1, 0, 0], [1 / 3, 1 / 3, 1 / 3]])
+
+
+def test_perfect_and_hopeless_logits_end_at_the_bounds():
+    truth = np.arange(40) % 4
+    surest, _ = calibration.fit_temperature(5 * np.eye(4, dtype=np.float32)[truth], truth)
+    doubt, _ = calibration.fit_temperature(5 * np.eye(4, dtype=np.float32)[(truth + 1) % 4], truth)
+    assert calibration.LOW <= surest < 1
+    assert doubt == pytest.approx(calibration.HIGH, rel=0.01)

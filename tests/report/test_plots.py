@@ -1,0 +1,137 @@
+"""The figures: they draw at any number of classes, with any names, and their titles tell the last values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from headstart.judging import evaluation
+from headstart.learning.heads import Step
+from headstart.records import ClassNames, Evaluation, Predictions
+from headstart.report import plots
+
+HOSTILE = ("a$b", "$x^2$", "two\nlines", "\\frac{1}{2}", "<script>", "x" * 300, "100 %_&#{}", "tab\there", " ", "a$b$c$")
+
+
+def evaluated(classes: int = 3, rows: int = 200, names: tuple[str, ...] = (), seed: int = 0) -> Evaluation:
+    """Return an evaluation of simulated predictions."""
+    generator = np.random.default_rng(seed)
+    names = names or tuple(f"class {k:03d}" for k in range(classes))
+    truth = np.concatenate([np.arange(len(names)), generator.integers(0, len(names), rows)])
+    logits = generator.normal(0, 1, (len(truth), len(names))) + 2 * np.eye(len(names))[truth]
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    pictures = tuple(f"{row}.png" for row in range(len(truth)))
+    return evaluation.measure(Predictions(pictures, ClassNames(names), shares, truth=tuple(names[k] for k in truth)))
+
+
+def perfect(classes: int) -> Evaluation:
+    """Return an evaluation without a mistake."""
+    names = tuple(f"class {k:03d}" for k in range(classes))
+    return evaluation.measure(Predictions(names, ClassNames(names), np.eye(classes), truth=names))
+
+
+def drawn(figure: Figure) -> str:
+    """Draw a figure, which warns of whatever does not fit, and return its texts."""
+    figure.canvas.draw()
+    return "\n".join(text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")))
+
+
+FIGURES = [plots.confusion, plots.reliability, plots.per_class]
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+@pytest.mark.parametrize("classes", [2, 30, 31, 120])
+def test_every_figure_draws_at_any_number_of_classes(figure: Callable[[Evaluation], Figure], classes: int):
+    assert "class 0" in drawn(figure(evaluated(classes))) or figure is plots.reliability
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+@pytest.mark.parametrize("classes", [2, 30, 120])
+def test_every_figure_draws_where_nothing_is_wrong(figure: Callable[[Evaluation], Figure], classes: int):
+    assert drawn(figure(perfect(classes)))
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_B11_names_that_look_like_formulas_or_markup_break_nothing(figure: Callable[[Evaluation], Figure]):
+    assert drawn(figure(evaluated(names=HOSTILE)))
+
+
+@pytest.mark.parametrize("figure", [plots.confusion, plots.per_class])
+@pytest.mark.parametrize("names", [("🐕", "🐈"), ("日本", "中国"), ("ضفدع", "שלום")])
+def test_B10_names_in_any_script_draw_without_warnings(
+    figure: Callable[[Evaluation], Figure], names: tuple[str, ...]
+):
+    assert drawn(figure(evaluated(names=names)))
+
+
+def test_the_confusion_matrix_has_a_number_in_every_cell_that_holds_pictures():
+    result = evaluated(3)
+    texts = drawn(plots.confusion(result)).split("\n")
+    assert [t for t in texts if t.isdigit()] == [str(n) for n in result.confusion.ravel() if n]
+    assert any(f"{result.pictures} in all" in t for t in texts)
+
+
+def test_beyond_thirty_classes_the_confusion_shows_the_worst_pairs():
+    result = evaluated(40, rows=400)
+    text = drawn(plots.confusion(result))
+    given, taken, count = result.confused[0]
+    assert f"{given}  taken for  {taken}" in text
+    assert f"{count} of {result.support[result.classes.index(given)]}" in text
+    wrong = result.confusion.sum() - np.trace(result.confusion)
+    assert f"of {wrong} wrong among {result.pictures} pictures" in text
+
+
+def test_the_title_of_the_reliability_holds_the_calibration_error():
+    result = evaluated(5)
+    assert str(result.overall["ece"]) in drawn(plots.reliability(result))
+
+
+def test_the_classes_are_shown_worst_first_and_the_rest_is_counted():
+    result = evaluated(60, rows=600)
+    figure = plots.per_class(result)
+    text = drawn(figure)
+    worst = min(result.per_class, key=lambda name: (result.per_class[name]["recall"].value, name))
+    assert worst in figure.axes[0].get_yticklabels()[0].get_text()
+    assert "the lowest 40 of 60" in text
+
+
+def test_the_titles_of_the_training_hold_the_last_values():
+    history = [Step(1.5, 0.3, 1.6, 0.25), Step(0.1234, 0.987, 0.5678, 0.854)]
+    text = drawn(plots.training_curves(history, "validation"))
+    assert "Accuracy: training 98.7%, validation 85.4%" in text
+    assert "Loss: training 0.123, validation 0.568" in text
+
+
+@pytest.mark.parametrize("steps", [1, 2, 300])
+def test_the_training_draws_at_any_length(steps: int):
+    assert "test" in drawn(plots.training_curves([Step(1 / (n + 1), 0.5, 1.0, 0.5) for n in range(steps)], "test"))
+
+
+@pytest.mark.parametrize("number", [1, 5, 7, 25])
+def test_a_grid_shows_every_picture_under_its_title(number: int):
+    pictures = [np.full((20, 30, 3), 10 * k, np.uint8) for k in range(number)]
+    figure = plots.grid(pictures, [f"title {k}" for k in range(number)], "heading")
+    text = drawn(figure)
+    assert sum(len(axis.images) for axis in figure.axes) == number
+    assert all(f"title {k}" in text for k in range(number))
+    assert "heading" in text
+
+
+def test_saving_writes_one_png_a_figure_that_opens(tmp_path: Path):
+    plots.save({"one": plots.reliability(evaluated()), "two": plots.confusion(evaluated())}, tmp_path / "plots")
+    assert sorted(p.name for p in (tmp_path / "plots").iterdir()) == ["one.png", "two.png"]
+    for file in (tmp_path / "plots").iterdir():
+        with Image.open(file) as image:
+            image.load()
+            assert min(image.size) > 300
+
+
+def test_the_same_evaluation_gives_the_same_picture(tmp_path: Path):
+    for name in ("first", "second"):
+        plots.save({"p": plots.per_class(evaluated())}, tmp_path / name)
+    assert (tmp_path / "first" / "p.png").read_bytes() == (tmp_path / "second" / "p.png").read_bytes()

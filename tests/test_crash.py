@@ -1,0 +1,342 @@
+"""Killed anywhere, interrupted, or run twice at once: nothing half-done is ever taken for whole, and a repetition gives
+what one undisturbed run would have given.
+
+Most tests here run code in children of one process that has imported everything (`nursery`), since imports take
+seconds; what concerns the command line itself is a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import contracts
+import numpy as np
+import pytest
+from conftest import draw_folders
+
+from headstart.data import checks, sources
+from headstart.encoding import cache as caches
+from headstart.encoding import features
+from headstart.model.artifact import load_classifier
+from headstart.records import Dataset, FeatureTable
+
+NURSERY = """
+import json, os, signal, sys, time, traceback
+import headstart.cli, headstart.training, headstart.report.run, headstart.terminal
+from headstart.data import checks, sources
+from headstart.encoding import features, runtime
+from headstart.model import artifact
+import contracts, timm
+
+def born(code, log):
+    begun, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(begun)
+        out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(out, 1)
+        os.dup2(out, 2)
+        code_of_exit = 0
+        try:
+            exec(code, {**globals(), "begin": lambda: os.write(tell, b".")})
+        except SystemExit as ended:
+            code_of_exit = ended.code or 0
+        except BaseException:
+            traceback.print_exc()
+            code_of_exit = 70
+        sys.stdout.flush()
+        os._exit(code_of_exit)
+    os.close(tell)
+    return child, begun
+
+print("ready", flush=True)
+for line in sys.stdin:
+    codes, kill_after, log = json.loads(line)
+    children = [born(code, log) for code in codes]
+    for child, begun in children:
+        if os.read(begun, 1) and kill_after is not None:
+            time.sleep(kill_after)
+            os.kill(child, signal.SIGKILL)
+        os.close(begun)
+    print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child, _ in children]), flush=True)
+"""
+
+PREPARE = """
+features.SHARD_ROWS = 8
+def extract(photos, cache, progress=lambda *_: None):
+    dataset = sources.read(photos)
+    digests, _ = checks.fingerprints(dataset)
+    encoder = contracts.encoder("openvino-f32")
+    return features.extract(dataset, digests, encoder, contracts.lite0(), cache=cache, progress=progress)
+"""
+
+Nursery = Callable[..., list[int]]
+
+
+@pytest.fixture(scope="module")
+def _process() -> Iterator[subprocess.Popen[str]]:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "HF_HUB_OFFLINE": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-c", NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+@pytest.fixture
+def nursery(_process: subprocess.Popen[str], tmp_path: Path) -> Nursery:
+    """Run pieces of code at the same time, each in a child; kill each some seconds after it called `begin()`."""
+
+    def run(*codes: str, kill_after: float | None = None) -> list[int]:
+        header = f"from pathlib import Path\ntmp = Path({str(tmp_path)!r})\n"
+        request = json.dumps([[header + code for code in codes], kill_after, str(tmp_path / "log.txt")])
+        _process.stdin.write(request + "\n")
+        _process.stdin.flush()
+        return json.loads(_process.stdout.readline())
+
+    return run
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    return sources.read(draw_folders(tmp_path / "photos", each=20))
+
+
+def extracted(dataset: Dataset, cache: Path | None) -> FeatureTable:
+    digests, _ = checks.fingerprints(dataset)
+    return features.extract(dataset, digests, contracts.encoder(), contracts.lite0(), cache=cache).table
+
+
+def log(tmp_path: Path) -> str:
+    return (tmp_path / "log.txt").read_text()
+
+
+def stored_rows(cache: Path) -> int:
+    return sum(state.rows for state in caches.survey(cache, verify=True))
+
+
+@pytest.mark.slow
+def test_D1_model_survives_being_killed_while_it_is_rewritten(nursery: Nursery, model_folder: Path, tmp_path: Path):
+    code = f"""
+classifier = headstart.model.artifact.load_classifier({str(model_folder)!r})
+artifact.save(classifier, tmp / "model")
+begin()
+while True:
+    artifact.save(classifier, tmp / "model")
+"""
+    moments, chosen, expected = random.Random(1), [], (model_folder / "head.safetensors").read_bytes()
+    for _ in range(20):
+        assert nursery(code, kill_after=moments.uniform(0, 0.15)) == [-signal.SIGKILL], log(tmp_path)
+        models = [path for path in tmp_path.glob("model*") if path.is_dir()]
+        newest = tmp_path / "model" if (tmp_path / "model").exists() else max(models, key=lambda p: int(p.suffix[1:]))
+        chosen.append(newest.name)
+        for folder in models:  # each of them is whole
+            load_classifier(folder)
+            assert (folder / "head.safetensors").read_bytes() == expected
+            if folder != newest:
+                contracts.remove(folder)
+        contracts.remove(*tmp_path.glob(".model.*.tmp"))
+    assert len(chosen) == 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", [1, 17, 41, 59])
+def test_D2_killed_extraction_goes_on_where_it_was(nursery: Nursery, dataset: Dataset, tmp_path: Path, moment: int):
+    code = f"""{PREPARE}
+def die(stage, done, total):
+    if stage == "Encoding" and done == {moment}:
+        os.kill(os.getpid(), signal.SIGKILL)
+extract(tmp / "photos", tmp / "cache", die)
+"""
+    assert nursery(code) == [-signal.SIGKILL], log(tmp_path)
+    kept = stored_rows(tmp_path / "cache")
+    assert kept == (moment - 1) // 8 * 8
+    again = extracted(dataset, tmp_path / "cache")
+    assert again.encoded == 60 - kept
+    assert again.values.tobytes() == extracted(dataset, None).values.tobytes()
+    assert stored_rows(tmp_path / "cache") == 60
+
+
+@pytest.mark.slow
+def test_D2_extraction_killed_again_and_again_ends_in_the_same_features(
+    nursery: Nursery, dataset: Dataset, tmp_path: Path
+):
+    code = f"""{PREPARE}
+begin()
+extract(tmp / "photos", tmp / "cache")
+"""
+    codes = [nursery(code, kill_after=0.4 * number)[0] for number in range(8)]
+    assert codes.count(-signal.SIGKILL) >= 2, log(tmp_path)
+    assert set(codes) <= {0, -signal.SIGKILL}, log(tmp_path)
+    assert extracted(dataset, tmp_path / "cache").values.tobytes() == extracted(dataset, None).values.tobytes()
+
+
+@pytest.mark.slow
+def test_D6_two_processes_with_one_cache_share_the_work(nursery: Nursery, tmp_path: Path):
+    dataset = sources.read(draw_folders(tmp_path / "photos", each=80))
+    code = f"""{PREPARE}
+table = extract(tmp / "photos", tmp / "cache").table
+(tmp / f"{{os.getpid()}}.bin").write_bytes(table.values.tobytes())
+"""
+    assert nursery(code, code) == [0, 0], log(tmp_path)
+    first, second = [path.read_bytes() for path in tmp_path.glob("*.bin")]
+    assert first == second == extracted(dataset, None).values.tobytes()
+    assert len(dataset) <= stored_rows(tmp_path / "cache") < 1.7 * len(dataset)
+    assert not list((tmp_path / "cache").rglob("*.tmp"))
+
+
+def command(*arguments: object) -> str:
+    return f"""
+sys.argv = ["headstart", *{list(map(str, arguments))!r}]
+os.environ["HEADSTART_CACHE"] = str(tmp / "cache")
+features.SHARD_ROWS = 8
+begin()
+headstart.cli.main()
+"""
+
+
+def train(photos: Path, out: Path) -> str:
+    return command("train", photos, "--out", out, "--backbone", "lite0", "--set", "pictures.size=64")
+
+
+@pytest.mark.slow
+def test_killed_and_repeated_training_gives_the_same_head_to_the_byte(nursery: Nursery, tmp_path: Path):
+    photos = draw_folders(tmp_path / "photos", each=20)
+    begun = time.monotonic()
+    assert nursery(train(photos, tmp_path / "whole")) == [0], log(tmp_path)
+    whole = time.monotonic() - begun
+    contracts.remove(tmp_path / "cache")
+    codes = [nursery(train(photos, tmp_path / "model"), kill_after=whole * part)[0] for part in (0.25, 0.4, 0.6, 0.75)]
+    assert codes.count(-signal.SIGKILL) >= 2, log(tmp_path)
+    assert nursery(train(photos, tmp_path / "model")) == [0], log(tmp_path)
+    heads = [(tmp_path / name / "head.safetensors").read_bytes() for name in ("whole", "model")]
+    assert heads[0] == heads[1]
+    assert "Traceback" not in log(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [20_000, 2_000_000])
+def test_D4_train_with_no_room_left_ends_with_an_error(nursery: Nursery, tmp_path: Path, limit: int):
+    """A limit on the size of files stands for a full disk: 20 kB stops the cache, 2 MB the model."""
+    photos = draw_folders(tmp_path / "photos")
+    code = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+    assert nursery(code + train(photos, tmp_path / "model")) == [1], log(tmp_path)
+    assert "error: " in log(tmp_path)
+    assert "cannot be written" in log(tmp_path)
+    assert "Traceback" not in log(tmp_path)
+    assert not list(tmp_path.glob("*model*"))
+    assert not list((tmp_path / "cache").rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("place", ["file/model", "/proc/headstart/model"])
+def test_D5_train_into_a_place_that_cannot_be_written_fails_before_any_work(
+    nursery: Nursery, tmp_path: Path, place: str
+):
+    (tmp_path / "file").write_text("a regular file")
+    photos = draw_folders(tmp_path / "photos")
+    assert nursery(train(photos, tmp_path / place)) == [1], log(tmp_path)
+    assert "cannot be written" in log(tmp_path)
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+    """Start `headstart train` on 600 pictures at full size, as a person would."""
+    draw_folders(tmp_path / "photos", each=200)
+    environment = {**os.environ, "HEADSTART_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "headstart", "train", "photos", "--out", "model", "--precision", "f32"]
+    processes = []
+
+    def start() -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        processes.append(subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=pipe, stderr=pipe, text=True))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(process: subprocess.Popen[str], cache: Path, pattern: str) -> None:
+    """Wait until there is such a file in the cache."""
+    for _ in range(1000):
+        if process.poll() is not None or list(cache.rglob(pattern)):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"no {pattern} for 100 seconds")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_D13_interrupted_training_stops_clean_and_keeps_what_it_had(
+    started: Callable[[], subprocess.Popen[str]], tmp_path: Path, number: signal.Signals
+):
+    process = started()
+    wait_for(process, tmp_path / "cache", "remembered.json")  # encoding begins
+    time.sleep(0.7)
+    begun = time.monotonic()
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, errors
+    assert time.monotonic() - begun < 15
+    assert "Traceback" not in errors
+    assert "Interrupted" in errors
+    assert not (tmp_path / "model").exists()
+    assert not list(tmp_path.glob(".model.*"))
+    assert 0 < stored_rows(tmp_path / "cache") < 1200
+    assert not list((tmp_path / "cache").rglob("*.tmp"))
+
+
+@pytest.mark.slow
+def test_D13_training_goes_on_after_an_interruption(started: Callable[[], subprocess.Popen[str]], tmp_path: Path):
+    process = started()
+    wait_for(process, tmp_path / "cache", "*.safetensors")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    kept = {path: path.read_bytes() for path in (tmp_path / "cache").rglob("*.safetensors")}
+    assert process.returncode == 130
+    again = started()
+    _, errors = again.communicate(timeout=120)
+    assert again.returncode == 0, errors
+    assert stored_rows(tmp_path / "cache") == 1200  # nothing was computed twice
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert (tmp_path / "model" / "model.json").is_file()
+
+
+@pytest.mark.slow
+def test_D13_second_signal_during_the_stop_makes_no_traceback(
+    started: Callable[[], subprocess.Popen[str]], tmp_path: Path
+):
+    process = started()
+    wait_for(process, tmp_path / "cache", "remembered.json")
+    time.sleep(0.5)
+    for _ in range(3):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.02)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+
+
+def test_contract_of_the_bundled_engine_holds_in_a_child(nursery: Nursery, tmp_path: Path):
+    """The nursery itself: what its children compute is what this process computes."""
+    code = """
+import numpy
+vectors = numpy.stack(list(contracts.encoder("openvino-f32").encode(contracts.noise(3))))
+(tmp / "vectors.bin").write_bytes(vectors.tobytes())
+"""
+    assert nursery(code) == [0], log(tmp_path)
+    own = np.stack(list(contracts.encoder().encode(contracts.noise(3))))
+    assert (tmp_path / "vectors.bin").read_bytes() == own.tobytes()

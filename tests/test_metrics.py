@@ -1,0 +1,232 @@
+"""The figures against scikit-learn and slow references, and what their intervals promise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn import metrics as reference
+
+from headstart import metrics
+
+
+def simulated(rows: int = 300, classes: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return probabilities and a truth that mostly agree."""
+    generator = np.random.default_rng(seed)
+    truth = generator.integers(0, classes, rows)
+    logits = generator.normal(0, 1.5, (rows, classes)) + 2.5 * np.eye(classes)[truth]
+    shares = np.exp(logits)
+    return shares / shares.sum(axis=1, keepdims=True), truth
+
+
+def slow_ece(probabilities: np.ndarray, truth: np.ndarray, bins: int = 15) -> float:
+    """Return the expected calibration error as Guo et al. (2017) write it, bin by bin."""
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == truth
+    total = 0.0
+    for index in range(bins):
+        inside = (confidence > index / bins) & (confidence <= (index + 1) / bins)
+        if inside.any():
+            total += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    return total
+
+
+def test_accuracy_is_that_of_scikit_learn():
+    said, truth = simulated()
+    assert metrics.accuracy(said, truth) == pytest.approx(reference.accuracy_score(truth, said.argmax(axis=1)))
+
+
+def test_top5_accuracy_is_that_of_scikit_learn():
+    said, truth = simulated(classes=20)
+    wanted = reference.top_k_accuracy_score(truth, said, k=5, labels=range(20))
+    assert 0.5 < wanted < 1
+    assert metrics.top5_accuracy(said, truth) == pytest.approx(wanted)
+
+
+def test_top5_accuracy_gives_no_credit_for_ties():
+    assert metrics.top5_accuracy(np.full((4, 10), 0.1), np.array([0, 3, 5, 9])) == 0
+
+
+def test_log_loss_is_that_of_scikit_learn():
+    said, truth = simulated()
+    assert metrics.log_loss(said, truth) == pytest.approx(reference.log_loss(truth, said, labels=range(8)))
+
+
+def test_log_loss_of_an_impossible_truth_is_large_and_finite():
+    assert metrics.log_loss(np.array([[1.0, 0.0]]), np.array([1])) == pytest.approx(-np.log(metrics.SMALLEST))
+
+
+def test_macro_f1_is_that_of_scikit_learn():
+    said, truth = simulated()
+    wanted = reference.f1_score(truth, said.argmax(axis=1), average="macro")
+    assert metrics.macro_f1(said, truth) == pytest.approx(wanted)
+
+
+def test_macro_f1_leaves_out_classes_that_nobody_mentions():
+    said, truth = simulated(classes=3)
+    wider = np.hstack([said, np.zeros((len(said), 2))])
+    assert metrics.macro_f1(wider, truth) == pytest.approx(metrics.macro_f1(said, truth))
+
+
+def test_brier_is_that_of_scikit_learn():
+    said, truth = simulated()
+    wanted = reference.brier_score_loss(truth, said, labels=range(8), scale_by_half=False)
+    assert metrics.brier(said, truth) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_ece_is_that_of_a_slow_reference(seed: int):
+    said, truth = simulated(seed=seed)
+    assert metrics.ece(said, truth) == pytest.approx(slow_ece(said, truth))
+
+
+def test_ece_counts_a_confidence_on_a_bin_edge_once():
+    said = np.array([[1.0, 0.0], [2 / 3, 1 / 3], [0.6, 0.4]])
+    truth = np.array([0, 1, 0])
+    assert metrics.ece(said, truth) == pytest.approx((0 + 2 / 3 + 0.4) / 3)
+
+
+def test_confusion_is_that_of_scikit_learn():
+    said, truth = simulated()
+    wanted = reference.confusion_matrix(truth, said.argmax(axis=1), labels=range(8))
+    np.testing.assert_array_equal(metrics.confusion(said, truth), wanted)
+
+
+def test_reliability_accounts_for_every_row_and_for_the_ece():
+    said, truth = simulated()
+    rows = metrics.reliability(said, truth)
+    assert sum(count for *_, count in rows) == len(truth)
+    gap = sum(count * abs(confidence - right) for confidence, right, count in rows) / len(truth)
+    assert gap == pytest.approx(metrics.ece(said, truth))
+
+
+@pytest.mark.parametrize("name", metrics.OVERALL)
+def test_weights_give_the_same_as_repeated_rows(name: str):
+    said, truth = simulated(rows=60)
+    times = np.random.default_rng(1).integers(0, 4, 60)
+    repeated = metrics.OVERALL[name](np.repeat(said, times, axis=0), np.repeat(truth, times), None)
+    assert metrics.OVERALL[name](said, truth, times.astype(float)) == pytest.approx(repeated)
+
+
+@pytest.mark.parametrize("name", metrics.OVERALL)
+def test_a_stack_of_weights_gives_one_figure_each(name: str):
+    said, truth = simulated(rows=60)
+    stack = np.random.default_rng(1).integers(0, 4, (3, 60)).astype(float)
+    wanted = [metrics.OVERALL[name](said, truth, weights) for weights in stack]
+    np.testing.assert_allclose(metrics.OVERALL[name](said, truth, stack), wanted)
+
+
+@pytest.mark.parametrize("rows", [5, 40, 400])
+def test_intervals_contain_their_value(rows: int):
+    for name, (value, low, high) in metrics.overall_intervals(*simulated(rows=rows)).items():
+        assert low <= value <= high, name
+        assert name in ("log_loss", "brier") or 0 <= low <= high <= 1, name
+
+
+def test_intervals_depend_on_the_seed_alone():
+    said, truth = simulated(rows=80)
+    first = metrics.overall_intervals(said, truth, seed=3)
+    assert first == metrics.overall_intervals(said, truth, seed=3)
+    assert first != metrics.overall_intervals(said, truth, seed=4)
+
+
+def test_copies_in_one_group_do_not_narrow_the_interval():
+    said, truth = simulated(rows=100)
+    alone = metrics.overall_intervals(said, truth)["accuracy"]
+    copied = (np.repeat(said, 5, axis=0), np.repeat(truth, 5))
+    grouped = metrics.overall_intervals(*copied, np.repeat(np.arange(100), 5))["accuracy"]
+    naive = metrics.overall_intervals(*copied)["accuracy"]
+    assert grouped == pytest.approx(alone)
+    assert naive.high - naive.low < 0.6 * (grouped.high - grouped.low)
+
+
+def test_copies_in_one_group_do_not_narrow_the_interval_of_a_perfect_score():
+    right, truth = np.eye(2)[[0, 1] * 7], np.array([0, 1] * 7)
+    alone = metrics.overall_intervals(right, truth)["accuracy"]
+    groups = np.repeat(np.arange(14), 5)
+    copied = metrics.overall_intervals(np.repeat(right, 5, axis=0), np.repeat(truth, 5), groups)["accuracy"]
+    assert copied == pytest.approx(alone)
+
+
+def test_groups_may_have_any_numbers():
+    said, truth = simulated(rows=40)
+    groups = np.arange(40) // 2
+    assert metrics.overall_intervals(said, truth, groups) == metrics.overall_intervals(said, truth, 1000 + 7 * groups)
+
+
+def test_resampling_draws_as_many_rows_as_there_are():
+    counts = metrics.resample(50, None, 20, 0)
+    np.testing.assert_array_equal(counts.sum(axis=1), 50)
+
+
+def test_resampling_draws_groups_as_a_whole():
+    groups = np.array([4, 4, 4, 9, 9, 2])
+    counts = metrics.resample(6, groups, 50, 0)
+    assert (counts[:, 0] == counts[:, 2]).all()
+    assert (counts[:, 3] == counts[:, 4]).all()
+    assert (counts[:, 0] != counts[:, 3]).any()
+
+
+def test_the_accuracy_interval_holds_the_true_value_as_often_as_it_says():
+    generator = np.random.default_rng(2)
+    held = 0
+    for round_ in range(200):
+        truth = np.zeros(150, dtype=np.int64)
+        said = np.eye(2)[(generator.random(150) > 0.8).astype(int)]
+        _, low, high = metrics.overall_intervals(said, truth, rounds=400, seed=round_)["accuracy"]
+        held += low <= 0.8 <= high
+    assert 184 <= held <= 196
+
+
+@pytest.mark.parametrize("name", ["accuracy", "top5_accuracy", "macro_f1"])
+def test_fourteen_of_fourteen_right_is_not_certainty(name: str):
+    truth = np.arange(14) % 7
+    value, low, high = metrics.overall_intervals(np.eye(7)[truth], truth)[name]
+    assert (value, high) == (1, 1)
+    assert 0.6 < low < 0.9
+
+
+def test_none_of_fourteen_right_is_not_certainty_either():
+    truth = np.zeros(14, dtype=np.int64)
+    _, low, high = metrics.overall_intervals(np.eye(2)[1 - truth], truth)["accuracy"]
+    assert low == 0
+    assert 0.1 < high < 0.4
+
+
+def test_wilson_is_the_textbook_interval():
+    # Newcombe 1998, table I: 81 of 263 and 0 of 20
+    assert metrics.wilson(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert metrics.wilson(0, 20) == pytest.approx((0, 0.1611), abs=5e-5)
+
+
+def test_class_figures_are_those_of_scikit_learn():
+    said, truth = simulated(classes=4)
+    precision, recall, f1, _ = reference.precision_recall_fscore_support(truth, said.argmax(axis=1))
+    figures = metrics.class_intervals(said, truth, rounds=50)
+    assert [figures[k]["precision"].value for k in range(4)] == pytest.approx(precision.tolist())
+    assert [figures[k]["recall"].value for k in range(4)] == pytest.approx(recall.tolist())
+    assert [figures[k]["f1"].value for k in range(4)] == pytest.approx(f1.tolist())
+
+
+def test_class_log_loss_looks_at_the_pictures_of_the_class():
+    said, truth = simulated(classes=4)
+    own = truth == 2
+    wanted = reference.log_loss(truth[own], said[own], labels=range(4))
+    assert metrics.class_intervals(said, truth, rounds=50)[2]["log_loss"].value == pytest.approx(wanted)
+
+
+def test_classes_without_pictures_have_no_figures():
+    said, truth = simulated(classes=4)
+    assert sorted(metrics.class_intervals(said[truth != 1], truth[truth != 1], rounds=50)) == [0, 2, 3]
+
+
+def test_a_class_of_one_picture_has_wide_but_finite_intervals():
+    said, truth = np.eye(3)[[0, 1, 1, 2]], np.array([0, 1, 1, 2])
+    value, low, high = metrics.class_intervals(said, truth, rounds=200)[0]["recall"]
+    assert (value, high) == (1, 1)
+    assert low == pytest.approx(metrics.wilson(1.0, 1)[0])
+
+
+def test_a_class_that_is_never_predicted_has_no_precision():
+    said = np.eye(2)[[0, 0, 0]]
+    figures = metrics.class_intervals(said, np.array([0, 0, 1]), rounds=50)[1]
+    assert figures["precision"].value == figures["recall"].value == figures["f1"].value == 0
