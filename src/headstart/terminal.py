@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -170,7 +171,7 @@ def print_error(error: HeadstartError) -> None:
         stderr.print(f"\nhint: {error.hint}", markup=False, soft_wrap=True)
 
 
-def show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+def show_warning(message: Warning | str, category: type[Warning], filename: str, *_: object, **__: object) -> None:
     """Print a warning of this package like any other remark; those of libraries are not for its users."""
-    if issubclass(category, UserWarning):
+    if issubclass(category, UserWarning) and Path(filename).is_relative_to(Path(__file__).parent):
         stderr.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)

@@ -70,10 +70,13 @@ def read_bytes(path: Path) -> bytes:
     try:
         # O_NONBLOCK: opening a FIFO that nobody writes to must not hang
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with open(descriptor, "rb") as file:
+        try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise PictureError("not a regular file")
-            data = file.read()
+            with open(descriptor, "rb", closefd=False) as file:
+                data = file.read()
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise PictureError(f"cannot be read: {error.strerror or error}") from error
     if not data:
@@ -187,7 +190,11 @@ def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> tuple[Image
     """Return the picture as RGB, and whether it had more than eight bits a channel."""
     mode = image.mode
     if mode == "F" or mode.startswith("I"):
-        return Image.fromarray(_eight_bit(np.asarray(image))).convert("RGB"), True
+        values = np.asarray(image)
+        rgb = np.repeat(_eight_bit(values)[..., None], 3, axis=2)
+        if isinstance(clear := image.info.get("transparency"), int):  # one grey stands for "nothing here"
+            rgb[values == clear] = background
+        return Image.fromarray(rgb), True
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         flat = Image.new("RGBA", rgba.size, (*background, 255))

@@ -10,7 +10,7 @@ import glob
 import os
 import re
 import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -215,11 +215,12 @@ def _match(
     Raises:
         DataError: An id fits several pictures, or its file leads out of the root.
     """
-    by_name: dict[str, list[Path]] = defaultdict(list)
+    by_name = {file.relative_to(root).as_posix(): [file] for file in files}
+    bare: dict[str, list[Path]] = defaultdict(list)
     for file in files:
-        name = file.relative_to(root).as_posix()
-        by_name[name].append(file)
-        by_name[name[: -len(file.suffix)]].append(file)
+        bare[file.relative_to(root).with_suffix("").as_posix()].append(file)
+    for name, candidates in bare.items():
+        by_name.setdefault(name, candidates)  # a whole name goes before one without its suffix
     top = root.resolve()
     matched: dict[Path, list[Sample]] = defaultdict(list)
     absent: list[str] = []
@@ -304,29 +305,41 @@ def _walk(root: Path, follow_links: bool) -> tuple[list[Path], list[Finding]]:
 def _folders(
     root: Path, follow_links: bool, loops: list[str], outside: list[str], denied: list[str]
 ) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """Walk like `os.walk`, through links that stay inside (or all, if asked), into each real folder once."""
+    """Walk like `os.walk`, into each real folder once; links that stay inside (or all, if asked) come last.
+
+    A folder that is linked to as well is thereby known by its own name.
+    """
     top = root.resolve()
-    seen = {top}
-    waiting = [root]
+    seen: set[Path] = set()
+    waiting = deque([root])
     while waiting:
-        folder = waiting.pop()
+        folder = waiting.popleft()
+        real = folder.resolve()
+        if real in seen:
+            loops.append(folder.relative_to(root).as_posix())
+            continue
+        seen.add(real)
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
             denied.append(f"{folder.relative_to(root).as_posix()}/ ({error.strerror})")
             continue
-        folders = [entry.name for entry in entries if entry.is_dir()]
-        yield folder, folders, [entry.name for entry in entries if not entry.is_dir()]
-        for name in folders:
-            path = folder / name
-            real = path.resolve()
-            if real in seen:
-                loops.append(path.relative_to(root).as_posix())
-            elif path.is_symlink() and not follow_links and not real.is_relative_to(top):
-                outside.append(path.relative_to(root).as_posix() + "/")
-            else:
-                seen.add(real)
+        folders = [entry.name for entry in entries if _is_folder(entry)]
+        yield folder, folders, [entry.name for entry in entries if not _is_folder(entry)]
+        for path in (folder / name for name in folders):
+            if not path.is_symlink():
+                waiting.appendleft(path)
+            elif follow_links or not _escapes(path, top):
                 waiting.append(path)
+            else:
+                outside.append(path.relative_to(root).as_posix() + "/")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def _similar_classes(samples: Iterable[Sample]) -> list[Finding]:

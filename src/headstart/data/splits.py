@@ -59,13 +59,27 @@ def split(dataset: Dataset, groups: Integers, validation: float, seed: int) -> S
     wanted = {label: max(1, round(size * validation)) for label, size in sizes.items()}
     left = Counter(sizes)  # what would still be learned from
     held: list[int] = []
-    for unit in _units(dataset, groups, seed):
+
+    def hold(unit: _Unit) -> bool:
+        """Hold a unit out, if something of each of its classes is left to learn from."""
+        if any(left[label] <= count for label, count in unit.labels.items()):
+            return False
+        held.extend(unit.rows)
+        left.subtract(unit.labels)
+        for label, count in unit.labels.items():
+            wanted[label] = max(0, wanted[label] - count)
+        return True
+
+    units = _units(dataset, groups, seed)
+    passed: list[_Unit] = []
+    for unit in units:
         fits = sum(min(count, wanted[label]) for label, count in unit.labels.items())
-        if 2 * fits > len(unit.rows) and all(left[label] > count for label, count in unit.labels.items()):
-            held += unit.rows
-            left.subtract(unit.labels)
-            for label, count in unit.labels.items():
-                wanted[label] = max(0, wanted[label] - count)
+        if 2 * fits <= len(unit.rows) or not hold(unit):
+            passed.append(unit)
+    for label in sorted(sizes):  # a class of large groups only: the smallest of them is measured all the same
+        if left[label] == sizes[label]:
+            own = sorted((unit for unit in passed if label in unit.labels), key=lambda unit: len(unit.rows))
+            next((unit for unit in own if hold(unit)), None)
     if not held:
         raise DataError(
             f"No picture can be held out to measure: every class of {dataset.root} has a single picture or group.",

@@ -124,5 +124,6 @@ def _decode_text(path: Path, raw: bytes) -> str:
             "Save it as CSV UTF-8.",
         ) from error
     if "\x00" in text:
-        raise DataError(f"The table {path} holds NUL bytes; it is no CSV file.", "Save it as CSV UTF-8.")
+        line = text[: text.index("\x00")].count("\n") + 1
+        raise DataError(f"The table {path} is no CSV file: line {line} holds a NUL byte.", "Save it as CSV UTF-8.")
     return text

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -161,8 +163,17 @@ def _worst_pairs(evaluation: Evaluation) -> Figure:
     return figure
 
 
+class _Figure(Figure):
+    """A figure that draws a box for a letter its fonts lack, without a warning for each."""
+
+    def draw(self, renderer: RendererBase) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            super().draw(renderer)
+
+
 def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = _Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 

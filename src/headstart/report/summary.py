@@ -54,7 +54,7 @@ def of_layers(classifier: Classifier) -> list[dict[str, Any]]:
     network.add_module("backbone", classifier.backbone.module)
     network.add_module("head", classifier.head)
     for name, module in network.named_modules():
-        if next(module.children(), None) is None:
+        if next(module.children(), None) is None or next(module.parameters(recurse=False), None) is not None:
             hooks.append(module.register_forward_hook(_recorder(rows, name)))
     try:
         with torch.inference_mode():
@@ -69,7 +69,7 @@ def of_layers(classifier: Classifier) -> list[dict[str, Any]]:
 def _recorder(rows: list[dict[str, Any]], name: str) -> Any:
     def record(module: nn.Module, _inputs: Any, output: Any) -> None:
         shape = tuple(output.shape) if isinstance(output, torch.Tensor) else ()
-        rows.append(_row(name, type(module).__name__, shape, sum(p.numel() for p in module.parameters())))
+        rows.append(_row(name, type(module).__name__, shape, sum(p.numel() for p in module.parameters(recurse=False))))
 
     return record
 

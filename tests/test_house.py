@@ -1,0 +1,236 @@
+"""The house in order: who imports whom, one door per outside library, and the surface that users rely on."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+import headstart
+from headstart import cli
+
+HOME = Path(headstart.__file__).parent
+
+# A room imports only from rooms above it. Rooms of one line are one wing, from left to right.
+ORDER = """
+errors records metrics config storage
+data.images data.tables data.sources data.checks data.splits
+encoding.backbone encoding.runtime encoding.cache encoding.features
+learning.prior learning.calibration learning.heads
+model.classifier model.artifact
+judging.evaluation
+training
+delivery.submission
+report.plots report.summary report.gallery report.run
+demo
+terminal
+cli
+__main__
+""".split()
+
+DOORS = {
+    "timm": {"encoding.backbone"},
+    "huggingface_hub": {"encoding.backbone"},
+    "openvino": {"encoding.runtime"},
+    "safetensors": {"encoding.backbone", "encoding.cache", "model.artifact"},
+    "platformdirs": {"encoding.cache"},
+    "matplotlib": {"report.plots", "report.gallery"},
+    "typer": {"cli"},
+    "rich": {"terminal"},
+    "PIL": {"data.images", "demo"},
+    "sklearn": {"demo"},
+    "scipy": {"learning.calibration", "learning.heads"},
+    "threadpoolctl": {"learning.heads"},
+    "tomli_w": {"config"},
+    "tomllib": {"config"},
+}
+
+PUBLIC = [
+    "Classifier",
+    "Columns",
+    "Dataset",
+    "Evaluation",
+    "HeadstartError",
+    "Prediction",
+    "Predictions",
+    "TrainConfig",
+    "TrainingResult",
+    "evaluate",
+    "load",
+    "read",
+    "save",
+    "train",
+]
+
+VERBS = ["cache", "demo", "evaluate", "models", "predict", "settings", "show", "summary", "train"]
+
+TRAIN_FLAGS = """
+--out --labels --images --id-column --label-column --group-column --split-column --missing --follow-links --backbone
+--weights --resize --mirror --no-mirror --refit --no-refit --seed --engine --device --precision --config --set
+--no-cache --json --quiet -q
+""".split()
+
+
+def rooms() -> dict[str, ast.Module]:
+    """Return every module but the facade and the empty fronts of wings, by its name inside the package."""
+    files = [file for file in HOME.rglob("*.py") if file.name != "__init__.py"]
+    names = [".".join(file.relative_to(HOME).with_suffix("").parts) for file in files]
+    return {name: ast.parse(file.read_text("utf-8")) for name, file in zip(names, files, strict=True)}
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    """Yield the full name of all that a module imports, wherever in it, also by `importlib`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "import_module":
+            yield from (part.value for part in node.args if isinstance(part, ast.Constant))
+
+
+def inside(tree: ast.Module) -> set[str]:
+    """Return the rooms that a module imports from."""
+    found = {name.removeprefix("headstart.") for name in imported(tree) if name.split(".")[0] == "headstart"}
+    return {next((room for room in ORDER if name == room or name.startswith(f"{room}.")), name) for name in found}
+
+
+def test_every_room_has_its_place():
+    assert sorted(rooms()) == sorted(ORDER)
+
+
+@pytest.mark.parametrize("room", ORDER)
+def test_a_room_imports_only_from_rooms_above(room: str):
+    above = set(ORDER[: ORDER.index(room)])
+    wrong = inside(rooms()[room]) - above - ({"__version__"} if room == "cli" else set())
+    assert not wrong
+
+
+def test_the_fronts_of_wings_are_empty():
+    for file in HOME.glob("*/__init__.py"):
+        (docstring,) = ast.parse(file.read_text("utf-8")).body
+        assert isinstance(docstring, ast.Expr)
+
+
+@pytest.mark.parametrize("library", DOORS)
+def test_a_library_has_its_door(library: str):
+    users = {room for room, tree in rooms().items() if library in {name.split(".")[0] for name in imported(tree)}}
+    assert users == DOORS[library]
+
+
+def test_the_first_rooms_need_numpy_at_most():
+    own = {"headstart", "numpy", "tomli_w", *sys.stdlib_module_names}
+    for room in ("errors", "records", "metrics", "config", "storage"):
+        assert {name.split(".")[0] for name in imported(rooms()[room])} <= own
+
+
+def test_the_public_names_are_these():
+    assert headstart.__all__ == PUBLIC
+    assert dir(headstart) == sorted([*PUBLIC, "__version__"])
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_public_name_is_there_and_explained(name: str):
+    assert getattr(headstart, name).__doc__
+
+
+def test_other_names_are_not_there():
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        headstart.trian  # noqa: B018
+
+
+def test_the_verbs_are_these():
+    commands = typer.main.get_command(cli.app).commands
+    assert sorted(commands) == VERBS
+    assert sorted(commands["cache"].commands) == ["clear", "verify"]
+
+
+def test_the_flags_of_train_are_these():
+    parameters = typer.main.get_command(cli.app).commands["train"].params
+    flags = [flag for p in parameters for flag in (*p.opts, *p.secondary_opts) if flag.startswith("-")]
+    assert sorted(flags) == sorted(TRAIN_FLAGS)
+
+
+def commands() -> dict[str, Any]:
+    """Return every verb, those of `cache` too."""
+    top = typer.main.get_command(cli.app).commands
+    return top | {f"cache {name}": command for name, command in top["cache"].commands.items()}
+
+
+@pytest.mark.parametrize("verb", [*VERBS, "cache clear", "cache verify"])
+def test_a_verb_and_its_flags_are_explained(verb: str):
+    command = commands()[verb]
+    assert command.help
+    assert all(p.help for p in command.params if p.name != "help")
+
+
+def loaded_after(code: str) -> set[str]:
+    """Return the top names of the modules that a fresh interpreter has loaded after running some code."""
+    listing = f"import sys\n{code}\nprint('LOADED', *sorted({{name.split('.')[0] for name in sys.modules}}))"
+    ran = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True, check=True)
+    return set(ran.stdout.rpartition("LOADED")[2].split())
+
+
+HEAVY = {"torch", "timm", "openvino", "matplotlib", "scipy", "sklearn", "PIL", "torchvision", "huggingface_hub"}
+
+
+def test_importing_loads_nothing():
+    assert not loaded_after("import headstart; headstart.__version__; dir(headstart)") & (HEAVY | {"numpy", "rich"})
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"], ["settings"]])
+def test_help_loads_nothing_heavy(arguments: list[str]):
+    code = f"sys.argv = ['headstart', *{arguments}]\nfrom headstart.cli import main\ntry: main()\nexcept SystemExit: pass"
+    assert not loaded_after(code) & HEAVY
+
+
+def test_nothing_pickles():
+    for room, tree in rooms().items():
+        tops = {name.split(".")[0] for name in imported(tree)}
+        assert not tops & {"pickle", "cPickle", "_pickle", "joblib", "dill", "cloudpickle", "shelve", "marshal"}, room
+
+
+def test_whatever_could_unpickle_is_told_not_to():
+    for room, tree in rooms().items():
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            text, keywords = ast.unparse(call.func), {k.arg: ast.unparse(k.value) for k in call.keywords}
+            assert text != "torch.load" or keywords.get("weights_only") == "True", room
+            assert not text.startswith(("np.load", "numpy.load", "torch.save")), room
+            assert keywords.get("allow_pickle", "False") == "False", room
+
+
+def test_nothing_runs_text_as_code():
+    for room, tree in rooms().items():
+        calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        assert not calls & {"eval", "exec", "compile", "os.system", "subprocess.run", "subprocess.Popen"}, room
+
+
+def test_every_module_opens_with_what_it_is():
+    for room, tree in rooms().items():
+        assert ast.get_docstring(tree), room
+
+
+def public(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.AST]]:
+    """Yield the public functions and classes of a module, and the methods of the latter."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not re.match("_(?!_)", node.name):
+            yield f"{prefix}{node.name}", node
+            if isinstance(node, ast.ClassDef):
+                yield from public(node, f"{node.name}.")
+
+
+def test_everything_public_is_explained():
+    silent = [f"{room}.{name}" for room, tree in rooms().items() for name, node in public(tree) if not ast.get_docstring(node)]
+    assert not silent
+
+
+def test_there_is_no_room_for_leftovers():
+    assert not [room for room in rooms() if re.search("util|helper|misc|common", room)]
