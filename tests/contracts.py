@@ -7,7 +7,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import shutil
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -112,12 +111,6 @@ def rewrite(folder: Path, files: Mapping[str, bytes] | None = None, **changes: A
             content[section] = value
     (folder / "model.json").write_text(json.dumps(content), encoding="utf-8")
     return folder
-
-
-def remove(*folders: Path) -> None:
-    """Remove folders with all that is in them."""
-    for folder in folders:
-        shutil.rmtree(folder)
 
 
 def safetensors_file(header: Mapping[str, Any] | bytes, body: bytes = b"", length: int | None = None) -> bytes:

@@ -178,4 +178,4 @@ def test_the_table_of_settings_names_every_setting_and_its_default():
     plan = decided(TrainConfig()).to_dict()
     flat = {f"{section}.{key}" for section, values in plan.items() if isinstance(values, dict) for key in values}
     assert set(table) == flat | {"seed", "refit"}
-    assert read_config(None, flags={name: default for name, default in table.items()}) == TrainConfig()
+    assert read_config(None, flags=table) == TrainConfig()

@@ -7,9 +7,10 @@ seconds; what concerns the command line itself is a process of its own.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,13 +21,20 @@ from pathlib import Path
 import contracts
 import numpy as np
 import pytest
+import timm
 from conftest import draw_folders
+from safetensors.torch import save_file
 
+from headstart.config import EncoderPlan
 from headstart.data import checks, sources
+from headstart.encoding import backbone as backbones
 from headstart.encoding import cache as caches
-from headstart.encoding import features
+from headstart.encoding import features, runtime
+from headstart.learning.heads import Head
+from headstart.model import artifact
 from headstart.model.artifact import load_classifier
-from headstart.records import Dataset, FeatureTable
+from headstart.model.classifier import Classifier
+from headstart.records import ClassNames, Dataset, FeatureTable
 
 NURSERY = """
 import json, os, signal, sys, time, traceback
@@ -83,7 +91,11 @@ Nursery = Callable[..., list[int]]
 
 @pytest.fixture(scope="module")
 def _process() -> Iterator[subprocess.Popen[str]]:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "HF_HUB_OFFLINE": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
+        "HF_HUB_OFFLINE": "1",
+    }
     with subprocess.Popen(
         [sys.executable, "-c", NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     ) as process:
@@ -126,32 +138,45 @@ def stored_rows(cache: Path) -> int:
     return sum(state.rows for state in caches.survey(cache, verify=True))
 
 
-@pytest.mark.slow
-def test_D1_model_survives_being_killed_while_it_is_rewritten(nursery: Nursery, model_folder: Path, tmp_path: Path):
-    code = f"""
-classifier = headstart.model.artifact.load_classifier({str(model_folder)!r})
-artifact.save(classifier, tmp / "model")
-begin()
-while True:
-    artifact.save(classifier, tmp / "model")
+@pytest.fixture
+def small_model(tmp_path: Path) -> Path:
+    """A model of 2 MB, so that a moment is as likely to hit any other step of saving as the writing of weights."""
+    module = timm.create_model("test_resnet")
+    save_file(module.state_dict(), tmp_path / "weights.safetensors")
+    backbone = backbones.load("test_resnet", str(tmp_path / "weights.safetensors"))
+    encoder = runtime.build(backbone, EncoderPlan("test_resnet", "", "torch", "cpu", "f32"))
+    artifact.save(Classifier(backbone, encoder, Head(backbone.dim, 2), 1.0, ClassNames("ab")), tmp_path / "small")
+    return tmp_path / "small"
+
+
+def test_D1_model_survives_being_killed_while_it_is_rewritten(nursery: Nursery, small_model: Path, tmp_path: Path):
+    code = """
+classifier = artifact.load_classifier(tmp / "small")
+for number in range(20):
+    out = tmp / f"{number}" / "model"
+    artifact.save(classifier, out)
+    child = os.fork()
+    while child == 0:
+        artifact.save(classifier, out)
+    time.sleep(0.003 * number)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
 """
-    moments, chosen, expected = random.Random(1), [], (model_folder / "head.safetensors").read_bytes()
-    for _ in range(20):
-        assert nursery(code, kill_after=moments.uniform(0, 0.15)) == [-signal.SIGKILL], log(tmp_path)
-        models = [path for path in tmp_path.glob("model*") if path.is_dir()]
-        newest = tmp_path / "model" if (tmp_path / "model").exists() else max(models, key=lambda p: int(p.suffix[1:]))
-        chosen.append(newest.name)
-        for folder in models:  # each of them is whole
+    assert nursery(code) == [0], log(tmp_path)
+    expected = (small_model / "head.safetensors").read_bytes()
+    halves = 0
+    for number in range(20):
+        models = sorted((tmp_path / str(number)).glob("model*"))  # what anyone would take for a model
+        assert models
+        for folder in models:
             load_classifier(folder)
             assert (folder / "head.safetensors").read_bytes() == expected
-            if folder != newest:
-                contracts.remove(folder)
-        contracts.remove(*tmp_path.glob(".model.*.tmp"))
-    assert len(chosen) == 20
+        halves += len(list((tmp_path / str(number)).glob(".model.*.tmp")))
+    assert halves > 0  # or nothing was ever killed in the midst of it
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", [1, 17, 41, 59])
+@pytest.mark.parametrize("moment", [1, 17, 59])
 def test_D2_killed_extraction_goes_on_where_it_was(nursery: Nursery, dataset: Dataset, tmp_path: Path, moment: int):
     code = f"""{PREPARE}
 def die(stage, done, total):
@@ -176,7 +201,7 @@ def test_D2_extraction_killed_again_and_again_ends_in_the_same_features(
 begin()
 extract(tmp / "photos", tmp / "cache")
 """
-    codes = [nursery(code, kill_after=0.4 * number)[0] for number in range(8)]
+    codes = [nursery(code, kill_after=0.5 * number)[0] for number in range(6)]
     assert codes.count(-signal.SIGKILL) >= 2, log(tmp_path)
     assert set(codes) <= {0, -signal.SIGKILL}, log(tmp_path)
     assert extracted(dataset, tmp_path / "cache").values.tobytes() == extracted(dataset, None).values.tobytes()
@@ -216,8 +241,8 @@ def test_killed_and_repeated_training_gives_the_same_head_to_the_byte(nursery: N
     begun = time.monotonic()
     assert nursery(train(photos, tmp_path / "whole")) == [0], log(tmp_path)
     whole = time.monotonic() - begun
-    contracts.remove(tmp_path / "cache")
-    codes = [nursery(train(photos, tmp_path / "model"), kill_after=whole * part)[0] for part in (0.25, 0.4, 0.6, 0.75)]
+    shutil.rmtree(tmp_path / "cache")
+    codes = [nursery(train(photos, tmp_path / "model"), kill_after=whole * part)[0] for part in (0.3, 0.55, 0.8)]
     assert codes.count(-signal.SIGKILL) >= 2, log(tmp_path)
     assert nursery(train(photos, tmp_path / "model")) == [0], log(tmp_path)
     heads = [(tmp_path / name / "head.safetensors").read_bytes() for name in ("whole", "model")]
@@ -252,21 +277,15 @@ def test_D5_train_into_a_place_that_cannot_be_written_fails_before_any_work(
 
 @pytest.fixture
 def started(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
-    """Start `headstart train` on 600 pictures at full size, as a person would."""
+    """Start `headstart train` on 600 pictures, as a person would."""
     draw_folders(tmp_path / "photos", each=200)
     environment = {**os.environ, "HEADSTART_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "headstart", "train", "photos", "--out", "model", "--precision", "f32"]
-    processes = []
-
-    def start() -> subprocess.Popen[str]:
-        pipe = subprocess.PIPE
-        processes.append(subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=pipe, stderr=pipe, text=True))
-        return processes[-1]
-
-    yield start
-    for process in processes:
-        process.kill()
-        process.communicate()
+    command = [sys.executable, "-m", "headstart", "train", "photos", "--out", "model", "--set", "pictures.size=128"]
+    pipe = subprocess.PIPE
+    with contextlib.ExitStack() as stack:
+        yield lambda: stack.enter_context(
+            subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=pipe, stderr=pipe, text=True)
+        )
 
 
 def wait_for(process: subprocess.Popen[str], cache: Path, pattern: str) -> None:
@@ -279,55 +298,40 @@ def wait_for(process: subprocess.Popen[str], cache: Path, pattern: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_D13_interrupted_training_stops_clean_and_keeps_what_it_had(
-    started: Callable[[], subprocess.Popen[str]], tmp_path: Path, number: signal.Signals
+def test_D13_interrupted_training_keeps_what_it_had_and_goes_on_from_there(
+    started: Callable[[], subprocess.Popen[str]], tmp_path: Path
 ):
-    process = started()
-    wait_for(process, tmp_path / "cache", "remembered.json")  # encoding begins
-    time.sleep(0.7)
-    begun = time.monotonic()
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + number, errors
-    assert time.monotonic() - begun < 15
-    assert "Traceback" not in errors
-    assert "Interrupted" in errors
-    assert not (tmp_path / "model").exists()
-    assert not list(tmp_path.glob(".model.*"))
-    assert 0 < stored_rows(tmp_path / "cache") < 1200
-    assert not list((tmp_path / "cache").rglob("*.tmp"))
-
-
-@pytest.mark.slow
-def test_D13_training_goes_on_after_an_interruption(started: Callable[[], subprocess.Popen[str]], tmp_path: Path):
     process = started()
     wait_for(process, tmp_path / "cache", "*.safetensors")
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, "Traceback" in errors) == (130, False), errors
     kept = {path: path.read_bytes() for path in (tmp_path / "cache").rglob("*.safetensors")}
-    assert process.returncode == 130
+    assert 256 <= stored_rows(tmp_path / "cache") < 1200
     again = started()
     _, errors = again.communicate(timeout=120)
     assert again.returncode == 0, errors
     assert stored_rows(tmp_path / "cache") == 1200  # nothing was computed twice
     assert {path: path.read_bytes() for path in kept} == kept
-    assert (tmp_path / "model" / "model.json").is_file()
 
 
 @pytest.mark.slow
-def test_D13_second_signal_during_the_stop_makes_no_traceback(
+def test_D13_terminated_training_stops_soon_and_clean_however_often_it_is_told(
     started: Callable[[], subprocess.Popen[str]], tmp_path: Path
 ):
     process = started()
-    wait_for(process, tmp_path / "cache", "remembered.json")
-    time.sleep(0.5)
+    wait_for(process, tmp_path / "cache", "remembered.json")  # encoding begins
+    time.sleep(0.3)
+    begun = time.monotonic()
     for _ in range(3):
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
         time.sleep(0.02)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert "Traceback" not in errors
+    assert (process.returncode, "Traceback" in errors) == (143, False), errors
+    assert "Interrupted" in errors
+    assert time.monotonic() - begun < 15
+    assert list(tmp_path.glob("*model*")) == list((tmp_path / "cache").rglob("*.tmp")) == []
+    assert stored_rows(tmp_path / "cache") > 0
 
 
 def test_contract_of_the_bundled_engine_holds_in_a_child(nursery: Nursery, tmp_path: Path):

@@ -19,21 +19,38 @@ from headstart import cli
 HOME = Path(headstart.__file__).parent
 
 # A room imports only from rooms above it. Rooms of one line are one wing, from left to right.
-ORDER = """
-errors records metrics config storage
-data.images data.tables data.sources data.checks data.splits
-encoding.backbone encoding.runtime encoding.cache encoding.features
-learning.prior learning.calibration learning.heads
-model.classifier model.artifact
-judging.evaluation
-training
-delivery.submission
-report.plots report.summary report.gallery report.run
-demo
-terminal
-cli
-__main__
-""".split()
+ORDER = [
+    "errors",
+    "records",
+    "metrics",
+    "config",
+    "storage",
+    "data.images",
+    "data.tables",
+    "data.sources",
+    "data.checks",
+    "data.splits",
+    "encoding.backbone",
+    "encoding.runtime",
+    "encoding.cache",
+    "encoding.features",
+    "learning.prior",
+    "learning.calibration",
+    "learning.heads",
+    "model.classifier",
+    "model.artifact",
+    "judging.evaluation",
+    "training",
+    "delivery.submission",
+    "report.plots",
+    "report.summary",
+    "report.gallery",
+    "report.run",
+    "demo",
+    "terminal",
+    "cli",
+    "__main__",
+]
 
 DOORS = {
     "timm": {"encoding.backbone"},
@@ -71,11 +88,34 @@ PUBLIC = [
 
 VERBS = ["cache", "demo", "evaluate", "models", "predict", "settings", "show", "summary", "train"]
 
-TRAIN_FLAGS = """
---out --labels --images --id-column --label-column --group-column --split-column --missing --follow-links --backbone
---weights --resize --mirror --no-mirror --refit --no-refit --seed --engine --device --precision --config --set
---no-cache --json --quiet -q
-""".split()
+TRAIN_FLAGS = [
+    "--out",
+    "--labels",
+    "--images",
+    "--id-column",
+    "--label-column",
+    "--group-column",
+    "--split-column",
+    "--missing",
+    "--follow-links",
+    "--backbone",
+    "--weights",
+    "--resize",
+    "--mirror",
+    "--no-mirror",
+    "--refit",
+    "--no-refit",
+    "--seed",
+    "--engine",
+    "--device",
+    "--precision",
+    "--config",
+    "--set",
+    "--no-cache",
+    "--json",
+    "--quiet",
+    "-q",
+]
 
 
 def rooms() -> dict[str, ast.Module]:
@@ -188,7 +228,9 @@ def test_importing_loads_nothing():
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"], ["settings"]])
 def test_help_loads_nothing_heavy(arguments: list[str]):
-    code = f"sys.argv = ['headstart', *{arguments}]\nfrom headstart.cli import main\ntry: main()\nexcept SystemExit: pass"
+    code = (
+        f"sys.argv = ['headstart', *{arguments}]\nfrom headstart.cli import main\ntry: main()\nexcept SystemExit: pass"
+    )
     assert not loaded_after(code) & HEAVY
 
 
@@ -228,7 +270,9 @@ def public(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.AST]]:
 
 
 def test_everything_public_is_explained():
-    silent = [f"{room}.{name}" for room, tree in rooms().items() for name, node in public(tree) if not ast.get_docstring(node)]
+    silent = [
+        f"{room}.{name}" for room, tree in rooms().items() for name, node in public(tree) if not ast.get_docstring(node)
+    ]
     assert not silent
 
 

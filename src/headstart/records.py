@@ -189,6 +189,25 @@ class Preprocess:
     resize: str = "crop"
     background: tuple[int, int, int] = (255, 255, 255)
 
+    def __post_init__(self) -> None:
+        """Refuse what no picture can be prepared by.
+
+        Raises:
+            ValueError: With the first value that is out of range.
+        """
+        checks = {
+            "size": isinstance(self.size, int) and 1 <= self.size <= 8192,
+            "crop": 0 < self.crop <= 1,
+            "interpolation": self.interpolation in ("bicubic", "bilinear", "lanczos", "box", "hamming", "nearest"),
+            "mean": len(self.mean) == 3,
+            "std": len(self.std) == 3 and min(self.std) > 0,
+            "resize": self.resize in ("crop", "letterbox", "squash"),
+            "background": len(self.background) == 3,
+        }
+        for name, fine in checks.items():
+            if not fine:
+                raise ValueError(f"{name} cannot be {getattr(self, name)!r}")
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Rebuild from what `dataclasses.asdict` gave, possibly by way of JSON."""

@@ -170,7 +170,18 @@ def test_B9_the_columns_of_a_sample_are_defused_too(tmp_path: Path):
 
 @pytest.mark.parametrize(
     "name",
-    ["caf\u00e9", "cafe\u0301", "\u05e9\u05dc\u05d5\u05dd", "🐕", "two\nlines", 'quo"te', "a,b", "a;b", " spaces ", "x" * 251],
+    [
+        "caf\u00e9",
+        "cafe\u0301",
+        "\u05e9\u05dc\u05d5\u05dd",
+        "🐕",
+        "two\nlines",
+        'quo"te',
+        "a,b",
+        "a;b",
+        " spaces ",
+        "x" * 251,
+    ],
 )
 @pytest.mark.parametrize("form", ["labels", "jsonl"])
 def test_B10_names_come_back_exactly_as_they_are(name: str, form: str):

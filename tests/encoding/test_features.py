@@ -199,6 +199,12 @@ def test_C6_no_single_bit_of_a_shard_can_flip_unseen(cache: Path):
     assert unseen == []
 
 
+def test_rows_committed_again_make_no_second_shard(cache: Path):
+    for _ in range(10):  # as when a signal comes while the views are committed one after the other
+        caches.Store(cache, RECIPE, 4).add(DIGESTS, VALUES)
+    assert len(shards(cache)) == 1
+
+
 def test_C6_damaged_shard_costs_only_its_own_rows(dataset: Dataset, cache: Path):
     extracted(dataset.select(range(5)), cache)
     (first,) = shards(cache)

@@ -36,7 +36,12 @@ def some_prior(seed: int = 5) -> Prior:
 
 
 def problem(
-    features: np.ndarray, truth: np.ndarray, known: Prior | None = None, *, rows: np.ndarray | None = None, **more: object
+    features: np.ndarray,
+    truth: np.ndarray,
+    known: Prior | None = None,
+    *,
+    rows: np.ndarray | None = None,
+    **more: object,
 ) -> Problem:
     """Return the problem of these rows (all of them by default), without a prior by default."""
     rows = np.arange(len(features)) if rows is None else rows

@@ -15,7 +15,18 @@ from headstart.learning.heads import Step
 from headstart.records import ClassNames, Evaluation, Predictions
 from headstart.report import plots
 
-HOSTILE = ("a$b", "$x^2$", "two\nlines", "\\frac{1}{2}", "<script>", "x" * 300, "100 %_&#{}", "tab\there", " ", "a$b$c$")
+HOSTILE = (
+    "a$b",
+    "$x^2$",
+    "two\nlines",
+    "\\frac{1}{2}",
+    "<script>",
+    "x" * 300,
+    "100 %_&#{}",
+    "tab\there",
+    " ",
+    "a$b$c$",
+)
 
 
 def evaluated(classes: int = 3, rows: int = 200, names: tuple[str, ...] = (), seed: int = 0) -> Evaluation:
@@ -63,9 +74,7 @@ def test_B11_names_that_look_like_formulas_or_markup_break_nothing(figure: Calla
 
 @pytest.mark.parametrize("figure", [plots.confusion, plots.per_class])
 @pytest.mark.parametrize("names", [("🐕", "🐈"), ("日本", "中国"), ("ضفدع", "שלום")])
-def test_B10_names_in_any_script_draw_without_warnings(
-    figure: Callable[[Evaluation], Figure], names: tuple[str, ...]
-):
+def test_B10_names_in_any_script_draw_without_warnings(figure: Callable[[Evaluation], Figure], names: tuple[str, ...]):
     assert drawn(figure(evaluated(names=names)))
 
 

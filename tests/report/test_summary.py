@@ -22,7 +22,10 @@ def test_an_evaluation_is_strict_json(small_result: TrainingResult):
 
 def test_every_figure_is_a_value_with_its_interval(small_result: TrainingResult):
     content = summary.of_evaluation(small_result.evaluation)
-    for value, low, high in [*content["overall"].values(), *(v for k, v in content["per_class"]["ash"].items() if k != "pictures")]:
+    for value, low, high in [
+        *content["overall"].values(),
+        *(v for k, v in content["per_class"]["ash"].items() if k != "pictures"),
+    ]:
         assert low <= value <= high
 
 

@@ -23,7 +23,7 @@ class Inspection:
     """What the look at the files gave.
 
     Attributes:
-        dataset: The pictures that may be used, in their old order.
+        dataset: The pictures that may be used, in the order of their names.
         digests: SHA-256 of each one's bytes.
         findings: What was found and left out.
     """
@@ -56,10 +56,13 @@ def fingerprints(dataset: Dataset, progress: Progress = silence) -> tuple[tuple[
 def inspect(dataset: Dataset, progress: Progress = silence) -> Inspection:
     """Look at a labelled dataset and leave out what must not be learned from.
 
+    The result is in the order of the names: the order in which a disk or a table gave them decides nothing.
+
     Raises:
         DataError: Fewer than two classes are left.
     """
     refuse_one_class(dataset, dataset.findings)
+    dataset = dataset.select(sorted(range(len(dataset)), key=lambda row: dataset[row].name))
     digests, failures = fingerprints(dataset, progress)
     conflicting = _conflicting(dataset, digests)
     out = set(failures) | {row for rows in conflicting for row in rows}

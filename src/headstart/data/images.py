@@ -126,6 +126,7 @@ def decode(
                 remarks.append("wrong-suffix")
             if side is not None and image.format == "JPEG":
                 image.draft(None, (2 * side, 2 * side))
+            _scale_transparency(image, data)
             image.load()
             rgb, deep = _to_rgb(image, background)
             if deep:
@@ -176,6 +177,13 @@ def _check_size(width: int, height: int) -> None:
         raise PictureError(f"too large: {width}×{height} pixels, at most {MOST_PIXELS:,} pixels are decoded")
     if max(width, height) > MOST_ASPECT * min(width, height):
         raise PictureError(f"too narrow: {width}×{height} pixels, one side is more than {MOST_ASPECT} times the other")
+
+
+def _scale_transparency(image: Image.Image, data: bytes) -> None:
+    """Bring the transparent grey of a PNG of 2 or 4 bits to the 0…255 that Pillow brings its pixels to."""
+    if image.format == "PNG" and image.mode == "L" and isinstance(image.info.get("transparency"), int):
+        depth = data[24]  # the ninth byte of the header chunk
+        image.info["transparency"] *= {2: 85, 4: 17}.get(depth, 1)
 
 
 def _upright(image: Image.Image, rgb: Image.Image) -> Image.Image:

@@ -80,10 +80,7 @@ def load(name: str, weights: str = "", *, size: int | None = None, resize: str =
     _check_name(name)
     with _quiet():
         if weights:
-            module = _create(name)
-            _fill(module, _read_weights(Path(weights)), weights)
-            if size is not None:
-                module = _resized(module, name, size)
+            module = _from_file(name, Path(weights), size)
         elif name in BUNDLED:
             module = _create(name, size)
             package, holder = BUNDLED[name]
@@ -97,8 +94,10 @@ def rebuild(name: str, state: Mapping[str, Tensor], preprocess: Preprocess) -> B
     """Return the backbone of a saved classifier, from its architecture's name and its weights alone.
 
     Raises:
-        BackboneError: The weights do not fit the architecture.
+        BackboneError: There is no such architecture, or the weights do not fit it.
     """
+    if ":" in name or not _timm().is_model(name.split(".")[0]):  # a model file must not send us to other places
+        raise BackboneError(f"There is no architecture {name!r}.")
     with _quiet():
         module = _create(name, preprocess.size, num_classes=0)
         _load_strictly(module, state, "the saved model")
@@ -169,6 +168,18 @@ def _create(name: str, size: int | None = None, **options: Any) -> nn.Module:
     except TypeError as error:
         raise ConfigError(f"{name} cannot take pictures of {size} pixels: {error}.") from error
     return module
+
+
+def _from_file(name: str, file: Path, size: int | None) -> nn.Module:
+    state = _read_weights(file)
+    module = _create(name)
+    try:
+        module = _fill(module, state, str(file))
+    except BackboneError:
+        if size is None:
+            raise
+        return _fill(_create(name, size), state, str(file))  # the weights may be of that size already
+    return module if size is None else _resized(module, name, size)
 
 
 def _resized(module: nn.Module, name: str, size: int) -> nn.Module:
@@ -251,8 +262,8 @@ def _first_global(file: Path, message: str) -> str:
     return ""
 
 
-def _fill(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load weights whose classifier may have other classes (then it is dropped, it has no names anyway)."""
+def _fill(module: nn.Module, state: Mapping[str, Tensor], source: str) -> nn.Module:
+    """Load weights; a classifier of other classes is dropped, it has no names anyway. Return the network."""
     own = module.state_dict()
     stem = str(getattr(module, "pretrained_cfg", {}).get("classifier") or "classifier")
     other = [key for key in state if key.startswith(f"{stem}.") and own.get(key, state[key]).shape != state[key].shape]
@@ -263,10 +274,10 @@ def _fill(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
         _load_strictly(module, state, source)
     except BackboneError:
         with contextlib.suppress(Exception):  # the same network under the names of its first publication
-            remapped = _timm().models.remap_state_dict(dict(state), module)
-            _load_strictly(module, remapped, source)
-            return
+            _load_strictly(module, _timm().models.remap_state_dict(dict(state), module), source)
+            return module
         raise
+    return module
 
 
 def _load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

@@ -17,6 +17,7 @@ import math
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,10 +25,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from headstart.config import EncoderConfig, EncoderPlan
+from headstart.config import EncoderConfig, EncoderPlan, TrainConfig
 from headstart.encoding import backbone as backbones
 from headstart.encoding import runtime
 from headstart.errors import ArtifactError, ConfigError, HeadstartError
@@ -76,23 +78,30 @@ def writing(directory: Path) -> Iterator[Path]:
     probe(directory)
     with storage_errors(directory, _HINT):
         remove_stale(directory.parent, f".{directory.name}.*.tmp")
-        temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", suffix=".tmp", dir=directory.parent))
+        temporary = directory.with_name(f".{directory.name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
+        temporary.mkdir()
         try:
             yield temporary
-            mask = os.umask(0)
-            os.umask(mask)
-            temporary.chmod(0o777 & ~mask)
             for path in sorted(temporary.rglob("*")):
-                path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)  # safetensors writes 0600 whatever the umask
                 flush(path)
             flush(temporary)
-            if directory.is_dir() and (directory / MODEL).exists():
-                os.rename(directory, _next_free(directory))
-            os.replace(temporary, directory)
-            flush(directory.parent)
+            _put_in_place(temporary, directory)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
+
+
+def _put_in_place(temporary: Path, directory: Path) -> None:
+    aside = _next_free(directory) if (directory / MODEL).exists() else None
+    if aside is not None:
+        os.rename(directory, aside)
+    try:
+        os.replace(temporary, directory)
+    except BaseException:
+        if aside is not None:
+            os.rename(aside, directory)
+        raise
+    flush(directory.parent)
 
 
 def previous(directory: Path) -> Path | None:
@@ -120,9 +129,9 @@ def write_into(folder: Path, classifier: Classifier, extra: Mapping[str, Any] | 
         classifier: What to write.
         extra: More entries for `model.json`, e.g. the plan; loading ignores them.
     """
-    save_file({key: value.contiguous() for key, value in classifier.head.state_dict().items()}, folder / HEAD)
-    state = {key: value.contiguous().cpu() for key, value in classifier.backbone.module.state_dict().items()}
-    save_file(state, folder / BACKBONE)
+    for name, module in ((HEAD, classifier.head), (BACKBONE, classifier.backbone.module)):
+        state = {key: value.contiguous().cpu() for key, value in module.state_dict().items()}
+        (folder / name).write_bytes(save_tensors(state))
     files = {name: _sha256(folder / name) for name in (HEAD, BACKBONE)}
     content = {
         "format": FORMAT,
@@ -155,28 +164,29 @@ def load_classifier(directory: str | Path, encoder: EncoderConfig | None = None)
     folder = Path(directory)
     content = _read_json(folder)
     try:
-        classes = ClassNames(content["classes"])
+        classes = ClassNames(_checked(content["classes"], list))
         preprocess = Preprocess.from_dict(content["preprocess"])
-        head_shape = (int(content["head"]["features"]), len(classes))
+        features = _checked(content["head"]["features"], int)
         temperature = float(content["temperature"])
-        name = str(content["backbone"]["name"])
-        saved = EncoderPlan(**content["encoder"])
+        name = _checked(content["backbone"]["name"], str)
+        saved = TrainConfig(encoder=EncoderConfig(**content["encoder"])).encoder
+        digests = _checked(content["files"], dict)
         provenance = Provenance(**{f.name: content[f.name] for f in dataclasses.fields(Provenance)})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ArtifactError(f"{folder / MODEL} is damaged: {type(error).__name__} at {error}.") from error
+        raise ArtifactError(f"{folder / MODEL} is damaged: {type(error).__name__}: {error}.") from error
     if len(set(classes)) != len(classes) or len(classes) < 2 or not all(isinstance(c, str) for c in classes):
         raise ArtifactError(f"{folder / MODEL} is damaged: its classes are not at least two different names.")
     if not (math.isfinite(temperature) and temperature > 0):
         raise ArtifactError(f"{folder / MODEL} is damaged: the temperature is {temperature}.")
-    head = _read_head(_read_tensors(folder, HEAD, content), folder, head_shape)
+    head = _read_head(_read_tensors(folder, HEAD, digests), folder, (features, len(classes)))
     try:
-        backbone = backbones.rebuild(name, _read_tensors(folder, BACKBONE, content), preprocess)
+        backbone = backbones.rebuild(name, _read_tensors(folder, BACKBONE, digests), preprocess)
     except ArtifactError:
         raise
     except (HeadstartError, RuntimeError) as error:
         raise ArtifactError(f"{folder} cannot be loaded: {error}") from error
-    if backbone.dim != head_shape[0]:
-        raise ArtifactError(f"{folder}: the head takes {head_shape[0]} features, the backbone gives {backbone.dim}.")
+    if backbone.dim != features:
+        raise ArtifactError(f"{folder}: the head takes {features} features, the backbone gives {backbone.dim}.")
     plan = _encoder_here(saved, encoder)
     return Classifier(backbone, runtime.build(backbone, plan), head, temperature, classes, provenance)
 
@@ -189,7 +199,7 @@ def _read_json(folder: Path) -> dict[str, Any]:
         raise _not_found(folder) from error
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is damaged: {error}.") from error
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):
         raise ArtifactError(f"{path} is no model of Headstart: it has no format number.")
@@ -219,44 +229,50 @@ def _not_found(folder: Path) -> ArtifactError:
     return ArtifactError(f"There is no model at {folder}.", hint or "`headstart train DATA --out FOLDER` makes one.")
 
 
-def _read_tensors(folder: Path, name: str, content: Mapping[str, Any]) -> dict[str, Tensor]:
+def _read_tensors(folder: Path, name: str, digests: Mapping[str, str]) -> dict[str, Tensor]:
     path = folder / name
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror}.") from error
-    wanted = content.get("files", {}).get(name)
-    if hashlib.sha256(data).hexdigest() != wanted:
+    if hashlib.sha256(data).hexdigest() != digests.get(name):
         raise ArtifactError(
             f"{path} does not have the digest that {MODEL} gives for it: it was changed or damaged.",
             "Copy the whole folder again from where it was trained.",
         )
     try:
-        tensors: dict[str, Tensor] = load(data)
+        tensors: dict[str, Tensor] = load_tensors(data)
     except SafetensorError as error:
         raise ArtifactError(f"{path} is no safetensors file: {error}.") from error
     return tensors
 
 
 def _read_head(state: Mapping[str, Tensor], folder: Path, shape: tuple[int, int]) -> Head:
-    head = Head(*shape)
-    for key, own in head.state_dict().items():
-        if key not in state or state[key].shape != own.shape:
-            found = f"the shape {tuple(state[key].shape)}" if key in state else "nothing"
-            raise ArtifactError(f"{folder / HEAD}: {key} should have the shape {tuple(own.shape)}, it has {found}.")
+    wanted = {"linear.weight": (shape[1], shape[0]), "linear.bias": (shape[1],)}
+    for key in state.keys() | wanted.keys():
+        found = f"{state[key].dtype} of shape {tuple(state[key].shape)}" if key in state else "missing"
+        if found != f"torch.float32 of shape {wanted.get(key)}":
+            expected = f"float32 of shape {wanted[key]} was expected" if key in wanted else "a head has no such tensor"
+            raise ArtifactError(f"{folder / HEAD}: {key} is {found}; {expected}.")
         if not torch.isfinite(state[key]).all():
             raise ArtifactError(f"{folder / HEAD}: {key} holds numbers that are not finite.")
+    head = Head(*shape)
     head.load_state_dict(dict(state))
     return head.eval().requires_grad_(False)
 
 
-def _encoder_here(saved: EncoderPlan, asked: EncoderConfig | None) -> EncoderPlan:
+def _checked(value: Any, kind: type) -> Any:
+    if not isinstance(value, kind):
+        raise TypeError(f"{value!r} is no {kind.__name__}")
+    return value
+
+
+def _encoder_here(saved: EncoderConfig, asked: EncoderConfig | None) -> EncoderPlan:
     """Return the plan asked for; else the saved one, or, on a machine without such an engine, its own best."""
     if asked is not None:
         return runtime.choose(asked)
     try:
-        same = EncoderConfig(saved.backbone, "", saved.engine, saved.device, saved.precision)
-        return runtime.choose(same)
+        return runtime.choose(saved)
     except ConfigError:
         return runtime.choose(EncoderConfig(saved.backbone))
 
