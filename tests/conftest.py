@@ -70,7 +70,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
+def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
     """Run the command line in this process; arguments as they would be typed."""
     from headstart import cli
 
@@ -78,12 +78,12 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(sys, "argv", ["headstart", *map(str, arguments)])
         monkeypatch.setattr(cli.signal, "signal", lambda *_: None)  # the test runner keeps its own
         monkeypatch.setenv("COLUMNS", "200")
-        capsys.readouterr()
+        capfd.readouterr()
         with warnings.catch_warnings():
             monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
             with pytest.raises(SystemExit) as ended:
                 cli.main()
-        captured = capsys.readouterr()
+        captured = capfd.readouterr()
         return Ran(int(ended.value.code or 0), captured.out, captured.err)
 
     return call

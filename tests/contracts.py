@@ -97,10 +97,10 @@ def check_artifact(classifier: Classifier, folder: Path, pictures: Dataset) -> N
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
 
 
-def rewrite(folder: Path, files: Mapping[str, bytes] | None = None, **changes: Any) -> Path:
+def rewrite(folder: Path, members: Mapping[str, bytes] | None = None, **changes: Any) -> Path:
     """Change an artifact as somebody with an editor would, with digests that agree again."""
     content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    for name, data in (files or {}).items():
+    for name, data in (members or {}).items():
         (folder / name).write_bytes(data)
         content["files"][name] = hashlib.sha256(data).hexdigest()
     for name, value in changes.items():

@@ -230,3 +230,10 @@ def test_a_class_that_is_never_predicted_has_no_precision():
     said = np.eye(2)[[0, 0, 0]]
     figures = metrics.class_intervals(said, np.array([0, 0, 1]), rounds=50)[1]
     assert figures["precision"].value == figures["recall"].value == figures["f1"].value == 0
+
+
+def test_a_perfect_precision_is_not_doubted_for_resamples_without_the_class():
+    truth = np.repeat(np.arange(3), 3)  # one resample in forty holds no row of a class
+    value, low, _ = metrics.class_intervals(np.eye(3)[truth], truth)[1]["precision"]
+    assert value == 1
+    assert low == pytest.approx(metrics.wilson(1.0, 3)[0])

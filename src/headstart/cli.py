@@ -57,15 +57,21 @@ Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")]
 Precision = Annotated[str | None, typer.Option(help="auto, f32 or bf16.")]
 
 
-@app.callback()
-def _common(
-    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version.")] = False,
-) -> None:
-    if version:
+def _print_version(asked: bool) -> None:
+    if asked:
         from headstart import __version__
 
-        terminal.stdout.print(f"headstart {__version__}")
+        terminal.print_line(f"headstart {__version__}")
         raise typer.Exit()
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """Nothing is common to all verbs but the version."""
 
 
 @app.command()
@@ -161,14 +167,20 @@ def train(
     out = out or Path("runs") / root.resolve().name
     from headstart.model import artifact
 
-    artifact.probe(out)
     dataset = _read(root, table, (id_column, label_column, group_column, split_column), missing, follow_links)
+    if dataset.layout == "folders" and out.resolve().is_relative_to(root.resolve()):
+        raise ConfigError(
+            f"--out {out} lies in {root}, where the next training would take its plots for pictures of a class.",
+            "Name a place outside of the folder of pictures.",
+        )
+    artifact.probe(out)
     _train(dataset, asked, out, _cache(no_cache), as_json=as_json, quiet=quiet)
 
 
 def _train(dataset: Dataset, asked: TrainConfig, out: Path, cache: Path | None, *, as_json: bool, quiet: bool) -> None:
     from headstart import training
     from headstart.data import checks
+    from headstart.model import artifact
     from headstart.report import summary
 
     with terminal.progress(quiet) as progress:
@@ -179,6 +191,7 @@ def _train(dataset: Dataset, asked: TrainConfig, out: Path, cache: Path | None, 
         result = training.fit(inspection, backbone, plan, cache=cache, progress=progress)
     if not quiet:
         terminal.print_findings(result.findings)
+    earlier = artifact.aside(out)
     _save(result, out)
     told = result.classifier.provenance
     if as_json:
@@ -200,7 +213,6 @@ def _train(dataset: Dataset, asked: TrainConfig, out: Path, cache: Path | None, 
         f"Strength {told.training['strength']:g}, temperature {result.classifier.temperature:.3f}. "
         f"The saved head was fitted on {told.training['fitted_on']}."
     )
-    earlier = _moved(out)
     terminal.print_line(f"Saved: {out}" + (f" (the model that was there is now {earlier})" if earlier else ""))
     terminal.print_line(f"Plots: {out / 'plots'}   Card: {out / 'README.md'}   Next: headstart predict {out} PICTURES")
 
@@ -283,9 +295,9 @@ def predict(
     if form not in submission.FORMATS:
         raise ConfigError(f"--format is {form!r}; it is one of {', '.join(submission.FORMATS)}.")
     sample = tables.read_table(like) if like is not None else None
-    if out is not None:
-        _check_out(out, [like] if like else [])
     dataset = sources.read_pictures(pictures, follow_links=follow_links)
+    if out is not None:
+        _check_out(out, [*([like] if like else []), *(sample.path for sample in dataset)])
     classifier = _load(model, engine, device, precision)
     if sample is not None:
         submission.check_like(sample, classifier.classes)
@@ -293,14 +305,14 @@ def predict(
         said = classifier.predict_many(dataset, cache=_cache(no_cache), progress=progress)
     text = submission.render(said, form, sample, spreadsheet_safe=spreadsheet_safe)
     if out is None:
-        sys.stdout.write(text)
+        terminal.print_text(text)
     else:
         _write(out, text)
-        terminal.say(quiet, f"Wrote {text.count(chr(10)) - (form != 'jsonl' or sample is not None)} rows to {out}.")
+        terminal.say(quiet, f"Wrote {len(said if sample is None else sample.rows)} rows to {out}.")
     if not quiet:
         terminal.print_findings(dataset.findings)
     for row, reason in list(said.errors.items())[:20]:
-        terminal.say(False, f"error: {said.names[row]}: {reason}")
+        terminal.say(False, f"error: {terminal.printable(said.names[row])}: {reason}")
     if said.errors:
         terminal.say(False, f"{len(said.errors)} of {len(said)} picture(s) could not be used; their rows are marked.")
         raise typer.Exit(1)
@@ -328,6 +340,7 @@ def show(
     if out.suffix.lower() != ".png":
         raise ConfigError(f"--out is {str(out)!r}, but must end in .png.")
     dataset = gallery.open_any(root, table)
+    _check_out(out, [*([table] if table else []), *(sample.path for sample in dataset)])
     if batch:
         from headstart.encoding import backbone as backbones
 
@@ -528,16 +541,10 @@ def _save(result: Any, out: Path) -> None:
     run.save(result, out)
 
 
-def _moved(out: Path) -> Path | None:
-    from headstart.model import artifact
-
-    return artifact.previous(out)
-
-
 def _check_out(out: Path, inputs: Sequence[Path]) -> None:
     if out.is_dir():
         raise ConfigError(f"--out {out} is a folder; a file was expected.")
-    if any(out.exists() and out.samefile(path) for path in inputs):
+    if out.exists() and any(path.exists() and out.samefile(path) for path in inputs):
         raise ConfigError(f"--out {out} is one of the files that are read; it would be lost.")
     if not out.parent.is_dir():
         raise ConfigError(f"--out {out}: there is no folder {out.parent}.")

@@ -149,7 +149,7 @@ def resolve(config: TrainConfig, preprocess: Preprocess, encoder: EncoderPlan) -
         encoder: What the machine and the backbone decided.
     """
     l2 = config.head.l2
-    strengths = STRENGTHS if l2 == "auto" else tuple(sorted(l2, reverse=True)) if isinstance(l2, tuple) else (l2,)
+    strengths = STRENGTHS if l2 == "auto" else tuple(sorted(set(l2), reverse=True)) if isinstance(l2, tuple) else (l2,)
     return Plan(
         pictures=PicturePlan(preprocess.size, config.pictures.resize, config.pictures.mirror),
         encoder=encoder,

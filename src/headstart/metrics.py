@@ -198,7 +198,7 @@ def _class_rates(probabilities: Array, truth: Integers, weights: Array) -> dict[
     absent = np.full_like(hits, np.nan)
     return {
         "recall": np.divide(hits, actual, out=absent.copy(), where=actual > 0),
-        # never predicted: no wrong claim was made, but none right either; scikit-learn's zero_division=0
-        "precision": np.divide(hits, predicted, out=np.zeros_like(hits), where=predicted > 0),
+        # Never predicted: 0, as scikit-learn has it, if there was something to find; else nothing can be said.
+        "precision": np.divide(hits, predicted, out=np.where(actual > 0, 0.0, absent), where=predicted > 0),
         "f1": np.divide(2 * hits, predicted + actual, out=absent.copy(), where=actual > 0),
     }

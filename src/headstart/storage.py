@@ -49,7 +49,7 @@ def remove_stale(folder: Path, pattern: str = ".*.tmp") -> None:
     for path in folder.glob(pattern):
         with contextlib.suppress(FileNotFoundError):  # somebody else removed it
             if time.time() - path.stat().st_mtime > STALE_SECONDS:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 @contextlib.contextmanager

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from headstart.config import Plan
     from headstart.records import Evaluation, Finding
 
-stderr = Console(stderr=True, highlight=False)
-stdout = Console(highlight=False)
+stderr = Console(stderr=True, highlight=False, emoji=False)
+stdout = Console(highlight=False, emoji=False)
 
 
 @contextmanager
@@ -93,7 +93,14 @@ def print_line(text: str) -> None:
 
 def print_json(content: object) -> None:
     """Print data for programs."""
-    sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    print_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def print_text(text: str) -> None:
+    """Print text as UTF-8, with the bytes of file names that are none."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
+    sys.stdout.buffer.flush()
 
 
 def print_plan(plan: Plan, pictures: int, classes: int) -> None:
@@ -116,7 +123,7 @@ def print_findings(findings: Sequence[Finding]) -> None:
     """Print what was found in the data, a line each with up to three names."""
     styles = {"error": "red", "warning": "yellow", "note": "cyan"}
     for finding in findings:
-        shown = [escape(_printable(name)) for name in finding.names[:3]]
+        shown = [escape(printable(name)) for name in finding.names[:3]]
         more = f", … {len(finding.names) - 3} more" if len(finding.names) > 3 else ""
         names = f": {', '.join(shown)}{more}" if shown else ""
         advice = f" {escape(finding.advice)}" if finding.advice else ""
@@ -124,7 +131,8 @@ def print_findings(findings: Sequence[Finding]) -> None:
         stderr.print(f"[{style}]{finding.severity}[/] {escape(finding.message)}{names}.{advice}", soft_wrap=True)
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
+    """Return a name that stays on its line and says what is in it."""
     return name if name.isprintable() else repr(name)
 
 
@@ -149,7 +157,7 @@ def print_evaluation(evaluation: Evaluation, title: str) -> None:
     stdout.print(table)
     if evaluation.confused:
         pairs = [f"{given} taken for {taken} ({count})" for given, taken, count in evaluation.confused[:5]]
-        print_line("Most confused: " + ", ".join(map(_printable, pairs)) + ".")
+        print_line("Most confused: " + ", ".join(map(printable, pairs)) + ".")
 
 
 def print_layers(rows: Sequence[Mapping[str, Any]], title: str) -> None:

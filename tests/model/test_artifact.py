@@ -229,12 +229,12 @@ def test_C5_wrong_architecture_names_a_tensor(folder: Path):
 
 @pytest.mark.parametrize("classes", [["ash", "birch"], ["ash", "birch", "cedar", "elm"]])
 def test_C5_wrong_class_count_names_the_tensor(folder: Path, classes: list[str]):
-    with pytest.raises(ArtifactError, match=r"linear\.\w+ should have the shape"):
+    with pytest.raises(ArtifactError, match=r"linear\.\w+ is .* of shape .* was expected"):
         load_classifier(rewrite(folder, classes=classes))
 
 
 def test_C5_wrong_feature_count_names_the_tensor(folder: Path):
-    with pytest.raises(ArtifactError, match=r"linear\.weight should have the shape \(3, 1281\)"):
+    with pytest.raises(ArtifactError, match=r"linear\.weight is .* of shape \(3, 1281\) was expected"):
         load_classifier(rewrite(folder, head__features=1281))
 
 

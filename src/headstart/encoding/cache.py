@@ -126,7 +126,9 @@ class Store:
         values = np.ascontiguousarray(values, dtype=np.float32)
         metadata = {"recipe": self.recipe, "keys": _sha(keys), "values": _sha(values)}
         content = save({"keys": keys.copy(), "values": values}, metadata)
-        name = hashlib.sha256(content).hexdigest()[:32] + ".safetensors"
+        # named by what it holds, not by its bytes: safetensors writes the metadata in an order of its own
+        named = self.recipe + metadata["keys"] + metadata["values"]
+        name = hashlib.sha256(named.encode()).hexdigest()[:32] + ".safetensors"
         with storage_errors(self.folder, _HINT):
             write_whole(self.folder / name, content)
         self._read.add(name)

@@ -11,6 +11,7 @@ that turns the old `model.json` into the new one. Every released format stays in
 from __future__ import annotations
 
 import dataclasses
+import glob
 import hashlib
 import json
 import math
@@ -52,6 +53,8 @@ def probe(directory: Path) -> None:
         ConfigError: There is something at that place that is not a model.
         StorageError: The place cannot be written.
     """
+    if directory.resolve() == Path.cwd() or not directory.name:
+        raise ConfigError(f"A model cannot be put at {str(directory)!r}: it is a folder of its own.", "Give it a name.")
     empty = directory.is_dir() and not any(directory.iterdir())
     if os.path.lexists(directory) and not empty and not (directory / MODEL).is_file():
         raise ConfigError(
@@ -77,7 +80,7 @@ def writing(directory: Path) -> Iterator[Path]:
     """
     probe(directory)
     with storage_errors(directory, _HINT):
-        remove_stale(directory.parent, f".{directory.name}.*.tmp")
+        remove_stale(directory.parent, f".{glob.escape(directory.name)}.*.tmp")
         temporary = directory.with_name(f".{directory.name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
         temporary.mkdir()
         try:
@@ -92,22 +95,21 @@ def writing(directory: Path) -> Iterator[Path]:
 
 
 def _put_in_place(temporary: Path, directory: Path) -> None:
-    aside = _next_free(directory) if (directory / MODEL).exists() else None
-    if aside is not None:
-        os.rename(directory, aside)
+    earlier = aside(directory)
+    if earlier is not None:
+        os.rename(directory, earlier)
     try:
         os.replace(temporary, directory)
     except BaseException:
-        if aside is not None:
-            os.rename(aside, directory)
+        if earlier is not None:
+            os.rename(earlier, directory)
         raise
     flush(directory.parent)
 
 
-def previous(directory: Path) -> Path | None:
-    """Return where the model that stood at this place before was moved, if there was one."""
-    free = int(_next_free(directory).suffix[1:])
-    return directory.with_name(f"{directory.name}.{free - 1}") if free > 1 else None
+def aside(directory: Path) -> Path | None:
+    """Return where the model that stands at this place goes when another is written; None if there is none."""
+    return _next_free(directory) if (directory / MODEL).exists() else None
 
 
 def save(classifier: Classifier, directory: str | Path) -> None:
@@ -224,9 +226,10 @@ def _not_found(folder: Path) -> ArtifactError:
             f"{folder} is no model of Headstart: it has no {MODEL}.",
             "Name the folder that `headstart train --out` wrote.",
         )
-    earlier = previous(folder)
-    hint = f"There is {earlier}, an earlier model from the same place." if earlier else ""
-    return ArtifactError(f"There is no model at {folder}.", hint or "`headstart train DATA --out FOLDER` makes one.")
+    hint = "`headstart train DATA --out FOLDER` makes one."
+    if folder.name and os.path.lexists(earlier := folder.with_name(f"{folder.name}.1")):
+        hint = f"Earlier models from this place are kept as {earlier} and so on."
+    return ArtifactError(f"There is no model at {folder}.", hint)
 
 
 def _read_tensors(folder: Path, name: str, digests: Mapping[str, str]) -> dict[str, Tensor]:
