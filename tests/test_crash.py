@@ -236,7 +236,7 @@ def train(photos: Path, out: Path) -> str:
 
 
 @pytest.mark.slow
-def test_killed_and_repeated_training_gives_the_same_head_to_the_byte(nursery: Nursery, tmp_path: Path):
+def test_D3_killed_and_repeated_training_gives_the_same_head_to_the_byte(nursery: Nursery, tmp_path: Path):
     photos = draw_folders(tmp_path / "photos", each=20)
     begun = time.monotonic()
     assert nursery(train(photos, tmp_path / "whole")) == [0], log(tmp_path)

@@ -338,7 +338,7 @@ def test_save_keeps_the_earlier_model_under_a_number(classifier: Classifier, tmp
         artifact.save(replace(classifier, temperature=temperature), tmp_path / "model")
     found = {name: load_classifier(tmp_path / name).temperature for name in ("model", "model.1", "model.2")}
     assert found == {"model": 3.0, "model.1": 1.0, "model.2": 2.0}
-    assert artifact.previous(tmp_path / "model") == tmp_path / "model.2"
+    assert artifact.aside(tmp_path / "model") == tmp_path / "model.3"
 
 
 def test_save_leaves_a_folder_that_is_no_model_alone(classifier: Classifier, tmp_path: Path):
