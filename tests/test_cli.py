@@ -605,7 +605,7 @@ def test_evaluate_counts_what_it_could_not_use(run: Run, model_folder: Path, pho
     (photos / "ash" / "ash_00.png").write_bytes(b"no picture")
     ran = run("evaluate", model_folder, photos)
     assert "35 pictures of" in ran.out
-    assert "1 picture(s) could not be used" in ran.err
+    assert "1 picture(s) cannot be used and are left out: ash/ash_00.png (not one of" in ran.err
 
 
 def test_evaluate_draws_plots_where_told(run: Run, model_folder: Path, photos: Path, tmp_path: Path):

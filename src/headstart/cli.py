@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,6 +88,8 @@ def demo(
     from headstart.model import artifact
 
     artifact.probe(out / "model")
+    if not (out / "model").exists() and any((out / name).exists() for name in ("photos", "new", "new_labels.csv")):
+        raise ConfigError(f"{out} holds files that are not the demo's.", "Name another place with --out.")
     data = digits.write_digits(out)
     terminal.say(quiet, f"Wrote 1,500 labelled scans to {data.photos} and 297 new ones to {data.new}.")
     dataset = sources.read(data.photos)
@@ -97,7 +100,7 @@ def demo(
         backbone, plan = training.prepare(asked)
         result = training.fit(inspection, backbone, plan, cache=_cache(False), progress=progress)
     _save(result, out / "model")
-    terminal.print_evaluation(result.evaluation, "Validation pictures, held out and never learned from")
+    terminal.print_evaluation(result.evaluation, "Validation pictures, which the measured head never learned from")
     new = sources.read(data.new, data.truth)
     with terminal.progress(quiet) as progress:
         said = evaluation.predict_labelled(result.classifier, new, cache=_cache(False), progress=progress)
@@ -207,7 +210,7 @@ def _train(dataset: Dataset, asked: TrainConfig, out: Path, cache: Path | None, 
         )
         return
     for name, evaluation in result.evaluations.items():
-        title = f"{name.capitalize()}: {evaluation.pictures} pictures that were never learned from"
+        title = f"{name.capitalize()}: {evaluation.pictures} pictures, which the measured head never learned from"
         terminal.print_evaluation(evaluation, title)
     terminal.print_line(
         f"Strength {told.training['strength']:g}, temperature {result.classifier.temperature:.3f}. "
@@ -239,6 +242,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Measure a model on labelled pictures, every figure with its 95 % interval."""
+    from headstart.data import checks
     from headstart.judging import evaluation
     from headstart.records import SPLIT_NAMES
     from headstart.report import run, summary
@@ -253,18 +257,23 @@ def evaluate(
                 "The column with the split is named with --split-column.",
             )
         dataset = dataset.select(rows)
+    if plots is not None:
+        with storage.storage_errors(plots, "Name another folder with --plots."):
+            plots.mkdir(parents=True, exist_ok=True)
     classifier = _load(model, engine, device, precision)
     with terminal.progress(quiet) as progress:
-        result = evaluation.evaluate(classifier, dataset, cache=_cache(no_cache), progress=progress)
+        said = evaluation.predict_labelled(classifier, dataset, cache=_cache(no_cache), progress=progress)
+    result = evaluation.measure(said)
+    findings = [*dataset.findings, *checks.unusable(dataset, said.errors)]
+    if not quiet:
+        terminal.print_findings(findings)
     if plots is not None:
         run.save_plots(result, plots)
         terminal.say(quiet, f"Plots: {plots}")
     if as_json:
-        terminal.print_json(summary.of_evaluation(result))
+        terminal.print_json(summary.of_evaluation(result) | {"findings": summary.of_findings(findings)})
         return
     terminal.print_evaluation(result, f"{result.pictures} pictures of {root}")
-    if result.failures:
-        terminal.say(False, f"{result.failures} picture(s) could not be used and are in no figure.")
 
 
 @app.command()
@@ -292,12 +301,14 @@ def predict(
     from headstart.delivery import submission
 
     form = "jsonl" if as_json else form
+    if like is not None and form != "labels":
+        raise ConfigError(f"--like decides the columns, so it does not go with {'--json' if as_json else '--format'}.")
     if form not in submission.FORMATS:
         raise ConfigError(f"--format is {form!r}; it is one of {', '.join(submission.FORMATS)}.")
     sample = tables.read_table(like) if like is not None else None
     dataset = sources.read_pictures(pictures, follow_links=follow_links)
     if out is not None:
-        _check_out(out, [*([like] if like else []), *(sample.path for sample in dataset)])
+        _check_out(out, [model / "model.json", *([like] if like else []), *(sample.path for sample in dataset)])
     classifier = _load(model, engine, device, precision)
     if sample is not None:
         submission.check_like(sample, classifier.classes)
@@ -548,6 +559,8 @@ def _check_out(out: Path, inputs: Sequence[Path]) -> None:
         raise ConfigError(f"--out {out} is one of the files that are read; it would be lost.")
     if not out.parent.is_dir():
         raise ConfigError(f"--out {out}: there is no folder {out.parent}.")
+    with storage.storage_errors(out, "Name another file with --out."), tempfile.TemporaryFile(dir=out.parent):
+        return  # found out now, not after the work
 
 
 def _write(out: Path, text: str) -> None:

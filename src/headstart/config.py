@@ -87,7 +87,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Refuse values of the wrong type or out of range, all in one message."""
         if problems := _problems(self, ""):
-            raise ConfigError("\n".join(problems), "`headstart train --help` lists the settings.")
+            raise ConfigError("\n".join(problems), "`headstart settings` lists them all.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +190,7 @@ def read_config(file: Path | None, settings: Sequence[str] = (), flags: Mapping[
     problems: list[str] = []
     config = _build(TrainConfig, asked, "", problems)
     if problems:
-        raise ConfigError("\n".join(problems), "`headstart train --help` lists the settings.")
+        raise ConfigError("\n".join(problems), "`headstart settings` lists them all.")
     return typing.cast(TrainConfig, config)
 
 

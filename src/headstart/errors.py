@@ -6,8 +6,7 @@ HeadstartError                exit 1
 ├── ConfigError (ValueError)  exit 2: asked wrongly
 ├── BackboneError             an unknown backbone, weights that cannot be had or do not fit
 ├── ArtifactError             not an artifact, a newer format, a digest that differs
-├── StorageError              a disk that is full, a folder that is read-only or not safe to use
-└── MissingExtraError (ImportError)
+└── StorageError              a disk that is full, a folder that is read-only or not safe to use
 """
 
 from __future__ import annotations
@@ -59,7 +58,3 @@ class ArtifactError(HeadstartError):
 
 class StorageError(HeadstartError):
     """A folder that cannot be written, or must not be trusted."""
-
-
-class MissingExtraError(HeadstartError, ImportError):
-    """An optional part that is not installed; the hint is the exact pip line."""

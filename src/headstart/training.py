@@ -85,6 +85,7 @@ class _Material:
     values: Floats  # (N, V, D)
     classes: ClassNames
     truth: Integers  # (N,)
+    digests: tuple[str, ...]  # (N,)
     groups: Integers  # (N,)
     parts: Splits
 
@@ -109,7 +110,10 @@ def prepare(config: TrainConfig) -> tuple[Backbone, Plan]:
     encoder = runtime.choose(config.encoder)
     size = None if config.pictures.size == "auto" else config.pictures.size
     backbone = backbones.load(config.encoder.backbone, config.encoder.weights, size=size, resize=config.pictures.resize)
-    return backbone, resolve(config, backbone.preprocess, replace(encoder, backbone=backbone.name))
+    local = encoder.backbone.startswith("local-dir:")  # fed back, the plan must ask for the same folder
+    return backbone, resolve(
+        config, backbone.preprocess, encoder if local else replace(encoder, backbone=backbone.name)
+    )
 
 
 def train(
@@ -182,10 +186,11 @@ def _usable(inspection: Inspection, extraction: Extraction, plan: Plan) -> _Mate
     kept = np.array([row for row in range(len(inspection.dataset)) if row not in table.failures], dtype=np.int64)
     dataset = inspection.dataset.select(kept)
     checks.refuse_one_class(dataset, checks.unusable(inspection.dataset, table.failures))
-    groups = splits.group_ids(dataset, [table.digests[row] for row in kept])
+    digests = tuple(table.digests[row] for row in kept)
+    groups = splits.group_ids(dataset, digests)
     parts = splits.split(dataset, groups, plan.split.validation, plan.seed)
     values = table.values if len(kept) == len(table.values) else table.values[kept]
-    return _Material(dataset, values, dataset.classes, dataset.classes.encode(dataset.labels), groups, parts)
+    return _Material(dataset, values, dataset.classes, dataset.classes.encode(dataset.labels), digests, groups, parts)
 
 
 def _learn(material: _Material, backbone: Backbone, plan: Plan, progress: Progress) -> _Learned:
@@ -271,7 +276,7 @@ def _describe_data(material: _Material) -> dict[str, Any]:
         "classes": len(material.classes),
         "parts": parts,
         "given_split": material.parts.given,
-        "digest": _digest(sorted((s.name, str(s.label)) for s in material.dataset)),
+        "digest": _digest([(s.name, str(s.label), d) for s, d in zip(material.dataset, material.digests, strict=True)]),
         "split_digest": _digest({n: sorted(material.dataset[r].name for r in material.parts.part(n)) for n in parts}),
     }
 

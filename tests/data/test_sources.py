@@ -493,7 +493,7 @@ def test_B12_classes_that_differ_by_case_or_blanks_are_warned_of_and_kept_apart(
 def test_pictures_keep_the_order_they_were_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(place(tmp_path, "b.png", "a.png", "many/2.png", "many/sub/1.png", "glob/y.jpg", "glob/x.jpg"))
     dataset = sources.read_pictures(["b.png", "many", "glob/*.jpg", "a.png"])
-    assert names(dataset) == ["b.png", "2.png", "sub/1.png", "glob/x.jpg", "glob/y.jpg", "a.png"]
+    assert names(dataset) == ["b.png", "many/2.png", "many/sub/1.png", "glob/x.jpg", "glob/y.jpg", "a.png"]
     assert [sample.path.is_file() for sample in dataset] == [True] * 6
     assert set(dataset.labels) == {None}
 

@@ -16,6 +16,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.models import save_for_hf
 
 from headstart.config import EncoderPlan
 from headstart.encoding import backbone as backbones
@@ -250,7 +251,7 @@ def test_digest_tells_weights_apart(tmp_path: Path):
 
 def test_rebuilt_backbone_computes_the_same_bits():
     own = contracts.lite0()
-    back = backbones.rebuild(own.name, own.module.state_dict(), own.preprocess)
+    back = backbones.rebuild(own.name, own.module.state_dict(), own.preprocess, own.arguments)
     picture = torch.randn(1, 3, 64, 64)
     np.testing.assert_array_equal(back.module(picture), own.module(picture))
     assert (back.digest, back.dim) == (own.digest, own.dim)
@@ -278,3 +279,19 @@ except BackboneError as error:
     assert str(tmp_path / "hub") in text  # where
     assert "tf_efficientnet_lite0" in text  # what works without it
     assert ran.stderr == ""
+
+
+def test_same_tensors_in_another_architecture_have_another_digest(tmp_path: Path):
+    file = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("efficientnet_b0", num_classes=0).state_dict(), file)
+    plain, padded = (backbones.load(name, str(file), size=64) for name in ("efficientnet_b0", "tf_efficientnet_b0"))
+    assert plain.digest != padded.digest
+
+
+def test_arguments_of_a_local_folder_survive_rebuilding(tmp_path: Path):
+    save_for_hf(timm.create_model("test_resnet", global_pool="max"), tmp_path, model_args={"global_pool": "max"})
+    own = backbones.load(f"local-dir:{tmp_path}", size=64)
+    back = backbones.rebuild(own.name, own.module.state_dict(), own.preprocess, own.arguments)
+    picture = torch.randn(1, 3, 64, 64)
+    assert own.arguments["global_pool"] == "max"
+    np.testing.assert_array_equal(back.module(picture), own.module(picture))

@@ -34,6 +34,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # JPEG also opens MPO, 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 MOST_PIXELS = 89_478_485  # Pillow's own warning bound, here an error
 MOST_ASPECT = 50
+MOST_BYTES = 1 << 30
 DECODER = f"pillow-{PIL.__version__}/1"  # the digit counts changes of the rules above
 
 _FORMAT_OF_SUFFIX = {".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF", ".gif": "GIF"}
@@ -73,6 +74,8 @@ def read_bytes(path: Path) -> bytes:
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise PictureError("not a regular file")
+            if (size := os.fstat(descriptor).st_size) > MOST_BYTES:
+                raise PictureError(f"too large: {size:,} bytes, at most {MOST_BYTES:,} are read")
             with open(descriptor, "rb", closefd=False) as file:
                 data = file.read()
         finally:

@@ -103,7 +103,8 @@ def read_pictures(sources: Sequence[str | Path], *, follow_links: bool = False) 
                 path = path / "test"
             files, found = _walk(path, follow_links)
             findings += found
-            samples += [Sample(file, file.relative_to(path).as_posix()) for file in files]
+            prefix = f"{path.as_posix()}/" if len(sources) > 1 else ""  # two folders may each have a 1.jpg
+            samples += [Sample(file, prefix + file.relative_to(path).as_posix()) for file in files]
         elif os.path.lexists(path):
             samples.append(Sample(path, str(source)))
         elif matches := sorted(glob.glob(str(source), recursive=True)):

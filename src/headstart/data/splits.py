@@ -132,6 +132,11 @@ def _units(dataset: Dataset, groups: Integers, seed: int) -> list[_Unit]:
 def _given(dataset: Dataset, groups: Integers) -> Splits:
     part = np.array([sample.split or "train" for sample in dataset])
     train, validation, test = (np.flatnonzero(part == name) for name in ("train", "validation", "test"))
+    measured_groups = groups[np.concatenate([validation, test])]
+    leaking = train[np.isin(groups[train], measured_groups)]
+    train = np.setdiff1d(train, leaking)
+    spilled = validation[np.isin(groups[validation], groups[test])]
+    validation = np.setdiff1d(validation, spilled)
     if not len(train):
         raise DataError("The given split has no training pictures.", "Its parts are train, validation and test.")
     learned = {dataset[row].label for row in train}
@@ -143,7 +148,6 @@ def _given(dataset: Dataset, groups: Integers) -> Splits:
             "Give training pictures of those classes, or leave them out of the other parts.",
         )
     measured = {dataset[row].label for row in (*validation, *test)}
-    both = np.intersect1d(groups[train], groups[np.concatenate([validation, test])])
     return Splits(
         train,
         validation,
@@ -153,9 +157,9 @@ def _given(dataset: Dataset, groups: Integers) -> Splits:
             *found(
                 "split-leak",
                 "warning",
-                "the given split has {n} pictures with a copy, or one of their group, on the other side; its figures "
-                "flatter the model",
-                [dataset[row].name for row in np.flatnonzero(np.isin(groups, both))],
+                "{n} picture(s) of the given split have a copy, or one of their group, in a part that measures, and "
+                "are left out of training (or of validation, if the other is in test)",
+                [dataset[row].name for row in (*leaking, *spilled)],
                 "Keep copies and groups on one side.",
             ),
         ),

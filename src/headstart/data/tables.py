@@ -87,7 +87,7 @@ def find_column(table: Table, wanted: str | None, usual: Sequence[str], what: st
     """
     columns = listing([repr(c) for c in table.header], 12)
     if wanted is not None:
-        if wanted and wanted not in table.header:
+        if (wanted or need) and wanted not in table.header:
             raise ConfigError(f"{table.path} has no column {wanted!r}; its columns are {columns}.")
         return wanted or None
     by_name = {column.lower(): column for column in table.header}

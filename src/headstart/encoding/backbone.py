@@ -11,6 +11,7 @@ import difflib
 import functools
 import hashlib
 import importlib
+import json
 import logging
 import pickletools
 import re
@@ -19,7 +20,7 @@ import urllib.parse
 import urllib.request
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,8 @@ class Backbone:
         module: (B, 3, S, S) float32, normalised → (B, D) float32; in evaluation mode.
         dim: D.
         preprocess: How it wants its pictures.
-        digest: SHA-256 over names, shapes and bytes of the weights.
+        arguments: What the architecture was built with besides its defaults, e.g. another pooling.
+        digest: SHA-256 over architecture, arguments, and names, shapes and bytes of the weights.
         labels: What each row of its pre-trained classifier stands for, lemmas separated by commas; empty if unknown.
         rows: (number of labels, D) weights of that classifier; empty if unknown.
         offsets: (number of labels,) its biases.
@@ -58,6 +60,7 @@ class Backbone:
     module: nn.Module
     dim: int
     preprocess: Preprocess
+    arguments: Mapping[str, Any]
     digest: str
     labels: tuple[str, ...]
     rows: Floats
@@ -90,8 +93,8 @@ def load(name: str, weights: str = "", *, size: int | None = None, resize: str =
         return _describe(name, module, size, resize)
 
 
-def rebuild(name: str, state: Mapping[str, Tensor], preprocess: Preprocess) -> Backbone:
-    """Return the backbone of a saved classifier, from its architecture's name and its weights alone.
+def rebuild(name: str, state: Mapping[str, Tensor], preprocess: Preprocess, arguments: Mapping[str, Any]) -> Backbone:
+    """Return the backbone of a saved classifier, from its architecture's name, arguments and weights alone.
 
     Raises:
         BackboneError: There is no such architecture, or the weights do not fit it.
@@ -99,11 +102,12 @@ def rebuild(name: str, state: Mapping[str, Tensor], preprocess: Preprocess) -> B
     if ":" in name or not _timm().is_model(name.split(".")[0]):  # a model file must not send us to other places
         raise BackboneError(f"There is no architecture {name!r}.")
     with _quiet():
-        module = _create(name, preprocess.size, num_classes=0)
+        module = _create(name, preprocess.size, num_classes=0, **arguments)
         _load_strictly(module, state, "the saved model")
     module.eval().requires_grad_(False)
     empty = torch.empty(0).numpy()
-    return Backbone(name, module, _dimension(module), preprocess, _digest(module), (), empty, empty)
+    digest = _digest(name, arguments, module)
+    return Backbone(name, module, _dimension(module), preprocess, dict(arguments), digest, (), empty, empty)
 
 
 def available() -> list[tuple[str, int, str]]:
@@ -205,7 +209,7 @@ def _from_hub(name: str, size: int | None) -> nn.Module:
         sought = f"model.safetensors of {known.hf_hub_id}" if known and known.hf_hub_id else "its weights"
         raise BackboneError(
             f"The weights of {name} cannot be had: {sought} was sought in the hub's cache {constants.HF_HUB_CACHE} and "
-            f"could not be downloaded ({type(error).__name__}: {str(error).strip().splitlines()[0]}).",
+            f"could not be downloaded ({type(error).__name__}: {str(error).strip().partition(chr(10))[0]}).",
             f"Without a download: {', '.join(BUNDLED)}. Or fetch the file elsewhere and name it with --weights FILE.",
         ) from error
     finally:
@@ -320,23 +324,32 @@ def _describe(name: str, module: nn.Module, size: int | None, resize: str) -> Ba
     if subset and isinstance(classifier, nn.Linear) and classifier.bias is not None:
         labels = tuple(_timm().data.ImageNetInfo(subset).label_descriptions())
         rows, offsets = classifier.weight.detach().numpy().copy(), classifier.bias.detach().numpy().copy()
+    arguments: Mapping[str, Any] = {}
     if name.startswith("local-dir:"):
+        arguments = _local_arguments(Path(name.removeprefix("local-dir:")))
         name = str(module.pretrained_cfg["architecture"])  # type: ignore[index]
     module.reset_classifier(0)  # type: ignore[operator]
     module.eval().requires_grad_(False)
     if problem := next((key for key, value in module.state_dict().items() if not _finite(value)), None):
         raise BackboneError(f"The weights of {name} hold numbers that are not finite, first in {problem}.")
-    return replace(
-        Backbone(name, module, _dimension(module), preprocess, _digest(module), labels, rows, offsets),
-    )
+    digest = _digest(name, arguments, module)
+    return Backbone(name, module, _dimension(module), preprocess, arguments, digest, labels, rows, offsets)
+
+
+def _local_arguments(folder: Path) -> dict[str, Any]:
+    """Return what timm's `save_for_hf` noted of how the network in this folder was built."""
+    noted = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_args") or {}
+    return {key: value for key, value in noted.items() if key not in ("num_classes", "in_chans", "img_size")}
 
 
 def _dimension(module: nn.Module) -> int:
     return int(getattr(module, "head_hidden_size", None) or module.num_features)  # type: ignore[arg-type]
 
 
-def _digest(module: nn.Module) -> str:
-    result = hashlib.sha256()
+def _digest(name: str, arguments: Mapping[str, Any], module: nn.Module) -> str:
+    # the same tensors mean something else to another architecture, e.g. one that pads otherwise
+    described = json.dumps([name.split(".")[0], dict(arguments)], sort_keys=True, default=str)
+    result = hashlib.sha256(described.encode())
     for key, value in sorted(module.state_dict().items()):
         result.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
         result.update(value.contiguous().view(-1).view(torch.uint8).numpy())

@@ -7,6 +7,7 @@ is trusted.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import os
 import sys
@@ -28,7 +29,7 @@ from headstart.records import Floats, Pixels, Preprocess
 
 BATCHES = {"cpu": 8, "mps": 32, "cuda": 128}  # of the torch engine; on a CPU larger ones are no faster
 
-# What an engine may differ from PyTorch float32. bf16 keeps 8 bits of mantissa: measured on Lite2 are a relative
+# What an engine may differ from PyTorch float32. bf16 keeps 8 bits of mantissa; measured on Lite2 are a relative
 # error of 4e-2 and a cosine of 0.9986; float32 engines measure about 1e-6.
 BOUNDS = {"f32": (1e-3, 0.9999), "bf16": (0.25, 0.98)}
 
@@ -159,8 +160,10 @@ class TorchEncoder:
     def encode(self, pictures: Iterable[Pixels]) -> Iterator[Floats]:
         """See `Encoder.encode`."""
         if self._network is None:
-            network = _Normalised(self._backbone).to(memory_format=torch.channels_last)
-            self._network = network.to(self.plan.device).eval()
+            network = _Normalised(self._backbone)
+            if self.plan.device != "cpu":
+                network = copy.deepcopy(network)  # the backbone itself stays on the CPU, where others use it
+            self._network = network.to(memory_format=torch.channels_last).to(self.plan.device).eval()
         source, size = iter(pictures), BATCHES[self.plan.device]
         while batch := list(islice(source, size)):
             padded = np.zeros((size, *batch[0].shape), dtype=np.uint8)
@@ -180,8 +183,8 @@ class TorchEncoder:
 class OpenVinoEncoder:
     """OpenVINO on the CPU: one picture a request, one stream a core, requests in a ring.
 
-    Pictures one by one on single-threaded streams are twice as fast as batches of 32 here (FACTS: 81 against 176 per
-    second), and make each row independent of every other one to the last bit.
+    Pictures one by one on single-threaded streams are twice as fast as batches of 32 (Lite0 on two cores: 176 against
+    81 per second), and make each row independent of every other one to the last bit.
     """
 
     def __init__(self, backbone: Backbone, plan: EncoderPlan) -> None:

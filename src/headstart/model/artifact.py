@@ -5,7 +5,8 @@ safetensors. The directory is written as a temporary neighbour, flushed, and ren
 its name. A directory that was there before is kept under a numbered name.
 
 Rule for `FORMAT`: raise it by one whenever an older Headstart would misread a new file, and add a step to `_UPGRADES`
-that turns the old `model.json` into the new one. Every released format stays in `tests/artifacts` and loads forever.
+that turns the old `model.json` into the new one. From the first release on, a model of every format is kept for the
+tests, and loads forever.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import os
 import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -138,7 +140,11 @@ def write_into(folder: Path, classifier: Classifier, extra: Mapping[str, Any] | 
     content = {
         "format": FORMAT,
         "kind": "headstart classifier",
-        "backbone": {"name": classifier.backbone.name, "digest": classifier.backbone.digest},
+        "backbone": {
+            "name": classifier.backbone.name,
+            "arguments": dict(classifier.backbone.arguments),
+            "digest": classifier.backbone.digest,
+        },
         "preprocess": dataclasses.asdict(classifier.preprocess),
         "encoder": dataclasses.asdict(classifier.encoder.plan) | {"weights": ""},
         "classes": list(classifier.classes),
@@ -171,6 +177,7 @@ def load_classifier(directory: str | Path, encoder: EncoderConfig | None = None)
         features = _checked(content["head"]["features"], int)
         temperature = float(content["temperature"])
         name = _checked(content["backbone"]["name"], str)
+        arguments = _checked(content["backbone"]["arguments"], dict)
         saved = TrainConfig(encoder=EncoderConfig(**content["encoder"])).encoder
         digests = _checked(content["files"], dict)
         provenance = Provenance(**{f.name: content[f.name] for f in dataclasses.fields(Provenance)})
@@ -182,10 +189,10 @@ def load_classifier(directory: str | Path, encoder: EncoderConfig | None = None)
         raise ArtifactError(f"{folder / MODEL} is damaged: the temperature is {temperature}.")
     head = _read_head(_read_tensors(folder, HEAD, digests), folder, (features, len(classes)))
     try:
-        backbone = backbones.rebuild(name, _read_tensors(folder, BACKBONE, digests), preprocess)
+        backbone = backbones.rebuild(name, _read_tensors(folder, BACKBONE, digests), preprocess, arguments)
     except ArtifactError:
         raise
-    except (HeadstartError, RuntimeError) as error:
+    except (HeadstartError, RuntimeError, TypeError) as error:
         raise ArtifactError(f"{folder} cannot be loaded: {error}") from error
     if backbone.dim != features:
         raise ArtifactError(f"{folder}: the head takes {features} features, the backbone gives {backbone.dim}.")
@@ -273,11 +280,13 @@ def _checked(value: Any, kind: type) -> Any:
 def _encoder_here(saved: EncoderConfig, asked: EncoderConfig | None) -> EncoderPlan:
     """Return the plan asked for; else the saved one, or, on a machine without such an engine, its own best."""
     if asked is not None:
-        return runtime.choose(asked)
+        return runtime.choose(dataclasses.replace(asked, backbone=saved.backbone))
     try:
         return runtime.choose(saved)
-    except ConfigError:
-        return runtime.choose(EncoderConfig(saved.backbone))
+    except ConfigError as error:
+        here = runtime.choose(EncoderConfig(saved.backbone))
+        warnings.warn(f"{error.message} {here.engine} in {here.precision} on {here.device} is used.", stacklevel=3)
+        return here
 
 
 def _next_free(directory: Path) -> Path:

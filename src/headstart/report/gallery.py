@@ -25,7 +25,7 @@ def open_any(root: Path, table: Path | None) -> Dataset:
     try:
         return sources.read(root, table, missing="drop")
     except DataError:
-        if table is not None:
+        if table is not None or (root / "labels.csv").is_file():
             raise
         return sources.read_pictures([root])
 
@@ -58,7 +58,7 @@ def _draw(dataset: Dataset, number: int, seed: int, preprocess: Preprocess) -> l
             try:
                 drawn.append((sample, images.load(images.read_bytes(sample.path), preprocess).pixels))
             except PictureError:
-                continue  # `check` and `train` name the pictures that cannot be used
+                continue  # `train` names the pictures that cannot be used
             if len(drawn) == number:
                 break
     if not drawn:

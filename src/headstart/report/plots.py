@@ -136,7 +136,7 @@ def grid(pictures: Sequence[Pixels], titles: Sequence[str], heading: str, column
 
 def save(figures: Mapping[str, Figure], folder: Path) -> None:
     """Write figures as `<name>.png`."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png", dpi=110)
 

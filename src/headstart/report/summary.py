@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -28,6 +29,14 @@ def of_evaluation(evaluation: Evaluation) -> dict[str, Any]:
         "most_confused": [
             {"given": given, "predicted": predicted, "pictures": count}
             for given, predicted, count in evaluation.confused
+        ],
+        "confusion": [
+            {
+                "given": evaluation.classes[i],
+                "predicted": evaluation.classes[j],
+                "pictures": int(evaluation.confusion[i, j]),
+            }
+            for i, j in np.argwhere(evaluation.confusion)
         ],
         "reliability": [
             {"confidence": confidence, "accuracy": accuracy, "pictures": count}
