@@ -100,7 +100,7 @@ def test_pictures_of_other_classes_do_not_decide():
 
 def test_a_backbone_without_labels_gives_no_prior():
     empty = np.zeros(0, np.float32)
-    plain = Backbone("own", lite0().module, lite0().dim, lite0().preprocess, "", (), empty, empty)
+    plain = Backbone("own", lite0().module, lite0().dim, lite0().preprocess, {}, "", (), empty, empty)
     known = prior.match(ClassNames(["whippet", "tench"]), plain, np.ones((2, lite0().dim), np.float32), np.arange(2))
     assert not known.weights.any()
     assert known.matched == {}

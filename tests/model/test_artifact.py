@@ -108,9 +108,11 @@ def test_other_engine_may_be_asked_for(model_folder: Path, pictures: Dataset):
 
 
 def test_engine_that_is_not_here_is_replaced_by_one_that_is(folder: Path, pictures: Dataset):
-    rewrite(folder, encoder__engine="torch", encoder__device="mps", encoder__precision="f32")
-    plan = load_classifier(folder).encoder.plan
-    assert plan.device == ("mps" if torch.backends.mps.is_available() else "cpu")
+    absent = "mps" if torch.cuda.is_available() else "cuda"
+    rewrite(folder, encoder__engine="torch", encoder__device=absent, encoder__precision="f32")
+    with pytest.warns(UserWarning, match=f"There is no {absent} device"):
+        plan = load_classifier(folder).encoder.plan
+    assert plan.device != absent
 
 
 @pytest.mark.slow
