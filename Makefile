@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 DATA ?=
 
-.PHONY: install demo test check fix bench
+.PHONY: install demo test check fix bench bench-peers
 
 install: $(READY)
 
@@ -33,3 +33,15 @@ bench: $(READY)
 	@test -n "$(DATA)" || { echo "make bench DATA=FOLDER: a folder per class or a Kaggle competition folder"; exit 2; }
 	$(BIN)/python benchmarks/features.py "$(DATA)"
 	$(BIN)/python benchmarks/train.py "$(DATA)"
+
+# The peers (Keras with TensorFlow, fastai) live in an environment of their own.
+PEERS = .venv-bench
+$(PEERS)/.ready: pyproject.toml constraints.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	touch $@
+
+bench-peers: $(PEERS)/.ready
+	@test -n "$(DATA)" || { echo "make bench-peers DATA=FOLDER: a folder per class or a Kaggle competition folder"; exit 2; }
+	$(PEERS)/bin/python benchmarks/tutorial.py "$(DATA)"
+	$(PEERS)/bin/python benchmarks/peers.py "$(DATA)"

@@ -684,7 +684,7 @@ def test_json_of_models_is_alone_on_stdout(run: Run):
 
 def test_settings_lists_every_setting_with_its_default(run: Run):
     ran = run("settings")
-    assert 'head.l2 = "auto"   penalty strength' in ran.out
+    assert 'head.l2 = "auto"   lbfgs: penalty strength' in ran.out
     names = [row["name"] for row in json.loads(run("settings", "--json").out)]
     assert [line.split(" = ")[0] for line in ran.out.splitlines()] == names
 

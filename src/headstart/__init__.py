@@ -1,8 +1,8 @@
 """Headstart: from labelled photographs to an image classifier that can be trusted and used.
 
 >>> import headstart as hs
->>> hs.TrainConfig().encoder.backbone
-'tf_efficientnet_lite2'
+>>> hs.TrainConfig(recipe="tutorial").recipe
+'tutorial'
 
 The names below are the whole public face; each is loaded when it is first used, so that importing costs nothing.
 """

@@ -126,9 +126,10 @@ def train(
     split_column: SplitColumn = None,
     missing: Missing = "error",
     follow_links: FollowLinks = False,
-    backbone: Annotated[
-        str | None, typer.Option(help="See `headstart models`. Default: tf_efficientnet_lite2.")
+    recipe: Annotated[
+        str | None, typer.Option(help="headstart, or tutorial: InceptionResNetV2 and a head of dense layers.")
     ] = None,
+    backbone: Annotated[str | None, typer.Option(help="See `headstart models`. Default: the recipe's.")] = None,
     weights: Annotated[str | None, typer.Option(help="A .safetensors or .pth file of the backbone's weights.")] = None,
     resize: Annotated[str | None, typer.Option(help="crop, letterbox or squash.")] = None,
     mirror: Annotated[bool | None, typer.Option("--mirror/--no-mirror", help="Learn from mirror images too.")] = None,
@@ -143,6 +144,9 @@ def train(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Any setting, e.g. head.l2=0.1; `headstart settings` lists them.")
     ] = None,
+    log: Annotated[
+        list[str] | None, typer.Option("--log", help="tensorboard or mlflow: log the fit there as well.")
+    ] = None,
     no_cache: NoCache = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -155,6 +159,7 @@ def train(
     from headstart.config import read_config
 
     flags = {
+        "recipe": recipe,
         "encoder.backbone": backbone,
         "encoder.weights": weights,
         "encoder.engine": engine,
@@ -169,7 +174,9 @@ def train(
     root, table = _locate(data, labels, images)
     out = out or Path("runs") / root.resolve().name
     from headstart.model import artifact
+    from headstart.report import logs
 
+    logs.check(log or ())
     dataset = _read(root, table, (id_column, label_column, group_column, split_column), missing, follow_links)
     if dataset.layout == "folders" and out.resolve().is_relative_to(root.resolve()):
         raise ConfigError(
@@ -177,21 +184,35 @@ def train(
             "Name a place outside of the folder of pictures.",
         )
     artifact.probe(out)
-    _train(dataset, asked, out, _cache(no_cache), as_json=as_json, quiet=quiet)
+    _train(dataset, asked, out, _cache(no_cache), log or (), as_json=as_json, quiet=quiet)
 
 
-def _train(dataset: Dataset, asked: TrainConfig, out: Path, cache: Path | None, *, as_json: bool, quiet: bool) -> None:
+def _train(
+    dataset: Dataset,
+    asked: TrainConfig,
+    out: Path,
+    cache: Path | None,
+    log: Sequence[str],
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     from headstart import training
     from headstart.data import checks
     from headstart.model import artifact
-    from headstart.report import summary
+    from headstart.report import logs, summary
 
     with terminal.progress(quiet) as progress:
         inspection = checks.inspect(dataset, progress)
         backbone, plan = training.prepare(asked)
         if not quiet:
             terminal.print_plan(plan, len(inspection.dataset), len(inspection.dataset.classes))
-        result = training.fit(inspection, backbone, plan, cache=cache, progress=progress)
+        with logs.opened(log, plan, out) as opened:
+            for place in opened.places:
+                terminal.say(quiet, f"Logs: {place}")
+            listen = logs.join(opened.listen, terminal.epochs(plan, quiet))
+            result = training.fit(inspection, backbone, plan, cache=cache, progress=progress, listen=listen)
+            opened.conclude(result)
     if not quiet:
         terminal.print_findings(result.findings)
     earlier = artifact.aside(out)
@@ -213,7 +234,7 @@ def _train(dataset: Dataset, asked: TrainConfig, out: Path, cache: Path | None, 
         title = f"{name.capitalize()}: {evaluation.pictures} pictures, which the measured head never learned from"
         terminal.print_evaluation(evaluation, title)
     terminal.print_line(
-        f"Strength {told.training['strength']:g}, temperature {result.classifier.temperature:.3f}. "
+        f"Head: {told.training['head']}; temperature {result.classifier.temperature:.3f}. "
         f"The saved head was fitted on {told.training['fitted_on']}."
     )
     terminal.print_line(f"Saved: {out}" + (f" (the model that was there is now {earlier})" if earlier else ""))

@@ -21,7 +21,23 @@ import tomli_w
 from headstart.errors import ConfigError
 from headstart.records import Preprocess
 
-DEFAULT_BACKBONE = "tf_efficientnet_lite2"
+# What a recipe puts in the place of "auto".
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "headstart": {
+        "encoder": {"backbone": "tf_efficientnet_lite2"},
+        "head": {"hidden": ()},
+        "refit": True,
+    },
+    "tutorial": {
+        "pictures": {"size": 331},
+        "encoder": {"backbone": "inception_resnet_v2"},
+        "head": {"hidden": (512, 256, 128), "optimizer": "adam"},
+        "refit": False,
+    },
+}
+
+# What a plan says of settings of the head that its optimizer does not use, where that is not their default.
+_UNUSED: Mapping[str, Any] = {"l2": (), "prior": "none", "dropout": 0.0, "learning_rate": 0.0003, "weight_decay": 0.0}
 
 # Strengths of the penalty, strongest first. Measured on dogs (prior, 0.3 to 1 best) and grocery (no prior, 0.003 best).
 STRENGTHS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)
@@ -29,15 +45,15 @@ STRENGTHS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)
 Auto = Literal["auto"]
 
 
-def _setting(default: Any, about: str, low: float = -math.inf, high: float = math.inf) -> Any:
-    return field(default=default, metadata={"about": about, "low": low, "high": high})
+def _setting(default: Any, about: str, low: float = -math.inf, high: float = math.inf, fewest: int = 1) -> Any:
+    return field(default=default, metadata={"about": about, "low": low, "high": high, "fewest": fewest})
 
 
 @dataclass(frozen=True, slots=True)
 class PictureConfig:
     """How pictures are shown to the backbone."""
 
-    size: int | Auto = _setting("auto", "side in pixels; auto: what the backbone was trained on", 16, 2048)
+    size: int | Auto = _setting("auto", "side in pixels; auto: the recipe's, or what the backbone wants", 16, 2048)
     resize: Literal["crop", "letterbox", "squash"] = _setting("crop", "what becomes of the aspect ratio")
     mirror: bool = _setting(True, "learn from each picture and from its mirror image")
 
@@ -46,7 +62,7 @@ class PictureConfig:
 class EncoderConfig:
     """Which backbone computes the features, and how."""
 
-    backbone: str = _setting(DEFAULT_BACKBONE, "a name from `headstart models`, or local-dir:FOLDER")
+    backbone: str = _setting("auto", "a name from `headstart models`, or local-dir:FOLDER; auto: the recipe's")
     weights: str = _setting("", "a .safetensors or .pth file with the backbone's weights instead of its own")
     engine: Literal["auto", "openvino", "torch"] = _setting("auto", "auto: OpenVINO on a CPU, else torch")
     device: Literal["auto", "cpu", "cuda", "mps"] = _setting("auto", "auto: cuda, else mps, else cpu")
@@ -63,26 +79,56 @@ class SplitConfig:
 
 @dataclass(frozen=True, slots=True)
 class HeadConfig:
-    """How the head is fitted."""
+    """How the head is fitted: by L-BFGS to the end (a linear head), or in epochs by another optimizer (any head)."""
 
-    l2: float | tuple[float, ...] | Auto = _setting(
-        "auto", "penalty strength: a number, a list to choose from, or auto", 1e-8, 1e6
+    hidden: tuple[int, ...] | Auto = _setting(
+        "auto", "widths of hidden layers, [] for none; auto: the recipe's", 1, 65536, fewest=0
     )
-    prior: Literal["names", "none"] = _setting("names", "names: pull towards pre-trained rows of the same name")
+    optimizer: Literal["auto", "lbfgs", "adam", "adamw", "sgd"] = _setting(
+        "auto", "auto: lbfgs for a head without hidden layers, else adam; the recipe may say otherwise"
+    )
     class_weight: Literal["none", "balanced"] = _setting("none", "balanced: rare classes count as much as common ones")
-    max_iterations: int = _setting(200, "L-BFGS iterations at most, per strength", 1, 100_000)
+    l2: float | tuple[float, ...] | Auto = _setting(
+        "auto", "lbfgs: penalty strength, a number, a list to choose from, or auto", 1e-8, 1e6, fewest=0
+    )
+    prior: Literal["auto", "names", "none"] = _setting(
+        "auto", "lbfgs: names pulls towards pre-trained rows of the same name; auto: names"
+    )
+    max_iterations: int = _setting(200, "lbfgs: iterations at most, per strength", 1, 100_000)
+    dropout: float | Auto = _setting(
+        "auto", "epochs: share of units dropped before the last hidden layer; auto: 0.5, or 0 without one", 0, 0.99
+    )
+    batch_norm: bool = _setting(True, "epochs: batch normalisation of the features")
+    learning_rate: float | Auto = _setting("auto", "epochs: at their beginning; auto: 0.0003, sgd 0.01", 1e-8, 100)
+    schedule: Literal["constant", "cosine", "step", "plateau"] = _setting(
+        "cosine",
+        "epochs: cosine falls to 0 at the last one, step by ten at each third of them, plateau by ten "
+        "when half of the patience is used up",
+    )
+    momentum: float = _setting(0.9, "sgd: momentum", 0, 0.9999)
+    weight_decay: float | Auto = _setting("auto", "epochs: auto: 0.01 for adamw, else 0", 0, 100)
+    epochs: int = _setting(25, "epochs: at most", 1, 100_000)
+    batch: int = _setting(32, "epochs: pictures a step", 2, 1_000_000)
+    patience: int = _setting(10, "epochs: stop after so many without improvement, keep the best weights", 1, 100_000)
+    min_delta: float = _setting(0.001, "epochs: the fall of the watched loss that counts as improvement", 0, 100)
+    watch: Literal["training", "validation"] = _setting(
+        "training", "epochs: what stops them, a tenth of the training part or (flattering the figures) validation"
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
     """What the user asks of `train`; every field has a default."""
 
+    recipe: Literal["headstart", "tutorial"] = _setting("headstart", "what each `auto` stands for")
     pictures: PictureConfig = field(default_factory=PictureConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     seed: int = _setting(0, "of every random choice", 0, 2**32 - 1)
-    refit: bool = _setting(True, "after measuring, fit once more on training and validation pictures together")
+    refit: bool | Auto = _setting(
+        "auto", "after measuring, fit once more on training and validation pictures together; auto: the recipe's"
+    )
 
     def __post_init__(self) -> None:
         """Refuse values of the wrong type or out of range, all in one message."""
@@ -114,16 +160,35 @@ class EncoderPlan:
 class HeadPlan:
     """`HeadConfig`, decided: `l2` lists the strengths to choose from."""
 
+    hidden: tuple[int, ...]
+    optimizer: Literal["lbfgs", "adam", "adamw", "sgd"]
+    class_weight: Literal["none", "balanced"]
     l2: tuple[float, ...]
     prior: Literal["names", "none"]
-    class_weight: Literal["none", "balanced"]
     max_iterations: int
+    dropout: float
+    batch_norm: bool
+    learning_rate: float
+    schedule: Literal["constant", "cosine", "step", "plateau"]
+    momentum: float
+    weight_decay: float
+    epochs: int
+    batch: int
+    patience: int
+    min_delta: float
+    watch: Literal["training", "validation"]
+
+    @property
+    def in_epochs(self) -> bool:
+        """Whether it is fitted in epochs, and not to its end by L-BFGS."""
+        return self.optimizer != "lbfgs"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What `train` will do. Its TOML is a valid configuration that asks for exactly this."""
 
+    recipe: Literal["headstart", "tutorial"]
     pictures: PicturePlan
     encoder: EncoderPlan
     split: SplitConfig
@@ -140,6 +205,20 @@ class Plan:
         return tomli_w.dumps(self.to_dict())
 
 
+def apply_recipe(config: TrainConfig) -> TrainConfig:
+    """Put the recipe's values in the place of each "auto" that it decides."""
+    recipe = RECIPES[config.recipe]
+    changes: dict[str, Any] = {}
+    for name, values in recipe.items():
+        asked = getattr(config, name)
+        if not dataclasses.is_dataclass(asked):
+            changes[name] = values if asked == "auto" else asked
+        else:
+            open_ones = {key: value for key, value in values.items() if getattr(asked, key) == "auto"}
+            changes[name] = dataclasses.replace(typing.cast(Any, asked), **open_ones)
+    return dataclasses.replace(config, **changes)
+
+
 def resolve(config: TrainConfig, preprocess: Preprocess, encoder: EncoderPlan) -> Plan:
     """Decide what was left open.
 
@@ -147,17 +226,55 @@ def resolve(config: TrainConfig, preprocess: Preprocess, encoder: EncoderPlan) -
         config: What was asked.
         preprocess: How the pictures will be prepared, already with the size and resize policy asked for.
         encoder: What the machine and the backbone decided.
+
+    Raises:
+        ConfigError: Settings of the head that exclude each other.
     """
-    l2 = config.head.l2
-    strengths = STRENGTHS if l2 == "auto" else tuple(sorted(set(l2), reverse=True)) if isinstance(l2, tuple) else (l2,)
+    config = apply_recipe(config)
     return Plan(
+        recipe=config.recipe,
         pictures=PicturePlan(preprocess.size, config.pictures.resize, config.pictures.mirror),
         encoder=encoder,
         split=config.split,
-        head=HeadPlan(strengths, config.head.prior, config.head.class_weight, config.head.max_iterations),
+        head=resolve_head(config.head),
         seed=config.seed,
-        refit=config.refit,
+        refit=config.refit is True,
     )
+
+
+def resolve_head(head: HeadConfig) -> HeadPlan:
+    """Decide what was left open of the head.
+
+    Raises:
+        ConfigError: Settings that exclude each other, all in one message.
+    """
+    optimizer = head.optimizer if head.optimizer != "auto" else "adam" if head.hidden else "lbfgs"
+    kind = {"lbfgs": "lbfgs", "sgd": "sgd epochs"}.get(optimizer, "epochs")
+    decided: dict[str, Any] = {"optimizer": optimizer}
+    problems = []
+    if optimizer == "lbfgs" and head.hidden:
+        problems.append(f"head.optimizer is 'lbfgs', which fits no hidden layers; head.hidden is {list(head.hidden)}")
+    if optimizer == "lbfgs" and head.l2 == ():
+        problems.append("head.l2 is an empty list")
+    for f in dataclasses.fields(head):
+        asked, default = getattr(head, f.name), f.default
+        purpose, colon, _ = f.metadata["about"].partition(": ")
+        if colon and purpose in ("lbfgs", "epochs", "sgd") and purpose not in kind:
+            neutral = _UNUSED.get(f.name, default)
+            if asked not in (default, neutral):
+                problems.append(f"head.{f.name} is {asked!r}, which head.optimizer {optimizer!r} does not use")
+            decided[f.name] = neutral
+    if problems:
+        raise ConfigError("\n".join(problems), "`headstart settings` lists them all.")
+    strengths = STRENGTHS if head.l2 == "auto" else head.l2 if isinstance(head.l2, tuple) else (head.l2,)
+    automatic = {
+        "l2": tuple(sorted(set(strengths), reverse=True)),
+        "prior": "names" if head.prior == "auto" else head.prior,
+        "dropout": (0.5 if head.hidden else 0.0) if head.dropout == "auto" else head.dropout,
+        "learning_rate": {"sgd": 0.01}.get(optimizer, 0.0003) if head.learning_rate == "auto" else head.learning_rate,
+        "weight_decay": {"adamw": 0.01}.get(optimizer, 0.0) if head.weight_decay == "auto" else head.weight_decay,
+    }
+    return HeadPlan(**dataclasses.asdict(head) | automatic | decided)
 
 
 def read_config(file: Path | None, settings: Sequence[str] = (), flags: Mapping[str, Any] | None = None) -> TrainConfig:
@@ -286,9 +403,11 @@ def _problem(hint: Any, limits: Mapping[str, Any], value: Any) -> str:
                 return ""
             allowed.append(f"{'a whole number' if option is int else 'a number'} from {low:g} to {high:g}")
         else:  # a tuple of numbers
-            if isinstance(value, tuple) and value and all(_number(float, v) and low <= v <= high for v in value):
+            kind = typing.get_args(option)[0]
+            listed = value if isinstance(value, tuple) and len(value) >= limits["fewest"] else [None]
+            if all(_number(kind, each) and low <= each <= high for each in listed):
                 return ""
-            allowed.append(f"a list of numbers from {low:g} to {high:g}")
+            allowed.append(f"a list of {'whole ' if kind is int else ''}numbers from {low:g} to {high:g}")
     return " or ".join(allowed)
 
 

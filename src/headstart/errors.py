@@ -6,6 +6,7 @@ HeadstartError                exit 1
 ├── ConfigError (ValueError)  exit 2: asked wrongly
 ├── BackboneError             an unknown backbone, weights that cannot be had or do not fit
 ├── ArtifactError             not an artifact, a newer format, a digest that differs
+├── MissingExtraError (ImportError)  exit 2: an optional part that is not installed, with the line that installs it
 └── StorageError              a disk that is full, a folder that is read-only or not safe to use
 """
 
@@ -54,6 +55,16 @@ class BackboneError(HeadstartError):
 
 class ArtifactError(HeadstartError):
     """A model directory that is no artifact, is damaged, or needs a newer version."""
+
+
+class MissingExtraError(HeadstartError, ImportError):
+    """An optional part that was asked for and is not installed."""
+
+    exit_code = 2
+
+    def __init__(self, wanted: str, extra: str) -> None:
+        """Say what needs the extra, and how to install it."""
+        super().__init__(f"{wanted} needs an optional part that is not installed.", f"pip install 'headstart[{extra}]'")
 
 
 class StorageError(HeadstartError):

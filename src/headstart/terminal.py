@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from headstart.records import silence
 
 if TYPE_CHECKING:
     from headstart.config import Plan
+    from headstart.learning.heads import Step
     from headstart.records import Evaluation, Finding
 
 stderr = Console(stderr=True, highlight=False, emoji=False)
@@ -105,18 +106,45 @@ def print_text(text: str) -> None:
 
 def print_plan(plan: Plan, pictures: int, classes: int) -> None:
     """Print what training is going to do."""
-    encoder, head = plan.encoder, plan.head
+    encoder = plan.encoder
     mirrored = " and its mirror image" if plan.pictures.mirror else ""
-    strength = f"strength {head.l2[0]:g}" if len(head.l2) == 1 else f"strength chosen by {plan.split.folds} folds"
     say(
         False,
         f"""Plan: {pictures} pictures of {classes} classes
   pictures   {plan.pictures.size} px, {plan.pictures.resize}; each picture{mirrored}
   backbone   {encoder.backbone}, frozen, on {encoder.engine} ({encoder.device}, {encoder.precision})
   split      {plan.split.validation:.0%} of each class held out, unless the data brings a split; seed {plan.seed}
-  head       logistic regression, {strength}, prior: {head.prior}, class weights: {head.class_weight}
+  head       {_head(plan)}, class weights: {plan.head.class_weight}
   then       {"fit once more on training and validation pictures" if plan.refit else "keep the measured head"}""",
     )
+
+
+def _head(plan: Plan) -> str:
+    head = plan.head
+    if not head.in_epochs:
+        strength = f"strength {head.l2[0]:g}" if len(head.l2) == 1 else f"strength chosen by {plan.split.folds} folds"
+        return f"logistic regression, {strength}, prior: {head.prior}"
+    layers = f"dense {', '.join(map(str, head.hidden))}" if head.hidden else "linear"
+    watched = "a tenth of the training part" if head.watch == "training" else "the validation part"
+    return (
+        f"{layers}, dropout {head.dropout:g}; by {head.optimizer}, learning rate {head.learning_rate:g} "
+        f"({head.schedule}),\n"
+        f"             at most {head.epochs} epochs in batches of {head.batch}, stopped by {watched}"
+    )
+
+
+def epochs(plan: Plan, quiet: bool) -> Callable[[Step], None]:
+    """Return a listener that prints a line an epoch; L-BFGS takes its few dozen iterations within a second or two."""
+
+    def listen(step: Step) -> None:
+        figures = f"loss {step.train_loss:.4f}, accuracy {step.train_accuracy:.4f}"
+        if step.validation_loss == step.validation_loss:
+            figures += f"; validation {step.validation_loss:.4f}, {step.validation_accuracy:.4f}"
+        if plan.head.watch == "training" and step.watched_loss == step.watched_loss:
+            figures += f"; watched {step.watched_loss:.4f}"
+        say(False, f"epoch {step.number}/{plan.head.epochs}: {figures}; {step.seconds:.1f} s")
+
+    return listen if plan.head.in_epochs and not quiet else lambda _: None
 
 
 def print_findings(findings: Sequence[Finding]) -> None:

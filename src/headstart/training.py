@@ -1,8 +1,8 @@
 """A labelled dataset → a trained, calibrated, measured classifier: the recipe, in the order of the drawing.
 
-Validation pictures measure and decide nothing: the strength of the penalty and the temperature come from folds of the
-training part. After measuring, the head is fitted once more on training and validation pictures together; pictures that
-the data itself calls "test" are never learned from.
+Validation pictures measure and decide nothing: whatever there is to choose is chosen within the training part. After
+measuring, the head is fitted once more on training and validation pictures together, unless the plan says otherwise;
+pictures that the data itself calls "test" are never learned from.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from headstart.config import Plan, TrainConfig, resolve
+from headstart.config import Plan, TrainConfig, apply_recipe, resolve, resolve_head
 from headstart.data import checks, splits
 from headstart.data.checks import Inspection
 from headstart.encoding import backbone as backbones
@@ -28,16 +28,14 @@ from headstart.encoding.backbone import Backbone
 from headstart.encoding.cache import default_cache
 from headstart.encoding.features import VIEWS, Extraction
 from headstart.judging import evaluation
-from headstart.learning import heads, prior
-from headstart.learning.heads import Head, History, Selection, Step
-from headstart.learning.prior import Prior
+from headstart.learning import fitting
+from headstart.learning.fitting import Learned, Material
+from headstart.learning.heads import Listener, Step, ignore
 from headstart.model.classifier import Classifier
 from headstart.records import (
-    ClassNames,
     Dataset,
     Evaluation,
     Finding,
-    Floats,
     Integers,
     Predictions,
     Progress,
@@ -77,29 +75,6 @@ class TrainingResult:
         return self.evaluations.get("test") or self.evaluations["validation"]
 
 
-@dataclass(frozen=True, slots=True)
-class _Material:
-    """Usable pictures with all that the fit needs, row by row."""
-
-    dataset: Dataset
-    values: Floats  # (N, V, D)
-    classes: ClassNames
-    truth: Integers  # (N,)
-    digests: tuple[str, ...]  # (N,)
-    groups: Integers  # (N,)
-    parts: Splits
-
-
-@dataclass(frozen=True, slots=True)
-class _Learned:
-    """What the training part gave."""
-
-    head: Head
-    selection: Selection
-    prior: Prior
-    history: tuple[Step, ...]
-
-
 def prepare(config: TrainConfig) -> tuple[Backbone, Plan]:
     """Load the backbone and decide what the configuration left open.
 
@@ -107,6 +82,8 @@ def prepare(config: TrainConfig) -> tuple[Backbone, Plan]:
         BackboneError: The weights cannot be had.
         ConfigError: What was asked for is not to be had on this machine.
     """
+    config = apply_recipe(config)
+    resolve_head(config.head)  # what excludes itself is said before the weights are fetched
     encoder = runtime.choose(config.encoder)
     size = None if config.pictures.size == "auto" else config.pictures.size
     backbone = backbones.load(config.encoder.backbone, config.encoder.weights, size=size, resize=config.pictures.resize)
@@ -117,7 +94,12 @@ def prepare(config: TrainConfig) -> tuple[Backbone, Plan]:
 
 
 def train(
-    dataset: Dataset, config: TrainConfig | None = None, *, cache: Path | None = None, progress: Progress = silence
+    dataset: Dataset,
+    config: TrainConfig | None = None,
+    *,
+    cache: Path | None = None,
+    progress: Progress = silence,
+    listen: Listener = ignore,
 ) -> TrainingResult:
     """Check, split, encode, fit, calibrate and evaluate.
 
@@ -126,6 +108,7 @@ def train(
         config: What to do differently from the defaults.
         cache: Where features are kept; None: the default cache folder.
         progress: Hears how far it is.
+        listen: Hears loss and accuracy of each step of the fit.
 
     Raises:
         DataError: The data cannot be learned from.
@@ -135,11 +118,17 @@ def train(
     """
     inspection = checks.inspect(dataset, progress)
     backbone, plan = prepare(config or TrainConfig())
-    return fit(inspection, backbone, plan, cache=cache or default_cache(), progress=progress)
+    return fit(inspection, backbone, plan, cache=cache or default_cache(), progress=progress, listen=listen)
 
 
 def fit(
-    inspection: Inspection, backbone: Backbone, plan: Plan, *, cache: Path | None, progress: Progress = silence
+    inspection: Inspection,
+    backbone: Backbone,
+    plan: Plan,
+    *,
+    cache: Path | None,
+    progress: Progress = silence,
+    listen: Listener = ignore,
 ) -> TrainingResult:
     """Do what `train` does, from a dataset that was inspected and a plan that was shown. `cache` None keeps nothing."""
     extraction = features.extract(
@@ -153,20 +142,20 @@ def fit(
     )
     plan = replace(plan, encoder=extraction.encoder.plan)  # the engine may have fallen back to a safer one
     material = _usable(inspection, extraction, plan)
-    learned = _learn(material, backbone, plan, progress)
-    base = Classifier(backbone, extraction.encoder, learned.head, learned.selection.temperature, material.classes)
+    learned = fitting.learn(material, backbone, plan, cache=cache, progress=progress, listen=listen)
+    base = Classifier(backbone, extraction.encoder, learned.head, learned.temperature, material.classes)
     said = {
         name: _judge(base, material, rows) for name in ("validation", "test") if len(rows := material.parts.part(name))
     }
     head, rows = learned.head, material.parts.train
     if plan.refit and len(material.parts.validation):
         rows = np.sort(np.concatenate([rows, material.parts.validation]))
-        head = _refit(material, backbone, plan, rows, learned.selection.strength, progress)
+        head = fitting.refit(material, backbone, plan, learned.again, rows, progress)
     provenance = Provenance(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         versions=_versions(),
         data=_describe_data(material),
-        training=_describe_training(material, learned, rows),
+        training=_describe_training(material, learned, plan, rows),
         engine=_describe_engine(extraction),
     )
     return TrainingResult(
@@ -180,7 +169,7 @@ def fit(
     )
 
 
-def _usable(inspection: Inspection, extraction: Extraction, plan: Plan) -> _Material:
+def _usable(inspection: Inspection, extraction: Extraction, plan: Plan) -> Material:
     """Leave out what could not be decoded, then split."""
     table = extraction.table
     kept = np.array([row for row in range(len(inspection.dataset)) if row not in table.failures], dtype=np.int64)
@@ -190,63 +179,16 @@ def _usable(inspection: Inspection, extraction: Extraction, plan: Plan) -> _Mate
     groups = splits.group_ids(dataset, digests)
     parts = splits.split(dataset, groups, plan.split.validation, plan.seed)
     values = table.values if len(kept) == len(table.values) else table.values[kept]
-    return _Material(dataset, values, dataset.classes, dataset.classes.encode(dataset.labels), digests, groups, parts)
+    return Material(dataset, values, dataset.classes, dataset.classes.encode(dataset.labels), digests, groups, parts)
 
 
-def _learn(material: _Material, backbone: Backbone, plan: Plan, progress: Progress) -> _Learned:
-    """Choose the strength and the temperature by folds of the training part, and fit the head that is measured."""
-    rows, iterations = material.parts.train, plan.head.max_iterations
-    known = _prior(material, backbone, plan, rows)
-    fold = splits.folds(material.dataset.select(rows), material.groups[rows], plan.split.folds, plan.seed)
-    # The folds learn from the pictures alone, without their mirror images: half of the time, and on every data set
-    # tried the same strength.
-    problem = _problem(material, known, plan, rows, views=1, fold=fold)
-    selection = heads.select_strength(problem, plan.head.l2, iterations=iterations, progress=progress)
-    problem = _problem(material, known, plan, rows)
-    watched = material.parts.validation if len(material.parts.validation) else material.parts.test
-    history = History(problem, material.values, watched, material.truth[watched])
-    weights = problem.fit(selection.strength, iterations=iterations, watch=history)
-    return _Learned(problem.head(weights), selection, known, tuple(history.steps))
-
-
-def _refit(
-    material: _Material, backbone: Backbone, plan: Plan, rows: Integers, strength: float, progress: Progress
-) -> Head:
-    """Fit the head once more, on more pictures, with the strength that was found."""
-    progress("Refitting on all pictures", 0, 1)
-    problem = _problem(material, _prior(material, backbone, plan, rows), plan, rows)
-    head = problem.head(problem.fit(strength, iterations=plan.head.max_iterations))
-    progress("Refitting on all pictures", 1, 1)
-    return head
-
-
-def _prior(material: _Material, backbone: Backbone, plan: Plan, rows: Integers) -> Prior:
-    if plan.head.prior == "none":
-        return prior.none(backbone.dim, len(material.classes))
-    return prior.match(material.classes, backbone, material.values[rows, 0], material.truth[rows])
-
-
-def _problem(
-    material: _Material,
-    known: Prior,
-    plan: Plan,
-    rows: Integers,
-    *,
-    views: int | None = None,
-    fold: Integers | None = None,
-) -> heads.Problem:
-    values, balanced = material.values[:, :views], plan.head.class_weight == "balanced"
-    return heads.Problem(values, rows, material.truth[rows], known, balanced=balanced, fold=fold)
-
-
-def _judge(classifier: Classifier, material: _Material, rows: Integers) -> Predictions:
+def _judge(classifier: Classifier, material: Material, rows: Integers) -> Predictions:
     said = classifier.judge(material.dataset.select(rows), material.values[rows, 0])
     return replace(said, groups=material.groups[rows])
 
 
-def _findings(inspection: Inspection, extraction: Extraction, material: _Material, learned: _Learned) -> list[Finding]:
-    table, known, selection = extraction.table, learned.prior, learned.selection
-    too_few = [] if selection.scores else [f"strength {selection.strength:g}", "temperature 1"]
+def _findings(inspection: Inspection, extraction: Extraction, material: Material, learned: Learned) -> list[Finding]:
+    table = extraction.table
     return [
         *checks.remarks(table.observations),
         *checks.unusable(inspection.dataset, table.failures),
@@ -256,20 +198,13 @@ def _findings(inspection: Inspection, extraction: Extraction, material: _Materia
             "note",
             f"{{n}} of {len(material.classes)} classes are among the labels the backbone was pre-trained on; the head "
             "starts from what it knows of them. If it has seen these very pictures, the figures flatter it",
-            [f"{name} = {label.split(',')[0]}" for name, label in known.matched.items()],
+            [f"{name} = {label.split(',')[0]}" for name, label in learned.matched.items()],
         ),
-        *found(
-            "too-few-to-choose",
-            "warning",
-            "there are too few pictures to choose the strength and the temperature by folds, so they are fixed and the "
-            "probabilities are not calibrated",
-            too_few,
-            "With two or more training pictures in most classes both are chosen from the data.",
-        ),
+        *learned.findings,
     ]
 
 
-def _describe_data(material: _Material) -> dict[str, Any]:
+def _describe_data(material: Material) -> dict[str, Any]:
     parts = {name: len(material.parts.part(name)) for name in ("train", "validation", "test")}
     return {
         "pictures": len(material.dataset),
@@ -281,15 +216,18 @@ def _describe_data(material: _Material) -> dict[str, Any]:
     }
 
 
-def _describe_training(material: _Material, learned: _Learned, rows: Integers) -> dict[str, Any]:
+def _describe_training(material: Material, learned: Learned, plan: Plan, rows: Integers) -> dict[str, Any]:
     refitted = len(rows) > len(material.parts.train)
+    stopped = plan.head.in_epochs and plan.head.watch == "training"
+    aside = f", {learned.told['watched']} of them only to stop it" if stopped else ""
     return {
-        "strength": learned.selection.strength,
-        "strengths_tried": [list(score) for score in learned.selection.scores],
-        "fitted_on": f"{len(rows)} training{' and validation' if refitted else ''} pictures",
+        **learned.told,
+        "fitted_on": f"{len(rows)} training and validation pictures"
+        if refitted
+        else f"{len(rows)} training pictures{aside}",
         "refitted": refitted,
-        "figures_of": f"the head fitted on the {len(material.parts.train)} training pictures",
-        "matched": learned.prior.matched,
+        "figures_of": f"the head fitted on the {len(material.parts.train)} training pictures{aside}",
+        "matched": dict(learned.matched),
     }
 
 

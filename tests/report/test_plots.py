@@ -110,15 +110,17 @@ def test_the_classes_are_shown_worst_first_and_the_rest_is_counted():
 
 
 def test_the_titles_of_the_training_hold_the_last_values():
-    history = [Step(1.5, 0.3, 1.6, 0.25), Step(0.1234, 0.987, 0.5678, 0.854)]
-    text = drawn(plots.training_curves(history, "validation"))
+    history = [Step(0, 1.5, 0.3, 1.6, 0.25), Step(1, 0.1234, 0.987, 0.5678, 0.854)]
+    text = drawn(plots.training_curves(history, "validation", "epoch"))
     assert "Accuracy: training 98.7%, validation 85.4%" in text
     assert "Loss: training 0.123, validation 0.568" in text
 
 
 @pytest.mark.parametrize("steps", [1, 2, 300])
 def test_the_training_draws_at_any_length(steps: int):
-    assert "test" in drawn(plots.training_curves([Step(1 / (n + 1), 0.5, 1.0, 0.5) for n in range(steps)], "test"))
+    assert "test" in drawn(
+        plots.training_curves([Step(n, 1 / (n + 1), 0.5, 1.0, 0.5) for n in range(steps)], "test", "step")
+    )
 
 
 @pytest.mark.parametrize("number", [1, 5, 7, 25])

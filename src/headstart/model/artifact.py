@@ -148,7 +148,7 @@ def write_into(folder: Path, classifier: Classifier, extra: Mapping[str, Any] | 
         "preprocess": dataclasses.asdict(classifier.preprocess),
         "encoder": dataclasses.asdict(classifier.encoder.plan) | {"weights": ""},
         "classes": list(classifier.classes),
-        "head": {"kind": "linear", "features": classifier.backbone.dim},
+        "head": classifier.head.describe(),
         "temperature": classifier.temperature,
         "files": files,
         **dataclasses.asdict(classifier.provenance),
@@ -174,7 +174,7 @@ def load_classifier(directory: str | Path, encoder: EncoderConfig | None = None)
     try:
         classes = ClassNames(_checked(content["classes"], list))
         preprocess = Preprocess.from_dict(content["preprocess"])
-        features = _checked(content["head"]["features"], int)
+        empty = Head.from_description(content["head"], len(classes))
         temperature = float(content["temperature"])
         name = _checked(content["backbone"]["name"], str)
         arguments = _checked(content["backbone"]["arguments"], dict)
@@ -187,15 +187,15 @@ def load_classifier(directory: str | Path, encoder: EncoderConfig | None = None)
         raise ArtifactError(f"{folder / MODEL} is damaged: its classes are not at least two different names.")
     if not (math.isfinite(temperature) and temperature > 0):
         raise ArtifactError(f"{folder / MODEL} is damaged: the temperature is {temperature}.")
-    head = _read_head(_read_tensors(folder, HEAD, digests), folder, (features, len(classes)))
+    head = _fill(empty, _read_tensors(folder, HEAD, digests), folder / HEAD)
     try:
         backbone = backbones.rebuild(name, _read_tensors(folder, BACKBONE, digests), preprocess, arguments)
     except ArtifactError:
         raise
     except (HeadstartError, RuntimeError, TypeError) as error:
         raise ArtifactError(f"{folder} cannot be loaded: {error}") from error
-    if backbone.dim != features:
-        raise ArtifactError(f"{folder}: the head takes {features} features, the backbone gives {backbone.dim}.")
+    if backbone.dim != head.features:
+        raise ArtifactError(f"{folder}: the head takes {head.features} features, the backbone gives {backbone.dim}.")
     plan = _encoder_here(saved, encoder)
     return Classifier(backbone, runtime.build(backbone, plan), head, temperature, classes, provenance)
 
@@ -257,16 +257,15 @@ def _read_tensors(folder: Path, name: str, digests: Mapping[str, str]) -> dict[s
     return tensors
 
 
-def _read_head(state: Mapping[str, Tensor], folder: Path, shape: tuple[int, int]) -> Head:
-    wanted = {"linear.weight": (shape[1], shape[0]), "linear.bias": (shape[1],)}
+def _fill(head: Head, state: Mapping[str, Tensor], path: Path) -> Head:
+    wanted = {name: f"{value.dtype} of shape {tuple(value.shape)}" for name, value in head.state_dict().items()}
     for key in state.keys() | wanted.keys():
         found = f"{state[key].dtype} of shape {tuple(state[key].shape)}" if key in state else "missing"
-        if found != f"torch.float32 of shape {wanted.get(key)}":
-            expected = f"float32 of shape {wanted[key]} was expected" if key in wanted else "a head has no such tensor"
-            raise ArtifactError(f"{folder / HEAD}: {key} is {found}; {expected}.")
+        if found != wanted.get(key):
+            expected = f"{wanted[key]} was expected" if key in wanted else "the head has no such tensor"
+            raise ArtifactError(f"{path}: {key} is {found}; {expected}.")
         if not torch.isfinite(state[key]).all():
-            raise ArtifactError(f"{folder / HEAD}: {key} holds numbers that are not finite.")
-    head = Head(*shape)
+            raise ArtifactError(f"{path}: {key} holds numbers that are not finite.")
     head.load_state_dict(dict(state))
     return head.eval().requires_grad_(False)
 

@@ -23,19 +23,28 @@ MOST_CLASSES = 30  # up to here a confusion matrix can be read; beyond, the wors
 MOST_ROWS = 40  # of a bar chart
 
 
-def training_curves(history: Sequence[Step], watched: str) -> Figure:
-    """Return accuracy and loss along the fit, the last values in the titles."""
+def training_curves(history: Sequence[Step], part: str, unit: str, best: int | None = None) -> Figure:
+    """Return accuracy and loss along the fit, the last values in the titles.
+
+    Args:
+        history: Of the fit.
+        part: The name of the part that measures.
+        unit: What a step is.
+        best: The step whose weights were kept, if not the last.
+    """
     figure = _figure(11, 4.2)
     axes = figure.subplots(1, 2)
-    steps = range(len(history))
+    steps = [step.number for step in history]
     for axis, name, form in ((axes[0], "accuracy", "{:.1%}"), (axes[1], "loss", "{:.3f}")):
         learned = [getattr(step, f"train_{name}") for step in history]
         seen = [getattr(step, f"validation_{name}") for step in history]
         axis.plot(steps, learned, color=BLUE, label="training", linewidth=2)
-        axis.plot(steps, seen, color=ORANGE, label=watched, linewidth=2)
-        last = f"training {form.format(learned[-1])}, {watched} {form.format(seen[-1])}"
+        axis.plot(steps, seen, color=ORANGE, label=part, linewidth=2)
+        if best is not None:
+            axis.axvline(best, color=GREY, linestyle="--", linewidth=1, label=f"{unit} {best}: kept")
+        last = f"training {form.format(learned[-1])}, {part} {form.format(seen[-1])}"
         axis.set_title(f"{name.capitalize()}: {last}", fontsize=11, loc="left")
-        axis.set_xlabel("L-BFGS iteration (0: the prior alone)")
+        axis.set_xlabel(unit)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         _tidy(axis)
         axis.legend(frameon=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, fields
 from pathlib import Path
@@ -48,7 +49,10 @@ def save_plots(evaluation: Evaluation, folder: Path, result: TrainingResult | No
     }
     if result is not None:
         figures["training"] = plots.training_curves(
-            result.history, "validation" if "validation" in result.evaluations else "test"
+            result.history,
+            "validation" if "validation" in result.evaluations else "test",
+            "epoch" if result.plan.head.in_epochs else "L-BFGS iteration (0: the prior alone)",
+            result.classifier.provenance.training.get("best_epoch"),
         )
     plots.save(figures, folder)
 
@@ -61,11 +65,11 @@ def card(result: TrainingResult) -> str:
     return f"""# An image classifier of {len(classes)} classes
 
 Made by Headstart {told.versions["headstart"]} on {told.created}. Backbone {plan.encoder.backbone}, frozen, at
-{plan.pictures.size} px ({plan.pictures.resize}); head: multinomial logistic regression, strength
-{told.training["strength"]:g}; temperature {result.classifier.temperature:.3f}.
+{plan.pictures.size} px ({plan.pictures.resize}); head: {told.training["head"]};
+temperature {result.classifier.temperature:.3f}.
 
 The head in this folder was fitted on {told.training["fitted_on"]}. The figures below are of
-{told.training["figures_of"]}, on pictures that decided nothing.
+{told.training["figures_of"]}, on pictures that it never learned from.
 
 {tables}
 
@@ -106,9 +110,8 @@ def _predictions_table(predictions: Mapping[str, Predictions]) -> str:
 
 
 def _history_table(history: Sequence[Step]) -> str:
-    rows = [["step", *(field.name for field in fields(Step))]]
-    rows += [[str(number), *(f"{figure:.9g}" for figure in astuple(step))] for number, step in enumerate(history)]
-    return to_csv(rows)
+    cells = [["" if math.isnan(figure) else f"{figure:.9g}" for figure in astuple(step)] for step in history]
+    return to_csv([["step", *(field.name for field in fields(Step)[1:])], *cells])
 
 
 def _write_json(path: Path, content: object) -> None:

@@ -10,8 +10,9 @@ import torch
 from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 
-from headstart.learning import calibration, heads, prior
-from headstart.learning.heads import Head, History, Problem, select_strength
+from headstart.learning import calibration, logistic, prior
+from headstart.learning.heads import Head
+from headstart.learning.logistic import History, Problem, select_strength
 from headstart.learning.prior import Prior
 
 CLASSES, FEATURES = 4, 12
@@ -79,7 +80,7 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let L-BFGS run until float32 gives no more."""
-    monkeypatch.setattr(heads, "TOLERANCE", 1e-13)
+    monkeypatch.setattr(logistic, "TOLERANCE", 1e-13)
 
 
 @pytest.mark.usefixtures("exact")
@@ -295,7 +296,7 @@ def test_rows_of_no_fold_are_learned_from_and_never_held_out():
     assert sorted(chosen.rows.tolist()) == list(range(10, 90))
 
 
-@pytest.mark.parametrize(("known", "usual"), [(None, heads.DEFAULT_STRENGTH_ALONE), (1, heads.DEFAULT_STRENGTH)])
+@pytest.mark.parametrize(("known", "usual"), [(None, logistic.DEFAULT_STRENGTH_ALONE), (1, logistic.DEFAULT_STRENGTH)])
 def test_too_few_rows_choose_nothing(known: int | None, usual: float):
     features, truth = drawn(rows=20)
     own = problem(features, truth, some_prior() if known else None, fold=np.arange(20) % 5)

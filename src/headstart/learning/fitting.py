@@ -1,0 +1,248 @@
+"""Usable pictures with their features and labels, a plan → a head, its temperature, and what is to be told of the fit.
+
+The one place that knows that there are two ways to fit a head: to the end by L-BFGS, where folds of the training part
+choose the strength and the temperature, or in epochs, where a tenth of it stops them and then gives the temperature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headstart.config import HeadPlan, Plan
+from headstart.data import splits
+from headstart.encoding.backbone import Backbone
+from headstart.errors import ConfigError
+from headstart.learning import calibration, descent, logistic, prior
+from headstart.learning.heads import Head, Listener, Step, ignore
+from headstart.learning.prior import Prior
+from headstart.records import ClassNames, Dataset, Finding, Floats, Integers, Progress, Splits, found, silence
+
+WATCHED = 10  # one in so many training pictures is watched where epochs are stopped
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """Usable pictures with all that a fit needs, row by row.
+
+    Attributes:
+        dataset: N samples.
+        values: (N, V, D) features.
+        classes: K names.
+        truth: (N,) positions of their labels.
+        digests: (N,) of their files.
+        groups: (N,) rows of one group stay together.
+        parts: Who learns and who measures.
+    """
+
+    dataset: Dataset
+    values: Floats
+    classes: ClassNames
+    truth: Integers
+    digests: tuple[str, ...]
+    groups: Integers
+    parts: Splits
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What the training part gave.
+
+    Attributes:
+        head: Fitted on the training part.
+        temperature: Of its probabilities.
+        history: Loss and accuracy along the fit.
+        matched: Class → the backbone's label whose row it was pulled towards.
+        told: For the provenance: `head`, one line, and the figures that decided.
+        findings: What a person should know of it.
+        again: The plan of the head with which more pictures are fitted the same way: one strength, or a number of
+            epochs.
+    """
+
+    head: Head
+    temperature: float
+    history: tuple[Step, ...]
+    matched: Mapping[str, str]
+    told: Mapping[str, Any]
+    findings: tuple[Finding, ...]
+    again: HeadPlan
+
+
+def learn(
+    material: Material,
+    backbone: Backbone,
+    plan: Plan,
+    *,
+    cache: Path | None = None,
+    progress: Progress = silence,
+    listen: Listener = ignore,
+) -> Learned:
+    """Fit a head on the training part.
+
+    Args:
+        material: Of all parts; validation and test are measured along the fit and decide nothing, unless the plan says
+            that the validation part stops the epochs.
+        backbone: For the prior.
+        plan: What was decided.
+        cache: Where epochs keep their state, so that a killed fit goes on; None: nowhere.
+        progress: Hears how far it is.
+        listen: Hears the figures of each step.
+
+    Raises:
+        ConfigError: The plan watches a validation part that there is not, or the fit diverged.
+    """
+    if plan.head.in_epochs:
+        return _learn_in_epochs(material, plan, cache, progress, listen)
+    return _learn_to_the_end(material, backbone, plan, progress, listen)
+
+
+def refit(
+    material: Material, backbone: Backbone, plan: Plan, again: HeadPlan, rows: Integers, progress: Progress = silence
+) -> Head:
+    """Fit a head on these rows as `learn` found best, with nothing left to choose."""
+    progress("Refitting on all pictures", 0, 1)
+    if again.in_epochs:
+        nothing = np.array([], dtype=np.int64)
+        used = descent.Rows(rows, nothing, nothing)
+        head = descent.fit(material.values, material.truth, len(material.classes), used, again, plan.seed).head
+    else:
+        problem = _problem(material, _prior(material, backbone, again, rows), again, rows)
+        head = problem.head(problem.fit(again.l2[0], iterations=again.max_iterations))
+    progress("Refitting on all pictures", 1, 1)
+    return head
+
+
+def _learn_to_the_end(
+    material: Material, backbone: Backbone, plan: Plan, progress: Progress, listen: Listener
+) -> Learned:
+    """Choose the strength and the temperature by folds of the training part, and fit the head that is measured."""
+    rows, iterations = material.parts.train, plan.head.max_iterations
+    known = _prior(material, backbone, plan.head, rows)
+    fold = splits.folds(material.dataset.select(rows), material.groups[rows], plan.split.folds, plan.seed)
+    # The folds learn from the pictures alone, without their mirror images: half of the time, and on every data set
+    # tried the same strength.
+    problem = _problem(material, known, plan.head, rows, views=1, fold=fold)
+    selection = logistic.select_strength(problem, plan.head.l2, iterations=iterations, progress=progress)
+    strength = selection.strength
+    problem = _problem(material, known, plan.head, rows)
+    shown = _shown(material)
+    history = logistic.History(problem, material.values, shown, material.truth[shown], listen)
+    weights = problem.fit(strength, iterations=iterations, watch=history)
+    return Learned(
+        problem.head(weights),
+        selection.temperature,
+        tuple(history.steps),
+        known.matched,
+        {
+            "head": f"multinomial logistic regression, strength {strength:g}",
+            "strength": strength,
+            "strengths_tried": [list(score) for score in selection.scores],
+        },
+        tuple(
+            found(
+                "too-few-to-choose",
+                "warning",
+                "there are too few pictures to choose the strength and the temperature by folds, so they are fixed and "
+                "the probabilities are not calibrated",
+                [] if selection.scores else [f"strength {strength:g}", "temperature 1"],
+                "With two or more training pictures in most classes both are chosen from the data.",
+            )
+        ),
+        replace(plan.head, l2=(strength,)),
+    )
+
+
+def _learn_in_epochs(
+    material: Material, plan: Plan, cache: Path | None, progress: Progress, listen: Listener
+) -> Learned:
+    """Fit in epochs until the watched loss stops falling, and take the temperature from the watched pictures."""
+    rows = _watch(material, plan)
+    fit = descent.fit(
+        material.values,
+        material.truth,
+        len(material.classes),
+        rows,
+        plan.head,
+        plan.seed,
+        folder=None if cache is None else cache / "fits",
+        progress=progress,
+        listen=listen,
+    )
+    enough = len(rows.watched) >= calibration.FEWEST
+    temperature = 1.0
+    if enough:
+        logits = fit.head.logits(material.values[rows.watched, 0])
+        temperature, _ = calibration.fit_temperature(logits, material.truth[rows.watched])
+    layers = " → ".join(str(width) for width in (*plan.head.hidden, len(material.classes)))
+    return Learned(
+        fit.head,
+        temperature,
+        fit.history,
+        {},
+        {
+            "head": f"dense {layers}, {plan.head.optimizer}, epoch {fit.best} of {len(fit.history)} was best",
+            "best_epoch": fit.best,
+            "epochs": len(fit.history),
+            "stopped_early": len(fit.history) < plan.head.epochs,
+            "watched": len(rows.watched),
+        },
+        (
+            *found(
+                "watched-validation",
+                "warning",
+                "the validation pictures decided when to stop and at which temperature, so their figures flatter",
+                [f"epoch {fit.best}"] if plan.head.watch == "validation" else [],
+                "With head.watch=training a tenth of the training part decides instead.",
+            ),
+            *found(
+                "too-few-to-watch",
+                "warning",
+                f"{len(rows.watched)} picture(s) can be watched, too few for a temperature; the probabilities are not "
+                "calibrated",
+                [] if enough else ["temperature 1"],
+                "With ten or more training pictures in most classes it comes from the data.",
+            ),
+        ),
+        replace(plan.head, epochs=fit.best),
+    )
+
+
+def _watch(material: Material, plan: Plan) -> descent.Rows:
+    parts = material.parts
+    if plan.head.watch == "validation":
+        if not len(parts.validation):
+            raise ConfigError(
+                "head.watch is 'validation', but the split that the data brings has no validation part.",
+                "With head.watch=training a tenth of the training part is watched.",
+            )
+        return descent.Rows(parts.train, parts.validation, parts.validation)
+    dataset, groups = material.dataset.select(parts.train), material.groups[parts.train]
+    held = splits.folds(dataset, groups, WATCHED, plan.seed) == 0
+    return descent.Rows(parts.train[~held], parts.train[held], _shown(material))
+
+
+def _shown(material: Material) -> Integers:
+    return material.parts.validation if len(material.parts.validation) else material.parts.test
+
+
+def _prior(material: Material, backbone: Backbone, plan: HeadPlan, rows: Integers) -> Prior:
+    if plan.prior == "none":
+        return prior.none(backbone.dim, len(material.classes))
+    return prior.match(material.classes, backbone, material.values[rows, 0], material.truth[rows])
+
+
+def _problem(
+    material: Material,
+    known: Prior,
+    plan: HeadPlan,
+    rows: Integers,
+    *,
+    views: int | None = None,
+    fold: Integers | None = None,
+) -> logistic.Problem:
+    values, balanced = material.values[:, :views], plan.class_weight == "balanced"
+    return logistic.Problem(values, rows, material.truth[rows], known, balanced=balanced, fold=fold)

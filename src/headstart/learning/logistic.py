@@ -1,0 +1,282 @@
+"""Features and labels → a linear head: multinomial logistic regression by L-BFGS, pulled towards a prior.
+
+The objective, with features z standardised by the training rows' mean and deviation, is
+
+    mean over rows of  weight · cross-entropy(z V + c, label)  +  strength / 2 · ‖V - V₀‖²
+
+where V₀ is the prior in the standardised space (scikit-learn's `LogisticRegression` is the case V₀ = 0 with
+C = 1 / (rows · strength)); the bias is not penalised. The problem is convex, so V is where it ends, not where it
+starts; starting at the prior or at the neighbouring strength saves steps.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from headstart.learning import calibration
+from headstart.learning.heads import Head, Listener, Step, ignore, loss_and_accuracy
+from headstart.learning.prior import Prior
+from headstart.records import Floats, Integers, Progress, silence
+
+TOLERANCE = 1e-5  # relative decrease of the objective at which L-BFGS stops; ten times less changed no digit reported
+DEFAULT_STRENGTH = 1.0  # with a prior, where there is too little data to choose
+DEFAULT_STRENGTH_ALONE = 0.03
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What the folds decided.
+
+    Attributes:
+        strength: The chosen penalty strength.
+        temperature: Fitted to the out-of-fold logits at that strength; 1 where there are too few.
+        scores: (strength, calibrated out-of-fold log-loss) of each one tried; empty if there was nothing to choose by.
+        rows: The training rows that were held out in some fold.
+        logits: (len(rows), K) their out-of-fold logits.
+    """
+
+    strength: float
+    temperature: float
+    scores: tuple[tuple[float, float], ...]
+    rows: Integers
+    logits: Floats
+
+
+class Problem:
+    """Standardised rows with labels, ready to be fitted at any strength, leaving out any one fold."""
+
+    def __init__(
+        self,
+        features: Floats,
+        rows: Integers,
+        truth: Integers,
+        prior: Prior,
+        *,
+        balanced: bool = False,
+        fold: Integers | None = None,
+    ) -> None:
+        """Standardise the rows.
+
+        Args:
+            features: (all rows, V, D); each view of a row counts as a picture of its own.
+            rows: (N,) which of them to learn from.
+            truth: (N,) their classes.
+            prior: What the weights are pulled towards.
+            balanced: Weigh each class as much as any other.
+            fold: (N,) the fold of each row, -1 for rows that are never held out.
+        """
+        # Sorted by fold, leaving one out is two slices and copies nothing.
+        fold = np.full(len(rows), -1) if fold is None else fold
+        order = np.argsort(fold, kind="stable")
+        self.order, self.fold, self.views = order, fold[order], features.shape[1]
+        values = torch.from_numpy(features[rows[order]].reshape(-1, features.shape[2]))
+        self.mean = values.mean(dim=0)
+        # a constant feature says nothing; dividing by next to nothing would make noise of it
+        self.deviation = values.std(dim=0, correction=0).clamp_min(1e-6)
+        self.values = values.sub_(self.mean).div_(self.deviation)
+        self.truth = torch.from_numpy(truth[order]).repeat_interleave(self.views)
+        self.classes = prior.bias.size
+        self.weights = self._row_weights() if balanced else None
+        start = torch.from_numpy(prior.weights).double()
+        shift = self.mean.double() @ start
+        self.prior = start.mul(self.deviation.double()[:, None])
+        self.prior_bias = torch.from_numpy(prior.bias).double() + shift
+
+    def fit(
+        self,
+        strength: float,
+        *,
+        start: NDArray[np.float64] | None = None,
+        leave_out: int | None = None,
+        iterations: int = 200,
+        watch: Callable[[NDArray[np.float64]], None] | None = None,
+    ) -> NDArray[np.float64]:
+        """Return the (D + 1, K) standardised weights, the bias in the last row.
+
+        Args:
+            strength: Of the penalty, > 0.
+            start: Where to begin; None: at the prior.
+            leave_out: A fold not to learn from.
+            iterations: At most.
+            watch: Is shown the weights after each iteration.
+        """
+        parts = self._slices(leave_out)
+        begin = self.start() if start is None else start
+        shape = begin.shape
+
+        def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+            loss, gradient = self._objective(torch.from_numpy(flat.reshape(shape)), strength, parts)
+            return loss, gradient.numpy().ravel()
+
+        # scipy's BLAS threads spin between calls and take the cores from torch's: alone, half as fast again
+        with threadpool_limits(1, user_api="blas"):
+            found = minimize(
+                objective,
+                begin.ravel(),
+                jac=True,
+                method="L-BFGS-B",
+                callback=None if watch is None else lambda flat: watch(flat.reshape(shape)),
+                options={"maxiter": iterations, "ftol": TOLERANCE, "gtol": 1e-8},
+            )
+        weights: NDArray[np.float64] = found.x.reshape(shape)
+        return weights
+
+    def start(self) -> NDArray[np.float64]:
+        """Return the prior as weights."""
+        return torch.cat([self.prior, self.prior_bias[None]]).numpy().copy()
+
+    def held_out(self, fold: int) -> tuple[Tensor, Integers]:
+        """Return the first view of a fold's rows, standardised, and where they stand among the rows."""
+        own = np.flatnonzero(self.fold == fold)
+        return self.values[own * self.views], self.order[own]
+
+    def head(self, weights: NDArray[np.float64]) -> Head:
+        """Return the head for features as they are: the standardisation moves into its weights."""
+        slope = torch.from_numpy(weights[:-1]) / self.deviation.double()[:, None]
+        head = Head(len(slope), self.classes)
+        with torch.no_grad():
+            head.linear.weight.copy_(slope.T)
+            head.linear.bias.copy_(torch.from_numpy(weights[-1]) - self.mean.double() @ slope)
+        return head.requires_grad_(False)
+
+    def _row_weights(self) -> Tensor:
+        counts = torch.bincount(self.truth, minlength=self.classes).clamp_min(1)
+        weights = (1.0 / counts)[self.truth]
+        return weights / weights.mean()
+
+    def _slices(self, leave_out: int | None) -> list[slice]:
+        size = len(self.fold) * self.views
+        if leave_out is None:
+            return [slice(0, size)]
+        begin, end = (self.views * int(np.searchsorted(self.fold, leave_out, side)) for side in ("left", "right"))
+        return [part for part in (slice(0, begin), slice(end, size)) if part.stop > part.start]
+
+    def _objective(self, weights: Tensor, strength: float, parts: Sequence[slice]) -> tuple[float, Tensor]:
+        single = weights.float()
+        pull = weights[:-1] - self.prior
+        loss = torch.zeros((), dtype=torch.float64)
+        gradient = torch.zeros_like(single)
+        total = 0.0
+        for part in parts:
+            rows, truth = self.values[part], self.truth[part]
+            own = torch.arange(len(truth))
+            scores = torch.log_softmax(_scores(rows, single), dim=1)
+            each = scores[own, truth].double()
+            error = scores.exp_()  # becomes softmax - onehot, the gradient of the cross-entropy by the logits
+            error[own, truth] -= 1
+            if self.weights is not None:
+                each = each * self.weights[part]
+                error *= self.weights[part][:, None]
+            total += len(truth) if self.weights is None else float(self.weights[part].double().sum())
+            loss -= each.sum()
+            gradient[:-1].addmm_(rows.T, error)
+            gradient[-1] += error.sum(dim=0)
+        slope = gradient.double() / total
+        slope[:-1] += strength * pull
+        return float(loss) / total + 0.5 * strength * float(pull.square().sum()), slope
+
+
+def select_strength(
+    problem: Problem, strengths: Sequence[float], *, iterations: int = 200, progress: Progress = silence
+) -> Selection:
+    """Choose the strength by cross-validation over the problem's folds.
+
+    The score is the out-of-fold log-loss after temperature scaling, since that is how the head will be used. It falls
+    and rises once along the strengths, so the search begins in the middle and walks downhill; each fold starts where
+    it ended at the neighbouring strength.
+
+    Args:
+        problem: With folds.
+        strengths: Strongest first.
+        iterations: Of each fit, at most.
+        progress: Hears of every fit.
+    """
+    numbers = sorted(set(problem.fold.tolist()) - {-1})
+    held = [problem.held_out(fold) for fold in numbers]
+    rows = np.concatenate([row for _, row in held]) if held else np.array([], dtype=np.int64)
+    usual = DEFAULT_STRENGTH if problem.prior.any() else DEFAULT_STRENGTH_ALONE
+    best = min(range(len(strengths)), key=lambda index: abs(math.log(strengths[index] / usual)))
+    if len(rows) < calibration.FEWEST or len(numbers) < 2:
+        return Selection(
+            strengths[best], 1.0, (), np.array([], dtype=np.int64), np.zeros((0, problem.classes), np.float32)
+        )
+    truth = problem.truth[:: problem.views].numpy()[np.argsort(problem.order)][rows]
+    tried: dict[int, _Trial] = {}
+
+    def score(index: int, neighbour: int | None) -> float:
+        if index not in tried:
+            weights, parts = [], []
+            for place, fold in enumerate(numbers):
+                start = None if neighbour is None else tried[neighbour].weights[place]
+                weights.append(problem.fit(strengths[index], start=start, leave_out=fold, iterations=iterations))
+                single = torch.from_numpy(weights[-1]).float()
+                parts.append(_scores(held[place][0], single).numpy())
+                progress("Choosing the strength", len(tried) * len(numbers) + place, len(strengths) * len(numbers))
+            logits = np.concatenate(parts)
+            tried[index] = _Trial(weights, logits, *calibration.fit_temperature(logits, truth))
+        return tried[index].loss
+
+    score(best, None)
+    for step in (1, -1):
+        while 0 <= best + step < len(strengths) and score(best + step, best) < tried[best].loss:
+            best += step
+    progress("Choosing the strength", len(strengths) * len(numbers), len(strengths) * len(numbers))
+    scores = tuple((strengths[index], tried[index].loss) for index in sorted(tried))
+    return Selection(strengths[best], tried[best].temperature, scores, rows, tried[best].logits)
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """One strength: the weights of each fold, the out-of-fold logits, and the best temperature with its log-loss."""
+
+    weights: list[NDArray[np.float64]]
+    logits: Floats
+    temperature: float
+    loss: float
+
+
+class History:
+    """Keeps loss and accuracy along a fit, of the rows learned from and of rows that only watch."""
+
+    def __init__(
+        self, problem: Problem, features: Floats, rows: Integers, truth: Integers, listen: Listener = ignore
+    ) -> None:
+        """Standardise the watching rows as the problem does.
+
+        Args:
+            problem: That is going to be fitted.
+            features: (all rows, V, D).
+            rows: (M,) rows that watch.
+            truth: (M,) their classes.
+            listen: Hears of every step.
+        """
+        self.steps: list[Step] = []
+        self._problem, self._listen = problem, listen
+        self._watched = torch.from_numpy(features[rows, 0]).sub_(problem.mean).div_(problem.deviation)
+        self._truth = torch.from_numpy(truth)
+        self._before = time.monotonic()
+        self(problem.start())
+
+    def __call__(self, weights: NDArray[np.float64]) -> None:
+        """Take down where the fit is."""
+        single, first = torch.from_numpy(weights).float(), slice(None, None, self._problem.views)
+        learned = loss_and_accuracy(_scores(self._problem.values[first], single), self._problem.truth[first])
+        watched = loss_and_accuracy(_scores(self._watched, single), self._truth)
+        now = time.monotonic()
+        self.steps.append(Step(len(self.steps), *learned, *watched, seconds=now - self._before))
+        self._before = now
+        self._listen(self.steps[-1])
+
+
+def _scores(rows: Tensor, weights: Tensor) -> Tensor:
+    return torch.addmm(weights[-1], rows, weights[:-1])
