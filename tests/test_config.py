@@ -6,7 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from headstart.config import STRENGTHS, EncoderPlan, Plan, TrainConfig, read_config, resolve, settings_table
+from headstart.config import (
+    RECIPES,
+    STRENGTHS,
+    EncoderPlan,
+    HeadConfig,
+    Plan,
+    TrainConfig,
+    apply_recipe,
+    read_config,
+    resolve,
+    resolve_head,
+    settings_table,
+)
 from headstart.errors import ConfigError, HeadstartError
 from headstart.records import Preprocess
 
@@ -178,3 +190,201 @@ def test_the_table_of_settings_names_every_setting_and_its_default():
     flat = {f"{section}.{key}" for section, values in plan.items() if isinstance(values, dict) for key in values}
     assert set(table) == flat | {"recipe", "seed", "refit"}
     assert read_config(None, flags=table) == TrainConfig()
+
+
+# ── recipes ──
+
+
+def excluded(*settings: str) -> list[str]:
+    """Return why these settings of the head do not go together, one a line."""
+    with pytest.raises(ConfigError) as error:
+        resolve_head(apply_recipe(read_config(None, settings)).head)
+    assert error.value.hint == "`headstart settings` lists them all."
+    return error.value.message.splitlines()
+
+
+def test_the_recipe_of_the_tutorial_is_that_of_its_table():
+    asked = read_config(None, ["recipe=tutorial"])
+    plan, head = decided(apply_recipe(asked)), decided(asked).head
+    assert apply_recipe(asked).encoder.backbone == "inception_resnet_v2"
+    assert (plan.pictures.size, plan.refit, plan.recipe) == (331, False, "tutorial")
+    assert (head.hidden, head.dropout, head.batch_norm) == ((512, 256, 128), 0.5, True)
+    assert (head.optimizer, head.epochs, head.batch) == ("adam", 25, 32)
+    assert (head.patience, head.min_delta, head.watch) == (10, 0.001, "training")
+    assert (head.weight_decay, head.class_weight, head.prior, head.l2) == (0.0, "none", "none", ())
+    assert head.in_epochs
+
+
+def test_the_usual_recipe_is_lite2_and_a_linear_head_fitted_to_its_end():
+    asked = read_config(None)
+    plan = decided(asked)
+    assert apply_recipe(asked).encoder.backbone == "tf_efficientnet_lite2"
+    assert (plan.head.hidden, plan.head.optimizer, plan.head.prior) == ((), "lbfgs", "names")
+    assert (plan.refit, plan.recipe, plan.head.in_epochs) == (True, "headstart", False)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("pictures.size", 96),
+        ("pictures.mirror", False),
+        ("head.hidden", (64, 32)),
+        ("head.optimizer", "adamw"),
+        ("head.class_weight", "balanced"),
+        ("head.dropout", 0.25),
+        ("head.batch_norm", False),
+        ("head.learning_rate", 0.07),
+        ("head.schedule", "plateau"),
+        ("head.momentum", 0.5),
+        ("head.weight_decay", 0.02),
+        ("head.epochs", 3),
+        ("head.batch", 7),
+        ("head.patience", 4),
+        ("head.min_delta", 0.5),
+        ("head.watch", "validation"),
+        ("split.validation", 0.3),
+        ("seed", 9),
+        ("refit", True),
+        ("refit", False),
+    ],
+)
+def test_every_piece_of_a_recipe_can_be_replaced(recipe: str, name: str, value: object):
+    text = f"{name}={str(list(value) if isinstance(value, tuple) else value).lower()}"
+    plan = decided(read_config(None, [f"recipe={recipe}", "head.optimizer=sgd", text])).to_dict()
+    section, _, key = name.rpartition(".")
+    assert (plan[section][key] if section else plan[key]) == value
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_backbone_that_was_named_is_kept_by_every_recipe(recipe: str):
+    assert apply_recipe(read_config(None, [f"recipe={recipe}", "encoder.backbone=lite0"])).encoder.backbone == "lite0"
+
+
+def test_applying_a_recipe_twice_changes_nothing():
+    for recipe in RECIPES:
+        once = apply_recipe(TrainConfig(recipe=recipe))
+        assert apply_recipe(once) == once
+
+
+def test_an_unknown_recipe_is_answered_with_those_that_there_are():
+    assert refused("recipe=tutorail") == "recipe is 'tutorail', but must be 'headstart' or 'tutorial'"
+
+
+@pytest.mark.parametrize(
+    ("asked", "optimizer"),
+    [
+        (HeadConfig(), "lbfgs"),
+        (HeadConfig(hidden=()), "lbfgs"),
+        (HeadConfig(hidden=(8,)), "adam"),
+        (HeadConfig(hidden=(), optimizer="sgd"), "sgd"),
+    ],
+)
+def test_hidden_layers_ask_for_epochs(asked: HeadConfig, optimizer: str):
+    head = decided(TrainConfig(head=asked)).head
+    assert (head.optimizer, head.in_epochs) == (optimizer, optimizer != "lbfgs")
+
+
+@pytest.mark.parametrize(
+    ("settings", "rate", "decay", "dropout"),
+    [
+        (["head.optimizer=adam"], 0.0003, 0.0, 0.5),
+        (["head.optimizer=adamw"], 0.0003, 0.01, 0.5),
+        (["head.optimizer=sgd"], 0.01, 0.0, 0.5),
+        (["head.optimizer=sgd", "head.hidden=[]"], 0.01, 0.0, 0.0),
+    ],
+)
+def test_what_is_left_open_depends_on_the_optimizer_and_the_layers(
+    settings: list[str], rate: float, decay: float, dropout: float
+):
+    head = decided(read_config(None, ["recipe=tutorial", *settings])).head
+    assert (head.learning_rate, head.weight_decay, head.dropout) == (rate, decay, dropout)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "head.dropout=0.3",
+        "head.batch_norm=false",
+        "head.learning_rate=0.1",
+        "head.schedule=step",
+        "head.momentum=0.5",
+        "head.weight_decay=0.1",
+        "head.epochs=5",
+        "head.batch=8",
+        "head.patience=3",
+        "head.min_delta=0.1",
+        "head.watch=validation",
+    ],
+)
+def test_what_only_epochs_use_is_refused_where_there_are_none(setting: str):
+    (line,) = excluded(setting)
+    assert line.startswith(f"{setting.partition('=')[0]} is ")
+    assert line.endswith("which head.optimizer 'lbfgs' does not use")
+
+
+@pytest.mark.parametrize("setting", ["head.l2=0.1", "head.l2=[1, 2]", "head.prior=names", "head.max_iterations=7"])
+def test_what_only_lbfgs_uses_is_refused_in_epochs(setting: str):
+    (line,) = excluded("recipe=tutorial", setting)
+    assert line.startswith(f"{setting.partition('=')[0]} is ")
+    assert line.endswith("which head.optimizer 'adam' does not use")
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_momentum_is_for_sgd_alone(optimizer: str):
+    (line,) = excluded("recipe=tutorial", f"head.optimizer={optimizer}", "head.momentum=0.5")
+    assert line == f"head.momentum is 0.5, which head.optimizer {optimizer!r} does not use"
+
+
+def test_lbfgs_fits_no_hidden_layers():
+    assert excluded("recipe=tutorial", "head.optimizer=lbfgs") == [
+        "head.optimizer is 'lbfgs', which fits no hidden layers; head.hidden is [512, 256, 128]"
+    ]
+
+
+def test_all_that_excludes_each_other_is_in_one_message():
+    lines = excluded("head.optimizer=lbfgs", "head.hidden=[8]", "head.l2=[]", "head.epochs=3", "head.momentum=0.1")
+    assert [line.split(" is ")[0] for line in lines] == [
+        "head.optimizer",
+        "head.l2",
+        "head.momentum",
+        "head.epochs",
+    ]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [],
+        ["head.optimizer=sgd", "head.momentum=0.5", "head.schedule=plateau", "refit=true"],
+        ["head.optimizer=adamw", "head.hidden=[]", "head.watch=validation"],
+        ["head.optimizer=lbfgs", "head.hidden=[]", "head.l2=0.3", "pictures.size=299"],
+        ["head.hidden=[64]", "head.dropout=0", "head.class_weight=balanced", "head.learning_rate=1"],
+    ],
+)
+def test_a_plan_of_the_tutorial_asks_for_itself(settings: list[str], tmp_path: Path):
+    plan = decided(apply_recipe(read_config(None, ["recipe=tutorial", *settings])))
+    (tmp_path / "plan.toml").write_text(plan.to_toml(), encoding="utf-8")
+    assert "auto" not in plan.to_toml()
+    assert decided(read_config(tmp_path / "plan.toml")) == plan
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ("head.hidden=[0]", "a list of whole numbers from 1 to 65536"),
+        ("head.hidden=[8.5]", "a list of whole numbers"),
+        ("head.hidden=8", "a list of whole numbers"),
+        ("head.dropout=1", "a number from 0 to 0.99"),
+        ("head.batch=1", "a whole number from 2"),
+        ("head.epochs=0", "a whole number from 1"),
+        ("head.patience=0", "a whole number from 1"),
+        ("head.learning_rate=0", "a number from 1e-08 to 100"),
+        ("head.optimizer=adagrad", "'auto' or 'lbfgs' or 'adam' or 'adamw' or 'sgd'"),
+        ("head.watch=test", "'training' or 'validation'"),
+    ],
+)
+def test_a_setting_of_the_epochs_out_of_range_is_shown_with_what_was_expected(asked: str, expected: str):
+    text = refused("recipe=tutorial", asked)
+    assert asked.partition("=")[0] in text
+    assert expected in text

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import HUES, picture, write_table
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -68,3 +69,69 @@ def test_every_hostile_situation_has_a_test_that_carries_its_number():
     tests = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
     carried = set(re.findall(r"def test_([A-E]\d+)_", tests))
     assert listed == carried
+
+
+TUTORIAL = ROOT / "docs/concepts/tutorial.md"
+STEPS = (
+    "load `labels.csv`",
+    "show the first rows",
+    "add `.jpg`",
+    "augment",
+    "one batch and its shape",
+    "25 pictures",
+    "the model",
+    "compile",
+    "early stopping",
+    "fit",
+    "save",
+    "summary",
+    "curves",
+    "evaluate",
+    "show a test picture",
+    "predict the test folder",
+    "write `submission.csv`",
+    "its first rows",
+)
+SMALL = 'recipe="tutorial", encoder=EncoderConfig("lite0"), pictures=PictureConfig(64), head=HeadConfig(epochs=2)'
+
+
+def tutorial() -> list[tuple[str, str, str]]:
+    """Return step, command and call of each row of the tutorial's table, without their backticks."""
+    rows = re.findall(r"^\| (?!the tutorial)(.*?) \| (.*?) \| (.*?) \| (.*?) \|$", TUTORIAL.read_text("utf-8"), re.M)
+    return [(step, command.strip("`–"), call.strip("`–")) for step, command, call, _ in rows]
+
+
+def test_the_tutorials_table_has_its_steps_in_order():
+    assert len(tutorial()) == len(STEPS)
+    assert all(step.startswith(begin) for (step, *_), begin in zip(tutorial(), STEPS, strict=True))
+
+
+@pytest.mark.slow
+def test_every_command_and_call_of_the_tutorials_table_runs(tmp_path: Path):
+    """As written, but for the backbone, whose weights do not come along, and the size of things."""
+    draw_competition(tmp_path / "dog-breed")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "HEADSTART_CACHE": str(tmp_path / "cache")}
+    small = "--recipe tutorial --backbone lite0 --set pictures.size=64 --set head.epochs=2"
+    commands = [command.replace("--recipe tutorial", small) for _, command, _ in tutorial() if command]
+    subprocess.run(["sh", "-e", "-c", "\n".join(commands)], cwd=tmp_path, env=environment, check=True, timeout=250)
+    calls = [call.replace('recipe="tutorial"', SMALL) for *_, call in tutorial() if call]
+    program = "\n".join(["from headstart.config import EncoderConfig, HeadConfig, PictureConfig", *calls])
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True, timeout=250)
+    made = {"batch.png", "pictures.png", "test.png", "labels.csv", "submission.csv", "runs"}
+    assert made <= {path.name for path in tmp_path.iterdir()}
+    assert len((tmp_path / "submission.csv").read_text().splitlines()) == 7
+    assert len((tmp_path / "runs/dogs/history.csv").read_text().splitlines()) == 3
+
+
+def draw_competition(root: Path) -> None:
+    """Write a small competition: two classes of twelve pictures, and six to predict."""
+    (root / "train").mkdir(parents=True)
+    (root / "test").mkdir()
+    names = [(f"{breed}{index:02d}", breed) for breed in ("ash", "birch") for index in range(12)]
+    write_table(root / "labels.csv", "id,breed", *map(",".join, names))
+    for seed, (name, breed) in enumerate(names):
+        picture(HUES[breed], seed).save(root / "train" / f"{name}.jpg")
+    for index in range(6):
+        picture(HUES["ash"], 500 + index).save(root / "test" / f"new{index}.jpg")
+    write_table(root / "sample_submission.csv", "id,ash,birch", *(f"new{index},0.5,0.5" for index in range(6)))

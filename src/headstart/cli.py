@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -86,6 +86,7 @@ def demo(
     from headstart.data import checks, sources
     from headstart.judging import evaluation
     from headstart.model import artifact
+    from headstart.report import summary as summaries
 
     artifact.probe(out / "model")
     if not (out / "model").exists() and any((out / name).exists() for name in ("photos", "new", "new_labels.csv")):
@@ -100,7 +101,8 @@ def demo(
         backbone, plan = training.prepare(asked)
         result = training.fit(inspection, backbone, plan, cache=_cache(False), progress=progress)
     _save(result, out / "model")
-    terminal.print_evaluation(result.evaluation, "Validation pictures, which the measured head never learned from")
+    figures = summaries.of_evaluation(result.evaluation)
+    terminal.print_evaluation(figures, "Validation pictures, which the measured head never learned from")
     new = sources.read(data.new, data.truth)
     with terminal.progress(quiet) as progress:
         said = evaluation.predict_labelled(result.classifier, new, cache=_cache(False), progress=progress)
@@ -218,11 +220,12 @@ def _train(
     earlier = artifact.aside(out)
     _save(result, out)
     told = result.classifier.provenance
+    figures = summary.of_evaluations(result.evaluations)
     if as_json:
         terminal.print_json(
             {
                 "model": str(out),
-                "evaluation": {name: summary.of_evaluation(e) for name, e in result.evaluations.items()},
+                "evaluation": figures,
                 "temperature": result.classifier.temperature,
                 "training": told.training,
                 "data": told.data,
@@ -230,15 +233,19 @@ def _train(
             }
         )
         return
-    for name, evaluation in result.evaluations.items():
-        title = f"{name.capitalize()}: {evaluation.pictures} pictures, which the measured head never learned from"
-        terminal.print_evaluation(evaluation, title)
+    _print_parts(figures)
     terminal.print_line(
         f"Head: {told.training['head']}; temperature {result.classifier.temperature:.3f}. "
         f"The saved head was fitted on {told.training['fitted_on']}."
     )
     terminal.print_line(f"Saved: {out}" + (f" (the model that was there is now {earlier})" if earlier else ""))
     terminal.print_line(f"Plots: {out / 'plots'}   Card: {out / 'README.md'}   Next: headstart predict {out} PICTURES")
+
+
+def _print_parts(figures: Mapping[str, Any]) -> None:
+    for name, evaluation in figures.items():
+        title = f"{name.capitalize()}: {evaluation['pictures']} pictures, which the measured head never learned from"
+        terminal.print_evaluation(evaluation, title)
 
 
 @app.command()
@@ -262,12 +269,19 @@ def evaluate(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure a model on labelled pictures, every figure with its 95 % interval."""
+    """Measure a model on labelled pictures, every figure with its 95 % interval.
+
+    Without pictures: the figures that its training measured, on pictures that it did not learn from.
+    """
     from headstart.data import checks
     from headstart.judging import evaluation
     from headstart.records import SPLIT_NAMES
     from headstart.report import run, summary
 
+    if data is None and labels is None and images is None:
+        figures = run.read_evaluation(model)
+        terminal.print_json(figures) if as_json else _print_parts(figures)
+        return
     root, table = _locate(data, labels, images)
     dataset = _read(root, table, (id_column, label_column, group_column, split_column), missing, follow_links)
     if split is not None:
@@ -294,7 +308,7 @@ def evaluate(
     if as_json:
         terminal.print_json(summary.of_evaluation(result) | {"findings": summary.of_findings(findings)})
         return
-    terminal.print_evaluation(result, f"{result.pictures} pictures of {root}")
+    terminal.print_evaluation(summary.of_evaluation(result), f"{result.pictures} pictures of {root}")
 
 
 @app.command()
@@ -357,8 +371,12 @@ def show(
     batch: Annotated[
         bool, typer.Option("--batch", help="Show a batch as the network sees it, mirror images included.")
     ] = False,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="Print so many rows instead; of a CSV file as they stand there.")
+    ] = None,
     model: Annotated[Path | None, typer.Option(help="Prepare the batch as this model does.")] = None,
     backbone: Annotated[str, typer.Option(help="Prepare the batch as this backbone wants it.")] = "lite2",
+    size: Annotated[int | None, typer.Option(min=16, max=2048, help="Side of the batch's pictures in pixels.")] = None,
     resize: Annotated[str, typer.Option(help="crop, letterbox or squash.")] = "crop",
     labels: Labels = None,
     images: Images = None,
@@ -369,6 +387,10 @@ def show(
     from headstart.report import gallery
 
     root, table = _locate(data, labels, images)
+    if rows is not None:
+        header, cells = gallery.rows(root, table)
+        terminal.print_rows(header, cells[:rows], len(cells))
+        return
     if out.suffix.lower() != ".png":
         raise ConfigError(f"--out is {str(out)!r}, but must end in .png.")
     dataset = gallery.open_any(root, table)
@@ -377,7 +399,7 @@ def show(
         from headstart.encoding import backbone as backbones
 
         preprocess = (
-            _load(model, None, None, None).preprocess if model else backbones.load(backbone, resize=resize).preprocess
+            _load(model, None, None, None).preprocess if model else backbones.preprocessing(backbone, size, resize)
         )
         figure, shape = gallery.batch(dataset, preprocess, seed)
         terminal.say(quiet, f"One batch: {shape} 8-bit RGB; normalised to float32 inside the encoder.")
@@ -398,7 +420,7 @@ def summary(model: Model, as_json: AsJson = False) -> None:
         terminal.print_json(rows)
         return
     terminal.print_layers(rows, f"{classifier.backbone.name}, {len(classifier.classes)} classes")
-    trained = rows[-2]["parameters"] + 1
+    trained = sum(row["parameters"] for row in rows if row["name"].partition(".")[0] in ("head", "calibration"))
     total = sum(row["parameters"] for row in rows)
     terminal.print_line(f"{total:,} parameters, of which {trained:,} were fitted (head and temperature).")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from headstart.records import silence
 if TYPE_CHECKING:
     from headstart.config import Plan
     from headstart.learning.heads import Step
-    from headstart.records import Evaluation, Finding
+    from headstart.records import Finding
 
 stderr = Console(stderr=True, highlight=False, emoji=False)
 stdout = Console(highlight=False, emoji=False)
@@ -164,8 +165,8 @@ def printable(name: str) -> str:
     return name if name.isprintable() else repr(name)
 
 
-def print_evaluation(evaluation: Evaluation, title: str) -> None:
-    """Print the figures with their intervals, and what is confused most."""
+def print_evaluation(evaluation: Mapping[str, Any], title: str) -> None:
+    """Print the figures of `summary.of_evaluation` with their intervals, and what is confused most."""
     names = {
         "accuracy": "accuracy",
         "top5_accuracy": "top-5 accuracy",
@@ -174,18 +175,39 @@ def print_evaluation(evaluation: Evaluation, title: str) -> None:
         "brier": "Brier score",
         "ece": "calibration error (ECE)",
     }
-    table = Table(title=escape(title), title_justify="left")
+    print_line(title)
+    table = Table()
     table.add_column("figure")
     table.add_column("value", justify="right")
     table.add_column("95 % interval", justify="right")
-    for key, figure in evaluation.overall.items():
-        if key == "top5_accuracy" and len(evaluation.classes) <= 5:
+    overall = {
+        key: [math.nan if figure is None else figure for figure in figures]
+        for key, figures in evaluation["overall"].items()
+    }
+    for key, (value, low, high) in overall.items():
+        if key == "top5_accuracy" and len(evaluation["per_class"]) <= 5:
             continue  # always 1
-        table.add_row(names[key], f"{figure.value:.4f}", f"{figure.low:.4f} … {figure.high:.4f}")
+        table.add_row(names[key], f"{value:.4f}", f"{low:.4f} … {high:.4f}")
     stdout.print(table)
-    if evaluation.confused:
-        pairs = [f"{given} taken for {taken} ({count})" for given, taken, count in evaluation.confused[:5]]
-        print_line("Most confused: " + ", ".join(map(printable, pairs)) + ".")
+    if "accuracy" in overall:
+        print_line(f"Accuracy {100 * overall['accuracy'][0]:.2f} %, loss {overall['log_loss'][0]:.4f}.")
+    if pairs := evaluation["most_confused"][:5]:
+        told = [f"{pair['given']} taken for {pair['predicted']} ({pair['pictures']})" for pair in pairs]
+        print_line("Most confused: " + ", ".join(map(printable, told)) + ".")
+
+
+def print_rows(header: Sequence[str], rows: Sequence[Sequence[str]], total: int) -> None:
+    """Print the first rows of a table in columns, and how large it is; of many columns the first six."""
+    cells = [[_cut(printable(cell)) for cell in row[:6]] for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        print_line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    more = f", {len(header) - 6} more columns" if len(header) > 6 else ""
+    print_line(f"({len(rows)} of {total:,} rows{more})")
+
+
+def _cut(text: str, most: int = 40) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def print_layers(rows: Sequence[Mapping[str, Any]], title: str) -> None:

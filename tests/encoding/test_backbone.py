@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import contracts
@@ -21,6 +22,7 @@ from timm.models import save_for_hf
 from headstart.config import EncoderPlan
 from headstart.encoding import backbone as backbones
 from headstart.encoding import runtime
+from headstart.encoding.backbone import Backbone
 from headstart.errors import BackboneError, HeadstartError
 
 TOYS = ["test_vit", "test_resnet", "test_efficientnet"]
@@ -295,3 +297,87 @@ def test_arguments_of_a_local_folder_survive_rebuilding(tmp_path: Path):
     picture = torch.randn(1, 3, 64, 64)
     assert own.arguments["global_pool"] == "max"
     np.testing.assert_array_equal(back.module(picture), own.module(picture))
+
+
+# ── the tutorial's backbone, and files of another library ──
+
+
+@pytest.fixture(scope="module")
+def inception(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    """InceptionResNetV2 at 331 px from a file of random weights, as `--weights FILE` loads it."""
+    file = tmp_path_factory.mktemp("inception") / "weights.safetensors"
+    torch.manual_seed(0)
+    save_file(timm.create_model("inception_resnet_v2").state_dict(), file)
+    backbone = backbones.load("inception_resnet_v2", str(file), size=331)
+    file.unlink()  # 220 MB
+    return backbone
+
+
+@pytest.mark.slow
+def test_the_tutorial_s_backbone_comes_from_a_file_at_its_size(inception: Backbone):
+    assert (inception.name, inception.dim, inception.preprocess.size) == ("inception_resnet_v2", 1536, 331)
+    assert (inception.rows.shape, inception.offsets.shape) == ((1000, 1536), (1000,))
+    assert sum(weight.numel() for weight in inception.module.parameters()) == 54_306_464
+    assert not inception.module.training
+
+
+@pytest.mark.slow
+def test_the_tutorial_s_backbone_sees_331_pixels_as_nine_by_nine(inception: Backbone):
+    empty = timm.create_model("inception_resnet_v2", num_classes=0)
+    assert empty.state_dict().keys() == inception.module.state_dict().keys()
+    with torch.inference_mode():
+        assert empty.to("meta").forward_features(torch.empty(1, 3, 331, 331, device="meta")).shape == (1, 1536, 9, 9)
+
+
+@pytest.mark.slow
+def test_the_tutorial_s_backbone_gives_the_mean_over_all_positions(inception: Backbone):
+    encoder = runtime.build(inception, EncoderPlan(inception.name, "", "torch", "cpu", "f32"))
+    picture = contracts.noise(1, 331)[0]
+    (vector,) = encoder.encode([picture])
+    mean, std = (np.array(values) for values in (inception.preprocess.mean, inception.preprocess.std))
+    pixels = torch.from_numpy(((picture / 255 - mean) / std).astype(np.float32)).permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        wanted = inception.module.forward_features(pixels).mean(dim=(2, 3))[0]
+    np.testing.assert_allclose(vector, wanted, atol=1e-4 * float(wanted.abs().max()))
+
+
+def test_weights_of_another_network_are_refused_for_the_tutorial_s(tmp_path: Path):
+    _, file = toy("test_resnet", tmp_path)
+    with pytest.raises(BackboneError, match=r"do not fit the network: conv2d_1a\.\S+ is missing") as refused:
+        backbones.load("inception_resnet_v2", str(file), size=331)
+    assert "--backbone" in refused.value.hint
+
+
+def keras_file(folder: Path, suffix: str) -> Path:
+    """A file that begins as Keras writes it."""
+    file = folder / f"x.{suffix}"
+    if suffix == "keras":
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("metadata.json", "{}")
+            archive.writestr("config.json", "{}")
+            archive.writestr("model.weights.h5", b"\x89HDF\r\n\x1a\n")
+    else:
+        file.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(2000))
+    return file
+
+
+@pytest.mark.parametrize("suffix", ["h5", "keras", "weights.h5", "hdf5", "pth", "safetensors"])
+def test_a_file_of_keras_is_refused_as_one_whatever_its_name(tmp_path: Path, suffix: str):
+    file = keras_file(tmp_path, suffix)
+    with pytest.raises(BackboneError, match="Keras") as refused:
+        backbones.load("test_resnet", str(file))
+    assert str(file) in refused.value.message
+    assert "timm" in refused.value.hint
+
+
+def test_a_zip_of_keras_is_refused_as_one_whatever_its_name(tmp_path: Path):
+    file = keras_file(tmp_path, "keras").rename(tmp_path / "weights.pth")
+    with pytest.raises(BackboneError, match="Keras"):
+        backbones.load("test_resnet", str(file))
+
+
+def test_safetensors_with_the_names_of_keras_name_what_is_missing(tmp_path: Path):
+    file = tmp_path / "weights.safetensors"
+    save_file({"conv2d/kernel:0": torch.zeros(3, 3, 3, 32), "conv2d/bias:0": torch.zeros(32)}, file)
+    with pytest.raises(BackboneError, match=r"conv1\.0\.weight is missing.*and \d+ more"):
+        backbones.load("test_resnet", str(file))

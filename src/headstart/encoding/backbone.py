@@ -19,6 +19,7 @@ import socket
 import urllib.parse
 import urllib.request
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,17 @@ def load(name: str, weights: str = "", *, size: int | None = None, resize: str =
         else:
             module = _from_hub(name, size)
         return _describe(name, module, size, resize)
+
+
+def preprocessing(name: str, size: int | None = None, resize: str = "crop") -> Preprocess:
+    """Return how a backbone would want its pictures, without its weights; arguments and errors are those of `load`."""
+    name = ALIASES.get(name, name)
+    _check_name(name)
+    known = None if name.startswith("local-dir:") else _timm().get_pretrained_cfg(name)
+    if known is not None:
+        return _preprocess(_timm().data.resolve_data_config(pretrained_cfg=known.to_dict()), size, resize)
+    with _quiet():
+        return _preprocess(_timm().data.resolve_model_data_config(_create(name)), size, resize)
 
 
 def rebuild(name: str, state: Mapping[str, Tensor], preprocess: Preprocess, arguments: Mapping[str, Any]) -> Backbone:
@@ -229,6 +241,11 @@ def _host_known(address: str) -> bool:
 def _read_weights(file: Path) -> Mapping[str, Tensor]:
     if not file.is_file():
         raise BackboneError(f"The weights file {file} is not there.")
+    if _is_keras(file):
+        raise BackboneError(
+            f"The weights file {file} is of Keras, which names and lays out its weights otherwise.",
+            "timm's own file of the network is what fits: model.safetensors of its page on the hub.",
+        )
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
@@ -248,6 +265,14 @@ def _read_weights(file: Path) -> Mapping[str, Tensor]:
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise BackboneError(f"The weights file {file} holds no plain table of tensors.")
     return {str(key).removeprefix("module."): value for key, value in content.items()}
+
+
+def _is_keras(file: Path) -> bool:
+    """Return whether it is an HDF5 file (`.h5`) or the zip archive of Keras 3 (`.keras`)."""
+    with open(file, "rb") as stream:
+        if stream.read(8) == b"\x89HDF\r\n\x1a\n":
+            return True
+    return zipfile.is_zipfile(file) and any(name.endswith(".weights.h5") for name in zipfile.ZipFile(file).namelist())
 
 
 def _first_global(file: Path, message: str) -> str:
@@ -308,15 +333,7 @@ def _finite(tensor: Tensor) -> bool:
 
 
 def _describe(name: str, module: nn.Module, size: int | None, resize: str) -> Backbone:
-    wanted = _timm().data.resolve_model_data_config(module)
-    preprocess = Preprocess(
-        size=wanted["input_size"][-1] if size is None else size,
-        crop=float(wanted["crop_pct"]),
-        interpolation=wanted["interpolation"],
-        mean=tuple(wanted["mean"]),
-        std=tuple(wanted["std"]),
-        resize=resize,
-    )
+    preprocess = _preprocess(_timm().data.resolve_model_data_config(module), size, resize)
     classifier = module.get_classifier()  # type: ignore[operator]
     rows = offsets = torch.empty(0).numpy()
     labels: tuple[str, ...] = ()
@@ -334,6 +351,17 @@ def _describe(name: str, module: nn.Module, size: int | None, resize: str) -> Ba
         raise BackboneError(f"The weights of {name} hold numbers that are not finite, first in {problem}.")
     digest = _digest(name, arguments, module)
     return Backbone(name, module, _dimension(module), preprocess, arguments, digest, labels, rows, offsets)
+
+
+def _preprocess(wanted: Mapping[str, Any], size: int | None, resize: str) -> Preprocess:
+    return Preprocess(
+        size=wanted["input_size"][-1] if size is None else size,
+        crop=float(wanted["crop_pct"]),
+        interpolation=wanted["interpolation"],
+        mean=tuple(wanted["mean"]),
+        std=tuple(wanted["std"]),
+        resize=resize,
+    )
 
 
 def _local_arguments(folder: Path) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class Head(nn.Sequential):
         self.shape = {"hidden": list(hidden), "dropout": dropout, "batch_norm": batch_norm}
         self.features = features
         if batch_norm:
-            self.add_module("norm", nn.BatchNorm1d(features, eps=1e-3, momentum=0.01))  # as in Keras
+            self.add_module("norm", nn.BatchNorm1d(features, eps=1e-3, momentum=0.1))
         width, before = features, max(1, len(hidden) - 1)
         for number, units in enumerate(hidden, start=1):
             self.add_module(f"dense{number}", nn.Linear(width, units))

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from headstart.data import images, sources
+from headstart.data.tables import read_table
 from headstart.errors import ConfigError, DataError, PictureError
 from headstart.records import Dataset, Pixels, Preprocess, Sample
 from headstart.report import plots
@@ -22,12 +23,22 @@ def open_any(root: Path, table: Path | None) -> Dataset:
     Raises:
         ConfigError: There are no pictures at all.
     """
+    if table is not None and table.suffix.lower() in images.SUFFIXES:
+        return sources.read_pictures([table])
     try:
         return sources.read(root, table, missing="drop")
     except DataError:
         if table is not None or (root / "labels.csv").is_file():
             raise
         return sources.read_pictures([root])
+
+
+def rows(root: Path, table: Path | None) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return header and rows: of a table as they stand in the file, else of the pictures that were found."""
+    if table is not None:
+        read = read_table(table)
+        return read.header, list(read.rows)
+    return ("name", "label", "file"), [(s.name, s.label or "", str(s.path)) for s in open_any(root, table)]
 
 
 def grid(dataset: Dataset, seed: int) -> Figure:

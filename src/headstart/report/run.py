@@ -7,14 +7,18 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, fields
 from pathlib import Path
+from typing import Any
 
 from headstart.data.tables import to_csv
+from headstart.errors import ArtifactError
 from headstart.learning.heads import Step
 from headstart.model import artifact
 from headstart.model.classifier import Classifier
 from headstart.records import Evaluation, Predictions
 from headstart.report import plots, summary
 from headstart.training import TrainingResult
+
+EVALUATION = "evaluation.json"
 
 
 def save(result: TrainingResult | Classifier, directory: str | Path) -> None:
@@ -32,12 +36,29 @@ def save(result: TrainingResult | Classifier, directory: str | Path) -> None:
         _write(folder / "plan.toml", result.plan.to_toml())
         _write(folder / "predictions.csv", _predictions_table(result.predictions))
         _write(folder / "history.csv", _history_table(result.history))
-        _write_json(
-            folder / "evaluation.json", {name: summary.of_evaluation(e) for name, e in result.evaluations.items()}
-        )
+        _write_json(folder / EVALUATION, summary.of_evaluations(result.evaluations))
         _write_json(folder / "findings.json", summary.of_findings(result.findings))
         save_plots(result.evaluation, folder / "plots", result)
         _write(folder / "README.md", card(result))
+
+
+def read_evaluation(directory: Path) -> dict[str, Any]:
+    """Return what a training measured, as `summary.of_evaluations` gave it.
+
+    Raises:
+        ArtifactError: There are no figures in that folder.
+    """
+    path = directory / EVALUATION
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ArtifactError(
+            f"{directory} holds no {EVALUATION}, the figures of its training.",
+            "Measure it on labelled pictures: headstart evaluate MODEL DATA",
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path} cannot be read: {error}.") from error
+    return content
 
 
 def save_plots(evaluation: Evaluation, folder: Path, result: TrainingResult | None = None) -> None:

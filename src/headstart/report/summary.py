@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,11 @@ def of_evaluation(evaluation: Evaluation) -> dict[str, Any]:
             for confidence, accuracy, count in evaluation.reliability
         ],
     }
+
+
+def of_evaluations(evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
+    """Return the figures of each part."""
+    return {name: of_evaluation(evaluation) for name, evaluation in evaluations.items()}
 
 
 def of_findings(findings: Sequence[Finding]) -> list[dict[str, Any]]:
