@@ -53,6 +53,7 @@ ORDER = [
     "report.logs",
     "demo",
     "terminal",
+    "options",
     "cli",
     "__main__",
 ]
@@ -64,7 +65,7 @@ DOORS = {
     "safetensors": {"encoding.backbone", "encoding.cache", "learning.checkpoint", "model.artifact"},
     "platformdirs": {"encoding.cache"},
     "matplotlib": {"report.plots", "report.gallery"},
-    "typer": {"cli"},
+    "typer": {"cli", "options"},
     "rich": {"terminal"},
     "tensorboardX": {"report.logs"},
     "mlflow": {"report.logs"},

@@ -20,10 +20,10 @@ import typer
 
 from headstart import storage, terminal
 from headstart.errors import ConfigError, HeadstartError, StorageError
+from headstart.options import Data, Engine, FollowLinks, Images, Labels, Source, locate, unfolded
 
 if TYPE_CHECKING:
     from headstart.config import TrainConfig
-    from headstart.model.classifier import Classifier
     from headstart.records import Dataset
 
 app = typer.Typer(
@@ -37,25 +37,10 @@ app = typer.Typer(
 cache_app = typer.Typer(help="What is stored of computed features, how large; verify it, clear it.")
 app.add_typer(cache_app, name="cache")
 
-Data = Annotated[
-    Path | None,
-    typer.Argument(help="A folder with one folder per class, a Kaggle competition folder, or a CSV/TSV of labels."),
-]
-Labels = Annotated[Path | None, typer.Option("--labels", help="A CSV or TSV with an id and a label column.")]
-Images = Annotated[Path | None, typer.Option("--images", help="The folder that the ids of the table are relative to.")]
-IdColumn = Annotated[str | None, typer.Option(help="The column of picture names, if it has no usual name.")]
-LabelColumn = Annotated[str | None, typer.Option(help="The column of labels, if it has no usual name.")]
-GroupColumn = Annotated[str | None, typer.Option(help="A column whose values must not straddle a split (a patient).")]
-SplitColumn = Annotated[str | None, typer.Option(help="A column with train, val, test; '' ignores a column `split`.")]
-Missing = Annotated[str, typer.Option(help="Rows whose file is missing: 'error' refuses them, 'drop' leaves them out.")]
-FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Follow links that lead out of the folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep computed features.")]
 Model = Annotated[Path, typer.Argument(help="A folder that `headstart train` wrote.")]
-Engine = Annotated[str | None, typer.Option(help="auto, openvino or torch.")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")]
-Precision = Annotated[str | None, typer.Option(help="auto, f32 or bf16.")]
 
 
 def _print_version(asked: bool) -> None:
@@ -117,17 +102,10 @@ Look at {out / "model" / "plots"} and {out / "model" / "README.md"}, then:
 
 
 @app.command()
+@unfolded
 def train(
-    data: Data = None,
+    source: Source,
     out: Annotated[Path | None, typer.Option(help="Where the model goes; default: runs/<name of DATA>.")] = None,
-    labels: Labels = None,
-    images: Images = None,
-    id_column: IdColumn = None,
-    label_column: LabelColumn = None,
-    group_column: GroupColumn = None,
-    split_column: SplitColumn = None,
-    missing: Missing = "error",
-    follow_links: FollowLinks = False,
     recipe: Annotated[
         str | None, typer.Option(help="headstart, or tutorial: InceptionResNetV2 and a head of dense layers.")
     ] = None,
@@ -139,9 +117,8 @@ def train(
         bool | None, typer.Option("--refit/--no-refit", help="After measuring, fit again on all pictures.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of every random choice.")] = None,
-    engine: Engine = None,
-    device: Device = None,
-    precision: Precision = None,
+    *,
+    engine: Engine,
     config: Annotated[Path | None, typer.Option(help="A TOML file, e.g. plan.toml of an earlier run.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Any setting, e.g. head.l2=0.1; `headstart settings` lists them.")
@@ -164,25 +141,21 @@ def train(
         "recipe": recipe,
         "encoder.backbone": backbone,
         "encoder.weights": weights,
-        "encoder.engine": engine,
-        "encoder.device": device,
-        "encoder.precision": precision,
         "pictures.resize": resize,
         "pictures.mirror": mirror,
         "refit": refit,
         "seed": seed,
     }
-    asked = read_config(config, settings or (), flags)
-    root, table = _locate(data, labels, images)
-    out = out or Path("runs") / root.resolve().name
+    asked = read_config(config, settings or (), flags | engine.flags)
+    out = out or Path("runs") / source.root.resolve().name
     from headstart.model import artifact
     from headstart.report import logs
 
     logs.check(log or ())
-    dataset = _read(root, table, (id_column, label_column, group_column, split_column), missing, follow_links)
-    if dataset.layout == "folders" and out.resolve().is_relative_to(root.resolve()):
+    dataset = source.read()
+    if dataset.layout == "folders" and out.resolve().is_relative_to(source.root.resolve()):
         raise ConfigError(
-            f"--out {out} lies in {root}, where the next training would take its plots for pictures of a class.",
+            f"--out {out} lies in {source.root}, where the next training would take its plots for pictures of a class.",
             "Name a place outside of the folder of pictures.",
         )
     artifact.probe(out)
@@ -249,22 +222,14 @@ def _print_parts(figures: Mapping[str, Any]) -> None:
 
 
 @app.command()
+@unfolded
 def evaluate(
     model: Model,
-    data: Data = None,
-    labels: Labels = None,
-    images: Images = None,
-    id_column: IdColumn = None,
-    label_column: LabelColumn = None,
-    group_column: GroupColumn = None,
-    split_column: SplitColumn = None,
-    missing: Missing = "error",
-    follow_links: FollowLinks = False,
+    source: Source,
     split: Annotated[str | None, typer.Option(help="Only this part: train, validation or test.")] = None,
     plots: Annotated[Path | None, typer.Option(help="A folder for plots of it.")] = None,
-    engine: Engine = None,
-    device: Device = None,
-    precision: Precision = None,
+    *,
+    engine: Engine,
     no_cache: NoCache = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -278,12 +243,11 @@ def evaluate(
     from headstart.records import SPLIT_NAMES
     from headstart.report import run, summary
 
-    if data is None and labels is None and images is None:
+    if not source.named:
         figures = run.read_evaluation(model)
         terminal.print_json(figures) if as_json else _print_parts(figures)
         return
-    root, table = _locate(data, labels, images)
-    dataset = _read(root, table, (id_column, label_column, group_column, split_column), missing, follow_links)
+    dataset = source.read()
     if split is not None:
         rows = [row for row, sample in enumerate(dataset) if sample.split == split]
         if split not in SPLIT_NAMES or not rows:
@@ -295,7 +259,7 @@ def evaluate(
     if plots is not None:
         with storage.storage_errors(plots, "Name another folder with --plots."):
             plots.mkdir(parents=True, exist_ok=True)
-    classifier = _load(model, engine, device, precision)
+    classifier = engine.load(model)
     with terminal.progress(quiet) as progress:
         said = evaluation.predict_labelled(classifier, dataset, cache=_cache(no_cache), progress=progress)
     result = evaluation.measure(said)
@@ -308,10 +272,11 @@ def evaluate(
     if as_json:
         terminal.print_json(summary.of_evaluation(result) | {"findings": summary.of_findings(findings)})
         return
-    terminal.print_evaluation(summary.of_evaluation(result), f"{result.pictures} pictures of {root}")
+    terminal.print_evaluation(summary.of_evaluation(result), f"{result.pictures} pictures of {source.root}")
 
 
 @app.command()
+@unfolded
 def predict(
     model: Model,
     pictures: Annotated[list[str], typer.Argument(help="Files, folders, glob patterns, or a Kaggle folder's test/.")],
@@ -324,9 +289,8 @@ def predict(
         bool, typer.Option("--spreadsheet-safe", help="Put ' before cells that a spreadsheet would run as a formula.")
     ] = False,
     follow_links: FollowLinks = False,
-    engine: Engine = None,
-    device: Device = None,
-    precision: Precision = None,
+    *,
+    engine: Engine,
     no_cache: NoCache = False,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format jsonl.")] = False,
     quiet: Quiet = False,
@@ -344,7 +308,7 @@ def predict(
     dataset = sources.read_pictures(pictures, follow_links=follow_links)
     if out is not None:
         _check_out(out, [model / "model.json", *([like] if like else []), *(sample.path for sample in dataset)])
-    classifier = _load(model, engine, device, precision)
+    classifier = engine.load(model)
     if sample is not None:
         submission.check_like(sample, classifier.classes)
     with terminal.progress(quiet) as progress:
@@ -386,7 +350,7 @@ def show(
     """Draw 25 pictures with their labels, or (--batch) 16 of them and their mirror images as the network sees them."""
     from headstart.report import gallery
 
-    root, table = _locate(data, labels, images)
+    root, table = locate(data, labels, images)
     if rows is not None:
         header, cells = gallery.rows(root, table)
         terminal.print_rows(header, cells[:rows], len(cells))
@@ -398,9 +362,7 @@ def show(
     if batch:
         from headstart.encoding import backbone as backbones
 
-        preprocess = (
-            _load(model, None, None, None).preprocess if model else backbones.preprocessing(backbone, size, resize)
-        )
+        preprocess = Engine().load(model).preprocess if model else backbones.preprocessing(backbone, size, resize)
         figure, shape = gallery.batch(dataset, preprocess, seed)
         terminal.say(quiet, f"One batch: {shape} 8-bit RGB; normalised to float32 inside the encoder.")
     else:
@@ -414,7 +376,7 @@ def summary(model: Model, as_json: AsJson = False) -> None:
     """The layers of a model in the order a picture passes them: type, output shape, parameters."""
     from headstart.report import summary as summaries
 
-    classifier = _load(model, None, None, None)
+    classifier = Engine().load(model)
     rows = summaries.of_layers(classifier)
     if as_json:
         terminal.print_json(rows)
@@ -551,36 +513,6 @@ def _stop(number: int, _frame: object) -> None:
 def _fail(error: HeadstartError) -> None:
     terminal.print_error(error)
     sys.exit(error.exit_code)
-
-
-def _locate(data: Path | None, labels: Path | None, images: Path | None) -> tuple[Path, Path | None]:
-    """Return (folder of pictures, table or None) of the ways in which data can be named."""
-    if data is not None and data.is_file():
-        if labels is not None:
-            raise ConfigError(f"{data} and --labels {labels} are both tables; one is enough.")
-        data, labels = None, data
-    if data is not None and images is not None:
-        raise ConfigError(f"{data} and --images {images} are both folders of pictures; one is enough.")
-    root = data or images or (labels.parent if labels is not None else None)
-    if root is None:
-        raise ConfigError("Which pictures?", "headstart train photos/, or --labels labels.csv --images photos/")
-    return root, labels
-
-
-def _read(root: Path, table: Path | None, names: tuple[str | None, ...], missing: str, follow_links: bool) -> Dataset:
-    from headstart.data import sources
-
-    columns = sources.Columns(*names)
-    return sources.read(root, table, columns=columns, missing=missing, follow_links=follow_links)
-
-
-def _load(folder: Path, engine: str | None, device: str | None, precision: str | None) -> Classifier:
-    from headstart.config import read_config
-    from headstart.model import artifact
-
-    flags = {"encoder.engine": engine, "encoder.device": device, "encoder.precision": precision}
-    asked = read_config(None, flags=flags).encoder if any(flags.values()) else None
-    return artifact.load_classifier(folder, asked)
 
 
 def _cache(without: bool) -> Path | None:

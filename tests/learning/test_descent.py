@@ -108,7 +108,9 @@ def test_the_figures_of_an_epoch_are_those_of_the_first_view():
     features, truth = clouds(spread=3)
     features[:, 1] = 100
     fitted = fit(plan(), (features, truth))
-    loss, right = loss_and_accuracy(torch.from_numpy(fitted.head.logits(features[::6, 0])), torch.from_numpy(truth[::6]))
+    loss, right = loss_and_accuracy(
+        torch.from_numpy(fitted.head.logits(features[::6, 0])), torch.from_numpy(truth[::6])
+    )
     assert fitted.history[fitted.best - 1].validation_loss == pytest.approx(loss, rel=1e-5)
     assert fitted.history[fitted.best - 1].validation_accuracy == right
 

@@ -20,7 +20,9 @@ LAYERS = {  # widths of hidden layers → what a row passes in training
 }
 
 
-def head_of(hidden: tuple[int, ...], *, dropout: float = 0.5, batch_norm: bool = True, features: int = FEATURES) -> Head:
+def head_of(
+    hidden: tuple[int, ...], *, dropout: float = 0.5, batch_norm: bool = True, features: int = FEATURES
+) -> Head:
     """Return a head that looks fitted: no weight and no statistic is what a new head has."""
     torch.manual_seed(0)
     head = Head(features, CLASSES, hidden, dropout=dropout, batch_norm=batch_norm)

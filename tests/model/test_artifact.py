@@ -94,6 +94,53 @@ def test_artifact_of_another_network_keeps_the_contract(tmp_path: Path, pictures
     contracts.check_artifact(own, tmp_path / "model", pictures)
 
 
+LAYERS = [(5,), (7, 5), (9, 7, 5)]
+
+
+def layered(folder: Path, hidden: tuple[int, ...] = (7, 5)) -> Classifier:
+    """A small classifier whose head has hidden layers and statistics that are not those of a new one."""
+    torch.manual_seed(0)
+    save_file(timm.create_model("test_resnet").state_dict(), folder / "weights.safetensors")
+    backbone = backbones.load("test_resnet", str(folder / "weights.safetensors"), size=64)
+    head = Head(backbone.dim, 3, hidden, dropout=0.5, batch_norm=True)
+    head.norm.running_mean.normal_()
+    head.norm.running_var.uniform_(0.5, 2)
+    encoder = runtime.build(backbone, EncoderPlan("test_resnet", "", "torch", "cpu", "f32"))
+    return Classifier(backbone, encoder, head.eval(), 1.5, ClassNames(["ash", "birch", "cedar"]))
+
+
+@pytest.mark.parametrize("hidden", LAYERS)
+def test_artifact_with_hidden_layers_keeps_the_contract(tmp_path: Path, pictures: Dataset, hidden: tuple[int, ...]):
+    contracts.check_artifact(layered(tmp_path, hidden), tmp_path / "model", pictures)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "named"),
+    [
+        ("kind", "linear", "no such tensor|missing|was expected"),
+        ("kind", "forest", "no head of the kind 'forest'"),
+        ("features", 99, "was expected"),
+        ("features", "many", "no head of 3 classes"),
+        ("hidden", [7, 6], "was expected"),
+        ("hidden", [7], "no such tensor|missing|was expected"),
+        ("hidden", [7, 5, 5], "no such tensor|missing|was expected"),
+        ("hidden", [7, -5], "no head of 3 classes"),
+        ("hidden", None, "TypeError"),
+        ("dropout", 2, "no head of 3 classes"),
+        ("dropout", None, "TypeError"),
+        ("batch_norm", False, "no such tensor"),
+    ],
+)
+def test_C5_a_head_that_is_described_wrongly_is_refused(tmp_path: Path, setting: str, value: object, named: str):
+    own = layered(tmp_path)
+    artifact.save(own, tmp_path / "model")
+    described = own.head.describe() | {setting: value}
+    if value == "linear":
+        described = {"kind": "linear", "features": own.backbone.dim}
+    with pytest.raises(ArtifactError, match=named):
+        load_classifier(rewrite(tmp_path / "model", head=described))
+
+
 def test_training_result_loads_as_its_classifier(small_result: TrainingResult, model_folder: Path, pictures: Dataset):
     own, back = small_result.classifier, load_classifier(model_folder)
     np.testing.assert_array_equal(back.predict_many(pictures).probabilities, own.predict_many(pictures).probabilities)

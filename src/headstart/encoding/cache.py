@@ -26,6 +26,8 @@ from headstart.errors import StorageError
 from headstart.records import Floats, Pixels
 from headstart.storage import remove_stale, storage_errors, write_whole
 
+FITS = "fits"  # where fits in epochs keep their state
+
 _HINT = "Make room, name another folder with HEADSTART_CACHE, or work without one: --no-cache."
 
 
@@ -198,7 +200,10 @@ def survey(cache: Path, *, verify: bool = False) -> list[ShardState]:
 
 
 def clear(cache: Path) -> None:
-    """Remove every stored feature, and nothing else that may lie in the folder."""
+    """Remove stored features and the state of killed fits, and nothing else that may lie in the folder."""
+    with storage_errors(cache / FITS, _HINT):
+        for path in (cache / FITS).glob("*.safetensors"):
+            path.unlink(missing_ok=True)
     for folder in (cache / "features").glob("*/"):
         with storage_errors(folder, _HINT):
             for path in [*shards(folder), folder / "recipe.json", folder / "remembered.json"]:

@@ -16,6 +16,7 @@ import numpy as np
 from headstart.config import HeadPlan, Plan
 from headstart.data import splits
 from headstart.encoding.backbone import Backbone
+from headstart.encoding.cache import FITS
 from headstart.errors import ConfigError
 from headstart.learning import calibration, descent, logistic, prior
 from headstart.learning.heads import Head, Listener, Step, ignore
@@ -168,7 +169,7 @@ def _learn_in_epochs(
         rows,
         plan.head,
         plan.seed,
-        folder=None if cache is None else cache / "fits",
+        folder=None if cache is None else cache / FITS,
         progress=progress,
         listen=listen,
     )

@@ -1,0 +1,133 @@
+"""Options that several verbs share, each group a dataclass that knows what to do with them.
+
+Nothing heavy is imported before a method is called.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headstart.errors import ConfigError
+
+if TYPE_CHECKING:
+    from headstart.model.classifier import Classifier
+    from headstart.records import Dataset
+
+Data = Annotated[
+    Path | None,
+    typer.Argument(help="A folder with one folder per class, a Kaggle competition folder, or a CSV/TSV of labels."),
+]
+Labels = Annotated[Path | None, typer.Option("--labels", help="A CSV or TSV with an id and a label column.")]
+Images = Annotated[Path | None, typer.Option("--images", help="The folder that the ids of the table are relative to.")]
+FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Follow links that lead out of the folder.")]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which labelled pictures."""
+
+    data: Data = None
+    labels: Labels = None
+    images: Images = None
+    id_column: Annotated[str | None, typer.Option(help="The column of picture names, if it has no usual name.")] = None
+    label_column: Annotated[str | None, typer.Option(help="The column of labels, if it has no usual name.")] = None
+    group_column: Annotated[
+        str | None, typer.Option(help="A column whose values must not straddle a split (a patient).")
+    ] = None
+    split_column: Annotated[
+        str | None, typer.Option(help="A column with train, val, test; '' ignores a column `split`.")
+    ] = None
+    missing: Annotated[
+        str, typer.Option(help="Rows whose file is missing: 'error' refuses them, 'drop' leaves them out.")
+    ] = "error"
+    follow_links: FollowLinks = False
+
+    @property
+    def named(self) -> bool:
+        """Whether any pictures were named."""
+        return not (self.data is None and self.labels is None and self.images is None)
+
+    @property
+    def root(self) -> Path:
+        """The folder of the pictures."""
+        return locate(self.data, self.labels, self.images)[0]
+
+    def read(self) -> Dataset:
+        """Return the pictures with their labels."""
+        from headstart.data import sources
+
+        root, table = locate(self.data, self.labels, self.images)
+        columns = sources.Columns(self.id_column, self.label_column, self.group_column, self.split_column)
+        return sources.read(root, table, columns=columns, missing=self.missing, follow_links=self.follow_links)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What computes the features."""
+
+    engine: Annotated[str | None, typer.Option(help="auto, openvino or torch.")] = None
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None
+    precision: Annotated[str | None, typer.Option(help="auto, f32 or bf16.")] = None
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """The settings that were asked for."""
+        return {f"encoder.{name}": value for name, value in dataclasses.asdict(self).items()}
+
+    def load(self, model: Path) -> Classifier:
+        """Return a saved model, run as asked."""
+        from headstart.config import read_config
+        from headstart.model import artifact
+
+        asked = read_config(None, flags=self.flags).encoder if any(self.flags.values()) else None
+        return artifact.load_classifier(model, asked)
+
+
+def locate(data: Path | None, labels: Path | None, images: Path | None) -> tuple[Path, Path | None]:
+    """Return (folder of pictures, table or None) of the ways in which data can be named."""
+    if data is not None and data.is_file():
+        if labels is not None:
+            raise ConfigError(f"{data} and --labels {labels} are both tables; one is enough.")
+        data, labels = None, data
+    if data is not None and images is not None:
+        raise ConfigError(f"{data} and --images {images} are both folders of pictures; one is enough.")
+    root = data or images or (labels.parent if labels is not None else None)
+    if root is None:
+        raise ConfigError("Which pictures?", "headstart train photos/, or --labels labels.csv --images photos/")
+    return root, labels
+
+
+def unfolded(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb the fields of its dataclass parameters as options of its own; it is called with the dataclasses."""
+    hints = typing.get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command).parameters.values():
+        group = groups.get(parameter.name)
+        if group is None:
+            parameters.append(parameter.replace(annotation=hints[parameter.name]))
+            continue
+        inner = typing.get_type_hints(group, include_extras=True)
+        parameters += [
+            inspect.Parameter(f.name, parameter.kind, default=f.default, annotation=inner[f.name])
+            for f in dataclasses.fields(group)
+        ]
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{f.name: values.pop(f.name) for f in dataclasses.fields(group)})
+        command(**values)
+
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
