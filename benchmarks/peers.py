@@ -7,9 +7,10 @@ column `split` says `train` or `test`:
   then with that cache and a head that starts from nothing (`head.prior=none`), as those of the others do;
 - `timm + scikit-learn`: the plain script: timm's model and evaluation transform, a DataLoader (batches of 32, two
   workers), eager float32, then StandardScaler and LogisticRegression(max_iter=1000);
-- `fastai`: a `vision_learner` that is given timm's name of the network, `Resize`, `aug_transforms()`, batches of 64 and
-  one `fine_tune`: an epoch with the body frozen, in which fastai still trains its batch norms, then `--fastai-epochs`
-  of the whole. Predictions are also taken in between: what the frozen epoch alone gives.
+- `fastai`: a `vision_learner` that is given timm's name of the network, `Resize`, `aug_transforms()` and one
+  `fine_tune`: an epoch with the body frozen, in which fastai still trains its batch norms, then `--fastai-epochs` of
+  the whole. Predictions are also taken in between: what the frozen epoch alone gives. Batches are of 16: on a CPU
+  fastai's own 64 took longer and three times the memory, and makes few steps of a few thousand pictures.
 
 Why this is fair: all learn from the same pictures at the same size with the same weights, and one piece of code
 measures the probabilities that each leaves of the same test pictures, which nobody learned from or chose anything by.
@@ -20,7 +21,7 @@ Memory is what the kernel counted for the largest process, hence without the Dat
 have. Pictures of equal bytes or of one group stay on one side, and are drawn together for the intervals. A split that
 the data brings is not used.
 
-    python benchmarks/peers.py DATA [--pictures N] [--test-share S] [--fastai-epochs N]
+    python benchmarks/peers.py DATA [--pictures N] [--test-share S] [--fastai-epochs N] [--fastai-batch N]
 """
 
 from __future__ import annotations
@@ -52,9 +53,10 @@ FIGURES = {"accuracy": "accuracy", "log_loss": "log-loss", "ece": "ECE"}
 CHILD = "--contender"
 
 # what everybody imports, so that nobody is the first to read it from the disk
-IMPORTS = """import sklearn.linear_model, timm, torch, fastai.vision.all, headstart.training, headstart.report.run
+IMPORTS = """import fastai.vision.all, headstart.report.run, pandas, sklearn.linear_model, timm, torch
 from headstart.config import EncoderConfig
-headstart.training.runtime.choose(EncoderConfig(device="cpu"))"""
+from headstart.encoding import runtime
+runtime.choose(EncoderConfig(device="cpu"))"""
 
 
 @dataclass(frozen=True)
@@ -345,9 +347,9 @@ def _remarks(source: train.Source, exam: Exam, matched: int, arguments: argparse
         f"- Measured: the weights of `{features.BACKBONE}` that come with headstart, {features.SIZE} px, on the CPU, "
         "offline, files and libraries in the page cache, one run each in a fresh process; the time from its start to "
         "its end, imports included. headstart also checks, calibrates, measures, draws and saves in that time.",
-        f"- fastai: `vision_learner`, `aug_transforms()`, batches of {arguments.fastai_batch}, `fine_tune({epochs})` without "
-        "validation passes; its frozen epoch is the first half of that, up to the predictions made there, whose time "
-        f"is not in that of `fine_tune({epochs})`. More epochs take longer and may give more.",
+        f"- fastai: `vision_learner`, `aug_transforms()`, batches of {arguments.fastai_batch}, `fine_tune({epochs})` "
+        "without validation passes; its frozen epoch is the beginning of that, up to the predictions made there, "
+        f"whose time is not in that of `fine_tune({epochs})`. More epochs take longer and may give more.",
         f"- The head of headstart starts from what the network was pre-trained to say of {matched} of the "
         f"{len(exam.classes)} classes, whose names it knows; `no prior` is headstart without that (`head.prior=none`), "
         "with the cache of the first run. Classes or pictures that the network was pre-trained on flatter everybody.",
@@ -376,10 +378,10 @@ def _differences(exam: Exam, results: Sequence[Result]) -> list[str]:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Headstart beside what one would pick instead, on the same pictures.")
     parser.add_argument("data", type=Path, help="a folder per class or a Kaggle competition folder")
-    parser.add_argument("--pictures", type=int, default=2880, help="at most, balanced (default: %(default)s)")
+    parser.add_argument("--pictures", type=int, default=3600, help="at most, balanced (default: %(default)s)")
     parser.add_argument("--test-share", type=float, default=1 / 3, help="of each class (default: a third)")
     parser.add_argument("--fastai-epochs", type=int, default=1, help="after its frozen one (default: %(default)s)")
-    parser.add_argument("--fastai-batch", type=int, default=32, help="pictures in a batch (default: %(default)s)")
+    parser.add_argument("--fastai-batch", type=int, default=16, help="pictures in a batch (default: %(default)s)")
     parser.add_argument("--work", type=Path, help="where caches and models go; what is written there is removed")
     parser.add_argument("--results", type=Path, default=side_by_side.RESULTS, help="the file whose section is replaced")
     arguments = parser.parse_args()

@@ -389,7 +389,7 @@ def _figures(arguments: argparse.Namespace, found: Rounds) -> list[str]:
     costs = [spread([fit[part] for fit in fits], "{:.3f}") for part in ("training", "validation")]
     rows = [
         (
-            f"Keras, {counted} epochs of `fit`",
+            f"Keras `fit`, counted epochs: {counted}",
             f"{parts['training']:,} + {parts['validation']:,}",
             spread([fit["seconds"] for fit in fits]),
             f"a picture and epoch: {costs[0]} s in training, {costs[1]} s in validation",
@@ -478,8 +478,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--pictures", type=int, default=10_222, help="labelled pictures " + whole)
     parser.add_argument("--test-pictures", type=int, default=10_357, help="pictures to predict " + whole)
     both = "of Headstart's two runs (default: %(default)s)"
-    parser.add_argument("--sizes", type=int, nargs=2, default=[240, 960], help="labelled pictures " + both)
-    parser.add_argument("--test-sizes", type=int, nargs=2, default=[240, 960], help="pictures to predict " + both)
+    parser.add_argument("--sizes", type=int, nargs=2, default=[600, 1800], help="labelled pictures " + both)
+    parser.add_argument("--test-sizes", type=int, nargs=2, default=[240, 1200], help="pictures to predict " + both)
     parser.add_argument("--keras-pictures", type=int, default=160, help="for Keras to fit (default: %(default)s)")
     parser.add_argument("--keras-epochs", type=int, default=3, help="the first does not count (default: %(default)s)")
     parser.add_argument("--keras-test-pictures", type=int, default=65, help="for Keras's loop (default: %(default)s)")

@@ -1,4 +1,4 @@
-"""The tutorial's recipe from pictures to predictions, as Python and as it is typed, and the logs that hear its steps."""
+"""The tutorial's recipe from pictures to predictions, as Python and as it is typed, and the logs that hear of it."""
 
 from __future__ import annotations
 

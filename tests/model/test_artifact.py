@@ -94,7 +94,7 @@ def test_artifact_of_another_network_keeps_the_contract(tmp_path: Path, pictures
     contracts.check_artifact(own, tmp_path / "model", pictures)
 
 
-LAYERS = [(5,), (7, 5), (9, 7, 5)]
+LAYERS = [(5,), (9, 7, 5)]
 
 
 def layered(folder: Path, hidden: tuple[int, ...] = (7, 5)) -> Classifier:
