@@ -29,7 +29,7 @@ from headstart.report import summary
 
 Run = Callable[..., Ran]
 TUTORIAL = ("--recipe", "tutorial", "--backbone", "lite0", "--set", "pictures.size=64", "--set", "head.epochs=2")
-EPOCH = r"epoch (\d)/2: loss \d+\.\d{4}, accuracy [01]\.\d{4}; validation \d+\.\d{4}, [01]\.\d{4}; watched \d+\.\d{4}; "
+EPOCH = r"epoch (\d)/2: loss \d+\.\d{4}, accuracy [01]\.\d{4}; held out \d+\.\d{4}, [01]\.\d{4}; watched \d+\.\d{4}; "
 FIT = {
     f"fit/{name}"
     for name in (
@@ -503,3 +503,50 @@ def test_no_name_of_a_picture_is_logged(run: Run, photos: Path, tmp_path: Path, 
     kept = [path for place in ("tensorboard", "mlruns") for path in (tmp_path / place).rglob("*") if path.is_file()]
     assert len(kept) > 10
     assert not [path for path in kept if b"birch_" in path.read_bytes() or str(photos).encode() in path.read_bytes()]
+
+
+@pytest.mark.usefixtures("_warm_cache")
+def test_a_log_that_cannot_be_closed_costs_no_training(
+    run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(importlib.import_module("tensorboardX").SummaryWriter, "close", refuse)
+    ran = run("train", photos, "--out", tmp_path / "model", *TUTORIAL, "--log", "tensorboard")
+    assert ran.code == 0
+    assert "could not be closed" in ran.err
+    assert (tmp_path / "model" / "model.json").is_file()
+
+
+@pytest.mark.usefixtures("_warm_cache")
+def test_mlflow_is_told_that_its_log_is_not_whole(
+    run: Run, photos: Path, tmp_path: Path, tracked: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(importlib.import_module("mlflow").MlflowClient, "log_metric", refuse)
+    assert run("train", photos, "--out", tmp_path / "model", *TUTORIAL, "--log", "mlflow", "-q").code == 0
+    assert tracked()[0].info.status == "FAILED"
+
+
+@pytest.mark.usefixtures("_warm_cache")
+def test_a_second_log_that_cannot_be_opened_ends_the_first(
+    run: Run, photos: Path, tmp_path: Path, tracked: Callable[[], Any]
+):
+    (tmp_path / "tensorboard").write_text("in the way")
+    logs = ("--log", "mlflow", "--log", "tensorboard")
+    assert run("train", photos, "--out", tmp_path / "model", *TUTORIAL, *logs, "-q").code == 1
+    assert tracked()[0].info.status == "FAILED"
+
+
+def test_passwords_in_an_address_are_not_printed(
+    run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:s3cret@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    ran = run("train", photos, "--out", tmp_path / "model", *TUTORIAL, "--log", "mlflow")
+    assert ran.code == 2
+    assert "127.0.0.1:9" in ran.err
+    assert "s3cret" not in ran.err

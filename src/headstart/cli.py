@@ -87,7 +87,7 @@ def demo(
         result = training.fit(inspection, backbone, plan, cache=_cache(False), progress=progress)
     _save(result, out / "model")
     figures = summaries.of_evaluation(result.evaluation)
-    terminal.print_evaluation(figures, "Validation pictures, which the measured head never learned from")
+    terminal.print_evaluation(figures, "Validation pictures, held out")
     new = sources.read(data.new, data.truth)
     with terminal.progress(quiet) as progress:
         said = evaluation.predict_labelled(result.classifier, new, cache=_cache(False), progress=progress)
@@ -217,7 +217,7 @@ def _train(
 
 def _print_parts(figures: Mapping[str, Any]) -> None:
     for name, evaluation in figures.items():
-        title = f"{name.capitalize()}: {evaluation['pictures']} pictures, which the measured head never learned from"
+        title = f"{name.capitalize()}: {evaluation['pictures']} pictures, held out"
         terminal.print_evaluation(evaluation, title)
 
 

@@ -140,7 +140,7 @@ def epochs(plan: Plan, quiet: bool) -> Callable[[Step], None]:
     def listen(step: Step) -> None:
         figures = f"loss {step.train_loss:.4f}, accuracy {step.train_accuracy:.4f}"
         if step.validation_loss == step.validation_loss:
-            figures += f"; validation {step.validation_loss:.4f}, {step.validation_accuracy:.4f}"
+            figures += f"; held out {step.validation_loss:.4f}, {step.validation_accuracy:.4f}"
         if plan.head.watch == "training" and step.watched_loss == step.watched_loss:
             figures += f"; watched {step.watched_loss:.4f}"
         say(False, f"epoch {step.number}/{plan.head.epochs}: {figures}; {step.seconds:.1f} s")

@@ -131,6 +131,7 @@ def fit(
     listen: Listener = ignore,
 ) -> TrainingResult:
     """Do what `train` does, from a dataset that was inspected and a plan that was shown. `cache` None keeps nothing."""
+    fitting.check(inspection.dataset, plan)
     extraction = features.extract(
         inspection.dataset,
         inspection.digests,
@@ -150,7 +151,7 @@ def fit(
     head, rows = learned.head, material.parts.train
     if plan.refit and len(material.parts.validation):
         rows = np.sort(np.concatenate([rows, material.parts.validation]))
-        head = fitting.refit(material, backbone, plan, learned.again, rows, progress)
+        head = fitting.refit(material, backbone, plan, learned.best, rows, progress)
     provenance = Provenance(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         versions=_versions(),

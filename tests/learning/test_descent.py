@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from scipy.special import softmax
 
 from headstart.config import HeadConfig, HeadPlan, resolve_head
@@ -254,13 +255,13 @@ def test_each_epoch_is_heard_of_as_it_ends():
 # ── how fast it goes ──
 
 
-def plateau(losses: list[float], patience: int) -> list[float]:
+def plateau(losses: list[float], patience: int, min_delta: float) -> list[float]:
     """Return by what the rate was divided in each epoch, if it falls when half of the patience is used up."""
     best, wait, factor, factors = float("inf"), 0, 1.0, []
     for loss in losses:
         factors.append(factor)
         wait += 1
-        if loss < best:
+        if loss < best - min_delta:
             best, wait = loss, 0
         elif wait >= patience // 2:
             factor, wait = factor / 10, 0
@@ -282,11 +283,12 @@ def test_the_rate_of_each_epoch_is_that_of_the_schedule(optimizer: str, epochs: 
         assert rates == pytest.approx([0.02 * factor for factor in factors])
 
 
+@pytest.mark.parametrize("min_delta", [0.0, 0.05])
 @pytest.mark.parametrize("patience", [2, 4, 6])
-def test_the_rate_falls_on_a_plateau_when_half_of_the_patience_is_used_up(patience: int):
-    given = plan(**NOISY | {"schedule": "plateau"}, patience=patience, min_delta=0.0)
+def test_the_rate_falls_on_a_plateau_when_half_of_the_patience_is_used_up(patience: int, min_delta: float):
+    given = plan(**NOISY | {"schedule": "plateau", "patience": patience, "min_delta": min_delta})
     history = fit(given, clouds(spread=4)).history
-    factors = plateau([step.watched_loss for step in history], patience)
+    factors = plateau([step.watched_loss for step in history], patience, min_delta)
     assert [step.learning_rate for step in history] == pytest.approx([0.03 * factor for factor in factors])
     assert factors[-1] < 1
 
@@ -295,7 +297,7 @@ def test_a_plateau_without_watched_rows_is_one_of_the_rows_learned_from():
     data = clouds(spread=4)
     given = plan(**NOISY | {"schedule": "plateau", "epochs": 20}, patience=4)
     history = fit(given, data, everything(data)).history
-    factors = plateau([step.train_loss for step in history], 4)
+    factors = plateau([step.train_loss for step in history], 4, given.min_delta)
     assert [step.learning_rate for step in history] == pytest.approx([0.03 * factor for factor in factors])
     assert factors[-1] < 1
 
@@ -306,6 +308,13 @@ def test_a_rate_with_which_the_fit_diverges_is_named():
     with pytest.raises(ConfigError, match=r"After epoch \d+ the loss is (nan|inf)") as refused:
         fit(given, (1e6 * features, truth))
     assert refused.value.hint == "Lower head.learning_rate, which is 100."
+
+
+def test_a_watched_loss_that_is_no_number_is_named():
+    features, truth = clouds()
+    features[0] = 3e38
+    with pytest.raises(ConfigError, match="the fit has diverged"):
+        fit(plan(), (features, truth), Rows(np.arange(1, 60), np.array([0]), NONE))
 
 
 # ── killed, and going on ──
@@ -414,6 +423,26 @@ def test_a_damaged_state_is_passed_over(damage: str, tmp_path: Path):
     again = fit(plan(), folder=tmp_path, progress=lambda _, done, __: begun.append(done))
     assert begun[0] == 0
     assert same(again.head, fit(plan()).head)
+
+
+@pytest.mark.usefixtures("often")
+def test_a_state_with_a_flipped_bit_is_passed_over(tmp_path: Path):
+    killed(4, tmp_path, plan())
+    (file,) = tmp_path.iterdir()
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1
+    file.write_bytes(content)
+    begun: list[int] = []
+    assert same(fit(plan(), folder=tmp_path, progress=lambda _, done, __: begun.append(done)).head, fit(plan()).head)
+    assert begun[0] == 0
+
+
+@pytest.mark.usefixtures("often")
+def test_a_state_of_another_content_is_passed_over(tmp_path: Path):
+    killed(4, tmp_path, plan())
+    (file,) = tmp_path.iterdir()
+    save_file({"a": torch.zeros(1)}, file, {"state": "{}"})
+    assert same(fit(plan(), folder=tmp_path).head, fit(plan()).head)
 
 
 def test_nothing_is_kept_of_a_fit_of_a_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -120,6 +120,12 @@ def test_E1_groups_are_never_on_both_sides_of_the_watch(asked: list[Rows]):
     assert not {*given.groups[rows.watched]} & {*given.groups[rows.learned]}
 
 
+def test_a_large_group_is_not_what_is_watched(asked: list[Rows]):
+    learn(material(samples(40, group=lambda number: "one" if number < 20 else str(number))))
+    (rows,) = asked
+    assert 5 <= len(rows.watched) <= 13  # of 96
+
+
 def test_E5_validation_pictures_decide_nothing():
     given = material(samples(130))
     values, truth = given.values.copy(), given.truth.copy()
@@ -167,7 +173,7 @@ def test_watching_validation_watches_it_all_and_says_that_it_flatters(asked: lis
     assert [step.watched_loss for step in learned.history] == [step.validation_loss for step in learned.history]
     finding = found(learned, "watched-validation")
     assert finding is not None
-    assert finding.names == (f"epoch {learned.told['best_epoch']}",)
+    assert finding.names == (f"{learned.told['watched']} pictures",)
 
 
 def test_watching_training_flatters_nothing():
@@ -179,6 +185,14 @@ def test_watching_validation_where_there_is_none_is_refused():
     with pytest.raises(ConfigError, match=r"head\.watch is 'validation'.*no validation part") as refused:
         learn(given, "head.watch=validation")
     assert "head.watch=training" in refused.value.hint
+
+
+def test_watching_validation_where_there_is_none_is_found_out_before_any_work():
+    dataset = samples(20, parts=("train", "train", "test"))
+    with pytest.raises(ConfigError, match="no validation part"):
+        fitting.check(dataset, plan("head.watch=validation"))
+    fitting.check(dataset, plan())
+    fitting.check(samples(20), plan("head.watch=validation"))
 
 
 def test_where_there_is_no_validation_part_the_test_part_is_shown(asked: list[Rows]):
@@ -198,13 +212,13 @@ def test_the_refit_learns_from_the_rows_it_is_given_for_the_best_number_of_epoch
     given, decided = material(samples(60)), plan("head.epochs=20", "head.patience=3", "head.learning_rate=0.05")
     learned = fitting.learn(given, NO_BACKBONE, decided)
     best, rows = learned.told["best_epoch"], np.arange(len(given.dataset))
-    head = fitting.refit(given, NO_BACKBONE, decided, learned.again, rows)
+    head = fitting.refit(given, NO_BACKBONE, decided, learned.best, rows)
     nothing = np.array([], dtype=np.int64)
     assert best < len(learned.history) < 20  # or there is nothing to tell apart
     assert asked[1].learned.tolist() == rows.tolist()
     assert len(asked[1].watched) == 0
-    again = replace(decided.head, epochs=best)
-    assert same(head, descent.fit(given.values, given.truth, 3, Rows(rows, nothing, nothing), again, 0).head)
+    until = Rows(rows, nothing, nothing, until=best)  # with the schedule of all epochs
+    assert same(head, descent.fit(given.values, given.truth, 3, until, decided.head, 0).head)
 
 
 def test_what_is_told_of_the_fit_is_what_happened():
@@ -216,7 +230,7 @@ def test_what_is_told_of_the_fit_is_what_happened():
         "best_epoch": best,
         "epochs": epochs,
         "stopped_early": True,
-        "watched": 15,
+        "watched": 14,
     }
     assert learned.matched == {}
 

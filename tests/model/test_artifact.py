@@ -125,7 +125,7 @@ def test_artifact_with_hidden_layers_keeps_the_contract(tmp_path: Path, pictures
         ("hidden", [7], "no such tensor|missing|was expected"),
         ("hidden", [7, 5, 5], "no such tensor|missing|was expected"),
         ("hidden", [7, -5], "no head of 3 classes"),
-        ("hidden", None, "TypeError"),
+        ("hidden", None, "no head of 3 classes"),
         ("dropout", 2, "no head of 3 classes"),
         ("dropout", None, "TypeError"),
         ("batch_norm", False, "no such tensor"),
@@ -319,6 +319,14 @@ def test_C5_damaged_file_is_named(folder: Path, name: str, damage: str):
 DAMAGED = {
     "features-petabytes": {"head__features": 10**14},
     "features-negative": {"head__features": -1},
+    "features-true": {"head__features": True},
+    "head-terabytes": {
+        "head__kind": "multilayer",
+        "head__features": 2**19,
+        "head__hidden": [2**19, 2**19],
+        "head__dropout": 0.5,
+        "head__batch_norm": True,
+    },
     "temperature-zero": {"temperature": 0},
     "temperature-text": {"temperature": "warm"},
     "temperature-nan": {"temperature": float("nan")},

@@ -7,6 +7,7 @@ found under that name belongs to this very fit. One that cannot be read is passe
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,7 +38,8 @@ class Checkpoint:
         self._path: Path | None = None
         if folder is None:
             return
-        digest = hashlib.sha256(json.dumps([torch.__version__, identity], sort_keys=True).encode())
+        versions = [importlib.metadata.version("headstart"), torch.__version__]
+        digest = hashlib.sha256(json.dumps([versions, identity], sort_keys=True).encode())
         for name, array in sorted(arrays.items()):
             digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
             digest.update(array.data if array.flags.c_contiguous else array.tobytes())
@@ -49,8 +51,11 @@ class Checkpoint:
             return None
         try:
             with safe_open(self._path, framework="pt") as file:
-                told = json.loads((file.metadata() or {})["state"])
-                return {name: file.get_tensor(name) for name in file.keys()}, told  # noqa: SIM118  # no mapping
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+                if _digest(tensors, metadata["state"]) != metadata["digest"]:
+                    return None
+                return tensors, json.loads(metadata["state"])
         except (SafetensorError, OSError, KeyError, ValueError):
             return None
 
@@ -62,7 +67,8 @@ class Checkpoint:
         """
         if self._path is None:
             return
-        content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, {"state": json.dumps(told)})
+        state, tensors = json.dumps(told), {name: tensor.contiguous() for name, tensor in tensors.items()}
+        content = save(tensors, {"state": state, "digest": _digest(tensors, state)})
         with storage_errors(self._path, "Make room, name another folder with HEADSTART_CACHE, or use --no-cache."):
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             remove_stale(self._path.parent, "*")
@@ -72,3 +78,11 @@ class Checkpoint:
         """Forget what was kept: the fit is done."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
+
+
+def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
+    digest = hashlib.sha256(state.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -43,11 +43,13 @@ class Rows:
         learned: Learned from.
         watched: Their loss stops the epochs; without any, all epochs run.
         shown: Measured after each epoch for people to look at; they decide nothing.
+        until: The epoch after which to end, whatever the plan says; its schedule stays. None: the plan's last.
     """
 
     learned: Integers
     watched: Integers
     shown: Integers
+    until: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +94,8 @@ def fit(
         listen: Hears each epoch's figures; of a fit that goes on, those of the earlier epochs once more.
     """
     identity = {"plan": asdict(plan), "seed": seed, "classes": classes}
-    arrays = {"features": features, "truth": truth, **asdict(rows)} if folder is not None else {}
-    checkpoint = Checkpoint(folder, identity, arrays)
+    arrays = {"learned": rows.learned, "watched": rows.watched, "shown": rows.shown}
+    checkpoint = Checkpoint(folder, identity, arrays | {"features": features, "truth": truth})
     run = _Run(features, truth, classes, rows, plan, seed)
     if (kept := checkpoint.load()) is not None:
         run.restore(*kept)
@@ -119,7 +121,7 @@ class _Run:
     def __init__(self, features: Floats, truth: Integers, classes: int, rows: Rows, plan: HeadPlan, seed: int) -> None:
         self.features, self.truth = torch.from_numpy(features), torch.from_numpy(truth)
         self.learned, self.watched, self.shown = map(torch.from_numpy, (rows.learned, rows.watched, rows.shown))
-        self.plan, self.seed = plan, seed
+        self.plan, self.seed, self.last = plan, seed, rows.until or plan.epochs
         self.weights = _class_weights(self.truth[self.learned], classes) if plan.class_weight == "balanced" else None
         dim = features.shape[2]
         with _seeded(seed, 0):
@@ -137,7 +139,7 @@ class _Run:
     def finished(self) -> bool:
         """Return whether all epochs are over, or the watched loss has not fallen for too long."""
         done = len(self.history)
-        return done >= self.plan.epochs or (len(self.watched) > 0 and done - self.best_epoch >= self.plan.patience)
+        return done >= self.last or (len(self.watched) > 0 and done - self.best_epoch >= self.plan.patience)
 
     def epoch(self) -> None:
         """Learn from every row once, and measure.
@@ -158,9 +160,10 @@ class _Run:
                 self.optimizer.step()
         watched, _ = self._measure(self.watched)
         step = Step(number, *self._measure(self.learned), *self._measure(self.shown), watched, rate)
-        if not math.isfinite(step.train_loss):
+        losses = (step.train_loss, *([watched] if len(self.watched) else []))
+        if wrong := [loss for loss in losses if not math.isfinite(loss)]:
             raise ConfigError(
-                f"After epoch {number} the loss is {step.train_loss}: the fit has diverged.",
+                f"After epoch {number} the loss is {wrong[0]}: the fit has diverged.",
                 f"Lower head.learning_rate, which is {self.plan.learning_rate:g}.",
             )
         self.history.append(replace(step, seconds=time.monotonic() - begun))
@@ -249,7 +252,10 @@ def _schedule(optimizer: torch.optim.Optimizer, plan: HeadPlan) -> Any:
     if plan.schedule == "step":
         return schedules.StepLR(optimizer, step_size=max(1, -(-plan.epochs // 3)), gamma=0.1)
     if plan.schedule == "plateau":
-        return schedules.ReduceLROnPlateau(optimizer, factor=0.1, patience=max(0, plan.patience // 2 - 1))
+        patience, least = max(0, plan.patience // 2 - 1), plan.min_delta
+        return schedules.ReduceLROnPlateau(
+            optimizer, factor=0.1, patience=patience, threshold=least, threshold_mode="abs"
+        )
     return None
 
 

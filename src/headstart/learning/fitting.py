@@ -7,7 +7,7 @@ choose the strength and the temperature, or in epochs, where a tenth of it stops
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,7 @@ class Learned:
         matched: Class → the backbone's label whose row it was pulled towards.
         told: For the provenance: `head`, one line, and the figures that decided.
         findings: What a person should know of it.
-        again: The plan of the head with which more pictures are fitted the same way: one strength, or a number of
-            epochs.
+        best: The strength, or the number of epochs, with which more pictures are fitted the same way.
     """
 
     head: Head
@@ -70,7 +69,7 @@ class Learned:
     matched: Mapping[str, str]
     told: Mapping[str, Any]
     findings: tuple[Finding, ...]
-    again: HeadPlan
+    best: float
 
 
 def learn(
@@ -102,17 +101,17 @@ def learn(
 
 
 def refit(
-    material: Material, backbone: Backbone, plan: Plan, again: HeadPlan, rows: Integers, progress: Progress = silence
+    material: Material, backbone: Backbone, plan: Plan, best: float, rows: Integers, progress: Progress = silence
 ) -> Head:
-    """Fit a head on these rows as `learn` found best, with nothing left to choose."""
+    """Fit a head on these rows with the strength, or for the epochs, that `learn` found best."""
     progress("Refitting on all pictures", 0, 1)
-    if again.in_epochs:
+    if plan.head.in_epochs:
         nothing = np.array([], dtype=np.int64)
-        used = descent.Rows(rows, nothing, nothing)
-        head = descent.fit(material.values, material.truth, len(material.classes), used, again, plan.seed).head
+        used = descent.Rows(rows, nothing, nothing, until=int(best))
+        head = descent.fit(material.values, material.truth, len(material.classes), used, plan.head, plan.seed).head
     else:
-        problem = _problem(material, _prior(material, backbone, again, rows), again, rows)
-        head = problem.head(problem.fit(again.l2[0], iterations=again.max_iterations))
+        problem = _problem(material, _prior(material, backbone, plan.head, rows), plan.head, rows)
+        head = problem.head(problem.fit(best, iterations=plan.head.max_iterations))
     progress("Refitting on all pictures", 1, 1)
     return head
 
@@ -153,7 +152,7 @@ def _learn_to_the_end(
                 "With two or more training pictures in most classes both are chosen from the data.",
             )
         ),
-        replace(plan.head, l2=(strength,)),
+        strength,
     )
 
 
@@ -173,9 +172,8 @@ def _learn_in_epochs(
         progress=progress,
         listen=listen,
     )
-    enough = len(rows.watched) >= calibration.FEWEST
     temperature = 1.0
-    if enough:
+    if len(rows.watched) >= calibration.FEWEST:
         logits = fit.head.logits(material.values[rows.watched, 0])
         temperature, _ = calibration.fit_temperature(logits, material.truth[rows.watched])
     layers = " → ".join(str(width) for width in (*plan.head.hidden, len(material.classes)))
@@ -191,24 +189,28 @@ def _learn_in_epochs(
             "stopped_early": len(fit.history) < plan.head.epochs,
             "watched": len(rows.watched),
         },
-        (
-            *found(
-                "watched-validation",
-                "warning",
-                "the validation pictures decided when to stop and at which temperature, so their figures flatter",
-                [f"epoch {fit.best}"] if plan.head.watch == "validation" else [],
-                "With head.watch=training a tenth of the training part decides instead.",
-            ),
-            *found(
-                "too-few-to-watch",
-                "warning",
-                f"{len(rows.watched)} picture(s) can be watched, too few for a temperature; the probabilities are not "
-                "calibrated",
-                [] if enough else ["temperature 1"],
-                "With ten or more training pictures in most classes it comes from the data.",
-            ),
+        _remarks(plan, len(rows.watched)),
+        fit.best,
+    )
+
+
+def _remarks(plan: Plan, watched: int) -> tuple[Finding, ...]:
+    """Return what a person should know of what stopped the epochs and gave the temperature."""
+    return (
+        *found(
+            "watched-validation",
+            "warning",
+            "the validation pictures decided when to stop and at which temperature, so their figures flatter",
+            [f"{watched} pictures"] if plan.head.watch == "validation" else [],
+            "With head.watch=training a tenth of the training part decides instead.",
         ),
-        replace(plan.head, epochs=fit.best),
+        *found(
+            "too-few-to-watch",
+            "warning",
+            f"{watched} picture(s) can be watched, too few for a temperature; the probabilities are not calibrated",
+            ["temperature 1"] if watched < calibration.FEWEST else [],
+            "With ten or more training pictures in most classes it comes from the data.",
+        ),
     )
 
 
@@ -216,14 +218,31 @@ def _watch(material: Material, plan: Plan) -> descent.Rows:
     parts = material.parts
     if plan.head.watch == "validation":
         if not len(parts.validation):
-            raise ConfigError(
-                "head.watch is 'validation', but the split that the data brings has no validation part.",
-                "With head.watch=training a tenth of the training part is watched.",
-            )
+            raise _no_validation()
         return descent.Rows(parts.train, parts.validation, parts.validation)
     dataset, groups = material.dataset.select(parts.train), material.groups[parts.train]
-    held = splits.folds(dataset, groups, WATCHED, plan.seed) == 0
+    fold = splits.folds(dataset, groups, WATCHED, plan.seed)
+    sizes = np.bincount(fold[fold >= 0], minlength=WATCHED)
+    held = fold == np.argmin(np.abs(sizes - len(fold) / WATCHED))  # a large group may have made one of them too large
     return descent.Rows(parts.train[~held], parts.train[held], _shown(material))
+
+
+def check(dataset: Dataset, plan: Plan) -> None:
+    """Find out, before any encoding, whether the plan asks for a part that there is not.
+
+    Raises:
+        ConfigError: It watches the validation part, and the data bring a split without one.
+    """
+    given = {sample.split for sample in dataset} - {None, "train"}
+    if plan.head.in_epochs and plan.head.watch == "validation" and given and "validation" not in given:
+        raise _no_validation()
+
+
+def _no_validation() -> ConfigError:
+    return ConfigError(
+        "head.watch is 'validation', but the split that the data brings has no validation part.",
+        "With head.watch=training a tenth of the training part is watched.",
+    )
 
 
 def _shown(material: Material) -> Integers:

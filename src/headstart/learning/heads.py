@@ -70,15 +70,19 @@ class Head(nn.Sequential):
         """Return an empty head of this shape.
 
         Raises:
-            ValueError: It describes no head.
+            ValueError: It describes no head; `KeyError` and `TypeError` where something is missing or of a wrong type.
         """
         if described["kind"] not in ("linear", "multilayer"):
             raise ValueError(f"there is no head of the kind {described['kind']!r}")
-        hidden, dropout = described.get("hidden", []), float(described.get("dropout", 0.0))
-        widths = [described["features"], classes, *hidden]
-        if not all(isinstance(width, int) and 0 < width < 2**20 for width in widths) or not 0 <= dropout < 1:
-            raise ValueError(f"{dict(described)!r} is no head of {classes} classes")
-        return cls(widths[0], classes, hidden, dropout=dropout, batch_norm=bool(described.get("batch_norm", False)))
+        shape: dict[str, Any] = {"hidden": [], "dropout": 0.0, "batch_norm": False}
+        if described["kind"] == "multilayer":
+            shape = {name: described[name] for name in shape}
+        hidden, dropout, batch_norm = shape["hidden"], float(shape["dropout"]), shape["batch_norm"]
+        widths = [described["features"], classes, *(hidden if isinstance(hidden, list) else [None])]
+        sizes = all(type(width) is int and 0 < width < 2**20 for width in widths)
+        if not (sizes and 0 <= dropout < 1 and isinstance(batch_norm, bool)):
+            raise ValueError(f"{dict(described)!r} describes no head of {classes} classes")
+        return cls(widths[0], classes, hidden, dropout=dropout, batch_norm=batch_norm)
 
     @torch.inference_mode()
     def logits(self, features: Floats) -> Floats:

@@ -174,7 +174,8 @@ def load_classifier(directory: str | Path, encoder: EncoderConfig | None = None)
     try:
         classes = ClassNames(_checked(content["classes"], list))
         preprocess = Preprocess.from_dict(content["preprocess"])
-        empty = Head.from_description(content["head"], len(classes))
+        with torch.device("meta"):  # a forged description takes no memory
+            empty = Head.from_description(content["head"], len(classes))
         temperature = float(content["temperature"])
         name = _checked(content["backbone"]["name"], str)
         arguments = _checked(content["backbone"]["arguments"], dict)
@@ -266,7 +267,7 @@ def _fill(head: Head, state: Mapping[str, Tensor], path: Path) -> Head:
             raise ArtifactError(f"{path}: {key} is {found}; {expected}.")
         if not torch.isfinite(state[key]).all():
             raise ArtifactError(f"{path}: {key} holds numbers that are not finite.")
-    head.load_state_dict(dict(state))
+    head.load_state_dict(dict(state), assign=True)
     return head.eval().requires_grad_(False)
 
 

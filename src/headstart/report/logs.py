@@ -1,6 +1,6 @@
 """The steps of a fit and its final figures → TensorBoard or MLflow, for those who ask for it; the only door to both.
 
-Numbers and settings are logged, no pictures and no names of files. Where the logging itself fails in the middle, it
+Numbers and settings are logged, no pictures and none of their names. Where the logging itself fails in the middle, it
 ends with a warning and the training goes on.
 """
 
@@ -10,6 +10,7 @@ import datetime
 import importlib
 import math
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,16 +40,21 @@ class Log(Protocol):
 
 
 class Logs:
-    """Several logs, heard by none of which another suffers."""
+    """Several logs; where one fails, neither the others nor the training suffer."""
 
-    def __init__(self, logs: Sequence[Log]) -> None:
-        """Keep the logs."""
-        self._logs = list(logs)
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._logs: list[Log] = []
+        self._failed: list[Log] = []
 
     @property
     def places(self) -> list[str]:
         """What to open to see them."""
         return [log.place for log in self._logs]
+
+    def add(self, log: Log) -> None:
+        """Write to this one too."""
+        self._logs.append(log)
 
     def listen(self, step: Step) -> None:
         """Log a step of the fit."""
@@ -63,16 +69,22 @@ class Logs:
     def close(self, completed: bool) -> None:
         """Finish them all."""
         for log in self._logs:
-            log.close(completed)
+            try:
+                log.close(completed and log not in self._failed)
+            except Exception as error:  # the training is done, and worth more
+                warnings.warn(_discreet(f"{log.place} could not be closed: {error}."), stacklevel=2)
 
     def _write(self, figures: Mapping[str, float], step: int) -> None:
         finite = {name: value for name, value in figures.items() if math.isfinite(value)}
-        for log in list(self._logs):
+        for log in self._logs:
+            if log in self._failed:
+                continue
             try:
                 log.write(finite, step)
             except Exception as error:  # whatever a client raises, the training is worth more
-                self._logs.remove(log)
-                warnings.warn(f"Logging to {log.place} ended: {type(error).__name__}: {error}.", stacklevel=2)
+                self._failed.append(log)
+                text = f"Logging to {log.place} ended: {type(error).__name__}: {error}."
+                warnings.warn(_discreet(text), stacklevel=2)
 
 
 @contextmanager
@@ -90,9 +102,10 @@ def opened(kinds: Sequence[str], plan: Plan, out: Path) -> Iterator[Logs]:
         StorageError: TensorBoard's folder cannot be written.
     """
     check(kinds)
-    logs = Logs([_KINDS[kind](plan, out) for kind in dict.fromkeys(kinds)])
-    completed = False
+    logs, completed = Logs(), False
     try:
+        for kind in dict.fromkeys(kinds):
+            logs.add(_KINDS[kind](plan, out))
         yield logs
         completed = True
     finally:
@@ -146,7 +159,7 @@ class _MlFlow:
     def __init__(self, plan: Plan, out: Path) -> None:
         mlflow = _import("mlflow")
         address = mlflow.get_tracking_uri()
-        self.place = f"MLflow at {address}, experiment headstart"
+        self.place = _discreet(f"MLflow at {address}, experiment headstart")
         try:
             self._client = mlflow.MlflowClient(address)
             known = self._client.get_experiment_by_name("headstart")
@@ -156,7 +169,7 @@ class _MlFlow:
                 self._client.log_param(self._run, name, value)
         except Exception as error:  # MLflow's own, its HTTP library's, a missing database driver
             raise ConfigError(
-                f"MLflow cannot log to {address}: {str(error).strip().partition(chr(10))[0]}",
+                _discreet(f"MLflow cannot log to {address}: {str(error).strip().partition(chr(10))[0]}"),
                 "MLFLOW_TRACKING_URI names the server, e.g. http://127.0.0.1:5000, which `mlflow server` starts.",
             ) from error
 
@@ -165,10 +178,7 @@ class _MlFlow:
             self._client.log_metric(self._run, name, value, step=step)
 
     def close(self, completed: bool) -> None:
-        try:
-            self._client.set_terminated(self._run, "FINISHED" if completed else "FAILED")
-        except Exception as error:  # the training is done, and worth more
-            warnings.warn(f"{self.place}: the run could not be ended: {error}.", stacklevel=2)
+        self._client.set_terminated(self._run, "FINISHED" if completed else "FAILED")
 
 
 _KINDS: Mapping[str, Any] = {"tensorboard": _TensorBoard, "mlflow": _MlFlow}
@@ -176,6 +186,11 @@ _KINDS: Mapping[str, Any] = {"tensorboard": _TensorBoard, "mlflow": _MlFlow}
 
 def _name(out: Path) -> str:
     return f"{out.name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+
+
+def _discreet(text: str) -> str:
+    """Return the text without the user names and passwords that addresses may hold."""
+    return re.sub(r"//[^/@\s]*@", "//…@", text)
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
