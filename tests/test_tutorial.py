@@ -478,14 +478,16 @@ def test_a_log_whose_client_is_not_installed_says_how_to_install_it(
     assert not (tmp_path / "cache-of-this-test").exists()
 
 
+def refuse_connections(*_: object) -> None:
+    """Answer as a machine on which nobody listens: a client closes its socket then, which it would not otherwise."""
+    raise ConnectionRefusedError("Connection refused")
+
+
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9", "nowhere://at/all"])
 def test_a_tracking_server_that_cannot_be_reached_is_said_before_anything_is_encoded(
     run: Run, photos: Path, tmp_path: Path, tracked: object, monkeypatch: pytest.MonkeyPatch, address: str
 ):
-    def refuse(*_: object) -> None:
-        raise ConnectionRefusedError("Connection refused")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse_connections)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     ran = run("train", photos, "--out", tmp_path / "model", *TUTORIAL, "--log", "mlflow")
@@ -509,10 +511,14 @@ def test_no_name_of_a_picture_is_logged(run: Run, photos: Path, tmp_path: Path, 
 def test_a_log_that_cannot_be_closed_costs_no_training(
     run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def refuse(*_: Any, **__: Any) -> None:
+    writer = importlib.import_module("tensorboardX").SummaryWriter
+    close = writer.close
+
+    def refuse(self: Any) -> None:
+        close(self)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(importlib.import_module("tensorboardX").SummaryWriter, "close", refuse)
+    monkeypatch.setattr(writer, "close", refuse)
     ran = run("train", photos, "--out", tmp_path / "model", *TUTORIAL, "--log", "tensorboard")
     assert ran.code == 0
     assert "could not be closed" in ran.err
@@ -544,6 +550,7 @@ def test_a_second_log_that_cannot_be_opened_ends_the_first(
 def test_passwords_in_an_address_are_not_printed(
     run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr(socket.socket, "connect", refuse_connections)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:s3cret@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     ran = run("train", photos, "--out", tmp_path / "model", *TUTORIAL, "--log", "mlflow")
