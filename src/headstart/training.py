@@ -219,8 +219,8 @@ def _describe_data(material: Material) -> dict[str, Any]:
 
 def _describe_training(material: Material, learned: Learned, plan: Plan, rows: Integers) -> dict[str, Any]:
     refitted = len(rows) > len(material.parts.train)
-    stopped = plan.head.in_epochs and plan.head.watch == "training"
-    aside = f", {learned.told['watched']} of them only to stop it" if stopped else ""
+    watched = learned.told["watched"] if plan.head.in_epochs and plan.head.watch == "training" else 0
+    aside = f", {watched} of them only to stop it" if watched else ""
     return {
         **learned.told,
         "fitted_on": f"{len(rows)} training and validation pictures"
