@@ -752,3 +752,38 @@ def test_the_pictures_of_the_demo_come_with_their_labels(tmp_path: Path):
     assert (len(labelled), labelled.classes) == (1500, tuple("0123456789"))
     assert len(sources.read(data.new, data.truth)) == demo.NEW == 297
     assert not {file.read_bytes() for file in data.new.iterdir()} & {s.path.read_bytes() for s in labelled}
+
+
+def test_stored_figures_are_those_of_the_training(run: Run, model_folder: Path):
+    stored = json.loads((model_folder / "evaluation.json").read_text())
+    assert json.loads(run("evaluate", model_folder, "--json").out) == stored
+    accuracy = stored["validation"]["overall"]["accuracy"][0]
+    assert f"Accuracy {100 * accuracy:.2f} %, loss " in run("evaluate", model_folder).out
+
+
+def test_flags_that_stored_figures_would_not_heed_are_refused(run: Run, model_folder: Path, tmp_path: Path):
+    for flags in (("--plots", tmp_path / "plots"), ("--split", "test"), ("--precision", "f32")):
+        ran = run("evaluate", model_folder, *flags)
+        assert ran.code == 2
+        assert "Without pictures" in ran.err
+
+
+def test_a_model_without_figures_says_how_to_get_some(run: Run, tmp_path: Path):
+    (tmp_path / "model").mkdir()
+    ran = run("evaluate", tmp_path / "model")
+    assert ran.code == 1
+    assert "headstart evaluate MODEL DATA" in ran.err
+
+
+def test_first_rows_are_those_of_the_table_or_of_the_pictures(run: Run, photos: Path, tmp_path: Path):
+    table = write_table(tmp_path / "sample.csv", "id,a,b,c,d,e,f,g", *(f"x{row},1,2,3,4,5,6,7" for row in range(9)))
+    ran = run("show", table, "--rows", "2")
+    assert ran.out.splitlines()[0].split() == ["id", "a", "b", "c", "d", "e"]
+    assert ran.out.splitlines()[-1] == "(2 of 9 rows, 2 more columns)"
+    assert "ash/ash_00.png" in run("show", photos, "--rows", "3").out
+
+
+def test_one_picture_can_be_shown(run: Run, photos: Path, tmp_path: Path):
+    out = tmp_path / "one.png"
+    assert run("show", photos / "ash" / "ash_00.png", "--out", out).code == 0
+    assert out.is_file()

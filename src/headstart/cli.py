@@ -244,6 +244,11 @@ def evaluate(
     from headstart.report import run, summary
 
     if not source.named:
+        if split is not None or plots is not None or any(engine.flags.values()):
+            raise ConfigError(
+                "Without pictures the stored figures are printed; --split, --plots and the engine go with pictures.",
+                "headstart evaluate MODEL DATA",
+            )
         figures = run.read_evaluation(model)
         terminal.print_json(figures) if as_json else _print_parts(figures)
         return
