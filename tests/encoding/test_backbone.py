@@ -376,3 +376,14 @@ def test_safetensors_with_the_names_of_keras_name_what_is_missing(tmp_path: Path
     save_file({"conv2d/kernel:0": torch.zeros(3, 3, 3, 32), "conv2d/bias:0": torch.zeros(32)}, file)
     with pytest.raises(BackboneError, match=r"conv1\.0\.weight is missing.*and \d+ more"):
         backbones.load("test_resnet", str(file))
+
+
+@pytest.mark.parametrize("name", ["lite0", "lite2"])
+def test_how_pictures_are_wanted_is_known_without_the_weights(name: str):
+    assert backbones.preprocessing(name) == backbones.load(name).preprocess
+    assert backbones.preprocessing(name, 331, "squash") == backbones.load(name, size=331, resize="squash").preprocess
+
+
+def test_how_an_absent_network_wants_its_pictures_needs_no_network():
+    wanted = backbones.preprocessing("inception_resnet_v2", 331)
+    assert (wanted.size, wanted.crop, wanted.mean) == (331, 0.8975, (0.5, 0.5, 0.5))
