@@ -13,7 +13,7 @@ from scipy.special import softmax
 
 from headstart.config import HeadConfig, HeadPlan, resolve_head
 from headstart.errors import ConfigError
-from headstart.learning import descent
+from headstart.learning import calibration, descent
 from headstart.learning.descent import Descent, Rows
 from headstart.learning.heads import Head, Step, loss_and_accuracy
 
@@ -235,6 +235,14 @@ def test_the_weights_of_the_best_epoch_are_those_of_a_fit_that_ends_there():
     fitted = fit(plan(**settings), data)
     rows = Rows(np.flatnonzero(np.arange(len(data[1])) % 6 > 1), NONE, NONE)
     assert same(fit(plan(**settings | {"epochs": fitted.best}), data, rows).head, fitted.head)
+
+
+def test_the_watched_loss_of_many_rows_is_that_after_temperature_scaling():
+    features, truth = clouds(rows=240, spread=4)
+    fitted = fit(plan(**NOISY), (features, truth))
+    watched = np.flatnonzero(np.arange(len(truth)) % 6 == 1)
+    _, loss = calibration.fit_temperature(fitted.head.logits(features[watched, 0]), truth[watched])
+    assert fitted.history[fitted.best - 1].watched_loss == pytest.approx(loss, rel=1e-4)
 
 
 def test_without_watched_rows_all_epochs_run():

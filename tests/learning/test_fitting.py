@@ -170,7 +170,7 @@ def test_watching_validation_watches_it_all_and_says_that_it_flatters(asked: lis
     (rows,) = asked
     assert rows.learned.tolist() == given.parts.train.tolist()
     assert rows.watched.tolist() == given.parts.validation.tolist()
-    assert [step.watched_loss for step in learned.history] == [step.validation_loss for step in learned.history]
+    assert all(step.watched_loss <= step.validation_loss for step in learned.history)  # scaled by a temperature
     finding = found(learned, "watched-validation")
     assert finding is not None
     assert finding.names == (f"{learned.told['watched']} pictures",)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from headstart.config import HeadPlan
 from headstart.errors import ConfigError
+from headstart.learning import calibration
 from headstart.learning.checkpoint import Checkpoint
 from headstart.learning.heads import Head, Listener, Step, ignore, loss_and_accuracy
 from headstart.records import Floats, Integers, Progress, silence
@@ -158,7 +159,7 @@ class _Run:
                 loss = self._loss(self.head(self.features[order[part], views[part]]), self.truth[order[part]])
                 torch.autograd.backward(loss)
                 self.optimizer.step()
-        watched, _ = self._measure(self.watched)
+        watched = self._watched_loss()
         step = Step(number, *self._measure(self.learned), *self._measure(self.shown), watched, rate)
         losses = (step.train_loss, *([watched] if len(self.watched) else []))
         if wrong := [loss for loss in losses if not math.isfinite(loss)]:
@@ -211,6 +212,19 @@ class _Run:
             self.schedule.load_state_dict(told["schedule"])
         self.history = [Step(*step) for step in told["history"]]
         self.best_epoch, self.best_loss = told["best"]
+
+    @torch.no_grad()
+    def _watched_loss(self) -> float:
+        """Return the watched loss after temperature scaling, as the head will be used; of a few rows as it is.
+
+        Without it the epochs end when the head becomes too sure of itself, although it still becomes better.
+        """
+        if len(self.watched) < calibration.FEWEST:
+            return self._measure(self.watched)[0]
+        scores = self.head.eval()(self.features[self.watched, 0])
+        if not torch.isfinite(scores).all():
+            return math.nan
+        return calibration.fit_temperature(scores.numpy(), self.truth[self.watched].numpy())[1]
 
     def _loss(self, scores: Tensor, truth: Tensor) -> Tensor:
         each = nn.functional.cross_entropy(scores, truth, reduction="none")

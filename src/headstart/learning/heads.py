@@ -111,7 +111,8 @@ class Step:
         train_accuracy: Of the same.
         validation_loss: Of the rows that measure, to be looked at; NaN where there are none.
         validation_accuracy: Of the same.
-        watched_loss: Of the rows that stop the epochs; NaN where nothing does.
+        watched_loss: Of the rows that stop the epochs, after temperature scaling where they are enough for it; NaN
+            where nothing stops them.
         learning_rate: Of the epoch; NaN where there is none.
         seconds: That it took.
     """
