@@ -244,9 +244,9 @@ def evaluate(
     from headstart.report import run, summary
 
     if not source.named:
-        if split is not None or plots is not None or any(engine.flags.values()):
+        if split is not None or plots is not None or no_cache or source != Source() or engine != Engine():
             raise ConfigError(
-                "Without pictures the stored figures are printed; --split, --plots and the engine go with pictures.",
+                "Without pictures the stored figures are printed; the flags that were given go with pictures.",
                 "headstart evaluate MODEL DATA",
             )
         figures = run.read_evaluation(model)

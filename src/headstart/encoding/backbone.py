@@ -272,7 +272,11 @@ def _is_keras(file: Path) -> bool:
     with open(file, "rb") as stream:
         if stream.read(8) == b"\x89HDF\r\n\x1a\n":
             return True
-    return zipfile.is_zipfile(file) and any(name.endswith(".weights.h5") for name in zipfile.ZipFile(file).namelist())
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return any(name.endswith(".weights.h5") for name in archive.namelist())
+    except zipfile.BadZipFile:
+        return False
 
 
 def _first_global(file: Path, message: str) -> str:

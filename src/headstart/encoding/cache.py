@@ -202,7 +202,7 @@ def survey(cache: Path, *, verify: bool = False) -> list[ShardState]:
 def clear(cache: Path) -> None:
     """Remove stored features and the state of killed fits, and nothing else that may lie in the folder."""
     with storage_errors(cache / FITS, _HINT):
-        for path in (cache / FITS).glob("*.safetensors"):
+        for path in (cache / FITS).glob(f"{'[0-9a-f]' * 32}.safetensors"):
             path.unlink(missing_ok=True)
     for folder in (cache / "features").glob("*/"):
         with storage_errors(folder, _HINT):

@@ -71,7 +71,7 @@ class Checkpoint:
         content = save(tensors, {"state": state, "digest": _digest(tensors, state)})
         with storage_errors(self._path, "Make room, name another folder with HEADSTART_CACHE, or use --no-cache."):
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            remove_stale(self._path.parent, "*")
+            remove_stale(self._path.parent, ".*.safetensors.*.tmp")  # states stay: somebody may come back to them
             write_whole(self._path, content)
 
     def remove(self) -> None:

@@ -209,7 +209,7 @@ def _remarks(plan: Plan, watched: int) -> tuple[Finding, ...]:
             "warning",
             f"{watched} picture(s) can be watched, too few for a temperature; the probabilities are not calibrated",
             ["temperature 1"] if watched < calibration.FEWEST else [],
-            "With ten or more training pictures in most classes it comes from the data.",
+            "With some three hundred training pictures it comes from the data.",
         ),
     )
 
@@ -224,7 +224,13 @@ def _watch(material: Material, plan: Plan) -> descent.Rows:
     fold = splits.folds(dataset, groups, WATCHED, plan.seed)
     sizes = np.bincount(fold[fold >= 0], minlength=WATCHED)
     held = fold == np.argmin(np.abs(sizes - len(fold) / WATCHED))  # a large group may have made one of them too large
-    return descent.Rows(parts.train[~held], parts.train[held], _shown(material))
+    learned = parts.train[~held]
+    if len(learned) < 2:
+        raise ConfigError(
+            f"{len(learned)} picture(s) would be learned from; epochs need two.",
+            "Give more training pictures, or leave the recipe and the optimizer away.",
+        )
+    return descent.Rows(learned, parts.train[held], _shown(material))
 
 
 def check(dataset: Dataset, plan: Plan) -> None:

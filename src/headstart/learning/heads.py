@@ -79,7 +79,7 @@ class Head(nn.Sequential):
             shape = {name: described[name] for name in shape}
         hidden, dropout, batch_norm = shape["hidden"], float(shape["dropout"]), shape["batch_norm"]
         widths = [described["features"], classes, *(hidden if isinstance(hidden, list) else [None])]
-        sizes = all(type(width) is int and 0 < width < 2**20 for width in widths)
+        sizes = len(widths) < 64 and all(type(width) is int and 0 < width < 2**20 for width in widths)
         if not (sizes and 0 <= dropout < 1 and isinstance(batch_norm, bool)):
             raise ValueError(f"{dict(described)!r} describes no head of {classes} classes")
         return cls(widths[0], classes, hidden, dropout=dropout, batch_norm=batch_norm)
