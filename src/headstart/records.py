@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -216,6 +216,51 @@ class Preprocess:
 
 
 @dataclass(frozen=True, slots=True)
+class Looks:
+    """What can be seen of each picture at a glance, without knowing what it shows; row i belongs to `dataset[i]`.
+
+    Attributes:
+        figures: (N, len(FIGURES)) float32, columns as named in `FIGURES`; NaN in rows that could not be read.
+        thumbnails: (N, 32, 32) uint8, grey, the whole picture squashed to a square; zeros in rows that could not be.
+    """
+
+    figures: Floats
+    thumbnails: Pixels
+
+    FIGURES: ClassVar[tuple[str, ...]] = (
+        "width",  # pixels, upright
+        "height",
+        "bytes",  # of the file
+        "format",  # 0 JPEG, 1 PNG, … as `images.FORMATS` has them
+        "camera",  # a number for each make and model that EXIF names; 0 without
+        "dark",  # luma that 5 % of the pixels are darker than, 0 … 255
+        "luma",  # mean
+        "bright",  # luma that 5 % of the pixels are brighter than
+        "contrast",  # standard deviation of the luma
+        "sharpness",  # variance of the Laplacian over the variance of the luma, both at 256 px; 0 without contrast
+        "entropy",  # of the histogram of the luma in 64 steps, bits, 0 … 6
+        "border_red",  # mean of the outermost 2 % of the picture, 0 … 255
+        "border_green",
+        "border_blue",
+        "border_contrast",  # standard deviation of the luma of that border
+        "border_step",  # how far the luma of the border is from that of the ring just inside it
+    )
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return len(self.figures)
+
+    def figure(self, name: str) -> Floats:
+        """Return one column, (N,)."""
+        column: Floats = self.figures[:, self.FIGURES.index(name)]
+        return column
+
+    def select(self, rows: Integers) -> Looks:
+        """Return the looks of these rows."""
+        return Looks(self.figures[rows], self.thumbnails[rows])
+
+
+@dataclass(frozen=True, slots=True)
 class FeatureTable:
     """The backbone's features of a dataset: row i belongs to `dataset[i]`.
 
@@ -226,6 +271,7 @@ class FeatureTable:
         encoded: How many pictures were encoded now rather than taken from the cache.
         changed: Names of pictures whose bytes changed while they were being read.
         observations: What was remarked of single pictures: remark → names.
+        looks: What can be seen of each picture at a glance; None unless it was asked for.
     """
 
     values: Floats
@@ -234,6 +280,7 @@ class FeatureTable:
     encoded: int = 0
     changed: tuple[str, ...] = ()
     observations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    looks: Looks | None = None
 
 
 class Interval(NamedTuple):

@@ -47,19 +47,31 @@ _TURN = {  # EXIF orientation → what makes the picture upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange width and height
 _RESAMPLING = {name.lower(): value for name, value in Image.Resampling.__members__.items()}
+
+
+class Facts(NamedTuple):
+    """What a file says of its picture: width and height in pixels (upright), its format, and the camera EXIF names."""
+
+    width: int
+    height: int
+    format: str
+    camera: str
 
 
 class Picture(NamedTuple):
     """A decoded picture.
 
     Attributes:
-        pixels: (H, W, 3) uint8, upright.
+        pixels: (H, W, 3) uint8, upright; a JPEG may be smaller than its file says, see `decode`.
         remarks: What was noteworthy, from "many-frames", "sixteen-bit", "wrong-suffix".
+        facts: What the file says of it.
     """
 
     pixels: Pixels
     remarks: tuple[str, ...]
+    facts: Facts
 
 
 def read_bytes(path: Path) -> bytes:
@@ -122,7 +134,8 @@ def decode(
     remarks: list[str] = []
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_size(*image.size)
+            size = image.size
+            _check_size(*size)
             if getattr(image, "n_frames", 1) > 1:
                 remarks.append("many-frames")
             if suffix and _FORMAT_OF_SUFFIX.get(suffix.lower(), "JPEG") != str(image.format).replace("MPO", "JPEG"):
@@ -134,7 +147,11 @@ def decode(
             rgb, deep = _to_rgb(image, background)
             if deep:
                 remarks.append("sixteen-bit")
-            return Picture(np.asarray(_upright(image, rgb)), tuple(remarks))
+            orientation, camera = _exif(image)
+            upright = rgb if orientation not in _TURN else rgb.transpose(_TURN[orientation])
+            width, height = size[::-1] if orientation in _SIDEWAYS else size
+            facts = Facts(width, height, str(image.format).replace("MPO", "JPEG"), camera)
+            return Picture(np.asarray(upright), tuple(remarks), facts)
     except PictureError:
         raise
     except UnidentifiedImageError as error:
@@ -172,7 +189,7 @@ def load(data: bytes, preprocess: Preprocess, *, suffix: str = "") -> Picture:
         PictureError: See `decode`.
     """
     picture = decode(data, suffix=suffix, background=preprocess.background, side=preprocess.size)
-    return Picture(prepare(picture.pixels, preprocess), picture.remarks)
+    return picture._replace(pixels=prepare(picture.pixels, preprocess))
 
 
 def _check_size(width: int, height: int) -> None:
@@ -189,12 +206,14 @@ def _scale_transparency(image: Image.Image, data: bytes) -> None:
         image.info["transparency"] *= {2: 85, 4: 17}.get(depth, 1)
 
 
-def _upright(image: Image.Image, rgb: Image.Image) -> Image.Image:
+def _exif(image: Image.Image) -> tuple[int, str]:
+    """Return orientation (1: upright) and camera (make and model, "" if unknown) as EXIF has them."""
     try:
-        turn = _TURN.get(image.getexif().get(0x0112, 1))
-    except Exception:  # a broken EXIF block says nothing about the orientation, and the pixels are fine
-        return rgb
-    return rgb if turn is None else rgb.transpose(turn)
+        exif = image.getexif()
+        camera = " ".join(str(exif[tag]).strip("\0 ") for tag in (0x010F, 0x0110) if tag in exif)
+        return int(exif.get(0x0112, 1)), camera
+    except Exception:  # a broken EXIF block says nothing, and the pixels are fine
+        return 1, ""
 
 
 def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> tuple[Image.Image, bool]:
