@@ -30,6 +30,22 @@ def slow_ece(probabilities: np.ndarray, truth: np.ndarray, bins: int = 15) -> fl
     return total
 
 
+def pooled(groups: int, rows: int, share: float, generator: np.random.Generator, alike: float = 0.5) -> np.ndarray:
+    """Return (groups, rows) hits, of which two of one group have the correlation `alike`."""
+    common, own = generator.random((groups, 1)) < share, generator.random((groups, rows)) < share
+    return np.where(generator.random((groups, rows)) < np.sqrt(alike), common, own)
+
+
+def slow_risks(confidence: np.ndarray, correct: np.ndarray) -> list[float]:
+    """Return the error among the n most confident rows, n = 1 … N, from many random orders of equals."""
+    generator, rounds = np.random.default_rng(0), 2000 if len(set(confidence)) < len(confidence) else 1
+    total = np.zeros(len(correct))
+    for _ in range(rounds):
+        order = sorted(range(len(correct)), key=lambda row: (-confidence[row], generator.random()))
+        total += [1 - correct[order[: n + 1]].mean() for n in range(len(order))]
+    return list(total / rounds)
+
+
 def test_accuracy_is_that_of_scikit_learn():
     said, truth = simulated()
     assert metrics.accuracy(said, truth) == pytest.approx(reference.accuracy_score(truth, said.argmax(axis=1)))
@@ -177,6 +193,82 @@ def test_the_accuracy_interval_holds_the_true_value_as_often_as_it_says():
     assert 184 <= held <= 196
 
 
+@pytest.mark.parametrize("accuracy", [0.7, 0.87, 0.97])
+@pytest.mark.parametrize(("rows", "grouped"), [(n, g) for n in (100, 400, 1700) for g in (1, 4)])
+def test_the_accuracy_interval_of_a_split_holds_that_of_the_pool(rows: int, grouped: int, accuracy: float):
+    generator = np.random.default_rng(3)
+    pool = pooled(100_000, grouped, accuracy, generator)
+    groups = np.repeat(np.arange(rows // grouped), grouped)
+    splits = (generator.choice(len(pool), rows // grouped, replace=False) for _ in range(200))
+    intervals = [metrics.share_interval(pool[split].ravel(), groups) for split in splits]
+    assert 184 <= sum(low <= pool.mean() <= high for _, low, high in intervals) <= 196
+
+
+@pytest.mark.parametrize("alike", [0.0, 0.3, 0.6])
+def test_few_groups_do_not_promise_too_much(alike: float):
+    generator = np.random.default_rng(4)
+    pool = pooled(100_000, 4, 0.8, generator, alike)
+    splits = generator.integers(0, len(pool), (1000, 15))
+    intervals = [metrics.share_interval(pool[split].ravel(), np.repeat(np.arange(15), 4)) for split in splits]
+    assert sum(low <= pool.mean() <= high for _, low, high in intervals) > 930
+
+
+def test_the_interval_of_independent_rows_is_wilsons():
+    hits = np.arange(30) < 21
+    wanted = (0.7, *metrics.wilson(0.7, 30))
+    assert metrics.share_interval(hits) == pytest.approx(wanted)
+    assert metrics.share_interval(hits, 100 - np.arange(30)) == pytest.approx(wanted)
+    assert metrics.share_interval(hits.astype(float)) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("units", [3, 12, 200])
+@pytest.mark.parametrize("copies", [2, 7])
+def test_copies_are_worth_one_row(units: int, copies: int):
+    hits = np.random.default_rng(0).random(units) < 0.8
+    hits[:2] = True, False
+    grouped = metrics.share_interval(np.repeat(hits, copies), np.repeat(np.arange(units), copies))
+    assert grouped == pytest.approx(metrics.share_interval(hits))
+
+
+@pytest.mark.parametrize("share", [0, 1])
+def test_where_nothing_varies_each_group_counts_once(share: int):
+    groups = np.array([0, 0, 0, 1, 2, 2])
+    wanted = (share, *metrics.wilson(share, 3))
+    assert metrics.share_interval(np.full(6, share), groups) == pytest.approx(wanted)
+
+
+def test_rows_are_never_worth_more_than_their_number():
+    hits = np.tile([True, False], 50)  # the same in every group: between the groups nothing varies
+    assert metrics.share_interval(hits, np.arange(100) // 2) == pytest.approx((0.5, *metrics.wilson(0.5, 100)))
+
+
+def test_one_group_tells_as_much_as_one_row():
+    assert metrics.share_interval(np.arange(10) < 7, np.zeros(10)) == pytest.approx((0.7, *metrics.wilson(0.7, 1)))
+
+
+def test_the_more_alike_the_rows_of_a_group_the_wider_the_interval():
+    pools = [pooled(100, 4, 0.8, np.random.default_rng(5), alike) for alike in (0.0, 0.5, 1.0)]
+    found = [metrics.share_interval(pool.ravel(), np.repeat(np.arange(100), 4)) for pool in pools]
+    widths = [high - low for _, low, high in found]
+    assert widths == sorted(widths)
+    assert widths[2] > 1.5 * widths[0]
+
+
+def test_no_rows_say_nothing():
+    value, low, high = metrics.share_interval(np.zeros(0, dtype=bool), np.zeros(0, dtype=np.int64))
+    assert np.isnan(value)
+    assert (low, high) == (0, 1)
+
+
+def test_shares_among_the_figures_have_the_interval_of_shares():
+    said, truth = simulated(classes=8)
+    groups = np.arange(300) // 3
+    right, own = said.argmax(axis=1) == truth, truth == 2
+    assert metrics.overall_intervals(said, truth, groups, 20)["accuracy"] == metrics.share_interval(right, groups)
+    recall = metrics.class_intervals(said, truth, groups, 20)[2]["recall"]
+    assert recall == metrics.share_interval(right[own], groups[own])
+
+
 @pytest.mark.parametrize("name", ["accuracy", "top5_accuracy", "macro_f1"])
 def test_fourteen_of_fourteen_right_is_not_certainty(name: str):
     truth = np.arange(14) % 7
@@ -237,3 +329,44 @@ def test_a_perfect_precision_is_not_doubted_for_resamples_without_the_class():
     value, low, _ = metrics.class_intervals(np.eye(3)[truth], truth)[1]["precision"]
     assert value == 1
     assert low == pytest.approx(metrics.wilson(1.0, 3)[0])
+
+
+@pytest.mark.parametrize(("levels", "tolerance"), [(None, 1e-9), (5, 0.03)])
+def test_risk_at_every_share_is_that_of_a_slow_loop(levels: int | None, tolerance: float):
+    generator = np.random.default_rng(0)
+    confidence = generator.random(40) if levels is None else generator.integers(0, levels, 40) / levels
+    correct = generator.random(40) < 0.3 + 0.7 * confidence
+    wanted = slow_risks(confidence, correct)
+    shares, errors = zip(*metrics.risk_coverage(confidence, correct), strict=True)
+    assert shares == pytest.approx([n / 40 for n in range(1, 41)])
+    assert errors == pytest.approx(wanted, abs=tolerance)
+    assert metrics.aurc(confidence, correct) == pytest.approx(np.mean(wanted), abs=tolerance)
+
+
+@pytest.mark.parametrize("rows", [50, 99, 1234])
+def test_a_risk_coverage_curve_has_fifty_even_points_and_ends_at_the_error_of_all(rows: int):
+    generator = np.random.default_rng(1)
+    confidence, correct = generator.random(rows), generator.random(rows) < 0.8
+    curve = metrics.risk_coverage(confidence, correct)
+    assert [share for share, _ in curve] == pytest.approx(np.arange(1, 51) / 50, abs=1 / rows)
+    assert curve[-1] == pytest.approx((1, 1 - correct.mean()))
+
+
+def test_the_order_of_equally_confident_rows_decides_nothing():
+    confidence, correct = np.full(20, 0.5), np.arange(20) < 15
+    curve = metrics.risk_coverage(confidence, correct)
+    assert curve == metrics.risk_coverage(confidence, correct[::-1])
+    assert {error for _, error in curve} == {0.25}
+
+
+def test_a_confidence_that_knows_its_errors_has_the_smallest_area():
+    correct = np.arange(100) < 80
+    best, none, worst = (metrics.aurc(c, correct) for c in (-np.arange(100.0), np.ones(100), np.arange(100.0)))
+    assert best < none < worst
+    assert none == pytest.approx(0.2)
+
+
+def test_without_rows_there_is_no_curve():
+    nothing = np.zeros(0)
+    assert metrics.risk_coverage(nothing, nothing > 0) == ()
+    assert np.isnan(metrics.aurc(nothing, nothing > 0))

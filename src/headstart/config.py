@@ -71,10 +71,17 @@ class EncoderConfig:
 
 @dataclass(frozen=True, slots=True)
 class SplitConfig:
-    """How much is held out to measure."""
+    """What is held out to measure."""
 
     validation: float = _setting(0.2, "share of each class held out, where the data brings no split", 0.01, 0.9)
-    folds: int = _setting(5, "folds of the training part that choose the strength and the temperature", 2, 50)
+    folds: int = _setting(
+        0, "cross-validation: so many folds are held out in turn and every picture is measured; 0: one share", 0, 50
+    )
+    repeats: int = _setting(1, "how often that is done, each time with other pictures held out", 1, 100)
+    copies: Literal["together", "apart"] = _setting("together", "near-duplicates: on one side of a split, or wherever")
+    look_alikes: Literal["if-it-matters", "together", "apart"] = _setting(
+        "if-it-matters", "further photographs of one thing: on one side of a split if else the figures would flatter"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +101,7 @@ class HeadConfig:
     prior: Literal["auto", "names", "none"] = _setting(
         "auto", "lbfgs: names pulls towards pre-trained rows of the same name; auto: names"
     )
+    folds: int = _setting(5, "lbfgs: folds of the training part that choose the strength", 2, 50)
     max_iterations: int = _setting(200, "lbfgs: iterations at most, per strength", 1, 100_000)
     dropout: float | Auto = _setting(
         "auto", "epochs: share of units dropped before the last hidden layer; auto: 0.5, or 0 without one", 0, 0.99
@@ -117,6 +125,19 @@ class HeadConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class CalibrationConfig:
+    """What is made of logits, and at which rates; of methods, "best" is the one that wins on held-out training pictures."""
+
+    scaling: Literal["best", "temperature", "vector"] = _setting("best", "of the logits: one number, or two a class")
+    sets: Literal["lac", "aps"] = _setting("lac", "conformal sets: lac, the smallest; aps, larger for hard pictures")
+    level: float = _setting(0.9, "share of pictures whose set shall hold the true class", 0.5, 0.999)
+    unknown: Literal["best", "energy", "neighbours", "mahalanobis", "none"] = _setting(
+        "best", "what tells a picture of none of the classes; none: nothing is ever refused"
+    )
+    refused: float = _setting(0.05, "share of pictures of the classes that may be refused wrongly", 0.001, 0.5)
+
+
+@dataclass(frozen=True, slots=True)
 class TrainConfig:
     """What the user asks of `train`; every field has a default."""
 
@@ -125,6 +146,7 @@ class TrainConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     seed: int = _setting(0, "of every random choice", 0, 2**32 - 1)
     refit: bool | Auto = _setting(
         "auto", "after measuring, fit once more on training and validation pictures together; auto: the recipe's"
@@ -165,6 +187,7 @@ class HeadPlan:
     class_weight: Literal["none", "balanced"]
     l2: tuple[float, ...]
     prior: Literal["names", "none"]
+    folds: int
     max_iterations: int
     dropout: float
     batch_norm: bool
@@ -193,6 +216,7 @@ class Plan:
     encoder: EncoderPlan
     split: SplitConfig
     head: HeadPlan
+    calibration: CalibrationConfig
     seed: int
     refit: bool
 
@@ -231,12 +255,15 @@ def resolve(config: TrainConfig, preprocess: Preprocess, encoder: EncoderPlan) -
         ConfigError: Settings of the head that exclude each other.
     """
     config = apply_recipe(config)
+    if config.split.folds == 1:
+        raise ConfigError("split.folds is 1; one fold leaves nothing to learn from.", "Take 5, or 0 for one share.")
     return Plan(
         recipe=config.recipe,
         pictures=PicturePlan(preprocess.size, config.pictures.resize, config.pictures.mirror),
         encoder=encoder,
         split=config.split,
         head=resolve_head(config.head),
+        calibration=config.calibration,
         seed=config.seed,
         refit=config.refit is True,
     )

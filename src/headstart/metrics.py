@@ -1,5 +1,6 @@
 """Arrays → numbers: pure functions of probabilities and true classes, each a weighted mean so that one piece of code
-gives the figure and its bootstrap interval. Nothing here knows pictures, files or names.
+gives the figure and its bootstrap interval; shares of rows have Wilson's interval instead, which holds what it promises
+for few rows as well. Nothing here knows pictures, files or names.
 
 Throughout: `probabilities` (N, K) with rows that sum to 1, `truth` (N,) positions of the true classes, `weights`
 (..., N) how often each row counts (None: once). The result has the leading shape of `weights`; figures are in [0, 1]
@@ -33,14 +34,12 @@ def _mean(values: Array, weights: Array | None) -> Any:
 
 def accuracy(probabilities: Array, truth: Integers, weights: Array | None = None) -> Any:
     """Return the share of rows whose most probable class is the true one."""
-    return _mean((probabilities.argmax(axis=1) == truth).astype(float), weights)
+    return _mean(_right(probabilities, truth), weights)
 
 
 def top5_accuracy(probabilities: Array, truth: Integers, weights: Array | None = None) -> Any:
     """Return the share of rows whose true class is among the five most probable; ties count against."""
-    own = probabilities[np.arange(len(truth)), truth]
-    better = (probabilities >= own[:, None]).sum(axis=1) - 1
-    return _mean((better < 5).astype(float), weights)
+    return _mean(_among_five(probabilities, truth), weights)
 
 
 def log_loss(probabilities: Array, truth: Integers, weights: Array | None = None) -> Any:
@@ -78,7 +77,9 @@ OVERALL: dict[str, Metric] = {
     "brier": brier,
     "ece": ece,
 }
-PROPORTIONS = ("accuracy", "top5_accuracy", "macro_f1", "recall", "precision", "f1")
+RATES = ("macro_f1", "precision", "f1")  # in [0, 1], yet no shares of rows that are known beforehand
+POINTS = 50  # of a risk-coverage curve
+Z = 1.959964  # 97.5 % of the normal distribution lie below
 
 
 def confusion(probabilities: Array, truth: Integers) -> Integers:
@@ -97,10 +98,50 @@ def reliability(probabilities: Array, truth: Integers) -> tuple[tuple[float, flo
     return tuple((float(confidence[r].mean()), float(correct[r].mean()), int(r.sum())) for r in rows if r.any())
 
 
+def risk_coverage(confidence: Array, correct: NDArray[np.bool_]) -> tuple[tuple[float, float], ...]:
+    """Return (share answered, error among them) when the least confident rows are refused first.
+
+    At most 50 points, evenly spaced over the share, the last of them at 1. Equally confident rows are refused in no
+    order: the error is that expected of a random one.
+
+    Args:
+        confidence: (N,) in any unit; only the order counts.
+        correct: (N,) whether the answer is right.
+    """
+    risk = _selective_risk(confidence, correct)
+    answered = np.unique(np.arange(1, POINTS + 1) * len(risk) // POINTS)
+    return tuple((float(n / len(risk)), float(risk[n - 1])) for n in answered[answered > 0])
+
+
+def aurc(confidence: Array, correct: NDArray[np.bool_]) -> float:
+    """Return the area under the whole risk-coverage curve: the mean over its N points (Geifman and El-Yaniv 2017)."""
+    return float(_selective_risk(confidence, correct).mean()) if len(correct) else np.nan
+
+
+def share_interval(hits: NDArray[Any], groups: Integers | None = None) -> Interval:
+    """Return the share of rows that are hits, with Wilson's interval for as many rows as these are worth.
+
+    Rows of one group tell less than as many rows of their own. The variance over the groups says how much less: the
+    rows are divided by the design effect (Kish 1965), Student's t stands for the normal quantile where groups are few
+    (Korn and Graubard 1998), and the result stays between copies, the worst that a group can hold, and independence.
+    Without any row the value is NaN and the interval all of [0, 1]. What no formula mends: with a dozen groups of many
+    rows, of which a rare one fails as a whole, the interval is too narrow when none of those was drawn.
+
+    Args:
+        hits: (N,) bool, or 0 and 1.
+        groups: (N,) integers; None: every row is its own group.
+    """
+    if len(hits) == 0:
+        return Interval(np.nan, 0.0, 1.0)
+    value = float(np.mean(hits))
+    low, high = wilson(value, len(hits) if groups is None else _worth(np.asarray(hits, dtype=float), groups))
+    return Interval(value, min(low, value), max(high, value))
+
+
 def overall_intervals(
     probabilities: Array, truth: Integers, groups: Integers | None = None, rounds: int = 1000, seed: int = 0
 ) -> dict[str, Interval]:
-    """Return every overall figure with its percentile bootstrap interval (Efron 1979).
+    """Return every overall figure with its interval: `share_interval` for shares, else a bootstrap's (Efron 1979).
 
     Args:
         probabilities: (N, K).
@@ -112,7 +153,9 @@ def overall_intervals(
     weights = resample(len(truth), groups, rounds, seed)
     size = _units(groups, np.ones(len(truth), dtype=bool))
     return {
-        name: _interval(name, metric(probabilities, truth, None), metric(probabilities, truth, weights), size)
+        name: share_interval(SHARES[name](probabilities, truth), groups)
+        if name in SHARES
+        else _interval(name, metric(probabilities, truth, None), metric(probabilities, truth, weights), size)
         for name, metric in OVERALL.items()
     }
 
@@ -136,10 +179,14 @@ def class_intervals(
         size = _units(groups, own)
         drawn = weights[:, own]
         drawn = drawn[drawn.sum(axis=1) > 0]  # a resample without the class says nothing about it
+        family = None if groups is None else groups[own]
         figures = {
-            name: _interval(name, point[name][0, k], spread[name][:, k], size) for name in ("recall", "precision", "f1")
+            "recall": share_interval(_right(probabilities[own], truth[own]), family),
+            "precision": _interval("precision", point["precision"][0, k], spread["precision"][:, k], size),
+            "f1": _interval("f1", point["f1"][0, k], spread["f1"][:, k], size),
+            "top5_accuracy": share_interval(_among_five(probabilities[own], truth[own]), family),
         }
-        for name in ("top5_accuracy", "log_loss", "brier", "ece"):
+        for name in ("log_loss", "brier", "ece"):
             value = OVERALL[name](probabilities[own], truth[own], None)
             rows = OVERALL[name](probabilities[own], truth[own], drawn)
             figures[name] = _interval(name, value, rows, size)
@@ -156,17 +203,42 @@ def resample(size: int, groups: Integers | None, rounds: int, seed: int) -> Arra
     return counts[:, member].astype(float)
 
 
-def wilson(share: float, size: int) -> tuple[float, float]:
+def wilson(share: float, size: float) -> tuple[float, float]:
     """Return the 95 % score interval of a proportion seen in `size` trials (Wilson 1927)."""
-    z = 1.959964
-    centre = (share + z * z / (2 * size)) / (1 + z * z / size)
-    half = z / (1 + z * z / size) * np.sqrt(share * (1 - share) / size + z * z / (4 * size * size))
+    centre = (share + Z * Z / (2 * size)) / (1 + Z * Z / size)
+    half = Z / (1 + Z * Z / size) * np.sqrt(share * (1 - share) / size + Z * Z / (4 * size * size))
     return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+
+
+def _worth(hits: Array, groups: Integers) -> float:
+    """Return how many independent rows tell as much about the share of hits as these do."""
+    _, member, size = np.unique(groups, return_inverse=True, return_counts=True)
+    share = hits.mean()
+    if share in (0, 1):
+        return float(len(size))  # nothing varies: each group has said the same once
+    copies = len(hits) ** 2 / (size**2).sum()  # if the rows of a group were one row; all that one group can tell
+    if len(size) == 1:
+        return float(copies)
+    between = (np.bincount(member, weights=hits - share) ** 2).sum() * len(size) / (len(size) - 1)
+    effective = share * (1 - share) * len(hits) ** 2 / max(between, 1e-9)
+    # Few misses make a poor estimate, however many groups have none: a count of c has the relative variance 1 / c, that
+    # of chi-squared with 2 c degrees of freedom. Wilson's interval knows z² / size only, so the size can carry t / z.
+    rare = len(np.unique(member[hits == (share < 0.5)]))
+    effective *= (Z / _student(min(2 * rare, len(size) - 1))) ** 2
+    return float(np.clip(effective, copies, len(hits)))
+
+
+def _student(freedom: int) -> float:
+    """Return what 97.5 % of Student's t lie below (Cornish and Fisher 1938); 24, 3 and 1 % short at 1, 2 and 3."""
+    first = (Z**3 + Z) / 4
+    second = (5 * Z**5 + 16 * Z**3 + 3 * Z) / 96
+    third = (3 * Z**7 + 19 * Z**5 + 17 * Z**3 - 15 * Z) / 384
+    return Z + first / freedom + second / freedom**2 + third / freedom**3
 
 
 def _interval(name: str, value: Any, draws: Array, size: int) -> Interval:
     low, high = np.nanpercentile(draws, [2.5, 97.5]) if np.isfinite(draws).any() else (value, value)
-    if name in PROPORTIONS and low == high:
+    if name in RATES and low == high:
         # 14 right out of 14: every resample says 1.0 as well, yet nobody may believe [1, 1].
         low, high = wilson(float(value), size)
     return Interval(float(value), min(float(low), float(value)), max(float(high), float(value)))
@@ -175,6 +247,28 @@ def _interval(name: str, value: Any, draws: Array, size: int) -> Interval:
 def _units(groups: Integers | None, rows: NDArray[np.bool_]) -> int:
     """Return how many independent observations these rows are."""
     return int(rows.sum()) if groups is None else len(np.unique(groups[rows]))
+
+
+def _right(probabilities: Array, truth: Integers) -> Array:
+    """Return (N,) 1 where the most probable class is the true one, else 0."""
+    return np.asarray(probabilities.argmax(axis=1) == truth, dtype=float)
+
+
+def _among_five(probabilities: Array, truth: Integers) -> Array:
+    """Return (N,) 1 where fewer than five other classes are at least as probable as the true one, else 0."""
+    own = probabilities[np.arange(len(truth)), truth]
+    better = (probabilities >= own[:, None]).sum(axis=1) - 1
+    return np.asarray(better < 5, dtype=float)
+
+
+SHARES = {"accuracy": _right, "top5_accuracy": _among_five}  # overall figures that are shares of rows → their hits
+
+
+def _selective_risk(confidence: Array, correct: NDArray[np.bool_]) -> Array:
+    """Return (N,): the error among the i + 1 most confident rows."""
+    _, block, size = np.unique(-confidence, return_inverse=True, return_counts=True)
+    wrong = np.bincount(block, weights=~correct.astype(bool)) / size
+    return np.cumsum(np.repeat(wrong, size)) / np.arange(1, len(correct) + 1)
 
 
 def _bins(probabilities: Array, truth: Integers) -> tuple[Integers, Array]:

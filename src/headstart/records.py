@@ -306,6 +306,12 @@ class Prediction:
         probability: Of that class, calibrated, in [0, 1]; None on error.
         top: The best five classes with their probabilities, best first.
         error: Why the picture could not be used; None if it could.
+        set: Classes of which one is the true one at the rate that the model was asked for, most probable first; empty
+            on error and in a model without such a rule.
+        known: False if the picture looks like none of the classes, so that `label` is the best of wrong answers; None
+            on error and in a model that refuses nothing.
+        typicality: In (0, 1), the share of the model's own kind of pictures that look as strange or stranger; None
+            where `known` is.
     """
 
     path: str
@@ -314,6 +320,9 @@ class Prediction:
     probability: float | None = None
     top: tuple[tuple[str, float], ...] = ()
     error: str | None = None
+    set: tuple[str, ...] = ()
+    known: bool | None = None
+    typicality: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,6 +336,9 @@ class Predictions(Sequence[Prediction]):
         errors: Row → why its picture could not be used.
         truth: The given label of each picture where there is one, else None.
         groups: N integers; rows of one group are not independent of each other. None: every row is its own group.
+        sets: (N, K) whether a class is in the picture's set; None in a model without such a rule.
+        typicality: (N,) see `Prediction`; NaN in rows of pictures that could not be used.
+        known: (N,) False for pictures that look like none of the classes, and in rows that could not be used.
     """
 
     names: tuple[str, ...]
@@ -335,6 +347,9 @@ class Predictions(Sequence[Prediction]):
     errors: Mapping[int, str] = field(default_factory=dict)
     truth: tuple[str | None, ...] | None = None
     groups: Integers | None = None
+    sets: NDArray[np.bool_] | None = None
+    typicality: NDArray[np.float64] | None = None
+    known: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         """Return the number of pictures."""
@@ -346,9 +361,39 @@ class Predictions(Sequence[Prediction]):
         if index in self.errors:
             return Prediction(self.names[index], "error", error=self.errors[index])
         row = self.probabilities[index]
-        best = np.argsort(-row, kind="stable")[:5]
-        top = tuple((self.classes[k], float(row[k])) for k in best)
-        return Prediction(self.names[index], "ok", *top[0], top)
+        order = np.argsort(-row, kind="stable")
+        top = tuple((self.classes[k], float(row[k])) for k in order[:5])
+        return Prediction(
+            self.names[index],
+            "ok",
+            *top[0],
+            top,
+            set=() if self.sets is None else tuple(self.classes[k] for k in order if self.sets[index, k]),
+            known=None if self.known is None else bool(self.known[index]),
+            typicality=None if self.typicality is None else float(self.typicality[index]),
+        )
+
+
+def joined(parts: Sequence[Predictions]) -> Predictions:
+    """Return predictions of one kind of model, one after the other."""
+
+    def rows(name: str) -> Any:
+        values = [getattr(part, name) for part in parts]
+        return None if any(value is None for value in values) else np.concatenate(values)
+
+    first, begins = parts[0], np.cumsum([0, *(len(part) for part in parts)])
+    return dataclasses.replace(
+        first,
+        names=tuple(name for part in parts for name in part.names),
+        probabilities=rows("probabilities"),
+        errors={
+            int(begin) + row: why
+            for begin, part in zip(begins, parts, strict=False)
+            for row, why in part.errors.items()
+        },
+        truth=None if first.truth is None else tuple(label for part in parts for label in part.truth or ()),
+        **{name: rows(name) for name in ("groups", "sets", "typicality", "known")},
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,12 +403,15 @@ class Evaluation:
     Attributes:
         pictures: How many pictures were measured.
         classes: K class names.
-        overall: Figure → interval: accuracy, top5_accuracy, log_loss, macro_f1, brier, ece.
+        overall: Figure → interval: accuracy, top5_accuracy, log_loss, macro_f1, brier, ece; of a model that makes sets
+            also coverage (share whose set holds the given label) and set_size (mean number of classes); of one that
+            says "none of these" refused (share of these pictures refused); aurc (area under `risk_coverage`).
         per_class: Class → figure → interval, for classes that occur.
         support: (K,) pictures of each class.
         confusion: (K, K) counts; rows are the given labels, columns the predictions.
         confused: The most confused pairs (given, predicted, count), worst first.
         reliability: Per confidence bin: (mean confidence, accuracy, count); empty bins left out.
+        risk_coverage: (share answered, share of wrong answers among them), the least probable answers withheld first.
         failures: How many pictures could not be used and are in no figure.
     """
 
@@ -375,6 +423,7 @@ class Evaluation:
     confusion: Integers
     confused: tuple[tuple[str, str, int], ...]
     reliability: tuple[tuple[float, float, int], ...]
+    risk_coverage: tuple[tuple[float, float], ...] = ()
     failures: int = 0
 
 

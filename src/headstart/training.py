@@ -19,15 +19,21 @@ from typing import Any
 
 import numpy as np
 
+from headstart import examination
 from headstart.config import Plan, TrainConfig, apply_recipe, resolve, resolve_head
-from headstart.data import checks, splits
+from headstart.data import checks, duplicates, splits
 from headstart.data.checks import Inspection
+from headstart.data.duplicates import Kinship
+from headstart.data.splits import Partition
 from headstart.encoding import backbone as backbones
 from headstart.encoding import features, runtime
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.cache import default_cache
 from headstart.encoding.features import VIEWS, Extraction
+from headstart.examination import Examination
 from headstart.judging import evaluation
+from headstart.judging import optimism as optimisms
+from headstart.judging.optimism import Optimism
 from headstart.learning import fitting
 from headstart.learning.fitting import Learned, Material
 from headstart.learning.heads import Listener, Step, ignore
@@ -41,7 +47,7 @@ from headstart.records import (
     Progress,
     Provenance,
     Splits,
-    found,
+    joined,
     silence,
 )
 
@@ -52,13 +58,16 @@ class TrainingResult:
 
     Attributes:
         classifier: Ready to predict; refitted on training and validation pictures unless the plan says otherwise.
-        evaluations: "validation" and, where the data brings one, "test" → figures of the head fitted on the training
-            part alone.
+        evaluations: "validation" and, where the data brings one, "test" → figures of heads that had not learned from
+            what they measure.
         predictions: The same parts → the predictions behind the figures.
         findings: Everything a person should know about the data.
         history: Loss and accuracy along the fit that was measured.
         plan: What was decided.
         splits: Rows of the usable pictures.
+        optimism: What the figures owe to pictures that resemble those learned from.
+        material: The usable pictures with features, labels and groups, for whoever goes on from here.
+        learned: The head that was measured, as it came out of its fit.
     """
 
     classifier: Classifier
@@ -68,6 +77,9 @@ class TrainingResult:
     history: tuple[Step, ...]
     plan: Plan
     splits: Splits
+    optimism: Optimism
+    material: Material
+    learned: Learned
 
     @property
     def evaluation(self) -> Evaluation:
@@ -132,77 +144,108 @@ def fit(
 ) -> TrainingResult:
     """Do what `train` does, from a dataset that was inspected and a plan that was shown. `cache` None keeps nothing."""
     fitting.check(inspection.dataset, plan)
-    extraction = features.extract(
-        inspection.dataset,
-        inspection.digests,
-        runtime.build(backbone, plan.encoder),
-        backbone,
-        views=VIEWS if plan.pictures.mirror else VIEWS[:1],
-        cache=cache,
-        progress=progress,
-    )
+    extraction = extract(inspection, backbone, plan, cache=cache, progress=progress)
     plan = replace(plan, encoder=extraction.encoder.plan)  # the engine may have fallen back to a safer one
-    material = _usable(inspection, extraction, plan)
-    learned = fitting.learn(material, backbone, plan, cache=cache, progress=progress, listen=listen)
-    base = Classifier(backbone, extraction.encoder, learned.head, learned.temperature, material.classes)
-    said = {
-        name: _judge(base, material, rows) for name in ("validation", "test") if len(rows := material.parts.part(name))
-    }
-    head, rows = learned.head, material.parts.train
-    if plan.refit and len(material.parts.validation):
-        rows = np.sort(np.concatenate([rows, material.parts.validation]))
+    seen = examination.examine(inspection, extraction, backbone, plan, progress)
+    material, partition, optimism = _divide(seen, backbone, plan, progress)
+
+    def learn(parts: Splits, listener: Listener = ignore) -> Learned:
+        part = replace(material, parts=parts)
+        return fitting.learn(part, backbone, plan, cache=cache, progress=progress, listen=listener)
+
+    def judge(learned: Learned, rows: Integers) -> Predictions:
+        judging = Classifier(backbone, extraction.encoder, learned.head, learned.judgement, material.classes)
+        said = judging.judge(material.dataset.select(rows), material.values[rows, 0])
+        return replace(said, groups=material.groups[rows])
+
+    rounds = [learn(parts, listen if not number else ignore) for number, parts in enumerate(partition.rounds)]
+    learned = rounds[0] if len(rounds) == 1 else learn(partition.final)
+    validated = [judge(one, parts.validation) for one, parts in zip(rounds, partition.rounds, strict=True)]
+    said = {"validation": joined(validated), "test": judge(learned, partition.final.test)}
+    said = {name: predictions for name, predictions in said.items() if len(predictions)}
+    material = replace(material, parts=partition.final)
+    optimism = _weigh(
+        optimism, replace(material, parts=partition.rounds[0]), seen.kinship, backbone, plan, rounds[0], said
+    )
+    head, rows = learned.head, partition.final.train
+    if plan.refit and len(partition.final.validation):
+        rows = np.sort(np.concatenate([rows, partition.final.validation]))
         head = fitting.refit(material, backbone, plan, learned.best, rows, progress)
     provenance = Provenance(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         versions=_versions(),
         data=_describe_data(material),
-        training=_describe_training(material, learned, plan, rows),
+        training=_describe_training(material, learned, plan, rows, len(partition.rounds)),
         engine=_describe_engine(extraction),
     )
     return TrainingResult(
-        replace(base, head=head, provenance=provenance),
+        Classifier(backbone, extraction.encoder, head, learned.judgement, material.classes, provenance),
         {name: evaluation.measure(predictions, plan.seed) for name, predictions in said.items()},
         said,
-        (*inspection.findings, *_findings(inspection, extraction, material, learned)),
-        learned.history,
+        (*seen.findings, *partition.rounds[0].findings, *learned.findings, *optimisms.findings(optimism)),
+        rounds[0].history,
         plan,
-        material.parts,
+        partition.final,
+        optimism,
+        material,
+        learned,
     )
 
 
-def _usable(inspection: Inspection, extraction: Extraction, plan: Plan) -> Material:
-    """Leave out what could not be decoded, then split."""
-    table = extraction.table
-    kept = np.array([row for row in range(len(inspection.dataset)) if row not in table.failures], dtype=np.int64)
-    dataset = inspection.dataset.select(kept)
-    checks.refuse_one_class(dataset, checks.unusable(inspection.dataset, table.failures))
-    digests = tuple(table.digests[row] for row in kept)
-    groups = splits.group_ids(dataset, digests)
-    parts = splits.split(dataset, groups, plan.split.validation, plan.seed)
-    values = table.values if len(kept) == len(table.values) else table.values[kept]
-    return Material(dataset, values, dataset.classes, dataset.classes.encode(dataset.labels), digests, groups, parts)
+def _divide(
+    seen: Examination, backbone: Backbone, plan: Plan, progress: Progress
+) -> tuple[Material, Partition, Optimism]:
+    """Decide which pictures stay together, and who learns and who measures."""
+    kinship, config = seen.kinship, plan.split
+    groups = kinship.copies if config.copies == "together" else seen.material.groups
+    material = replace(seen.material, groups=groups)
+    aside = duplicates.conflicting(kinship.copies, material.truth)
+    partition = splits.partition(material.dataset, groups, config, plan.seed, aside=aside)
+    progress("Comparing with look-alikes", 0, 1)
+    gap = optimisms.look_alike_gap(replace(material, parts=partition.final), kinship, backbone, plan)
+    progress("Comparing with look-alikes", 1, 1)
+    matters = gap is not None and gap.low > optimisms.MATTERS
+    together = config.look_alikes == "together" or (config.look_alikes == "if-it-matters" and matters)
+    if together:
+        material = replace(material, groups=kinship.look_alikes)
+        partition = splits.partition(material.dataset, kinship.look_alikes, config, plan.seed, aside=aside, even=True)
+    return material, partition, Optimism(gap, together)
 
 
-def _judge(classifier: Classifier, material: Material, rows: Integers) -> Predictions:
-    said = classifier.judge(material.dataset.select(rows), material.values[rows, 0])
-    return replace(said, groups=material.groups[rows])
+def _weigh(
+    optimism: Optimism,
+    material: Material,
+    kinship: Kinship,
+    backbone: Backbone,
+    plan: Plan,
+    learned: Learned,
+    said: Mapping[str, Predictions],
+) -> Optimism:
+    """Return what the figures of the first round owe to resemblance."""
+    part = "validation" if "test" not in said else "test"
+    rows = material.parts.part(part)
+    right = said[part].probabilities[: len(rows)].argmax(axis=1) == material.truth[rows]
+    bands = optimisms.bands(material, kinship, rows, right, material.parts.train)
+    naive = optimisms.naive_split(material, plan)
+    if naive is None:
+        return replace(optimism, bands=bands)
+    return optimisms.measure_naive(replace(optimism, bands=bands), material, kinship, backbone, plan, learned, naive)
 
 
-def _findings(inspection: Inspection, extraction: Extraction, material: Material, learned: Learned) -> list[Finding]:
-    table = extraction.table
-    return [
-        *checks.remarks(table.observations),
-        *checks.unusable(inspection.dataset, table.failures),
-        *material.parts.findings,
-        *found(
-            "pre-training-overlap",
-            "note",
-            f"{{n}} of {len(material.classes)} classes are among the labels the backbone was pre-trained on; the head "
-            "starts from what it knows of them. If it has seen these very pictures, the figures flatter it",
-            [f"{name} = {label.split(',')[0]}" for name, label in learned.matched.items()],
-        ),
-        *learned.findings,
-    ]
+def extract(
+    inspection: Inspection, backbone: Backbone, plan: Plan, *, cache: Path | None, progress: Progress = silence
+) -> Extraction:
+    """Return features and looks of inspected pictures, as a plan wants them."""
+    return features.extract(
+        inspection.dataset,
+        inspection.digests,
+        runtime.build(backbone, plan.encoder),
+        backbone,
+        views=VIEWS if plan.pictures.mirror else VIEWS[:1],
+        looking=True,
+        cache=cache,
+        progress=progress,
+    )
 
 
 def _describe_data(material: Material) -> dict[str, Any]:
@@ -217,7 +260,7 @@ def _describe_data(material: Material) -> dict[str, Any]:
     }
 
 
-def _describe_training(material: Material, learned: Learned, plan: Plan, rows: Integers) -> dict[str, Any]:
+def _describe_training(material: Material, learned: Learned, plan: Plan, rows: Integers, rounds: int) -> dict[str, Any]:
     refitted = len(rows) > len(material.parts.train)
     watched = learned.told["watched"] if plan.head.in_epochs and plan.head.watch == "training" else 0
     aside = f", {watched} of them only to stop it" if watched else ""
@@ -227,7 +270,9 @@ def _describe_training(material: Material, learned: Learned, plan: Plan, rows: I
         if refitted
         else f"{len(rows)} training pictures{aside}",
         "refitted": refitted,
-        "figures_of": f"the head fitted on the {len(material.parts.train)} training pictures{aside}",
+        "figures_of": f"the head fitted on the {len(material.parts.train)} training pictures{aside}"
+        if rounds == 1
+        else f"{rounds} heads fitted the same way, each measured on pictures left out for it",
         "matched": dict(learned.matched),
     }
 

@@ -6,12 +6,19 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
+from headstart.config import SplitConfig
 from headstart.errors import DataError
 from headstart.records import Dataset, Finding, Integers, Splits, found
+
+Rows = NDArray[np.bool_]
+_ALONE = "have a single picture (or group): they are learned and cannot be measured"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,23 +31,101 @@ class _Unit:
 
 def group_ids(dataset: Dataset, digests: Sequence[str]) -> Integers:
     """Return (N,) integers, equal for rows that share their bytes or their group, directly or through others."""
-    parent = list(range(len(dataset)))
-
-    def find(row: int) -> int:
-        while parent[row] != row:
-            parent[row] = parent[parent[row]]
-            row = parent[row]
-        return row
-
     first: dict[tuple[str, str], int] = {}
+    pairs: list[tuple[int, int]] = []
     for row, (sample, digest) in enumerate(zip(dataset, digests, strict=True)):
         for key in (("bytes", digest), ("group", sample.group)):
             if key[1]:
-                parent[find(row)] = find(first.setdefault((key[0], str(key[1])), row))
-    return np.array([find(row) for row in range(len(dataset))], dtype=np.int64)
+                pairs.append((row, first.setdefault((key[0], str(key[1])), row)))
+    return joined(np.arange(len(dataset)), np.array(pairs, dtype=np.int64).reshape(-1, 2))
 
 
-def split(dataset: Dataset, groups: Integers, validation: float, seed: int) -> Splits:
+def joined(groups: Integers, pairs: Integers) -> Integers:
+    """Return (N,) integers, equal for rows of one group and for rows that (P, 2) pairs join, also through others.
+
+    A group is called by its first row.
+    """
+    size = len(groups)
+    _, first, member = np.unique(groups, return_index=True, return_inverse=True)
+    edges = np.concatenate([np.stack([np.arange(size), first[member]], axis=1), pairs])
+    graph = coo_matrix((np.ones(len(edges), dtype=bool), (edges[:, 0], edges[:, 1])), shape=(size, size))
+    _, member = connected_components(graph, directed=False)
+    called = np.unique(member, return_index=True)[1].astype(np.int64)
+    result: Integers = called[member]
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """Who measures when, and who the saved head learns from.
+
+    Attributes:
+        rounds: Each is learned and measured on its own; together they give the figures.
+        final: What is learned last; the only round again, unless there are several.
+    """
+
+    rounds: tuple[Splits, ...]
+    final: Splits
+
+
+def partition(
+    dataset: Dataset, groups: Integers, config: SplitConfig, seed: int, *, aside: Rows | None = None, even: bool = False
+) -> Partition:
+    """Return one split, or the rounds of a cross-validation or of a repeated split.
+
+    Args:
+        dataset: N labelled samples.
+        groups: (N,) rows of one group stay on one side.
+        config: Share, folds and repeats.
+        seed: Of the choice; each repeat has the next one.
+        aside: (N,) True for rows that may be learned from but measure nothing.
+        even: Measure every picture once, in as many folds as the share asks for: where groups are large, those that fit
+            a class's share are the odd ones out, and a few groups alone would make a figure of chance.
+
+    Raises:
+        DataError: Nothing can be held out, or the given split leaves nothing to learn from.
+    """
+    given = _is_given(dataset)
+    first = split(dataset, groups, config.validation, seed, aside=aside)
+    rows = np.union1d(first.train, first.validation)
+    number = config.folds or (round(1 / config.validation) if even and not given else 0)
+    rounds: list[Splits] = []
+    for repeat in range(config.repeats):
+        if number:
+            rounds += _dealt(dataset, groups, rows, number, seed + repeat, aside)
+        elif repeat:
+            rounds.append(split(dataset, groups, config.validation, seed + repeat, aside=aside))
+        else:
+            rounds.append(first)
+    if len(rounds) == 1:
+        return Partition((rounds[0],), rounds[0])
+    nothing = np.array([], dtype=np.int64)
+    return Partition(tuple(rounds), replace(first, train=rows, validation=nothing, findings=rounds[0].findings))
+
+
+def _dealt(
+    dataset: Dataset, groups: Integers, rows: Integers, number: int, seed: int, aside: Rows | None
+) -> list[Splits]:
+    """Return one split for each fold that is held out."""
+    part = dataset.select(rows)
+    fold = folds(part, groups[rows], number, seed)
+    if aside is not None:
+        fold[np.isin(groups[rows], groups[rows][aside[rows]])] = -1
+    measured = {part[row].label for row in np.flatnonzero(fold >= 0)}
+    alone = sorted({str(label) for label in part.labels if label not in measured})
+    findings = _not_measured(alone, _ALONE)
+    nothing = np.array([], dtype=np.int64)
+    held = np.unique(fold[fold >= 0])
+    if not len(held):
+        raise _nothing_to_hold_out(dataset)
+    return [Splits(rows[fold != one], rows[fold == one], nothing, findings) for one in held]
+
+
+def _is_given(dataset: Dataset) -> bool:
+    return bool({sample.split for sample in dataset} - {None, "train"})
+
+
+def split(dataset: Dataset, groups: Integers, validation: float, seed: int, *, aside: Rows | None = None) -> Splits:
     """Hold out a share of each class, or honour the split that the data brings.
 
     Args:
@@ -49,12 +134,13 @@ def split(dataset: Dataset, groups: Integers, validation: float, seed: int) -> S
         validation: The share of each class to hold out, in (0, 1); every class of two or more groups gets at least
             one picture into validation and keeps at least one group to learn from.
         seed: Of the choice.
+        aside: (N,) True for rows that may be learned from but measure nothing.
 
     Raises:
         DataError: Nothing can be held out, or the given split leaves nothing to learn from.
     """
-    if {sample.split for sample in dataset} - {None, "train"}:
-        return _given(dataset, groups)
+    if _is_given(dataset):
+        return _given(dataset, groups, aside)
     sizes = Counter(str(label) for label in dataset.labels)
     wanted = {label: max(1, round(size * validation)) for label, size in sizes.items()}
     left = Counter(sizes)  # what would still be learned from
@@ -63,6 +149,8 @@ def split(dataset: Dataset, groups: Integers, validation: float, seed: int) -> S
     def hold(unit: _Unit) -> bool:
         """Hold a unit out, if something of each of its classes is left to learn from."""
         if any(left[label] <= count for label, count in unit.labels.items()):
+            return False
+        if aside is not None and aside[list(unit.rows)].any():
             return False
         held.extend(unit.rows)
         left.subtract(unit.labels)
@@ -81,15 +169,12 @@ def split(dataset: Dataset, groups: Integers, validation: float, seed: int) -> S
             own = sorted((unit for unit in passed if label in unit.labels), key=lambda unit: len(unit.rows))
             next((unit for unit in own if hold(unit)), None)
     if not held:
-        raise DataError(
-            f"No picture can be held out to measure: every class of {dataset.root} has a single picture or group.",
-            "Give more pictures, or a split of your own with a split column or train/ and val/ folders.",
-        )
+        raise _nothing_to_hold_out(dataset)
     rows = np.zeros(len(dataset), dtype=bool)
     rows[held] = True
     measured = {dataset[row].label for row in held}
     alone = sorted(label for label in sizes if label not in measured)
-    findings = _not_measured(alone, "have a single picture (or group): they are learned and cannot be measured")
+    findings = _not_measured(alone, _ALONE)
     return Splits(np.flatnonzero(~rows), np.flatnonzero(rows), np.array([], dtype=np.int64), findings)
 
 
@@ -129,8 +214,17 @@ def _units(dataset: Dataset, groups: Integers, seed: int) -> list[_Unit]:
     ]
 
 
-def _given(dataset: Dataset, groups: Integers) -> Splits:
+def _nothing_to_hold_out(dataset: Dataset) -> DataError:
+    return DataError(
+        f"No picture can be held out to measure: every class of {dataset.root} has a single picture or group.",
+        "Give more pictures, or a split of your own with a split column or train/ and val/ folders.",
+    )
+
+
+def _given(dataset: Dataset, groups: Integers, aside: Rows | None) -> Splits:
     part = np.array([sample.split or "train" for sample in dataset])
+    if aside is not None:
+        part[aside & (part != "train")] = "nothing"
     train, validation, test = (np.flatnonzero(part == name) for name in ("train", "validation", "test"))
     measured_groups = groups[np.concatenate([validation, test])]
     leaking = train[np.isin(groups[train], measured_groups)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -17,13 +17,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from headstart.data import images
+from headstart.data import images, looks
 from headstart.encoding import runtime
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.cache import Store, open_cache
 from headstart.encoding.runtime import Agreement, Encoder
 from headstart.errors import PictureError
-from headstart.records import Dataset, FeatureTable, Floats, Pixels, Progress, silence
+from headstart.records import Dataset, FeatureTable, Floats, Looks, Pixels, Preprocess, Progress, silence
 
 SHARD_ROWS = 256
 VIEWS = ("original", "mirror")
@@ -51,6 +51,12 @@ def recipe(encoder: Encoder, view: str) -> dict[str, object]:
     }
 
 
+def look_recipe(preprocess: Preprocess) -> dict[str, object]:
+    """Return everything besides the file's bytes that decides the looks of a picture."""
+    known = {"looks": looks.VERSION, "decoder": images.DECODER}
+    return known | {"side": preprocess.size, "background": preprocess.background}
+
+
 def extract(
     dataset: Dataset,
     digests: Sequence[str],
@@ -58,10 +64,11 @@ def extract(
     backbone: Backbone,
     *,
     views: Sequence[str] = ("original",),
+    looking: bool = False,
     cache: Path | None = None,
     progress: Progress = silence,
 ) -> Extraction:
-    """Return the features of every picture, computing what the cache lacks.
+    """Return the features of every picture, and its looks if asked for, computing what the cache lacks.
 
     Before the first picture is encoded the engine is compared with PyTorch float32 on up to eight pictures, and
     replaced by a safer one if it differs too much; see `runtime.verified`.
@@ -72,10 +79,11 @@ def extract(
         encoder: Computes the features.
         backbone: Of the encoder, to check it against.
         views: From `VIEWS`.
+        looking: Whether looks are wanted; they come from the same decoding.
         cache: The folder of the cache; None: keep nothing.
         progress: Hears of every picture.
     """
-    job = _Job(dataset, list(digests), encoder, tuple(views), cache, progress)
+    job = _Job(dataset, list(digests), encoder, tuple(views), looking, cache, progress)
     agreement = job.recall()
     with images.quiet_pillow():
         if job.missing() and agreement is None:
@@ -87,6 +95,7 @@ def extract(
                 job.remember(agreement)
         while job.missing():  # once, unless files change while they are read
             job.compute()
+        job.look_at_the_rest()
     return Extraction(job.table(), job.encoder, agreement)
 
 
@@ -99,6 +108,7 @@ class _Job:
         digests: list[str],
         encoder: Encoder,
         views: tuple[str, ...],
+        looking: bool,
         cache: Path | None,
         progress: Progress,
     ) -> None:
@@ -107,6 +117,7 @@ class _Job:
         self.progress = progress
         self.values: Floats = np.zeros((len(dataset), len(views), encoder.dim), dtype=np.float32)
         self.known = np.zeros((len(dataset), len(views)), dtype=bool)
+        self.looks = _Looks(self.digests, encoder.preprocess, self.cache) if looking else None
         self.failures: dict[int, str] = {}
         self.done = 0  # rows with all their views
         self.encoded = 0
@@ -155,7 +166,7 @@ class _Job:
         vectors: list[Floats] = []
 
         def pictures() -> Iterator[Pixels]:
-            for row, rows, outcome in self._decoded():
+            for row, rows, outcome in self._ahead(self._to_do()):
                 same = rows if outcome.digest == self.digests[row] else [row]
                 if outcome.pixels is None:
                     self.failures.update(dict.fromkeys(same, outcome.problem))  # the same bytes fail the same way
@@ -166,6 +177,8 @@ class _Job:
                 if self.digests[row] and outcome.digest != self.digests[row]:
                     self.changed.append(self.dataset[row].name)
                 self.digests[row] = outcome.digest
+                if self.looks is not None and outcome.look is not None:
+                    self.looks.take(same, outcome.digest, outcome.look)
                 for index, view in enumerate(self.views):
                     waiting.append((row, same, outcome.digest, index))
                     yield outcome.pixels if view == "original" else np.ascontiguousarray(outcome.pixels[:, ::-1])
@@ -187,6 +200,21 @@ class _Job:
                     fresh = []
         finally:
             self._commit(fresh)  # also when interrupted: what was computed is kept
+            if self.looks is not None:
+                self.looks.commit()
+
+    def look_at_the_rest(self) -> None:
+        """Decode once more what was encoded before anybody asked for its looks."""
+        if self.looks is None:
+            return
+        rows = [rows for rows in self.looks.missing(self.digests).values() if rows[0] not in self.failures]
+        try:
+            for done, (row, same, outcome) in enumerate(self._ahead(rows), start=1):
+                if outcome.look is not None and outcome.digest == self.digests[row]:
+                    self.looks.take(same, outcome.digest, outcome.look)
+                self.progress("Looking", done, len(rows))
+        finally:
+            self.looks.commit()
 
     def table(self) -> FeatureTable:
         """Return what is known now."""
@@ -194,16 +222,22 @@ class _Job:
             self.remarks["changed-file"] = self.changed
         observations = {key: tuple(sorted(set(names))) for key, names in self.remarks.items()}
         return FeatureTable(
-            self.values, tuple(self.digests), dict(self.failures), self.encoded, tuple(self.changed), observations
+            self.values,
+            tuple(self.digests),
+            dict(self.failures),
+            self.encoded,
+            tuple(self.changed),
+            observations,
+            None if self.looks is None else looks.unpack(self.looks.values),
         )
 
-    def _decoded(self) -> Iterator[tuple[int, list[int], _Loaded]]:
-        """Yield the missing pictures, decoded by threads a little ahead of the encoder."""
+    def _ahead(self, wanted: Iterable[list[int]]) -> Iterator[tuple[int, list[int], _Loaded]]:
+        """Yield the first picture of each list of rows, decoded by threads a little ahead of who asks for them."""
         cores = runtime.available_cores()
         ahead: deque[tuple[int, list[int], Future[_Loaded]]] = deque()
         pool = ThreadPoolExecutor(cores)
         try:
-            for rows in self._to_do():
+            for rows in wanted:
                 ahead.append((rows[0], rows, pool.submit(self._load, rows[0])))
                 if len(ahead) >= 8 * cores:
                     row, rows, future = ahead.popleft()
@@ -232,10 +266,12 @@ class _Job:
         try:
             data = images.read_bytes(path)
             digest = images.digest(data)
-            picture = images.load(data, self.encoder.preprocess, suffix=path.suffix)
+            preprocess = self.encoder.preprocess
+            picture = images.decode(data, suffix=path.suffix, background=preprocess.background, side=preprocess.size)
         except PictureError as error:
             return _Loaded(digest, problem=error.message)
-        return _Loaded(digest, picture.pixels, picture.remarks)
+        look = None if self.looks is None or self.looks.known[row] else looks.look(picture, len(data))
+        return _Loaded(digest, images.prepare(picture.pixels, preprocess), picture.remarks, look=look)
 
     def _fetch(self) -> None:
         """Take from the stores what they hold of the missing rows."""
@@ -269,3 +305,42 @@ class _Loaded:
     pixels: Pixels | None = None
     remarks: tuple[str, ...] = ()
     problem: str = ""
+    look: Floats | None = None
+
+
+class _Looks:
+    """The looks of a dataset while it is worked on: what is known, and what the cache does not hold yet."""
+
+    def __init__(self, digests: Sequence[str], preprocess: Preprocess, cache: Path | None) -> None:
+        self.values: Floats = np.full((len(digests), looks.DIM), np.nan, dtype=np.float32)
+        self.values[:, len(Looks.FIGURES) :] = 0
+        self.known = np.zeros(len(digests), dtype=bool)
+        self._store = None if cache is None else Store(cache, look_recipe(preprocess), looks.DIM)
+        self._fresh: dict[str, Floats] = {}
+        rows = self.missing(digests)
+        for digest, vector in self._store.take(filter(None, rows)) if self._store is not None else ():
+            self._keep(rows[digest], vector)
+
+    def missing(self, digests: Sequence[str]) -> dict[str, list[int]]:
+        """Return digest → rows whose looks are not known."""
+        rows: dict[str, list[int]] = defaultdict(list)
+        for row in np.flatnonzero(~self.known).tolist():
+            rows[digests[row]].append(row)
+        return rows
+
+    def take(self, rows: Sequence[int], digest: str, vector: Floats) -> None:
+        """Keep what was seen."""
+        self._keep(rows, vector)
+        self._fresh[digest] = vector
+        if len(self._fresh) == SHARD_ROWS:
+            self.commit()
+
+    def commit(self) -> None:
+        """Put what the cache does not hold yet into it."""
+        if self._store is not None and self._fresh:
+            self._store.add(list(self._fresh), np.stack(list(self._fresh.values())))
+        self._fresh = {}
+
+    def _keep(self, rows: Sequence[int], vector: Floats) -> None:
+        self.values[rows] = vector
+        self.known[rows] = True

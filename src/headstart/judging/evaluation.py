@@ -5,18 +5,21 @@ It sees probabilities and labels only; how the classifier came about does not ma
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headstart import metrics
 from headstart.data import splits
 from headstart.errors import DataError
 from headstart.model.classifier import Classifier
-from headstart.records import Dataset, Evaluation, Predictions, Progress, silence
+from headstart.records import Dataset, Evaluation, Integers, Interval, Predictions, Progress, silence
 
 MOST_PAIRS = 100
+ROUNDS = 200  # resamples of the figures that are not means
 
 
 def evaluate(
@@ -67,11 +70,38 @@ def measure(predictions: Predictions, seed: int = 0) -> Evaluation:
     return Evaluation(
         pictures=len(usable),
         classes=classes,
-        overall=metrics.overall_intervals(probabilities, truth, groups, seed=seed),
+        overall=metrics.overall_intervals(probabilities, truth, groups, seed=seed)
+        | _beyond_the_label(predictions, usable, truth, groups, seed),
         per_class={classes[k]: figures for k, figures in per_class.items()},
         support=confusion.sum(axis=1),
         confusion=confusion,
         confused=tuple((classes[i], classes[j], int(off[i, j])) for i, j in pairs if off[i, j]),
         reliability=metrics.reliability(probabilities, truth),
+        risk_coverage=metrics.risk_coverage(probabilities.max(axis=1), probabilities.argmax(axis=1) == truth),
         failures=len(predictions.errors),
     )
+
+
+def _beyond_the_label(
+    predictions: Predictions, rows: Integers, truth: Integers, groups: Integers | None, seed: int
+) -> dict[str, Interval]:
+    """Return the figures of withheld answers, of sets and of refusals."""
+    probabilities = predictions.probabilities[rows]
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
+    weights = metrics.resample(len(rows), groups, ROUNDS, seed)
+    drawn = [np.repeat(np.arange(len(rows)), times.astype(np.int64)) for times in weights]
+    areas = [metrics.aurc(confidence[draw], right[draw]) for draw in drawn]
+    figures = {"aurc": _spread(metrics.aurc(confidence, right), areas)}
+    if predictions.sets is not None:
+        sets = predictions.sets[rows]
+        size = sets.sum(axis=1)
+        figures["coverage"] = metrics.share_interval(sets[np.arange(len(rows)), truth], groups)
+        figures["set_size"] = _spread(float(size.mean()), weights @ size / weights.sum(axis=1))
+    if predictions.known is not None:
+        figures["refused"] = metrics.share_interval(~predictions.known[rows], groups)
+    return figures
+
+
+def _spread(value: float, draws: Sequence[float] | NDArray[np.float64]) -> Interval:
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return Interval(value, min(float(low), value), max(float(high), value))

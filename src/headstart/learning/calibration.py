@@ -1,22 +1,132 @@
-"""Logits of pictures the head has not learned from → the temperature that makes its probabilities honest.
+"""Logits of pictures the head has not learned from → what makes its probabilities honest.
 
 Temperature scaling (Guo et al. 2017): one number divides all logits, so the order of the classes, and with it the
-accuracy, stays as it is. It is fitted on out-of-fold logits of the training part, never on the pictures that measure.
+accuracy, stays as it is. Vector scaling (same paper): each class has a factor and an offset of its own besides; it is
+taken only where it proves better on pictures that it was not fitted to. Both are fitted on out-of-fold logits of the
+training part, never on the pictures that measure.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from headstart.records import Floats, Integers
 
 LOW, HIGH = 0.02, 50.0  # temperatures that are looked at
 FEWEST = 30  # out-of-fold pictures below which a temperature would be noise
+
+
+PULL = 0.01  # penalty of vector scaling on factors other than 1 and offsets other than 0
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Logits → probabilities: softmax(factors · logits / temperature + offsets).
+
+    Attributes:
+        temperature: > 0; 1 where there was too little to fit it on.
+        factors: (K,) of vector scaling; None: 1.
+        offsets: (K,) of vector scaling; None: 0.
+    """
+
+    temperature: float = 1.0
+    factors: tuple[float, ...] | None = None
+    offsets: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is no calibration.
+
+        Raises:
+            ValueError: With the value that is out of range.
+        """
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise ValueError(f"the temperature is {self.temperature}")
+        if not np.isfinite([*(self.factors or ()), *(self.offsets or ())]).all():
+            raise ValueError("a factor or offset of its vector scaling is not finite")
+
+    def probabilities(self, logits: Floats) -> NDArray[np.float64]:
+        """Return (N, K) float64 rows that sum to 1."""
+        scaled = logits.astype(np.float64) / self.temperature
+        if self.factors is not None:
+            scaled = scaled * np.array(self.factors) + np.array(self.offsets)
+        result: NDArray[np.float64] = softmax(scaled, axis=1)
+        return result
+
+    def __str__(self) -> str:
+        """Return e.g. `temperature 0.873`."""
+        return f"temperature {self.temperature:.3f}" + (", vector scaling" if self.factors is not None else "")
+
+
+def fit(
+    logits: Floats,
+    truth: Integers,
+    fold: Integers,
+    scaling: Literal["best", "temperature", "vector"] = "best",
+) -> Calibration:
+    """Return the calibration of held-out logits; of fewer than `FEWEST`, the one that changes nothing.
+
+    Args:
+        logits: (N, K) of rows that the head had not learned from.
+        truth: (N,) positions of the true classes.
+        fold: (N,) rows of one fold are left out together where "best" compares the two; with a single fold, and where
+            a class has no row, it is the temperature.
+        scaling: What to fit.
+    """
+    if len(truth) < FEWEST:
+        return Calibration()
+    temperature, _ = fit_temperature(logits, truth)
+    if scaling == "temperature" or (scaling == "best" and not _vector_wins(logits, truth, fold)):
+        return Calibration(temperature)
+    factors, offsets = _fit_vector(logits / temperature, truth)
+    return Calibration(temperature, tuple(factors.tolist()), tuple(offsets.tolist()))
+
+
+def _vector_wins(logits: Floats, truth: Integers, fold: Integers) -> bool:
+    """Return whether vector scaling has the smaller log-loss on each half of the folds, fitted on the other.
+
+    On each: a difference that comes and goes with the half is noise, and one number less is simpler.
+    """
+    halves = fold % 2 == 1
+    classes = logits.shape[1]
+    if min(len(np.unique(truth[halves])), len(np.unique(truth[~halves]))) < classes:
+        return False
+    for held in (halves, ~halves):
+        temperature, _ = fit_temperature(logits[~held], truth[~held])
+        scaled = logits / temperature
+        factors, offsets = _fit_vector(scaled[~held], truth[~held])
+        if _loss(scaled[held] * factors + offsets, truth[held]) >= _loss(scaled[held], truth[held]):
+            return False
+    return True
+
+
+def _fit_vector(logits: NDArray[np.floating], truth: Integers) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return (K,) factors and (K,) offsets, pulled towards 1 and 0."""
+    wide = logits.astype(np.float64)
+    rows, classes = np.arange(len(truth)), wide.shape[1]
+
+    def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        factors, offsets = flat[:classes], flat[classes:]
+        logs = log_softmax(wide * factors + offsets, axis=1)
+        error = np.exp(logs)
+        error[rows, truth] -= 1  # softmax - onehot, the gradient of the cross-entropy by the logits
+        pull = np.concatenate([factors - 1, offsets])
+        slope = np.concatenate([np.einsum("nk,nk->k", error, wide), error.sum(axis=0)]) / len(truth)
+        return float(-logs[rows, truth].mean() + 0.5 * PULL * pull @ pull), slope + PULL * pull
+
+    start = np.concatenate([np.ones(classes), np.zeros(classes)])
+    found = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 30, "ftol": 1e-6})
+    return found.x[:classes], found.x[classes:]
+
+
+def _loss(logits: NDArray[np.floating], truth: Integers) -> float:
+    return float(-log_softmax(logits, axis=1)[np.arange(len(truth)), truth].mean())
 
 
 def fit_temperature(logits: Floats, truth: Integers) -> tuple[float, float]:
@@ -34,9 +144,3 @@ def fit_temperature(logits: Floats, truth: Integers) -> tuple[float, float]:
 
     found = minimize_scalar(loss, bounds=(math.log(LOW), math.log(HIGH)), method="bounded", options={"xatol": 1e-4})
     return math.exp(found.x), float(found.fun)
-
-
-def probabilities(logits: Floats, temperature: float) -> NDArray[np.float64]:
-    """Return (N, K) float64 rows that sum to 1."""
-    result: NDArray[np.float64] = softmax(logits.astype(np.float64) / temperature, axis=1)
-    return result

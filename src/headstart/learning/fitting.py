@@ -1,12 +1,13 @@
-"""Usable pictures with their features and labels, a plan → a head, its temperature, and what is to be told of the fit.
+"""Usable pictures with their features and labels, a plan → a head, the rules that go with it, and what is to be told.
 
 The one place that knows that there are two ways to fit a head: to the end by L-BFGS, where folds of the training part
-choose the strength and the temperature, or in epochs, where a tenth of it stops them and then gives the temperature.
+choose the strength, or in epochs, where a tenth of it stops them. Either way some training pictures were held out:
+their logits give the calibration, the conformal sets and the rule for "none of these". Pictures that measure give nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from headstart.data import splits
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.cache import FITS
 from headstart.errors import ConfigError
-from headstart.learning import calibration, descent, logistic, prior
+from headstart.learning import calibration, conformal, descent, logistic, novelty, prior
 from headstart.learning.heads import Head, Listener, Step, ignore
+from headstart.learning.judgement import Judgement
+from headstart.learning.novelty import Novelty
 from headstart.learning.prior import Prior
 from headstart.records import ClassNames, Dataset, Finding, Floats, Integers, Progress, Splits, found, silence
 
@@ -50,12 +53,28 @@ class Material:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Training rows that a head of the same kind had not learned from, and what it says of them.
+
+    Attributes:
+        rows: (M,) rows of the material.
+        fold: (M,) rows of one number were held out together.
+        logits: (M, K).
+    """
+
+    rows: Integers
+    fold: Integers
+    logits: Floats
+
+
+@dataclass(frozen=True, slots=True)
 class Learned:
     """What the training part gave.
 
     Attributes:
         head: Fitted on the training part.
-        temperature: Of its probabilities.
+        judgement: What turns its logits into probabilities, sets and "none of these".
+        held: The training rows that gave the judgement.
         history: Loss and accuracy along the fit.
         matched: Class → the backbone's label whose row it was pulled towards.
         told: For the provenance: `head`, one line, and the figures that decided.
@@ -64,7 +83,8 @@ class Learned:
     """
 
     head: Head
-    temperature: float
+    judgement: Judgement
+    held: HeldOut
     history: tuple[Step, ...]
     matched: Mapping[str, str]
     told: Mapping[str, Any]
@@ -96,7 +116,7 @@ def learn(
         ConfigError: The plan watches a validation part that there is not, or the fit diverged.
     """
     if plan.head.in_epochs:
-        return _learn_in_epochs(material, plan, cache, progress, listen)
+        return _learn_in_epochs(material, backbone, plan, cache, progress, listen)
     return _learn_to_the_end(material, backbone, plan, progress, listen)
 
 
@@ -116,25 +136,48 @@ def refit(
     return head
 
 
+def out_of_fold(
+    material: Material, backbone: Backbone, plan: Plan, rows: Integers, fold: Integers, strength: float | None = None
+) -> HeldOut:
+    """Return what linear heads say of rows that they had not learned from.
+
+    Args:
+        material: With features of all pictures.
+        backbone: For the prior.
+        plan: Whether there is one, and class weights.
+        rows: That are learned from and held out in turn.
+        fold: (len(rows),) with whom each is held out; -1: never.
+        strength: Of the penalty; None: the usual one.
+    """
+    known = _prior(material, backbone, plan.head, rows)
+    problem = _problem(material, known, plan.head, rows, views=1, fold=fold)
+    strength = logistic.default_strength(problem.prior_known) if strength is None else strength
+    _, logits = logistic.out_of_fold(problem, strength, iterations=plan.head.max_iterations)
+    held = problem.held_out_rows()
+    return HeldOut(rows[held], fold[held], logits)
+
+
 def _learn_to_the_end(
     material: Material, backbone: Backbone, plan: Plan, progress: Progress, listen: Listener
 ) -> Learned:
-    """Choose the strength and the temperature by folds of the training part, and fit the head that is measured."""
+    """Choose the strength by folds of the training part, and fit the head that is measured."""
     rows, iterations = material.parts.train, plan.head.max_iterations
     known = _prior(material, backbone, plan.head, rows)
-    fold = splits.folds(material.dataset.select(rows), material.groups[rows], plan.split.folds, plan.seed)
+    fold = splits.folds(material.dataset.select(rows), material.groups[rows], plan.head.folds, plan.seed)
     # The folds learn from the pictures alone, without their mirror images: half of the time, and on every data set
     # tried the same strength.
     problem = _problem(material, known, plan.head, rows, views=1, fold=fold)
     selection = logistic.select_strength(problem, plan.head.l2, iterations=iterations, progress=progress)
     strength = selection.strength
+    held = HeldOut(rows[selection.rows], fold[selection.rows], selection.logits)
     problem = _problem(material, known, plan.head, rows)
     shown = _shown(material)
     history = logistic.History(problem, material.values, shown, material.truth[shown], listen)
     weights = problem.fit(strength, iterations=iterations, watch=history)
     return Learned(
         problem.head(weights),
-        selection.temperature,
+        _judgement(material, backbone, plan, held, rows, progress),
+        held,
         tuple(history.steps),
         known.matched,
         {
@@ -157,9 +200,9 @@ def _learn_to_the_end(
 
 
 def _learn_in_epochs(
-    material: Material, plan: Plan, cache: Path | None, progress: Progress, listen: Listener
+    material: Material, backbone: Backbone, plan: Plan, cache: Path | None, progress: Progress, listen: Listener
 ) -> Learned:
-    """Fit in epochs until the watched loss stops falling, and take the temperature from the watched pictures."""
+    """Fit in epochs until the watched loss stops falling; the watched pictures are those held out."""
     rows = _watch(material, plan)
     fit = descent.fit(
         material.values,
@@ -172,14 +215,13 @@ def _learn_in_epochs(
         progress=progress,
         listen=listen,
     )
-    temperature = 1.0
-    if len(rows.watched) >= calibration.FEWEST:
-        logits = fit.head.logits(material.values[rows.watched, 0])
-        temperature, _ = calibration.fit_temperature(logits, material.truth[rows.watched])
+    logits = fit.head.logits(material.values[rows.watched, 0])
+    held = HeldOut(rows.watched, np.zeros(len(rows.watched), dtype=np.int64), logits)
     layers = " → ".join(str(width) for width in (*plan.head.hidden, len(material.classes)))
     return Learned(
         fit.head,
-        temperature,
+        _judgement(material, backbone, plan, held, rows.learned, progress),
+        held,
         fit.history,
         {},
         {
@@ -192,6 +234,62 @@ def _learn_in_epochs(
         _remarks(plan, len(rows.watched)),
         fit.best,
     )
+
+
+def _judgement(
+    material: Material, backbone: Backbone, plan: Plan, held: HeldOut, learned: Integers, progress: Progress
+) -> Judgement:
+    """Return the rules that the held-out rows give."""
+    progress("Calibrating", 0, 1)
+    asked, truth = plan.calibration, material.truth[held.rows]
+    scaled = calibration.fit(held.logits, truth, held.fold, asked.scaling)
+    sets = conformal.fit(
+        scaled.probabilities(held.logits),
+        truth,
+        level=asked.level,
+        method=asked.sets,
+        groups=material.groups[held.rows],
+    )
+    rule = _novelty(material, backbone, plan, held, learned)
+    progress("Calibrating", 1, 1)
+    return Judgement(scaled, sets, rule)
+
+
+def _novelty(material: Material, backbone: Backbone, plan: Plan, held: HeldOut, learned: Integers) -> Novelty | None:
+    """Return the rule for "none of these", by the score that was asked for or that wins on classes left out."""
+    asked, features, truth = plan.calibration.unknown, material.values[:, 0], material.truth
+    if asked == "none":
+        return None
+    compared: dict[novelty.Score, float] = {}
+    score: novelty.Score = "neighbours" if asked == "best" else asked  # works without folds and with few classes
+    if asked == "best" and len(held.rows) and len(np.unique(truth[learned])) >= novelty.FEWEST_CLASSES:
+        compared = novelty.compare(features, truth, learned, _probe(material, backbone, plan), plan.seed)
+        enough = max(compared.values()) - novelty.TIE
+        score = next(name for name in compared if compared[name] >= enough)
+    if not len(held.rows) and score != "energy":  # each group is then held out on its own
+        nothing = np.zeros((len(learned), len(material.classes)), dtype=np.float32)
+        held = HeldOut(learned, material.groups[learned], nothing)
+    if not len(held.rows):
+        return None
+    own = novelty.held_out(score, features, truth, held.rows, held.fold, held.logits, learned)
+    arrays = novelty.learn(score, features[learned], truth[learned], plan.seed)
+    return novelty.fit(score, plan.calibration.refused, own, arrays, compared)
+
+
+def _probe(
+    material: Material, backbone: Backbone, plan: Plan
+) -> Callable[[Integers, Integers], Callable[[Floats], Floats]]:
+    """Return what fits a linear head to some rows of some classes, and gives its logits."""
+
+    def fitted(rows: Integers, known: Integers) -> Callable[[Floats], Floats]:
+        names = ClassNames(material.classes[k] for k in known)
+        truth = np.searchsorted(known, material.truth[rows])
+        start = _start(names, backbone, plan.head, material.values[rows, 0], truth)
+        problem = logistic.Problem(material.values[:, :1], rows, truth, start)
+        strength = logistic.default_strength(problem.prior_known)
+        return problem.head(problem.fit(strength, iterations=plan.head.max_iterations)).logits
+
+    return fitted
 
 
 def _remarks(plan: Plan, watched: int) -> tuple[Finding, ...]:
@@ -256,9 +354,13 @@ def _shown(material: Material) -> Integers:
 
 
 def _prior(material: Material, backbone: Backbone, plan: HeadPlan, rows: Integers) -> Prior:
+    return _start(material.classes, backbone, plan, material.values[rows, 0], material.truth[rows])
+
+
+def _start(names: ClassNames, backbone: Backbone, plan: HeadPlan, features: Floats, truth: Integers) -> Prior:
     if plan.prior == "none":
-        return prior.none(backbone.dim, len(material.classes))
-    return prior.match(material.classes, backbone, material.values[rows, 0], material.truth[rows])
+        return prior.none(backbone.dim, len(names))
+    return prior.match(names, backbone, features, truth)
 
 
 def _problem(

@@ -39,14 +39,12 @@ class Selection:
 
     Attributes:
         strength: The chosen penalty strength.
-        temperature: Fitted to the out-of-fold logits at that strength; 1 where there are too few.
         scores: (strength, calibrated out-of-fold log-loss) of each one tried; empty if there was nothing to choose by.
         rows: The training rows that were held out in some fold.
         logits: (len(rows), K) their out-of-fold logits.
     """
 
     strength: float
-    temperature: float
     scores: tuple[tuple[float, float], ...]
     rows: Integers
     logits: Floats
@@ -135,6 +133,21 @@ class Problem:
         """Return the prior as weights."""
         return torch.cat([self.prior, self.prior_bias[None]]).numpy().copy()
 
+    @property
+    def folds(self) -> list[int]:
+        """The numbers of the folds that rows are held out in."""
+        return sorted(set(self.fold.tolist()) - {-1})
+
+    @property
+    def prior_known(self) -> bool:
+        """Whether the prior says anything."""
+        return bool(self.prior.any())
+
+    def held_out_rows(self) -> Integers:
+        """Return where the rows that some fold holds out stand among the rows, fold by fold."""
+        parts = [self.held_out(fold)[1] for fold in self.folds]
+        return np.concatenate([np.array([], dtype=np.int64), *parts])
+
     def held_out(self, fold: int) -> tuple[Tensor, Integers]:
         """Return the first view of a fold's rows, standardised, and where they stand among the rows."""
         own = np.flatnonzero(self.fold == fold)
@@ -201,29 +214,27 @@ def select_strength(
         iterations: Of each fit, at most.
         progress: Hears of every fit.
     """
-    numbers = sorted(set(problem.fold.tolist()) - {-1})
-    held = [problem.held_out(fold) for fold in numbers]
-    rows = np.concatenate([row for _, row in held]) if held else np.array([], dtype=np.int64)
-    usual = DEFAULT_STRENGTH if problem.prior.any() else DEFAULT_STRENGTH_ALONE
+    numbers = problem.folds
+    rows = problem.held_out_rows()
+    usual = default_strength(problem.prior_known)
     best = min(range(len(strengths)), key=lambda index: abs(math.log(strengths[index] / usual)))
     if len(rows) < calibration.FEWEST or len(numbers) < 2:
-        return Selection(
-            strengths[best], 1.0, (), np.array([], dtype=np.int64), np.zeros((0, problem.classes), np.float32)
-        )
+        return Selection(strengths[best], (), np.array([], dtype=np.int64), np.zeros((0, problem.classes), np.float32))
     truth = problem.truth[:: problem.views].numpy()[np.argsort(problem.order)][rows]
     tried: dict[int, _Trial] = {}
 
     def score(index: int, neighbour: int | None) -> float:
         if index not in tried:
-            weights, parts = [], []
-            for place, fold in enumerate(numbers):
-                start = None if neighbour is None else tried[neighbour].weights[place]
-                weights.append(problem.fit(strengths[index], start=start, leave_out=fold, iterations=iterations))
-                single = torch.from_numpy(weights[-1]).float()
-                parts.append(_scores(held[place][0], single).numpy())
-                progress("Choosing the strength", len(tried) * len(numbers) + place, len(strengths) * len(numbers))
-            logits = np.concatenate(parts)
-            tried[index] = _Trial(weights, logits, *calibration.fit_temperature(logits, truth))
+
+            def report(place: int) -> None:
+                done = (len(tried) * len(numbers)) + place
+                progress("Choosing the strength", done, len(strengths) * len(numbers))
+
+            starts = None if neighbour is None else tried[neighbour].weights
+            weights, logits = out_of_fold(
+                problem, strengths[index], iterations=iterations, starts=starts, report=report
+            )
+            tried[index] = _Trial(weights, logits, calibration.fit_temperature(logits, truth)[1])
         return tried[index].loss
 
     score(best, None)
@@ -232,16 +243,48 @@ def select_strength(
             best += step
     progress("Choosing the strength", len(strengths) * len(numbers), len(strengths) * len(numbers))
     scores = tuple((strengths[index], tried[index].loss) for index in sorted(tried))
-    return Selection(strengths[best], tried[best].temperature, scores, rows, tried[best].logits)
+    return Selection(strengths[best], scores, rows, tried[best].logits)
+
+
+def default_strength(prior: bool) -> float:
+    """Return the strength to take where nothing chooses it, with or without a prior."""
+    return DEFAULT_STRENGTH if prior else DEFAULT_STRENGTH_ALONE
+
+
+def out_of_fold(
+    problem: Problem,
+    strength: float,
+    *,
+    iterations: int = 200,
+    starts: Sequence[NDArray[np.float64]] | None = None,
+    report: Callable[[int], None] = lambda place: None,
+) -> tuple[list[NDArray[np.float64]], Floats]:
+    """Return the weights of each fold, and the logits (M, K) of the M `held_out_rows`.
+
+    Args:
+        problem: With folds.
+        strength: Of the penalty.
+        iterations: Of each fit, at most.
+        starts: Where each fold's fit begins; None: at the prior.
+        report: Hears the place of each fold when its fit is done.
+    """
+    weights: list[NDArray[np.float64]] = []
+    logits: list[Floats] = [np.zeros((0, problem.classes), np.float32)]
+    for place, fold in enumerate(problem.folds):
+        start = None if starts is None else starts[place]
+        weights.append(problem.fit(strength, start=start, leave_out=fold, iterations=iterations))
+        values, _ = problem.held_out(fold)
+        logits.append(_scores(values, torch.from_numpy(weights[-1]).float()).numpy())
+        report(place)
+    return weights, np.concatenate(logits)
 
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """One strength: the weights of each fold, the out-of-fold logits, and the best temperature with its log-loss."""
+    """One strength: the weights of each fold, the out-of-fold logits, and their log-loss at the best temperature."""
 
     weights: list[NDArray[np.float64]]
     logits: Floats
-    temperature: float
     loss: float
 
 

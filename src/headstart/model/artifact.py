@@ -26,6 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
@@ -36,16 +37,30 @@ from headstart.config import EncoderConfig, EncoderPlan, TrainConfig
 from headstart.encoding import backbone as backbones
 from headstart.encoding import runtime
 from headstart.errors import ArtifactError, ConfigError, HeadstartError
+from headstart.learning.calibration import Calibration
+from headstart.learning.conformal import SetRule
 from headstart.learning.heads import Head
+from headstart.learning.judgement import Judgement
+from headstart.learning.novelty import Novelty
 from headstart.model.classifier import Classifier
-from headstart.records import ClassNames, Preprocess, Provenance
+from headstart.records import ClassNames, Floats, Preprocess, Provenance
 from headstart.storage import flush, remove_stale, storage_errors
 
-FORMAT = 1
+FORMAT = 2
 MODEL, HEAD, BACKBONE = "model.json", "head.safetensors", "backbone.safetensors"
+NOVELTY = "novelty.safetensors"  # only where the rule for "none of these" needs arrays
 
 _HINT = "Make room, or name another place with --out."
-_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}  # format n → what makes n + 1 of it
+
+
+def _add_judgement(content: dict[str, Any]) -> dict[str, Any]:
+    """Format 1 had a temperature, and neither sets nor a rule for "none of these"."""
+    calibration = {"temperature": content["temperature"], "factors": None, "offsets": None}
+    return content | {"judgement": {"calibration": calibration, "sets": None, "novelty": None}}
+
+
+# format n → what makes n + 1 of it
+_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _add_judgement}
 
 
 def probe(directory: Path) -> None:
@@ -133,10 +148,17 @@ def write_into(folder: Path, classifier: Classifier, extra: Mapping[str, Any] | 
         classifier: What to write.
         extra: More entries for `model.json`, e.g. the plan; loading ignores them.
     """
-    for name, module in ((HEAD, classifier.head), (BACKBONE, classifier.backbone.module)):
-        state = {key: value.contiguous().cpu() for key, value in module.state_dict().items()}
-        (folder / name).write_bytes(save_tensors(state))
-    files = {name: _sha256(folder / name) for name in (HEAD, BACKBONE)}
+    novelty = classifier.judgement.novelty
+    states: dict[str, Mapping[str, Tensor]] = {
+        HEAD: classifier.head.state_dict(),
+        BACKBONE: classifier.backbone.module.state_dict(),
+    }
+    if novelty is not None and novelty.arrays:
+        # half precision is what the arrays were rounded to where they are large
+        states[NOVELTY] = {key: _stored(key, torch.from_numpy(value)) for key, value in novelty.arrays.items()}
+    for name, state in states.items():
+        (folder / name).write_bytes(save_tensors({key: value.contiguous().cpu() for key, value in state.items()}))
+    files = {name: _sha256(folder / name) for name in states}
     content = {
         "format": FORMAT,
         "kind": "headstart classifier",
@@ -149,7 +171,7 @@ def write_into(folder: Path, classifier: Classifier, extra: Mapping[str, Any] | 
         "encoder": dataclasses.asdict(classifier.encoder.plan) | {"weights": ""},
         "classes": list(classifier.classes),
         "head": classifier.head.describe(),
-        "temperature": classifier.temperature,
+        "judgement": _describe(classifier.judgement),
         "files": files,
         **dataclasses.asdict(classifier.provenance),
         **(extra or {}),
@@ -176,7 +198,7 @@ def load_classifier(directory: str | Path, encoder: EncoderConfig | None = None)
         preprocess = Preprocess.from_dict(content["preprocess"])
         with torch.device("meta"):  # a forged description takes no memory
             empty = Head.from_description(content["head"], len(classes))
-        temperature = float(content["temperature"])
+        judgement = _judgement(folder, content["judgement"], _checked(content["files"], dict))
         name = _checked(content["backbone"]["name"], str)
         arguments = _checked(content["backbone"]["arguments"], dict)
         saved = TrainConfig(encoder=EncoderConfig(**content["encoder"])).encoder
@@ -186,8 +208,8 @@ def load_classifier(directory: str | Path, encoder: EncoderConfig | None = None)
         raise ArtifactError(f"{folder / MODEL} is damaged: {type(error).__name__}: {error}.") from error
     if len(set(classes)) != len(classes) or len(classes) < 2 or not all(isinstance(c, str) for c in classes):
         raise ArtifactError(f"{folder / MODEL} is damaged: its classes are not at least two different names.")
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ArtifactError(f"{folder / MODEL} is damaged: the temperature is {temperature}.")
+    if problem := _misfit(judgement, len(classes), empty.features):
+        raise ArtifactError(f"{folder / MODEL} is damaged: {problem}.")
     head = _fill(empty, _read_tensors(folder, HEAD, digests), folder / HEAD)
     try:
         backbone = backbones.rebuild(name, _read_tensors(folder, BACKBONE, digests), preprocess, arguments)
@@ -198,7 +220,74 @@ def load_classifier(directory: str | Path, encoder: EncoderConfig | None = None)
     if backbone.dim != head.features:
         raise ArtifactError(f"{folder}: the head takes {head.features} features, the backbone gives {backbone.dim}.")
     plan = _encoder_here(saved, encoder)
-    return Classifier(backbone, runtime.build(backbone, plan), head, temperature, classes, provenance)
+    return Classifier(backbone, runtime.build(backbone, plan), head, judgement, classes, provenance)
+
+
+def _stored(name: str, values: Tensor) -> Tensor:
+    return values.half() if name == "kept" else values
+
+
+def _describe(rules: Judgement) -> dict[str, Any]:
+    """Return the rules as JSON values; an infinite quantile, which JSON does not know, is null."""
+    described: dict[str, Any] = {"calibration": dataclasses.asdict(rules.calibration), "sets": None, "novelty": None}
+    if rules.sets is not None:
+        sets = dataclasses.asdict(rules.sets)
+        by_class = None if rules.sets.by_class is None else [_finite(value) for value in rules.sets.by_class]
+        described["sets"] = sets | {"quantile": _finite(rules.sets.quantile), "by_class": by_class}
+    if rules.novelty is not None:
+        novelty = {f.name: getattr(rules.novelty, f.name) for f in dataclasses.fields(rules.novelty)}
+        described["novelty"] = novelty | {"arrays": sorted(rules.novelty.arrays)}
+    return described
+
+
+def _judgement(folder: Path, described: Mapping[str, Any], digests: Mapping[str, str]) -> Judgement:
+    """Return the rules that `_describe` described.
+
+    Raises:
+        ValueError: They make no sense; `KeyError` and `TypeError` where something is missing or of a wrong type.
+        ArtifactError: Their arrays are damaged.
+    """
+    calibration: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in described["calibration"].items()
+    }
+    sets, novelty = described["sets"], described["novelty"]
+    if sets is not None:
+        by_class = sets["by_class"]
+        limits = None if by_class is None else tuple(_infinite(value) for value in by_class)
+        sets = SetRule(**sets | {"quantile": _infinite(sets["quantile"]), "by_class": limits})
+    if novelty is not None:
+        arrays: dict[str, Floats] = {}
+        if novelty["arrays"]:
+            arrays = {key: value.float().numpy() for key, value in _read_tensors(folder, NOVELTY, digests).items()}
+        if sorted(arrays) != novelty["arrays"]:
+            raise ValueError(f"{NOVELTY} holds {sorted(arrays)} instead of {novelty['arrays']}")
+        novelty = Novelty(**novelty | {"own": tuple(float(value) for value in novelty["own"]), "arrays": arrays})
+    return Judgement(Calibration(**calibration), sets, novelty)
+
+
+def _misfit(rules: Judgement, classes: int, features: int) -> str:
+    """Return what of the rules does not go with the head, or nothing."""
+    per_class = {
+        "factors": rules.calibration.factors,
+        "offsets": rules.calibration.offsets,
+        "by_class": None if rules.sets is None else rules.sets.by_class,
+    }
+    for name, values in per_class.items():
+        if values is not None and len(values) != classes:
+            return f"{name} has {len(values)} numbers for {classes} classes"
+    arrays = {} if rules.novelty is None else rules.novelty.arrays
+    for name, array in arrays.items():
+        if array.shape[-1] != features or not np.isfinite(array).all():
+            return f"{name} of {NOVELTY} is not {features} finite numbers wide"
+    return ""
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _infinite(value: float | None) -> float:
+    return math.inf if value is None else float(value)
 
 
 def _read_json(folder: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A `Classifier`: picture → preprocess → backbone → head → calibration → class names, five hops without a branch on how
+"""A `Classifier`: picture → preprocess → backbone → head → judgement → class names, five hops without a branch on how
 it was trained. It reads pictures and returns predictions; it trains nothing and writes nothing.
 """
 
@@ -16,8 +16,9 @@ from headstart.encoding.backbone import Backbone
 from headstart.encoding.features import Extraction
 from headstart.encoding.runtime import Encoder
 from headstart.errors import ConfigError, PictureError
-from headstart.learning import calibration
+from headstart.learning import judgement
 from headstart.learning.heads import Head
+from headstart.learning.judgement import Judgement
 from headstart.records import (
     ClassNames,
     Dataset,
@@ -39,7 +40,7 @@ class Classifier:
         backbone: Pictures → features, with its weights.
         encoder: The engine that runs it.
         head: Features → logits.
-        temperature: What the logits are divided by, > 0.
+        judgement: Logits → probabilities, sets of classes, "none of these".
         classes: K names, in the order of the head's outputs.
         provenance: Where it comes from; decides nothing.
     """
@@ -47,9 +48,14 @@ class Classifier:
     backbone: Backbone
     encoder: Encoder
     head: Head
-    temperature: float
+    judgement: Judgement
     classes: ClassNames
     provenance: Provenance = field(default_factory=Provenance)
+
+    @property
+    def temperature(self) -> float:
+        """What the logits are divided by, > 0."""
+        return self.judgement.calibration.temperature
 
     @property
     def preprocess(self) -> Preprocess:
@@ -108,15 +114,29 @@ class Classifier:
         return features.extract(dataset, digests, self.encoder, self.backbone, cache=cache, progress=progress)
 
     def judge(self, dataset: Dataset, values: Floats, failures: Mapping[int, str] | None = None) -> Predictions:
-        """Return the predictions of features that were computed before: head, then calibration.
+        """Return the predictions of features that were computed before: head, then judgement.
 
         Args:
             dataset: N samples; their labels, where there are any, become the truth.
             values: (N, D).
             failures: Row → why its picture could not be used.
         """
-        result = calibration.probabilities(self.head.logits(values), self.temperature)
+        said = judgement.apply(self.judgement, self.head.logits(values), values)
         failures = dict(failures or {})
-        result[list(failures)] = np.nan
-        truth = dataset.labels if any(label is not None for label in dataset.labels) else None
-        return Predictions(tuple(s.name for s in dataset), self.classes, result, failures, truth)
+        unusable = list(failures)
+        said.probabilities[unusable] = np.nan
+        for known in (said.sets, said.known):
+            if known is not None:
+                known[unusable] = False
+        if said.typicality is not None:
+            said.typicality[unusable] = np.nan
+        return Predictions(
+            tuple(s.name for s in dataset),
+            self.classes,
+            said.probabilities,
+            failures,
+            dataset.labels if any(label is not None for label in dataset.labels) else None,
+            sets=said.sets,
+            typicality=said.typicality,
+            known=said.known,
+        )

@@ -1,0 +1,219 @@
+"""How far a figure rests on pictures that resemble those learned from, and what it would be without, or with more.
+
+Several photographs of one thing, some learned from and some measured, make a figure that new things will not meet. No
+similarity divides "the same thing once more" from "another of its kind"; so three things are told: whether keeping
+look-alikes together changes the accuracy of the very same pictures, what a split that ignores copies and look-alikes
+would have reported, and the accuracy of pictures by how alike their nearest learned picture is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from headstart import metrics
+from headstart.config import Plan
+from headstart.data import similarity, splits
+from headstart.data.duplicates import Kinship
+from headstart.encoding.backbone import Backbone
+from headstart.errors import DataError
+from headstart.learning import fitting
+from headstart.learning.fitting import Learned, Material
+from headstart.records import Finding, Integers, Interval, Splits, found
+
+MATTERS = 0.05  # accuracy lost, surely, from which on look-alikes are kept together
+WORTH_SAYING = 0.01
+MOST = 4000  # pictures on which that is found out
+FOLDS = 3
+FEWEST = 30  # measured pictures below which nothing is said
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Measured pictures by how alike the nearest picture is that was learned from.
+
+    Attributes:
+        name: "look-alike", "between" or "unlike".
+        low: The smallest similarity, in [-1, 1].
+        high: The largest.
+        pictures: How many.
+        share: Of all that were measured.
+        accuracy: Of these.
+    """
+
+    name: str
+    low: float
+    high: float
+    pictures: int
+    share: float
+    accuracy: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Optimism:
+    """What a figure owes to resemblance.
+
+    Attributes:
+        gap: Accuracy that pictures lose when their look-alikes are not learned from; None where there are none.
+        together: Whether look-alikes were kept on one side.
+        naive: Accuracy of the same kind of head on a split that ignores copies and look-alikes; None where no split
+            was ignored.
+        leaked: How many of the pictures measured in that split have a copy or look-alike among those learned from.
+        measured: How many were measured in that split.
+        bands: The measured pictures by similarity.
+    """
+
+    gap: Interval | None
+    together: bool
+    naive: Interval | None = None
+    leaked: int = 0
+    measured: int = 0
+    bands: tuple[Band, ...] = ()
+
+
+def look_alike_gap(material: Material, kinship: Kinship, backbone: Backbone, plan: Plan) -> Interval | None:
+    """Return the accuracy that is lost when look-alikes are left out of what is learned, on the same pictures.
+
+    Two cross-validations of linear heads measure each picture twice: once with copies apart only, once with look-alikes
+    apart too. None where there are no look-alikes, or too few pictures to tell.
+
+    Args:
+        material: Whose training part is looked at; its groups keep copies together.
+        kinship: Of all its pictures.
+        backbone: For the prior.
+        plan: Of the head.
+    """
+    alike = kinship.look_alikes
+    rows = _some(material.parts.train, alike, plan.seed)
+    if len(np.unique(alike[rows])) == len(np.unique(material.groups[rows])):
+        return None
+    dataset = material.dataset.select(rows)
+    right = np.full((2, len(material.dataset)), np.nan)
+    for number, groups in enumerate((material.groups, alike)):
+        fold = splits.folds(dataset, groups[rows], FOLDS, plan.seed)
+        held = fitting.out_of_fold(material, backbone, plan, rows, fold)
+        right[number, held.rows] = held.logits.argmax(axis=1) == material.truth[held.rows]
+    both = np.flatnonzero(np.isfinite(right).all(axis=0))
+    if len(both) < FEWEST:
+        return None
+    lost = right[0, both] - right[1, both]
+    weights = metrics.resample(len(both), alike[both], 1000, plan.seed)
+    low, high = np.percentile(weights @ lost / weights.sum(axis=1), [2.5, 97.5])
+    return Interval(float(lost.mean()), float(low), float(high))
+
+
+def naive_split(material: Material, plan: Plan) -> Splits | None:
+    """Return the split that heeds neither copies nor look-alikes nor groups; None if it is the one that was made."""
+    alone = np.arange(len(material.dataset))
+    try:
+        naive = splits.split(material.dataset, alone, plan.split.validation, plan.seed)
+    except DataError:
+        return None
+    apart = len(np.unique(material.groups)) == len(alone)
+    return None if apart or not len(_leaked(naive, material.groups)) else naive
+
+
+def measure_naive(
+    optimism: Optimism,
+    material: Material,
+    kinship: Kinship,
+    backbone: Backbone,
+    plan: Plan,
+    learned: Learned,
+    naive: Splits,
+) -> Optimism:
+    """Return what is known, with the accuracy of the same kind of head on the naive split.
+
+    Where look-alikes are kept together, the bands are of that split too: the honest one has hardly a look-alike.
+
+    Args:
+        optimism: What is known.
+        material: With the groups that were heeded.
+        kinship: Whose similarities divide the bands.
+        backbone: For the prior.
+        plan: Of the head.
+        learned: From the honest split; its strength, or number of epochs, serves here too.
+        naive: The split.
+    """
+    head = fitting.refit(material, backbone, plan, learned.best, naive.train)
+    rows = naive.test if len(naive.test) else naive.validation
+    right = head.logits(material.values[rows, 0]).argmax(axis=1) == material.truth[rows]
+    leaked = np.isin(rows, _leaked(naive, material.groups))
+    if optimism.together:
+        optimism = replace(optimism, bands=bands(material, kinship, rows, right, naive.train))
+    return replace(
+        optimism,
+        naive=metrics.share_interval(right, material.groups[rows]),
+        leaked=int(leaked.sum()),
+        measured=len(rows),
+    )
+
+
+def bands(material: Material, kinship: Kinship, rows: Integers, right: Integers, learned: Integers) -> tuple[Band, ...]:
+    """Return measured pictures by the similarity of the nearest picture that was learned from.
+
+    Args:
+        material: With features and groups.
+        kinship: Whose similarities divide the bands.
+        rows: (M,) that were measured.
+        right: (M,) whether the answer was right.
+        learned: Rows that were learned from.
+    """
+    values = material.values
+    mean = values[learned, 0].mean(axis=0)
+    held = np.stack([similarity.directions(values[learned, view], mean) for view in range(values.shape[1])], axis=1)
+    nearest = similarity.nearest(similarity.directions(values[rows, 0], mean), held)[:, 0]
+    edges = [-np.inf, kinship.unlike, max(kinship.alike, kinship.unlike), np.inf]
+    result: list[Band] = []
+    for name, low, high in zip(("unlike", "between", "look-alike"), edges, edges[1:], strict=False):
+        own = (nearest >= low) & (nearest < high)
+        if own.any():
+            accuracy = metrics.share_interval(right[own], material.groups[rows[own]])
+            limits = float(nearest[own].min()), float(nearest[own].max())
+            result.append(Band(name, *limits, int(own.sum()), float(own.mean()), accuracy))
+    return tuple(result)
+
+
+def findings(optimism: Optimism) -> list[Finding]:
+    """Return what a person must know before they believe the figure."""
+    gap, naive = optimism.gap, optimism.naive
+    if gap is None or gap.low <= WORTH_SAYING:
+        return []
+    points = f"{100 * gap.value:.0f} [{100 * gap.low:.0f}, {100 * gap.high:.0f}] points"
+    if optimism.together:
+        would = "" if naive is None else f"; a split that ignores that would have reported an accuracy of {naive}"
+        return found(
+            "look-alikes",
+            "warning",
+            "many pictures show the same thing once more: accuracy falls by {points} on pictures whose look-alikes were "
+            f"not learned from. They are kept on one side, so that the figures hold for new things{would}".replace(
+                "{points}", points
+            ),
+            ["all figures"],
+            "If new pictures will show these very things, --set split.look_alikes=apart measures that.",
+        )
+    return found(
+        "optimistic",
+        "warning" if gap.low > MATTERS else "note",
+        f"the figures are optimistic for things that were never photographed before: accuracy falls by {points} on "
+        "pictures whose look-alikes were not learned from",
+        ["all figures"],
+        "--set split.look_alikes=together measures on new things.",
+    )
+
+
+def _some(rows: Integers, groups: Integers, seed: int) -> Integers:
+    """Return these rows, or of very many some whole groups."""
+    if len(rows) <= MOST:
+        return rows
+    names, member, sizes = np.unique(groups[rows], return_inverse=True, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    chosen = order[np.cumsum(sizes[order]) <= MOST]
+    return rows[np.isin(member, chosen)]
+
+
+def _leaked(split: Splits, groups: Integers) -> Integers:
+    """Return the measured rows that share a group with a row that is learned from."""
+    measured = split.test if len(split.test) else split.validation
+    return measured[np.isin(groups[measured], groups[split.train])]
