@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from headstart.config import TrainConfig
     from headstart.data.sources import Columns, read
     from headstart.errors import HeadstartError
+    from headstart.examination import audit, check
     from headstart.judging.evaluation import evaluate
     from headstart.model.artifact import load_classifier as load
     from headstart.model.classifier import Classifier
@@ -35,6 +36,8 @@ _HOMES = {
     "Predictions": "headstart.records",
     "TrainConfig": "headstart.config",
     "TrainingResult": "headstart.training",
+    "audit": "headstart.examination",
+    "check": "headstart.examination",
     "evaluate": "headstart.judging.evaluation",
     "load": "headstart.model.artifact:load_classifier",
     "read": "headstart.data.sources",
@@ -52,6 +55,8 @@ __all__ = [
     "Predictions",
     "TrainConfig",
     "TrainingResult",
+    "audit",
+    "check",
     "evaluate",
     "load",
     "read",

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,6 +41,10 @@ app.add_typer(cache_app, name="cache")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep computed features.")]
+BackboneName = Annotated[str | None, typer.Option("--backbone", help="See `headstart models`. Default: the recipe's.")]
+Corrections = Annotated[
+    Path | None, typer.Option("--corrections", help="A sheet of `headstart audit` that was filled in.")
+]
 Model = Annotated[Path, typer.Argument(help="A folder that `headstart train` wrote.")]
 
 
@@ -66,7 +71,7 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """The whole journey on 1,797 scans of handwritten digits that come with the installation."""
-    from headstart import config, training
+    from headstart import config, examination, training
     from headstart import demo as digits
     from headstart.data import checks, sources
     from headstart.judging import evaluation
@@ -83,7 +88,7 @@ def demo(
     asked = config.read_config(None, flags={"pictures.mirror": False})
     with terminal.progress(quiet) as progress:
         inspection = checks.inspect(dataset, progress)
-        backbone, plan = training.prepare(asked)
+        backbone, plan = examination.prepare(asked)
         result = training.fit(inspection, backbone, plan, cache=_cache(False), progress=progress)
     _save(result, out / "model")
     figures = summaries.of_evaluation(result.evaluation)
@@ -103,18 +108,110 @@ Look at {out / "model" / "plots"} and {out / "model" / "README.md"}, then:
 
 @app.command()
 @unfolded
+def check(
+    source: Source,
+    corrections: Corrections = None,
+    backbone: BackboneName = None,
+    *,
+    engine: Engine,
+    no_cache: NoCache = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Look at labelled pictures before any training: copies, bad pictures, shortcuts, classes.
+
+    The features that it computes are kept, so that `headstart train` on the same pictures begins where this ends.
+    """
+    from headstart import examination
+    from headstart.config import read_config
+    from headstart.report import summary
+
+    asked = read_config(None, flags={"encoder.backbone": backbone} | engine.flags)
+    dataset = _corrected(source.read(), corrections)
+    with terminal.progress(quiet) as progress:
+        findings = examination.check(dataset, asked, cache=_cache(no_cache), progress=progress)
+    if as_json:
+        terminal.print_json(
+            {"pictures": len(dataset), "classes": len(dataset.classes), "findings": summary.of_findings(findings)}
+        )
+        return
+    terminal.print_line(f"{len(dataset):,} pictures of {len(dataset.classes)} classes")
+    terminal.print_findings_table(findings)
+
+
+@app.command()
+@unfolded
+def audit(
+    source: Source,
+    out: Annotated[Path, typer.Option(help="The sheet to write.")] = Path("suspects.csv"),
+    corrections: Corrections = None,
+    backbone: BackboneName = None,
+    *,
+    engine: Engine,
+    no_cache: NoCache = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """List the pictures whose label is probably wrong, the most doubtful first, in a sheet for you to fill in.
+
+    In its column `correction` write accept (the suggested label), remove, or a class name; leave it empty where the
+    label is right. Then: headstart train DATA --corrections suspects.csv
+    """
+    from headstart import examination
+    from headstart.config import read_config
+    from headstart.data import corrections as sheets
+
+    asked = read_config(None, flags={"encoder.backbone": backbone} | engine.flags)
+    read = source.read()
+    _check_out(out, [sample.path for sample in read])
+    if out.exists():
+        raise ConfigError(
+            f"--out {out} is there already, perhaps filled in by hand; it is left alone.", "Name another with --out."
+        )
+    dataset = _corrected(read, corrections)
+    with terminal.progress(quiet) as progress:
+        suspects = examination.audit(dataset, asked, cache=_cache(no_cache), progress=progress)
+    _write(out, sheets.sheet(suspects))
+    likely = sum(suspect.is_likely for suspect in suspects)
+    if as_json:
+        terminal.print_json({"sheet": str(out), "likely": likely, "suspects": [asdict(one) for one in suspects]})
+        return
+    terminal.print_suspects(suspects[:10])
+    terminal.print_line(
+        f"{likely} of {len(dataset):,} labels are estimated to be wrong; {len(suspects)} pictures are in {out}, "
+        "the most doubtful first."
+    )
+    terminal.print_line(
+        f"Next: fill in its column `correction` with accept, remove or a class name, then headstart train "
+        f"{source.root} --corrections {out}"
+    )
+
+
+@app.command()
+@unfolded
 def train(
     source: Source,
     out: Annotated[Path | None, typer.Option(help="Where the model goes; default: runs/<name of DATA>.")] = None,
     recipe: Annotated[
         str | None, typer.Option(help="headstart, or tutorial: InceptionResNetV2 and a head of dense layers.")
     ] = None,
-    backbone: Annotated[str | None, typer.Option(help="See `headstart models`. Default: the recipe's.")] = None,
+    backbone: BackboneName = None,
     weights: Annotated[str | None, typer.Option(help="A .safetensors or .pth file of the backbone's weights.")] = None,
     resize: Annotated[str | None, typer.Option(help="crop, letterbox or squash.")] = None,
     mirror: Annotated[bool | None, typer.Option("--mirror/--no-mirror", help="Learn from mirror images too.")] = None,
     refit: Annotated[
         bool | None, typer.Option("--refit/--no-refit", help="After measuring, fit again on all pictures.")
+    ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(min=2, help="Measure every picture once, by so many folds, instead of holding out a fifth."),
+    ] = None,
+    learning_curve: Annotated[
+        bool, typer.Option("--learning-curve", help="Measure what more pictures would bring, and where.")
+    ] = False,
+    corrections: Corrections = None,
+    earlier: Annotated[
+        Path | None, typer.Option("--from", help="A model trained on some of these pictures: say what changed on them.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of every random choice.")] = None,
     *,
@@ -143,23 +240,37 @@ def train(
         "encoder.weights": weights,
         "pictures.resize": resize,
         "pictures.mirror": mirror,
+        "split.folds": folds,
         "refit": refit,
         "seed": seed,
     }
+    if earlier is not None and config is None:
+        config = earlier / "plan.toml"  # the same backbone and the same rules, unless a flag says otherwise
     asked = read_config(config, settings or (), flags | engine.flags)
     out = out or Path("runs") / source.root.resolve().name
     from headstart.model import artifact
     from headstart.report import logs
 
     logs.check(log or ())
-    dataset = source.read()
+    dataset = _corrected(source.read(), corrections)
     if dataset.layout == "folders" and out.resolve().is_relative_to(source.root.resolve()):
         raise ConfigError(
             f"--out {out} lies in {source.root}, where the next training would take its plots for pictures of a class.",
             "Name a place outside of the folder of pictures.",
         )
     artifact.probe(out)
-    _train(dataset, asked, out, _cache(no_cache), log or (), as_json=as_json, quiet=quiet)
+    _train(
+        dataset, asked, out, _cache(no_cache), log or (), earlier, curve=learning_curve, as_json=as_json, quiet=quiet
+    )
+
+
+def _corrected(dataset: Dataset, sheet: Path | None) -> Dataset:
+    """Return the dataset as a sheet of `headstart audit` corrects it."""
+    if sheet is None:
+        return dataset
+    from headstart.data import corrections, tables
+
+    return corrections.apply(dataset, tables.read_table(sheet))
 
 
 def _train(
@@ -168,37 +279,50 @@ def _train(
     out: Path,
     cache: Path | None,
     log: Sequence[str],
+    earlier: Path | None,
     *,
+    curve: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
-    from headstart import training
+    from headstart import examination, training
     from headstart.data import checks
     from headstart.model import artifact
-    from headstart.report import logs, summary
+    from headstart.report import logs, run, summary
 
+    before = None if earlier is None else run.read_earlier(earlier)
     with terminal.progress(quiet) as progress:
         inspection = checks.inspect(dataset, progress)
-        backbone, plan = training.prepare(asked)
+        backbone, plan = examination.prepare(asked)
         if not quiet:
             terminal.print_plan(plan, len(inspection.dataset), len(inspection.dataset.classes))
         with logs.opened(log, plan, out) as opened:
             for place in opened.places:
                 terminal.say(quiet, f"Logs: {place}")
             listen = logs.join(opened.listen, terminal.epochs(plan, quiet))
-            result = training.fit(inspection, backbone, plan, cache=cache, progress=progress, listen=listen)
+            result = training.fit(
+                inspection,
+                backbone,
+                plan,
+                cache=cache,
+                progress=progress,
+                listen=listen,
+                earlier=before,
+                learning_curve=curve,
+            )
             opened.conclude(result)
     if not quiet:
         terminal.print_findings(result.findings)
-    earlier = artifact.aside(out)
+    moved = artifact.aside(out)
     _save(result, out)
     told = result.classifier.provenance
-    figures = summary.of_evaluations(result.evaluations)
+    figures, trust = summary.of_evaluations(result.evaluations), summary.of_trust(result)
     if as_json:
         terminal.print_json(
             {
                 "model": str(out),
                 "evaluation": figures,
+                "trust": trust,
                 "temperature": result.classifier.temperature,
                 "training": told.training,
                 "data": told.data,
@@ -207,11 +331,12 @@ def _train(
         )
         return
     _print_parts(figures)
+    terminal.print_trust(trust)
     terminal.print_line(
-        f"Head: {told.training['head']}; temperature {result.classifier.temperature:.3f}. "
+        f"Head: {told.training['head']}; {result.classifier.judgement.calibration}. "
         f"The saved head was fitted on {told.training['fitted_on']}."
     )
-    terminal.print_line(f"Saved: {out}" + (f" (the model that was there is now {earlier})" if earlier else ""))
+    terminal.print_line(f"Saved: {out}" + (f" (the model that was there is now {moved})" if moved else ""))
     terminal.print_line(f"Plots: {out / 'plots'}   Card: {out / 'README.md'}   Next: headstart predict {out} PICTURES")
 
 
@@ -286,7 +411,9 @@ def predict(
     model: Model,
     pictures: Annotated[list[str], typer.Argument(help="Files, folders, glob patterns, or a Kaggle folder's test/.")],
     out: Annotated[Path | None, typer.Option(help="The file to write; default: stdout.")] = None,
-    form: Annotated[str, typer.Option("--format", help="labels, probabilities or jsonl.")] = "labels",
+    form: Annotated[
+        str, typer.Option("--format", help="labels, probabilities, table (label, probability, known, set) or jsonl.")
+    ] = "labels",
     like: Annotated[
         Path | None, typer.Option(help="A sample submission, whose id and class columns are taken.")
     ] = None,
@@ -328,6 +455,8 @@ def predict(
         terminal.print_findings(dataset.findings)
     for row, reason in list(said.errors.items())[:20]:
         terminal.say(False, f"error: {terminal.printable(said.names[row])}: {reason}")
+    if said.known is not None and not quiet:
+        terminal.print_strangers([one.path for one in said if one.known is False], len(said))
     if said.errors:
         terminal.say(False, f"{len(said.errors)} of {len(said)} picture(s) could not be used; their rows are marked.")
         raise typer.Exit(1)

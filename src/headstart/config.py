@@ -126,7 +126,7 @@ class HeadConfig:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationConfig:
-    """What is made of logits, and at which rates; of methods, "best" is the one that wins on held-out training pictures."""
+    """What is made of logits, and at which rates; "best" is the method that wins on held-out training pictures."""
 
     scaling: Literal["best", "temperature", "vector"] = _setting("best", "of the logits: one number, or two a class")
     sets: Literal["lac", "aps"] = _setting("lac", "conformal sets: lac, the smallest; aps, larger for hard pictures")

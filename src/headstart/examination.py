@@ -1,24 +1,31 @@
-"""Inspected pictures and their features → what must be known of the data before anything is learned from it.
+"""Labelled pictures → what must be known of them before anything is learned, and whose labels are doubtful.
 
-The first step of `train`, and all that `headstart check` does. What is found is told; nothing is left out here but what
-could not be decoded.
+The first step of `train`, and all that `headstart check` and `headstart audit` do. What is found is told; nothing is
+left out here but what could not be decoded.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
-from headstart.config import Plan
+from headstart.config import Plan, TrainConfig, apply_recipe, resolve, resolve_head
 from headstart.data import checks, duplicates, quality, shortcuts, splits
 from headstart.data.checks import Inspection
 from headstart.data.duplicates import Kinship
+from headstart.encoding import backbone as backbones
+from headstart.encoding import features, runtime
 from headstart.encoding.backbone import Backbone
-from headstart.encoding.features import Extraction
-from headstart.learning import prior
+from headstart.encoding.cache import default_cache
+from headstart.encoding.features import VIEWS, Extraction
+from headstart.judging import optimism
+from headstart.judging.audit import Suspect, find_suspects
+from headstart.judging.optimism import Optimism
+from headstart.learning import calibration, fitting, prior
 from headstart.learning.fitting import Material
-from headstart.records import ClassNames, Finding, Looks, Progress, Splits, found, silence
+from headstart.records import ClassNames, Dataset, Finding, Looks, Progress, Splits, found, silence
 
 FOLDS = 5  # in which shortcuts are sought
 
@@ -38,6 +45,117 @@ class Examination:
     looks: Looks
     kinship: Kinship
     findings: tuple[Finding, ...]
+
+
+def prepare(config: TrainConfig) -> tuple[Backbone, Plan]:
+    """Load the backbone and decide what the configuration left open.
+
+    Raises:
+        BackboneError: The weights cannot be had.
+        ConfigError: What was asked for is not to be had on this machine.
+    """
+    config = apply_recipe(config)
+    resolve_head(config.head)  # what excludes itself is said before the weights are fetched
+    encoder = runtime.choose(config.encoder)
+    size = None if config.pictures.size == "auto" else config.pictures.size
+    backbone = backbones.load(config.encoder.backbone, config.encoder.weights, size=size, resize=config.pictures.resize)
+    local = encoder.backbone.startswith("local-dir:")  # fed back, the plan must ask for the same folder
+    return backbone, resolve(
+        config, backbone.preprocess, encoder if local else replace(encoder, backbone=backbone.name)
+    )
+
+
+def extract(
+    inspection: Inspection, backbone: Backbone, plan: Plan, *, cache: Path | None, progress: Progress = silence
+) -> Extraction:
+    """Return features and looks of inspected pictures, as a plan wants them."""
+    return features.extract(
+        inspection.dataset,
+        inspection.digests,
+        runtime.build(backbone, plan.encoder),
+        backbone,
+        views=VIEWS if plan.pictures.mirror else VIEWS[:1],
+        looking=True,
+        cache=cache,
+        progress=progress,
+    )
+
+
+def check(
+    dataset: Dataset, config: TrainConfig | None = None, *, cache: Path | None = None, progress: Progress = silence
+) -> tuple[Finding, ...]:
+    """Return everything a person should know about labelled pictures before training.
+
+    Args:
+        dataset: From `read`.
+        config: What to do differently from the defaults.
+        cache: Where features are kept, for the training that follows; None: the default cache folder.
+        progress: Hears how far it is.
+
+    Raises:
+        DataError: The data cannot be learned from.
+        BackboneError: The backbone's weights cannot be had.
+    """
+    inspection = checks.inspect(dataset, progress)
+    seen, backbone, plan = _examine_all(inspection, config or TrainConfig(), cache or default_cache(), progress)
+    _, lost = weigh_look_alikes(seen, backbone, plan, progress)
+    return (*seen.findings, *optimism.findings(lost))
+
+
+def audit(
+    dataset: Dataset, config: TrainConfig | None = None, *, cache: Path | None = None, progress: Progress = silence
+) -> tuple[Suspect, ...]:
+    """Return the pictures whose label is doubtful, the most doubtful first.
+
+    Each is judged by a linear head that had learned from neither it nor its copies.
+
+    Args:
+        dataset: From `read`.
+        config: What to do differently from the defaults.
+        cache: Where features are kept; None: the default cache folder.
+        progress: Hears how far it is.
+
+    Raises:
+        DataError: The data cannot be learned from.
+        BackboneError: The backbone's weights cannot be had.
+    """
+    inspection = checks.inspect(dataset, progress, keep_conflicting=True)
+    seen, backbone, plan = _examine_all(inspection, config or TrainConfig(), cache or default_cache(), progress)
+    material = seen.material
+    rows = material.parts.train
+    fold = splits.folds(material.dataset, seen.kinship.copies, plan.head.folds, plan.seed)
+    held = fitting.out_of_fold(material, backbone, plan, rows, fold, progress=progress)
+    scaled = calibration.fit(held.logits, material.truth[held.rows], held.fold, "temperature")
+    probabilities = np.full((len(rows), len(material.classes)), np.nan)
+    probabilities[held.rows] = scaled.probabilities(held.logits)
+    names = [sample.name for sample in material.dataset]
+    return find_suspects(
+        names, material.truth, material.classes, probabilities, copies=duplicates.members(seen.kinship.copies)
+    )
+
+
+def _examine_all(
+    inspection: Inspection, config: TrainConfig, cache: Path | None, progress: Progress
+) -> tuple[Examination, Backbone, Plan]:
+    backbone, plan = prepare(config)
+    extraction = extract(inspection, backbone, plan, cache=cache, progress=progress)
+    return examine(inspection, extraction, backbone, plan, progress), backbone, plan
+
+
+def weigh_look_alikes(
+    seen: Examination, backbone: Backbone, plan: Plan, progress: Progress = silence
+) -> tuple[Material, Optimism]:
+    """Return the material with the groups that must stay on one side of a split, and what that is decided by."""
+    material = seen.material
+    if plan.split.copies == "together":
+        material = replace(material, groups=seen.kinship.copies)
+    progress("Comparing with look-alikes", 0, 1)
+    learned = np.array([row for row, sample in enumerate(material.dataset) if sample.split in (None, "train")])
+    nothing = np.array([], dtype=np.int64)
+    looked_at = replace(material, parts=Splits(learned, nothing, nothing))
+    lost = optimism.decide(optimism.look_alike_gap(looked_at, seen.kinship, backbone, plan), plan.split.look_alikes)
+    progress("Comparing with look-alikes", 1, 1)
+    return (replace(material, groups=seen.kinship.look_alikes) if lost.together else material), lost
 
 
 def examine(
@@ -67,7 +185,7 @@ def examine(
     assert table.looks is not None  # noqa: S101  # asked for by who extracts
     looks, truth = table.looks.select(kept), classes.encode(dataset.labels)
     known = splits.group_ids(dataset, digests)
-    kinship = duplicates.find(looks.thumbnails, values, truth, known, plan.seed)
+    kinship = duplicates.find(looks.thumbnails, values[:, 0], truth, known, plan.seed)
     nothing = np.array([], dtype=np.int64)
     everything = Splits(np.arange(len(dataset)), nothing, nothing)
     fold = splits.folds(dataset, kinship.copies, FOLDS, plan.seed)
@@ -92,8 +210,8 @@ def _overlap(classes: ClassNames, backbone: Backbone) -> list[Finding]:
     return found(
         "pre-training-overlap",
         "note",
-        f"{{n}} of {len(classes)} classes are among the labels the backbone was pre-trained on; the head starts from what "
-        "it knows of them. If it has seen these very pictures, the figures flatter it",
+        f"{{n}} of {len(classes)} classes are among the labels the backbone was pre-trained on; the head starts from "
+        "what it knows of them. If it has seen these very pictures, the figures flatter it",
         [f"{name} = {backbone.labels[rows[0]].split(',')[0]}" for name, rows in names.items()],
         "Pictures that are younger than the network, or taken by yourself, give a figure that nothing flatters.",
     )

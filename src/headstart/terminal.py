@@ -21,11 +21,25 @@ from headstart.records import silence
 
 if TYPE_CHECKING:
     from headstart.config import Plan
+    from headstart.judging.audit import Suspect
     from headstart.learning.heads import Step
     from headstart.records import Finding
 
 stderr = Console(stderr=True, highlight=False, emoji=False)
 stdout = Console(highlight=False, emoji=False)
+STYLES = {"error": "red", "warning": "yellow", "note": "cyan"}
+FIGURES = {
+    "accuracy": "accuracy",
+    "top5_accuracy": "top-5 accuracy",
+    "log_loss": "log-loss",
+    "macro_f1": "macro F1",
+    "brier": "Brier score",
+    "ece": "calibration error (ECE)",
+    "aurc": "risk, averaged over coverage (AURC)",
+    "coverage": "sets that hold the true class",
+    "set_size": "classes in a set, mean",
+    "refused": "own pictures refused",
+}
 
 
 @contextmanager
@@ -114,16 +128,22 @@ def print_plan(plan: Plan, pictures: int, classes: int) -> None:
         f"""Plan: {pictures} pictures of {classes} classes
   pictures   {plan.pictures.size} px, {plan.pictures.resize}; each picture{mirrored}
   backbone   {encoder.backbone}, frozen, on {encoder.engine} ({encoder.device}, {encoder.precision})
-  split      {plan.split.validation:.0%} of each class held out, unless the data brings a split; seed {plan.seed}
+  split      {_held_out(plan)}, unless the data brings a split; seed {plan.seed}
   head       {_head(plan)}, class weights: {plan.head.class_weight}
   then       {"fit once more on training and validation pictures" if plan.refit else "keep the measured head"}""",
     )
 
 
+def _held_out(plan: Plan) -> str:
+    split = plan.split
+    share = f"{split.folds} folds held out in turn" if split.folds else f"{split.validation:.0%} of each class held out"
+    return share + (f", {split.repeats} times" if split.repeats > 1 else "")
+
+
 def _head(plan: Plan) -> str:
     head = plan.head
     if not head.in_epochs:
-        strength = f"strength {head.l2[0]:g}" if len(head.l2) == 1 else f"strength chosen by {plan.split.folds} folds"
+        strength = f"strength {head.l2[0]:g}" if len(head.l2) == 1 else f"strength chosen by {head.folds} folds"
         return f"logistic regression, {strength}, prior: {head.prior}"
     layers = f"dense {', '.join(map(str, head.hidden))}" if head.hidden else "linear"
     watched = "a tenth of the training part" if head.watch == "training" else "the validation part"
@@ -150,14 +170,84 @@ def epochs(plan: Plan, quiet: bool) -> Callable[[Step], None]:
 
 def print_findings(findings: Sequence[Finding]) -> None:
     """Print what was found in the data, a line each with up to three names."""
-    styles = {"error": "red", "warning": "yellow", "note": "cyan"}
     for finding in findings:
         shown = [escape(printable(name)) for name in finding.names[:3]]
         more = f", … {len(finding.names) - 3} more" if len(finding.names) > 3 else ""
         names = f": {', '.join(shown)}{more}" if shown else ""
         advice = f" {escape(finding.advice)}" if finding.advice else ""
-        style = styles[finding.severity]
+        style = STYLES[finding.severity]
         stderr.print(f"[{style}]{finding.severity}[/] {escape(finding.message)}{names}.{advice}", soft_wrap=True)
+
+
+def print_findings_table(findings: Sequence[Finding]) -> None:
+    """Print what was found, the gravest first, as a table: what it is, examples, what to do."""
+    if not findings:
+        print_line("Nothing was found that should worry you.")
+        return
+    table = Table(show_lines=True)
+    table.add_column("severity")
+    table.add_column("finding", ratio=5, overflow="fold")
+    table.add_column("for example", ratio=4, overflow="fold")
+    table.add_column("what to do", ratio=3, overflow="fold")
+    order = {"error": 0, "warning": 1, "note": 2}
+    for finding in sorted(findings, key=lambda one: order[one.severity]):
+        shown = [escape(printable(name)) for name in finding.names[:3]]
+        more = [f"… {len(finding.names) - 3} more"] if len(finding.names) > 3 else []
+        severity = f"[{STYLES[finding.severity]}]{finding.severity}[/]"
+        table.add_row(severity, escape(finding.message), "\n".join([*shown, *more]), escape(finding.advice))
+    stdout.print(table)
+    counts = {name: sum(finding.severity == name for finding in findings) for name in order}
+    print_line(", ".join(f"{count} {name}{'s' if count != 1 else ''}" for name, count in counts.items() if count) + ".")
+
+
+def print_suspects(suspects: Sequence[Suspect]) -> None:
+    """Print pictures whose labels are doubted."""
+    table = Table()
+    for column in ("picture", "label", "suggested", "confidence", "copy of"):
+        table.add_column(column, overflow="fold", justify="right" if column == "confidence" else "left")
+    for one in suspects:
+        cells = [one.name, one.label, one.suggested, f"{one.confidence:.3f}", one.duplicate_of]
+        table.add_row(*(escape(printable(cell)) for cell in cells))
+    stdout.print(table)
+
+
+def print_strangers(names: Sequence[str], pictures: int) -> None:
+    """Say which pictures look like none of the classes."""
+    if not names:
+        return
+    shown = ", ".join(printable(name) for name in names[:3])
+    more = f", … {len(names) - 3} more" if len(names) > 3 else ""
+    say(False, f"{len(names)} of {pictures} picture(s) look like none of the model's classes: {shown}{more}.")
+
+
+def print_trust(trust: Mapping[str, Any]) -> None:
+    """Print how far the figures can be believed."""
+    from headstart.report.summary import trust_lines
+
+    for line in trust_lines(trust):
+        print_line(f"{line}.")
+    if trust["changes"]:
+        print_changes(trust["changes"])
+
+
+def print_changes(changes: Sequence[Mapping[str, Any]]) -> None:
+    """Print what changed since an earlier run, on the pictures that both measured; of many classes the first ten."""
+    table = Table(title="Since the earlier run, on the same pictures")
+    for column in ("class", "pictures", "before", "after", "lost", "won", "p, corrected"):
+        table.add_column(column, justify="left" if column == "class" else "right", overflow="fold")
+    moved = [change for change in changes[1:] if change["lost"] or change["won"]]
+    for change in [changes[0], *moved[:10]]:
+        table.add_row(
+            escape(printable(change["name"])) or "all",
+            f"{change['pictures']:,}",
+            f"{change['before']:.3f}",
+            f"{change['after']:.3f}",
+            str(change["lost"]),
+            str(change["won"]),
+            f"{change['adjusted']:.3f}",
+        )
+    stdout.print(table)
+    print_line(f"{len(changes) - 1 - len(moved)} of {len(changes) - 1} classes did not change; all are in trust.json.")
 
 
 def printable(name: str) -> str:
@@ -167,14 +257,6 @@ def printable(name: str) -> str:
 
 def print_evaluation(evaluation: Mapping[str, Any], title: str) -> None:
     """Print the figures of `summary.of_evaluation` with their intervals, and what is confused most."""
-    names = {
-        "accuracy": "accuracy",
-        "top5_accuracy": "top-5 accuracy",
-        "log_loss": "log-loss",
-        "macro_f1": "macro F1",
-        "brier": "Brier score",
-        "ece": "calibration error (ECE)",
-    }
     print_line(title)
     table = Table()
     table.add_column("figure")
@@ -187,7 +269,7 @@ def print_evaluation(evaluation: Mapping[str, Any], title: str) -> None:
     for key, (value, low, high) in overall.items():
         if key == "top5_accuracy" and len(evaluation["per_class"]) <= 5:
             continue  # always 1
-        table.add_row(names[key], f"{value:.4f}", f"{low:.4f} … {high:.4f}")
+        table.add_row(FIGURES[key], f"{value:.4f}", f"{low:.4f} … {high:.4f}")
     stdout.print(table)
     if "accuracy" in overall:
         print_line(f"Accuracy {100 * overall['accuracy'][0]:.2f} %, loss {overall['log_loss'][0]:.4f}.")

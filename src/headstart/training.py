@@ -7,6 +7,7 @@ pictures that the data itself calls "test" are never learned from.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import importlib.metadata
@@ -18,27 +19,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headstart import examination
-from headstart.config import Plan, TrainConfig, apply_recipe, resolve, resolve_head
+from headstart.config import Plan, TrainConfig
 from headstart.data import checks, duplicates, splits
 from headstart.data.checks import Inspection
 from headstart.data.duplicates import Kinship
-from headstart.data.splits import Partition
-from headstart.encoding import backbone as backbones
-from headstart.encoding import features, runtime
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.cache import default_cache
-from headstart.encoding.features import VIEWS, Extraction
-from headstart.examination import Examination
-from headstart.judging import evaluation
+from headstart.encoding.features import Extraction
+from headstart.errors import ConfigError, DataError
+from headstart.examination import extract, prepare
+from headstart.judging import comparison, evaluation
+from headstart.judging import curve as curves
 from headstart.judging import optimism as optimisms
+from headstart.judging.comparison import Change
+from headstart.judging.curve import LearningCurve
 from headstart.judging.optimism import Optimism
 from headstart.learning import fitting
 from headstart.learning.fitting import Learned, Material
 from headstart.learning.heads import Listener, Step, ignore
 from headstart.model.classifier import Classifier
 from headstart.records import (
+    ClassNames,
     Dataset,
     Evaluation,
     Finding,
@@ -47,9 +51,25 @@ from headstart.records import (
     Progress,
     Provenance,
     Splits,
+    found,
     joined,
     silence,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What an earlier run left that a later one on the same pictures and more can go on from.
+
+    Attributes:
+        parts: SHA-256 of a picture's bytes → "train", "validation" or "test".
+        said: The same → the class that was predicted while the picture was held out.
+        classes: That it knew.
+    """
+
+    parts: Mapping[str, str]
+    said: Mapping[str, str]
+    classes: ClassNames
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +86,10 @@ class TrainingResult:
         plan: What was decided.
         splits: Rows of the usable pictures.
         optimism: What the figures owe to pictures that resemble those learned from.
-        material: The usable pictures with features, labels and groups, for whoever goes on from here.
-        learned: The head that was measured, as it came out of its fit.
+        dataset: The usable pictures.
+        digests: SHA-256 of the bytes of each.
+        curve: Accuracy against training pictures, if asked for.
+        changes: What changed since an earlier run, on the pictures that both measured; the first is of all of them.
     """
 
     classifier: Classifier
@@ -78,31 +100,15 @@ class TrainingResult:
     plan: Plan
     splits: Splits
     optimism: Optimism
-    material: Material
-    learned: Learned
+    dataset: Dataset
+    digests: tuple[str, ...]
+    curve: LearningCurve | None = None
+    changes: tuple[Change, ...] = ()
 
     @property
     def evaluation(self) -> Evaluation:
         """The figures to report: of the data's own test part where it brings one, else of the validation part."""
         return self.evaluations.get("test") or self.evaluations["validation"]
-
-
-def prepare(config: TrainConfig) -> tuple[Backbone, Plan]:
-    """Load the backbone and decide what the configuration left open.
-
-    Raises:
-        BackboneError: The weights cannot be had.
-        ConfigError: What was asked for is not to be had on this machine.
-    """
-    config = apply_recipe(config)
-    resolve_head(config.head)  # what excludes itself is said before the weights are fetched
-    encoder = runtime.choose(config.encoder)
-    size = None if config.pictures.size == "auto" else config.pictures.size
-    backbone = backbones.load(config.encoder.backbone, config.encoder.weights, size=size, resize=config.pictures.resize)
-    local = encoder.backbone.startswith("local-dir:")  # fed back, the plan must ask for the same folder
-    return backbone, resolve(
-        config, backbone.preprocess, encoder if local else replace(encoder, backbone=backbone.name)
-    )
 
 
 def train(
@@ -112,6 +118,8 @@ def train(
     cache: Path | None = None,
     progress: Progress = silence,
     listen: Listener = ignore,
+    earlier: Earlier | None = None,
+    learning_curve: bool = False,
 ) -> TrainingResult:
     """Check, split, encode, fit, calibrate and evaluate.
 
@@ -119,6 +127,9 @@ def train(
         dataset: Labelled pictures, from `read`.
         config: What to do differently from the defaults.
         cache: Where features are kept; None: the default cache folder.
+        earlier: What an earlier run on some of these pictures left, from `read_earlier`: they stay learned or measured
+            as they were, and the result says what changed on them.
+        learning_curve: Whether to measure how the accuracy grows with the pictures, and where that leads.
         progress: Hears how far it is.
         listen: Hears loss and accuracy of each step of the fit.
 
@@ -130,7 +141,16 @@ def train(
     """
     inspection = checks.inspect(dataset, progress)
     backbone, plan = prepare(config or TrainConfig())
-    return fit(inspection, backbone, plan, cache=cache or default_cache(), progress=progress, listen=listen)
+    return fit(
+        inspection,
+        backbone,
+        plan,
+        cache=cache or default_cache(),
+        progress=progress,
+        listen=listen,
+        earlier=earlier,
+        learning_curve=learning_curve,
+    )
 
 
 def fit(
@@ -141,36 +161,46 @@ def fit(
     cache: Path | None,
     progress: Progress = silence,
     listen: Listener = ignore,
+    earlier: Earlier | None = None,
+    learning_curve: bool = False,
 ) -> TrainingResult:
     """Do what `train` does, from a dataset that was inspected and a plan that was shown. `cache` None keeps nothing."""
+    if earlier is not None:
+        inspection = _carry_over(inspection, earlier, plan)
     fitting.check(inspection.dataset, plan)
     extraction = extract(inspection, backbone, plan, cache=cache, progress=progress)
     plan = replace(plan, encoder=extraction.encoder.plan)  # the engine may have fallen back to a safer one
     seen = examination.examine(inspection, extraction, backbone, plan, progress)
-    material, partition, optimism = _divide(seen, backbone, plan, progress)
+    material, optimism = examination.weigh_look_alikes(seen, backbone, plan, progress)
+    aside = duplicates.conflicting(seen.kinship.copies, material.truth)
+    partition = splits.partition(
+        material.dataset, material.groups, plan.split, plan.seed, aside=aside, even=optimism.together
+    )
 
-    def learn(parts: Splits, listener: Listener = ignore) -> Learned:
+    def learn(parts: Splits, begin: float | None = None, listener: Listener = ignore) -> Learned:
         part = replace(material, parts=parts)
-        return fitting.learn(part, backbone, plan, cache=cache, progress=progress, listen=listener)
+        return fitting.learn(part, backbone, plan, cache=cache, begin=begin, progress=progress, listen=listener)
 
     def judge(learned: Learned, rows: Integers) -> Predictions:
         judging = Classifier(backbone, extraction.encoder, learned.head, learned.judgement, material.classes)
         said = judging.judge(material.dataset.select(rows), material.values[rows, 0])
         return replace(said, groups=material.groups[rows])
 
-    rounds = [learn(parts, listen if not number else ignore) for number, parts in enumerate(partition.rounds)]
-    learned = rounds[0] if len(rounds) == 1 else learn(partition.final)
+    rounds = [learn(partition.rounds[0], listener=listen)]
+    rounds += [learn(parts, rounds[0].best) for parts in partition.rounds[1:]]
+    learned = rounds[0] if len(rounds) == 1 else learn(partition.final, rounds[0].best)
     validated = [judge(one, parts.validation) for one, parts in zip(rounds, partition.rounds, strict=True)]
     said = {"validation": joined(validated), "test": judge(learned, partition.final.test)}
     said = {name: predictions for name, predictions in said.items() if len(predictions)}
+    first = replace(material, parts=partition.rounds[0])
     material = replace(material, parts=partition.final)
-    optimism = _weigh(
-        optimism, replace(material, parts=partition.rounds[0]), seen.kinship, backbone, plan, rounds[0], said
-    )
+    optimism = _weigh(optimism, first, seen.kinship, backbone, plan, rounds[0], said)
+    curve = _curve(first, backbone, plan, rounds[0], progress) if learning_curve else None
+    changes = _changes(material, earlier, said)
     head, rows = learned.head, partition.final.train
     if plan.refit and len(partition.final.validation):
         rows = np.sort(np.concatenate([rows, partition.final.validation]))
-        head = fitting.refit(material, backbone, plan, learned.best, rows, progress)
+        head = fitting.refit(material, backbone, plan, learned.best, rows, progress, begin=head)
     provenance = Provenance(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         versions=_versions(),
@@ -182,34 +212,115 @@ def fit(
         Classifier(backbone, extraction.encoder, head, learned.judgement, material.classes, provenance),
         {name: evaluation.measure(predictions, plan.seed) for name, predictions in said.items()},
         said,
-        (*seen.findings, *partition.rounds[0].findings, *learned.findings, *optimisms.findings(optimism)),
+        (
+            *seen.findings,
+            *partition.rounds[0].findings,
+            *learned.findings,
+            *optimisms.findings(optimism),
+            *comparison.findings(changes),
+        ),
         rounds[0].history,
         plan,
         partition.final,
         optimism,
-        material,
-        learned,
+        material.dataset,
+        material.digests,
+        curve,
+        changes,
     )
 
 
-def _divide(
-    seen: Examination, backbone: Backbone, plan: Plan, progress: Progress
-) -> tuple[Material, Partition, Optimism]:
-    """Decide which pictures stay together, and who learns and who measures."""
-    kinship, config = seen.kinship, plan.split
-    groups = kinship.copies if config.copies == "together" else seen.material.groups
-    material = replace(seen.material, groups=groups)
-    aside = duplicates.conflicting(kinship.copies, material.truth)
-    partition = splits.partition(material.dataset, groups, config, plan.seed, aside=aside)
-    progress("Comparing with look-alikes", 0, 1)
-    gap = optimisms.look_alike_gap(replace(material, parts=partition.final), kinship, backbone, plan)
-    progress("Comparing with look-alikes", 1, 1)
-    matters = gap is not None and gap.low > optimisms.MATTERS
-    together = config.look_alikes == "together" or (config.look_alikes == "if-it-matters" and matters)
-    if together:
-        material = replace(material, groups=kinship.look_alikes)
-        partition = splits.partition(material.dataset, kinship.look_alikes, config, plan.seed, aside=aside, even=True)
-    return material, partition, Optimism(gap, together)
+def _carry_over(inspection: Inspection, earlier: Earlier, plan: Plan) -> Inspection:
+    """Return the inspection with each picture of the earlier run in the part where it was, and new ones dealt out.
+
+    Raises:
+        ConfigError: None of the earlier run's pictures is here, or the data brings a split of its own.
+    """
+    dataset, digests = inspection.dataset, inspection.digests
+    old = np.array([digest in earlier.parts for digest in digests])
+    if not old.any():
+        raise ConfigError(
+            f"None of the {len(earlier.parts)} pictures of the earlier run is among these {len(dataset)}.",
+            "DATA holds the old pictures and the new ones; they are known by their bytes, not by their names.",
+        )
+    findings = _arrivals(dataset, old, earlier, len(earlier.parts) - len(set(digests) & earlier.parts.keys()))
+    inspection = replace(inspection, findings=(*inspection.findings, *findings))
+    if plan.split.folds or plan.split.repeats > 1 or splits.is_given(dataset):
+        return inspection  # every picture is measured in its turn, or the data says which
+    new = np.flatnonzero(~old)
+    parts = {int(row): earlier.parts[digests[row]] for row in np.flatnonzero(old)} | dict.fromkeys(
+        new.tolist(), "train"
+    )
+    if len(new):
+        fresh = dataset.select(new)
+        groups = splits.group_ids(fresh, [digests[row] for row in new])
+        with contextlib.suppress(DataError):  # too few of each class to hold one out: all are learned from
+            held = splits.split(fresh, groups, plan.split.validation, plan.seed).validation
+            parts |= dict.fromkeys(new[held].tolist(), "validation")
+    samples = tuple(replace(sample, split=parts[row]) for row, sample in enumerate(dataset))
+    return replace(inspection, dataset=replace(dataset, samples=samples))
+
+
+def _arrivals(dataset: Dataset, old: NDArray[np.bool_], earlier: Earlier, gone: int) -> list[Finding]:
+    """Return which pictures and classes are new, and how many of the earlier run's are not here."""
+    new = [sample.name for sample, known in zip(dataset, old, strict=True) if not known]
+    classes = [name for name in dataset.classes if name not in earlier.classes]
+    return [
+        *found("new-pictures", "note", "{n} picture(s) are new since the earlier run", new),
+        *found("new-classes", "note", "{n} class(es) are new since the earlier run", classes),
+        *found(
+            "gone-pictures",
+            "warning",
+            f"{gone} picture(s) of the earlier run are not here and no longer learned from",
+            ["changed, moved away or removed"] if gone else [],
+            "Give the old pictures together with the new ones.",
+        ),
+    ]
+
+
+def _changes(material: Material, earlier: Earlier | None, said: Mapping[str, Predictions]) -> tuple[Change, ...]:
+    """Return what changed on pictures of the earlier run's classes that both it and this one measured."""
+    if earlier is None:
+        return ()
+    digest_of = {sample.name: digest for sample, digest in zip(material.dataset, material.digests, strict=True)}
+    before: list[bool] = []
+    after: list[bool] = []
+    labels: list[str] = []
+    groups: list[int] = []
+    for predictions in said.values():
+        for row, one in enumerate(predictions):
+            label, once = (predictions.truth or ())[row], earlier.said.get(digest_of[one.path])
+            if once is not None and label in earlier.classes:
+                before.append(once == label)
+                after.append(one.label == label)
+                labels.append(str(label))
+                groups.append(int(predictions.groups[row]) if predictions.groups is not None else row)
+    if not labels:
+        return ()
+    return comparison.compare(np.array(before), np.array(after), labels, np.array(groups))
+
+
+def _curve(material: Material, backbone: Backbone, plan: Plan, learned: Learned, progress: Progress) -> LearningCurve:
+    """Return the learning curve of the first round."""
+    parts = material.parts
+    measured = parts.validation if len(parts.validation) else parts.test
+
+    def probabilities(rows: Integers, share: float) -> NDArray[np.float64]:
+        # the same prior variance for any number of rows: the penalty is of the mean loss
+        best = learned.best if plan.head.in_epochs else learned.best / share
+        head = fitting.refit(material, backbone, plan, best, rows, views=1)
+        return learned.judgement.calibration.probabilities(head.logits(material.values[measured, 0]))
+
+    return curves.measure(
+        material.truth,
+        material.classes,
+        parts.train,
+        measured,
+        probabilities,
+        groups=material.groups,
+        seed=plan.seed,
+        progress=progress,
+    )
 
 
 def _weigh(
@@ -230,22 +341,6 @@ def _weigh(
     if naive is None:
         return replace(optimism, bands=bands)
     return optimisms.measure_naive(replace(optimism, bands=bands), material, kinship, backbone, plan, learned, naive)
-
-
-def extract(
-    inspection: Inspection, backbone: Backbone, plan: Plan, *, cache: Path | None, progress: Progress = silence
-) -> Extraction:
-    """Return features and looks of inspected pictures, as a plan wants them."""
-    return features.extract(
-        inspection.dataset,
-        inspection.digests,
-        runtime.build(backbone, plan.encoder),
-        backbone,
-        views=VIEWS if plan.pictures.mirror else VIEWS[:1],
-        looking=True,
-        cache=cache,
-        progress=progress,
-    )
 
 
 def _describe_data(material: Material) -> dict[str, Any]:

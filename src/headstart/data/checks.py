@@ -53,10 +53,15 @@ def fingerprints(dataset: Dataset, progress: Progress = silence) -> tuple[tuple[
     return tuple(digests), failures
 
 
-def inspect(dataset: Dataset, progress: Progress = silence) -> Inspection:
+def inspect(dataset: Dataset, progress: Progress = silence, *, keep_conflicting: bool = False) -> Inspection:
     """Look at a labelled dataset and leave out what must not be learned from.
 
     The result is in the order of the names: the order in which a disk or a table gave them decides nothing.
+
+    Args:
+        dataset: With labels.
+        progress: Hears of every file.
+        keep_conflicting: Whether byte-identical pictures with different labels stay, for whoever wants to mend them.
 
     Raises:
         DataError: Fewer than two classes are left.
@@ -64,7 +69,7 @@ def inspect(dataset: Dataset, progress: Progress = silence) -> Inspection:
     refuse_one_class(dataset, dataset.findings)
     dataset = dataset.select(sorted(range(len(dataset)), key=lambda row: dataset[row].name))
     digests, failures = fingerprints(dataset, progress)
-    conflicting = _conflicting(dataset, digests)
+    conflicting = [] if keep_conflicting else _conflicting(dataset, digests)
     out = set(failures) | {row for rows in conflicting for row in rows}
     kept = [row for row in range(len(dataset)) if row not in out]
     counts = Counter(digests[row] for row in kept)

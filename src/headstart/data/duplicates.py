@@ -29,16 +29,17 @@ SAME = 0.98
 SAME_DESCRIPTOR = 0.97
 # Cropped by 10 % anywhere: 98 in 100 correlate by 0.95 or more within the best window; of 8,640 dogs the pairs above
 # 0.94 are one photograph or taken within a moment, all but one that was looked at.
-CROPPED = 0.94
+CROPPED = 0.955
 CROPPED_DESCRIPTOR = 0.75  # the least of 240 cropped pictures was 0.80
+CROPPED_PLAIN = 0.2  # correlation without any window; the least of 240 was 0.27
 LEAST_ALIKE = 0.5  # features of a cropped picture are at least this alike, with any backbone
 FLAT = 3.0  # deviation of a thumbnail, in levels of grey, below which it says nothing
 
-ALIKE_SHARE = 90  # of 100 pictures, how many are less alike to every other class than look-alikes are to each other
+ALIKE_SHARE = 85  # of 100 pictures, how many are less alike to every other class than look-alikes are to each other
 MOST_OF_CLASS = 0.8  # a group of look-alikes is no larger, so that something of each class is left for other parts
-_SAMPLE = 1000  # pictures from which similarities to expect are estimated
+_SAMPLE = 500  # pictures from which similarities to expect are estimated
 _FREQUENCIES = 8
-_CELLS = 16  # a window of a thumbnail is compared in 16×16 cells
+_CELLS = 12  # a window of a thumbnail is compared in 12×12 cells
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +64,15 @@ def find(thumbnails: Pixels, features: Floats, truth: Integers, groups: Integers
 
     Args:
         thumbnails: (N, 32, 32).
-        features: (N, V, D), the first view the picture, the second, if any, its mirror image.
+        features: (N, D).
         truth: (N,) classes; look-alikes are of one class, copies of any.
         groups: (N,) integers, equal for pictures that are known to be the same, e.g. by their bytes.
         seed: Of the sample from which similarities are estimated.
     """
-    mean = features[:, 0].mean(axis=0)
-    views = [similarity.directions(features[:, view], mean) for view in range(features.shape[1])]
-    alike, unlike, candidate = _expected(views, truth, seed)
-    close, values = similarity.pairs(views, min(alike, candidate))
+    mean = features.mean(axis=0)
+    vectors = similarity.directions(features, mean)
+    alike, unlike, candidate = _expected(vectors, truth, seed)
+    close, values = similarity.pairs(vectors, min(alike, candidate))
     own = _own_class(close, values, truth, alike)
     near = close[values >= candidate]
     same = np.concatenate([_turned_copies(thumbnails), _cropped_copies(thumbnails, near)])
@@ -81,7 +82,7 @@ def find(thumbnails: Pixels, features: Floats, truth: Integers, groups: Integers
 
 def findings(dataset: Dataset, kinship: Kinship, digests: Sequence[str]) -> list[Finding]:
     """Return what to know of the copies: how many there are, and which carry different labels."""
-    sets = [rows for rows in _members(kinship.copies) if len({digests[row] for row in rows}) > 1]
+    sets = [rows for rows in members(kinship.copies) if len({digests[row] for row in rows}) > 1]
     named = [" = ".join(f"{dataset[row].name}" for row in rows) for rows in sets]
     apart = [rows for rows in sets if len({dataset[row].label for row in rows}) > 1]
     return [
@@ -103,6 +104,13 @@ def findings(dataset: Dataset, kinship: Kinship, digests: Sequence[str]) -> list
     ]
 
 
+def members(groups: Integers) -> list[list[int]]:
+    """Return the rows of each group of two or more, in the order of their first rows."""
+    order = np.argsort(groups, kind="stable")
+    cuts = np.flatnonzero(np.diff(groups[order])) + 1
+    return sorted(part.tolist() for part in np.split(order, cuts) if len(part) > 1)
+
+
 def conflicting(copies: Integers, truth: Integers) -> NDArray[np.bool_]:
     """Return (N,) whether a picture is one of several copies that carry different labels."""
     _, member = np.unique(copies, return_inverse=True)
@@ -113,19 +121,19 @@ def conflicting(copies: Integers, truth: Integers) -> NDArray[np.bool_]:
     return mixed
 
 
-def _expected(views: Sequence[Floats], truth: Integers, seed: int) -> tuple[float, float, float]:
+def _expected(vectors: Floats, truth: Integers, seed: int) -> tuple[float, float, float]:
     """Return the similarities of look-alikes, of unlike pictures, and from which on copies are sought.
 
     So many pairs are sought among as there are pictures, whatever the backbone calls alike.
     """
     size = len(truth)
     rows = np.sort(np.random.default_rng(seed).permutation(size)[:_SAMPLE])
-    best = np.max([views[0][rows] @ view.T for view in views], axis=0)
+    best = vectors[rows] @ vectors.T
     best[np.arange(len(rows)), rows] = -1
-    others = np.where(truth[rows][:, None] == truth[None], -1.0, best).max(axis=1)
-    unlike, alike = np.percentile(others, [50, ALIKE_SHARE])
-    kept = min(1.0, 2 / max(size - 1, 1))  # of all pairs, so many as there are pictures
-    candidate = max(LEAST_ALIKE, float(np.quantile(best, 1 - kept)))
+    kept = min(best.size, 2 * len(rows))  # of all pairs, so many as there are pictures
+    candidate = max(LEAST_ALIKE, float(np.partition(best, best.size - kept, axis=None)[best.size - kept]))
+    best[truth[rows][:, None] == truth[None]] = -1
+    unlike, alike = np.percentile(best.max(axis=1), [50, ALIKE_SHARE])
     return float(alike), float(unlike), candidate
 
 
@@ -157,19 +165,12 @@ def _look_alikes(copies: Integers, pairs: Integers, truth: Integers) -> Integers
     return np.array([top(row) for row in range(len(parent))], dtype=np.int64)
 
 
-def _members(groups: Integers) -> list[list[int]]:
-    """Return the rows of each group of two or more, in the order of their first rows."""
-    order = np.argsort(groups, kind="stable")
-    cuts = np.flatnonzero(np.diff(groups[order])) + 1
-    return sorted(part.tolist() for part in np.split(order, cuts) if len(part) > 1)
-
-
 def _turned_copies(thumbnails: Pixels) -> Integers:
     """Return the pairs whose thumbnails are the same, as they are, mirrored or turned."""
     rows = np.flatnonzero(thumbnails.std(axis=(1, 2)) > FLAT)
     if len(rows) < 2:
         return np.zeros((0, 2), dtype=np.int64)
-    close, _ = similarity.pairs([_descriptors(thumbnails[rows])], SAME_DESCRIPTOR)
+    close, _ = similarity.pairs(_descriptors(thumbnails[rows]), SAME_DESCRIPTOR)
     close = rows[close]
     first, second = _normal(thumbnails[close[:, 0]]), thumbnails[close[:, 1]]
     best = np.full(len(close), -1.0, dtype=np.float32)
@@ -190,7 +191,9 @@ def _cropped_copies(thumbnails: Pixels, close: Integers) -> Integers:
         plain = np.einsum("pij,pij->p", _normal(first), _normal(second))
         mirrored = np.einsum("pij,pij->p", _normal(first), _normal(second[:, :, ::-1]))
         second = np.where((mirrored > plain)[:, None, None], second[:, :, ::-1], second)
-        kept[begin : begin + 256] = np.maximum(_within(first, second), _within(second, first)) >= CROPPED
+        hopeful = np.flatnonzero(np.maximum(plain, mirrored) >= CROPPED_PLAIN)
+        first, second = first[hopeful], second[hopeful]
+        kept[begin + hopeful] = np.maximum(_within(first, second), _within(second, first)) >= CROPPED
     return close[kept]
 
 

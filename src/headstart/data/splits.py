@@ -85,7 +85,7 @@ def partition(
     Raises:
         DataError: Nothing can be held out, or the given split leaves nothing to learn from.
     """
-    given = _is_given(dataset)
+    given = is_given(dataset)
     first = split(dataset, groups, config.validation, seed, aside=aside)
     rows = np.union1d(first.train, first.validation)
     number = config.folds or (round(1 / config.validation) if even and not given else 0)
@@ -121,7 +121,8 @@ def _dealt(
     return [Splits(rows[fold != one], rows[fold == one], nothing, findings) for one in held]
 
 
-def _is_given(dataset: Dataset) -> bool:
+def is_given(dataset: Dataset) -> bool:
+    """Return whether the data brings its own split."""
     return bool({sample.split for sample in dataset} - {None, "train"})
 
 
@@ -139,7 +140,7 @@ def split(dataset: Dataset, groups: Integers, validation: float, seed: int, *, a
     Raises:
         DataError: Nothing can be held out, or the given split leaves nothing to learn from.
     """
-    if _is_given(dataset):
+    if is_given(dataset):
         return _given(dataset, groups, aside)
     sizes = Counter(str(label) for label in dataset.labels)
     wanted = {label: max(1, round(size * validation)) for label, size in sizes.items()}

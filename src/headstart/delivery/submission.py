@@ -12,9 +12,9 @@ from pathlib import PurePosixPath
 
 from headstart.data.tables import Table, to_csv
 from headstart.errors import ConfigError, DataError
-from headstart.records import ClassNames, Predictions, listing
+from headstart.records import ClassNames, Prediction, Predictions, listing
 
-FORMATS = ("labels", "probabilities", "jsonl")
+FORMATS = ("labels", "probabilities", "table", "jsonl")
 _DANGEROUS = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -25,7 +25,8 @@ def render(
 
     Args:
         predictions: What to write.
-        form: "labels" (`image_id,label`), "probabilities" (`image_id` and a column for each class) or "jsonl".
+        form: "labels" (`image_id,label`), "probabilities" (`image_id` and a column for each class), "table"
+            (`image_id,label,probability,known,typicality,set`, the set with `|` between its classes) or "jsonl".
         like: A sample submission: its id column and its class columns, in its order; overrides `form`.
         spreadsheet_safe: Put an apostrophe before cells that a spreadsheet would run as a formula (OWASP's rule); the
             file is then no longer faithful to the byte.
@@ -54,22 +55,36 @@ def render(
             ],
             spreadsheet_safe,
         )
+    if form == "table":
+        header = ["image_id", "label", "probability", "known", "typicality", "set"]
+        return _csv([header, *map(_row, _ids(predictions), predictions)], spreadsheet_safe)
     if form == "jsonl":
         return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in as_dicts(predictions))
     raise ConfigError(f"The format {form!r} is none of {', '.join(FORMATS)}.")
 
 
 def as_dicts(predictions: Predictions) -> Iterable[dict[str, object]]:
-    """Yield one plain dict a picture: path, label, probability, top, status, and the error if there is one."""
+    """Yield one plain dict a picture: what a `Prediction` holds, and the error if there is one."""
     for said in predictions:
         line: dict[str, object] = {
             "path": said.path,
             "label": said.label,
             "probability": said.probability,
             "top": [{"label": label, "probability": probability} for label, probability in said.top],
+            "set": list(said.set),
+            "known": said.known,
+            "typicality": said.typicality,
             "status": said.status,
         }
         yield line if said.error is None else line | {"error": said.error}
+
+
+def _row(name: str, said: Prediction) -> list[str]:
+    if said.error is not None:
+        return [name, "", "", "", "", ""]
+    known = {None: "", True: "yes", False: "no"}[said.known]
+    typicality = "" if said.typicality is None else f"{said.typicality:.4g}"
+    return [name, str(said.label), repr(said.probability), known, typicality, "|".join(said.set)]
 
 
 def check_like(table: Table, classes: ClassNames) -> None:

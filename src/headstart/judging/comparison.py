@@ -79,6 +79,8 @@ def findings(changes: Sequence[Change]) -> list[Finding]:
     Args:
         changes: From `compare`.
     """
+    if not changes:
+        return []
     every, *classes = changes
     text = (
         f"before {every.before:.3f}, after {every.after:.3f} on the same {every.pictures:,} pictures, "

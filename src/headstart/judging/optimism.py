@@ -9,6 +9,7 @@ would have reported, and the accuracy of pictures by how alike their nearest lea
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -18,13 +19,13 @@ from headstart.data import similarity, splits
 from headstart.data.duplicates import Kinship
 from headstart.encoding.backbone import Backbone
 from headstart.errors import DataError
-from headstart.learning import fitting
+from headstart.learning import fitting, logistic
 from headstart.learning.fitting import Learned, Material
 from headstart.records import Finding, Integers, Interval, Splits, found
 
 MATTERS = 0.05  # accuracy lost, surely, from which on look-alikes are kept together
 WORTH_SAYING = 0.01
-MOST = 4000  # pictures on which that is found out
+MOST = 2000  # pictures on which that is found out
 FOLDS = 3
 FEWEST = 30  # measured pictures below which nothing is said
 
@@ -92,7 +93,7 @@ def look_alike_gap(material: Material, kinship: Kinship, backbone: Backbone, pla
     right = np.full((2, len(material.dataset)), np.nan)
     for number, groups in enumerate((material.groups, alike)):
         fold = splits.folds(dataset, groups[rows], FOLDS, plan.seed)
-        held = fitting.out_of_fold(material, backbone, plan, rows, fold)
+        held = fitting.out_of_fold(material, backbone, plan, rows, fold, tolerance=logistic.ROUGH)
         right[number, held.rows] = held.logits.argmax(axis=1) == material.truth[held.rows]
     both = np.flatnonzero(np.isfinite(right).all(axis=0))
     if len(both) < FEWEST:
@@ -101,6 +102,12 @@ def look_alike_gap(material: Material, kinship: Kinship, backbone: Backbone, pla
     weights = metrics.resample(len(both), alike[both], 1000, plan.seed)
     low, high = np.percentile(weights @ lost / weights.sum(axis=1), [2.5, 97.5])
     return Interval(float(lost.mean()), float(low), float(high))
+
+
+def decide(gap: Interval | None, asked: Literal["if-it-matters", "together", "apart"]) -> Optimism:
+    """Return whether look-alikes stay together: as asked, or if the gap is surely larger than `MATTERS`."""
+    matters = gap is not None and gap.low > MATTERS
+    return Optimism(gap, asked == "together" or (asked == "if-it-matters" and matters))
 
 
 def naive_split(material: Material, plan: Plan) -> Splits | None:
@@ -136,7 +143,7 @@ def measure_naive(
         learned: From the honest split; its strength, or number of epochs, serves here too.
         naive: The split.
     """
-    head = fitting.refit(material, backbone, plan, learned.best, naive.train)
+    head = fitting.refit(material, backbone, plan, learned.best, naive.train, views=1)
     rows = naive.test if len(naive.test) else naive.validation
     right = head.logits(material.values[rows, 0]).argmax(axis=1) == material.truth[rows]
     leaked = np.isin(rows, _leaked(naive, material.groups))
@@ -160,10 +167,10 @@ def bands(material: Material, kinship: Kinship, rows: Integers, right: Integers,
         right: (M,) whether the answer was right.
         learned: Rows that were learned from.
     """
-    values = material.values
-    mean = values[learned, 0].mean(axis=0)
-    held = np.stack([similarity.directions(values[learned, view], mean) for view in range(values.shape[1])], axis=1)
-    nearest = similarity.nearest(similarity.directions(values[rows, 0], mean), held)[:, 0]
+    known = material.values[learned, 0]
+    mean = known.mean(axis=0)
+    queries = similarity.directions(material.values[rows, 0], mean)
+    nearest = similarity.nearest(queries, similarity.directions(known, mean))[:, 0]
     edges = [-np.inf, kinship.unlike, max(kinship.alike, kinship.unlike), np.inf]
     result: list[Band] = []
     for name, low, high in zip(("unlike", "between", "look-alike"), edges, edges[1:], strict=False):
@@ -186,10 +193,8 @@ def findings(optimism: Optimism) -> list[Finding]:
         return found(
             "look-alikes",
             "warning",
-            "many pictures show the same thing once more: accuracy falls by {points} on pictures whose look-alikes were "
-            f"not learned from. They are kept on one side, so that the figures hold for new things{would}".replace(
-                "{points}", points
-            ),
+            f"many pictures show the same thing once more: accuracy falls by {points} on pictures whose look-alikes "
+            f"were not learned from. They are kept on one side, so that the figures hold for new things{would}",
             ["all figures"],
             "If new pictures will show these very things, --set split.look_alikes=apart measures that.",
         )

@@ -2,7 +2,7 @@
 
 The one place that knows that there are two ways to fit a head: to the end by L-BFGS, where folds of the training part
 choose the strength, or in epochs, where a tenth of it stops them. Either way some training pictures were held out:
-their logits give the calibration, the conformal sets and the rule for "none of these". Pictures that measure give nothing.
+their logits give the calibration, the conformal sets and the rule for "none of these"; pictures that measure give none.
 """
 
 from __future__ import annotations
@@ -98,6 +98,7 @@ def learn(
     plan: Plan,
     *,
     cache: Path | None = None,
+    begin: float | None = None,
     progress: Progress = silence,
     listen: Listener = ignore,
 ) -> Learned:
@@ -109,6 +110,7 @@ def learn(
         backbone: For the prior.
         plan: What was decided.
         cache: Where epochs keep their state, so that a killed fit goes on; None: nowhere.
+        begin: The strength at which the search begins; it does not decide where it ends.
         progress: Hears how far it is.
         listen: Hears the figures of each step.
 
@@ -117,27 +119,55 @@ def learn(
     """
     if plan.head.in_epochs:
         return _learn_in_epochs(material, backbone, plan, cache, progress, listen)
-    return _learn_to_the_end(material, backbone, plan, progress, listen)
+    return _learn_to_the_end(material, backbone, plan, begin, progress, listen)
 
 
 def refit(
-    material: Material, backbone: Backbone, plan: Plan, best: float, rows: Integers, progress: Progress = silence
+    material: Material,
+    backbone: Backbone,
+    plan: Plan,
+    best: float,
+    rows: Integers,
+    progress: Progress = silence,
+    *,
+    views: int | None = None,
+    begin: Head | None = None,
 ) -> Head:
-    """Fit a head on these rows with the strength, or for the epochs, that `learn` found best."""
+    """Fit a head on these rows.
+
+    Args:
+        material: With features of all pictures.
+        backbone: For the prior.
+        plan: Of the head.
+        best: The strength, or the epochs, that `learn` found best.
+        rows: To learn from.
+        progress: Hears of it.
+        views: Of each picture, the first few; None: all.
+        begin: A linear head that has learned from some of these rows, to save steps; it does not decide where they end.
+    """
     progress("Refitting on all pictures", 0, 1)
     if plan.head.in_epochs:
         nothing = np.array([], dtype=np.int64)
         used = descent.Rows(rows, nothing, nothing, until=int(best))
-        head = descent.fit(material.values, material.truth, len(material.classes), used, plan.head, plan.seed).head
+        values = material.values[:, :views]
+        head = descent.fit(values, material.truth, len(material.classes), used, plan.head, plan.seed).head
     else:
-        problem = _problem(material, _prior(material, backbone, plan.head, rows), plan.head, rows)
-        head = problem.head(problem.fit(best, iterations=plan.head.max_iterations))
+        problem = _problem(material, _prior(material, backbone, plan.head, rows), plan.head, rows, views=views)
+        start = None if begin is None else problem.weights_of(begin)
+        head = problem.head(problem.fit(best, start=start, iterations=plan.head.max_iterations))
     progress("Refitting on all pictures", 1, 1)
     return head
 
 
 def out_of_fold(
-    material: Material, backbone: Backbone, plan: Plan, rows: Integers, fold: Integers, strength: float | None = None
+    material: Material,
+    backbone: Backbone,
+    plan: Plan,
+    rows: Integers,
+    fold: Integers,
+    *,
+    tolerance: float = logistic.TOLERANCE,
+    progress: Progress = silence,
 ) -> HeldOut:
     """Return what linear heads say of rows that they had not learned from.
 
@@ -147,18 +177,30 @@ def out_of_fold(
         plan: Whether there is one, and class weights.
         rows: That are learned from and held out in turn.
         fold: (len(rows),) with whom each is held out; -1: never.
-        strength: Of the penalty; None: the usual one.
+        tolerance: Of the fits.
+        progress: Hears of every fold.
     """
     known = _prior(material, backbone, plan.head, rows)
     problem = _problem(material, known, plan.head, rows, views=1, fold=fold)
-    strength = logistic.default_strength(problem.prior_known) if strength is None else strength
-    _, logits = logistic.out_of_fold(problem, strength, iterations=plan.head.max_iterations)
+    strength = logistic.default_strength(problem.prior_known)
+
+    def report(place: int) -> None:
+        progress("Fitting what each fold leaves out", place + 1, len(problem.folds))
+
+    _, logits = logistic.out_of_fold(
+        problem, strength, iterations=plan.head.max_iterations, tolerance=tolerance, report=report
+    )
     held = problem.held_out_rows()
     return HeldOut(rows[held], fold[held], logits)
 
 
 def _learn_to_the_end(
-    material: Material, backbone: Backbone, plan: Plan, progress: Progress, listen: Listener
+    material: Material,
+    backbone: Backbone,
+    plan: Plan,
+    begin: float | None,
+    progress: Progress,
+    listen: Listener,
 ) -> Learned:
     """Choose the strength by folds of the training part, and fit the head that is measured."""
     rows, iterations = material.parts.train, plan.head.max_iterations
@@ -167,7 +209,7 @@ def _learn_to_the_end(
     # The folds learn from the pictures alone, without their mirror images: half of the time, and on every data set
     # tried the same strength.
     problem = _problem(material, known, plan.head, rows, views=1, fold=fold)
-    selection = logistic.select_strength(problem, plan.head.l2, iterations=iterations, progress=progress)
+    selection = logistic.select_strength(problem, plan.head.l2, begin=begin, iterations=iterations, progress=progress)
     strength = selection.strength
     held = HeldOut(rows[selection.rows], fold[selection.rows], selection.logits)
     problem = _problem(material, known, plan.head, rows)
@@ -287,7 +329,7 @@ def _probe(
         start = _start(names, backbone, plan.head, material.values[rows, 0], truth)
         problem = logistic.Problem(material.values[:, :1], rows, truth, start)
         strength = logistic.default_strength(problem.prior_known)
-        return problem.head(problem.fit(strength, iterations=plan.head.max_iterations)).logits
+        return problem.head(problem.fit(strength, tolerance=logistic.ROUGH)).logits
 
     return fitted
 

@@ -28,6 +28,7 @@ from headstart.learning.heads import Head, Listener, Step, ignore, loss_and_accu
 from headstart.learning.prior import Prior
 from headstart.records import Floats, Integers, Progress, silence
 
+ROUGH = 1e-3  # the same for heads that only help to decide something; on dogs 8 iterations instead of 17
 TOLERANCE = 1e-5  # relative decrease of the objective at which L-BFGS stops; ten times less changed no digit reported
 DEFAULT_STRENGTH = 1.0  # with a prior, where there is too little data to choose
 DEFAULT_STRENGTH_ALONE = 0.03
@@ -97,6 +98,7 @@ class Problem:
         start: NDArray[np.float64] | None = None,
         leave_out: int | None = None,
         iterations: int = 200,
+        tolerance: float = TOLERANCE,
         watch: Callable[[NDArray[np.float64]], None] | None = None,
     ) -> NDArray[np.float64]:
         """Return the (D + 1, K) standardised weights, the bias in the last row.
@@ -106,6 +108,7 @@ class Problem:
             start: Where to begin; None: at the prior.
             leave_out: A fold not to learn from.
             iterations: At most.
+            tolerance: Relative decrease of the objective at which to stop.
             watch: Is shown the weights after each iteration.
         """
         parts = self._slices(leave_out)
@@ -124,7 +127,7 @@ class Problem:
                 jac=True,
                 method="L-BFGS-B",
                 callback=None if watch is None else lambda flat: watch(flat.reshape(shape)),
-                options={"maxiter": iterations, "ftol": TOLERANCE, "gtol": 1e-8},
+                options={"maxiter": iterations, "ftol": tolerance, "gtol": 1e-8},
             )
         weights: NDArray[np.float64] = found.x.reshape(shape)
         return weights
@@ -161,6 +164,12 @@ class Problem:
             head.linear.weight.copy_(slope.T)
             head.linear.bias.copy_(torch.from_numpy(weights[-1]) - self.mean.double() @ slope)
         return head.requires_grad_(False)
+
+    def weights_of(self, head: Head) -> NDArray[np.float64]:
+        """Return a linear head for features as they are as standardised weights: what `head` gives, backwards."""
+        slope = head.linear.weight.detach().double().T
+        bias = head.linear.bias.detach().double() + self.mean.double() @ slope
+        return torch.cat([slope * self.deviation.double()[:, None], bias[None]]).numpy()
 
     def _row_weights(self) -> Tensor:
         counts = torch.bincount(self.truth, minlength=self.classes).clamp_min(1)
@@ -200,7 +209,12 @@ class Problem:
 
 
 def select_strength(
-    problem: Problem, strengths: Sequence[float], *, iterations: int = 200, progress: Progress = silence
+    problem: Problem,
+    strengths: Sequence[float],
+    *,
+    begin: float | None = None,
+    iterations: int = 200,
+    progress: Progress = silence,
 ) -> Selection:
     """Choose the strength by cross-validation over the problem's folds.
 
@@ -211,12 +225,13 @@ def select_strength(
     Args:
         problem: With folds.
         strengths: Strongest first.
+        begin: Where to begin the search; None: in the middle.
         iterations: Of each fit, at most.
         progress: Hears of every fit.
     """
     numbers = problem.folds
     rows = problem.held_out_rows()
-    usual = default_strength(problem.prior_known)
+    usual = begin or default_strength(problem.prior_known)
     best = min(range(len(strengths)), key=lambda index: abs(math.log(strengths[index] / usual)))
     if len(rows) < calibration.FEWEST or len(numbers) < 2:
         return Selection(strengths[best], (), np.array([], dtype=np.int64), np.zeros((0, problem.classes), np.float32))
@@ -256,6 +271,7 @@ def out_of_fold(
     strength: float,
     *,
     iterations: int = 200,
+    tolerance: float = TOLERANCE,
     starts: Sequence[NDArray[np.float64]] | None = None,
     report: Callable[[int], None] = lambda place: None,
 ) -> tuple[list[NDArray[np.float64]], Floats]:
@@ -265,6 +281,7 @@ def out_of_fold(
         problem: With folds.
         strength: Of the penalty.
         iterations: Of each fit, at most.
+        tolerance: Of each fit.
         starts: Where each fold's fit begins; None: at the prior.
         report: Hears the place of each fold when its fit is done.
     """
@@ -272,7 +289,7 @@ def out_of_fold(
     logits: list[Floats] = [np.zeros((0, problem.classes), np.float32)]
     for place, fold in enumerate(problem.folds):
         start = None if starts is None else starts[place]
-        weights.append(problem.fit(strength, start=start, leave_out=fold, iterations=iterations))
+        weights.append(problem.fit(strength, start=start, leave_out=fold, iterations=iterations, tolerance=tolerance))
         values, _ = problem.held_out(fold)
         logits.append(_scores(values, torch.from_numpy(weights[-1]).float()).numpy())
         report(place)

@@ -14,6 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from headstart.judging.curve import LearningCurve
+from headstart.judging.optimism import Optimism
 from headstart.learning.heads import Step
 from headstart.metrics import BINS, wilson
 from headstart.records import Evaluation, Pixels
@@ -103,6 +105,77 @@ def reliability(evaluation: Evaluation) -> Figure:
     bottom.set_xlim(0, 1.02)
     for axis in (top, bottom):
         _tidy(axis)
+    return figure
+
+
+def risk_coverage(evaluation: Evaluation) -> Figure:
+    """Return the share of wrong answers against the share that is answered, the least probable answers withheld."""
+    figure = _figure(5.6, 4.2)
+    axis = figure.subplots()
+    answered, wrong = (np.array(column) for column in zip(*evaluation.risk_coverage, strict=True))
+    axis.plot(answered, wrong, color=BLUE, linewidth=2)
+    axis.set_xlabel("share of pictures that are answered, the surest first")
+    axis.set_ylabel("share of wrong answers among them")
+    for side in (axis.xaxis, axis.yaxis):
+        side.set_major_formatter(PercentFormatter(1.0))
+    axis.set_xlim(0, 1.02)
+    axis.set_ylim(bottom=0)
+    axis.set_title("Withholding the least probable answers", fontsize=11, loc="left")
+    _tidy(axis)
+    return figure
+
+
+def similarity(optimism: Optimism) -> Figure:
+    """Return accuracy by how alike the nearest learned picture is; bars are as wide as the share of the pictures."""
+    figure = _figure(6.4, 4.2)
+    axis = figure.subplots()
+    begin = 0.0
+    for band, colour in zip(optimism.bands, (ORANGE, GREY, BLUE), strict=False):
+        value, low, high = band.accuracy
+        middle = begin + band.share / 2
+        axis.bar(middle, value, width=0.98 * band.share, color=colour, alpha=0.75)
+        axis.errorbar(middle, value, yerr=[[value - low], [high - value]], color="black", capsize=4)
+        axis.text(
+            middle, 0.03, f"{band.name}\n{band.low:.2f} … {band.high:.2f}\n{band.pictures} pictures",
+            ha="center", fontsize=8, rotation=0 if band.share > 0.15 else 90,
+        )  # fmt: skip
+        begin += band.share
+    axis.set_xlim(0, 1)
+    axis.set_ylim(0, 1.02)
+    axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axis.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axis.set_xlabel("share of the measured pictures, by similarity to the nearest learned one")
+    axis.set_ylabel("accuracy, 95 % interval")
+    axis.set_title("Pictures like those learned from, and unlike them", fontsize=11, loc="left")
+    _tidy(axis)
+    return figure
+
+
+def learning_curve(curve: LearningCurve) -> Figure:
+    """Return accuracy against training pictures per class, and where twice as many would lead."""
+    figure = _figure(6.4, 4.2)
+    axis = figure.subplots()
+    counts = np.array([point.pictures_per_class for point in curve.points])
+    values = np.array([point.accuracy for point in curve.points])
+    spread = np.abs(values[:, 1:] - values[:, :1]).T
+    axis.errorbar(counts, values[:, 0], yerr=spread, fmt="o", color=BLUE, capsize=3, label="measured")
+    grid = np.geomspace(counts[0], 2 * counts[-1], 60)
+    axis.plot(grid, [curve.at(count) for count in grid], color=GREY, linestyle="--", label="law")
+    value, low, high = curve.doubled
+    axis.errorbar(
+        2 * counts[-1], value, yerr=[[value - low], [high - value]], fmt="D", color=ORANGE, capsize=3,
+        label="expected from twice as many",
+    )  # fmt: skip
+    axis.set_xscale("log")
+    axis.set_xticks([*counts, 2 * counts[-1]], [f"{count:.3g}" for count in (*counts, 2 * counts[-1])])
+    axis.minorticks_off()
+    axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axis.set_xlabel("training pictures per class")
+    axis.set_ylabel("accuracy, 95 % interval")
+    gain = [100 * number for number in curve.gain]
+    axis.set_title(f"Twice as many: {gain[0]:+.1f} points [{gain[1]:+.1f}, {gain[2]:+.1f}]", fontsize=11, loc="left")
+    axis.legend(frameon=False, loc="lower right")
+    _tidy(axis)
     return figure
 
 

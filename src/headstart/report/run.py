@@ -9,16 +9,16 @@ from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any
 
-from headstart.data.tables import to_csv
-from headstart.errors import ArtifactError
+from headstart.data.tables import read_table, to_csv
+from headstart.errors import ArtifactError, DataError
 from headstart.learning.heads import Step
 from headstart.model import artifact
 from headstart.model.classifier import Classifier
-from headstart.records import Evaluation, Predictions
+from headstart.records import SPLIT_NAMES, ClassNames, Evaluation, Predictions
 from headstart.report import plots, summary
-from headstart.training import TrainingResult
+from headstart.training import Earlier, TrainingResult
 
-EVALUATION = "evaluation.json"
+EVALUATION, PICTURES, PREDICTIONS = "evaluation.json", "pictures.csv", "predictions.csv"
 
 
 def save(result: TrainingResult | Classifier, directory: str | Path) -> None:
@@ -34,9 +34,11 @@ def save(result: TrainingResult | Classifier, directory: str | Path) -> None:
     with artifact.writing(Path(directory)) as folder:
         artifact.write_into(folder, result.classifier, {"plan": result.plan.to_dict()})
         _write(folder / "plan.toml", result.plan.to_toml())
-        _write(folder / "predictions.csv", _predictions_table(result.predictions))
+        _write(folder / PREDICTIONS, _predictions_table(result.predictions))
         _write(folder / "history.csv", _history_table(result.history))
+        _write(folder / PICTURES, _pictures_table(result))
         _write_json(folder / EVALUATION, summary.of_evaluations(result.evaluations))
+        _write_json(folder / "trust.json", summary.of_trust(result))
         _write_json(folder / "findings.json", summary.of_findings(result.findings))
         save_plots(result.evaluation, folder / "plots", result)
         _write(folder / "README.md", card(result))
@@ -61,14 +63,38 @@ def read_evaluation(directory: Path) -> dict[str, Any]:
     return content
 
 
+def read_earlier(directory: Path) -> Earlier:
+    """Return what a run left for a later one on the same pictures and more.
+
+    Raises:
+        ArtifactError: The folder is no run, or one of its tables is damaged.
+    """
+    try:
+        pictures, said = read_table(directory / PICTURES), read_table(directory / PREDICTIONS)
+        digests = dict(zip(pictures.column("path"), pictures.column("sha256"), strict=True))
+        parts = dict(zip(pictures.column("sha256"), pictures.column("split"), strict=True))
+        names, predicted = said.column("path"), said.column("predicted")
+        answers = {digests[name]: label for name, label in zip(names, predicted, strict=True)}
+    except (DataError, KeyError, ValueError) as error:
+        raise ArtifactError(
+            f"{directory} cannot be gone on from: {error}",
+            f"--from takes a folder that `headstart train` wrote, with its {PICTURES} and {PREDICTIONS}.",
+        ) from error
+    return Earlier(parts, answers, ClassNames(said.header[4:]))
+
+
 def save_plots(evaluation: Evaluation, folder: Path, result: TrainingResult | None = None) -> None:
     """Write the plots of an evaluation, and of the training where there was one."""
     figures = {
         "confusion": plots.confusion(evaluation),
         "reliability": plots.reliability(evaluation),
+        "risk_coverage": plots.risk_coverage(evaluation),
         "per_class": plots.per_class(evaluation),
     }
     if result is not None:
+        figures["similarity"] = plots.similarity(result.optimism)
+        if result.curve is not None:
+            figures["learning_curve"] = plots.learning_curve(result.curve)
         figures["training"] = plots.training_curves(
             result.history,
             "validation" if "validation" in result.evaluations else "test",
@@ -83,11 +109,12 @@ def card(result: TrainingResult) -> str:
     told, plan, classes = result.classifier.provenance, result.plan, result.classifier.classes
     tables = "\n\n".join(_figures(name, evaluation) for name, evaluation in result.evaluations.items())
     findings = "\n".join(f"- {f.severity}: {f.message}." for f in result.findings) or "- none"
+    trust = "\n".join(f"- {line}" for line in summary.trust_lines(summary.of_trust(result)))
     return f"""# An image classifier of {len(classes)} classes
 
 Made by Headstart {told.versions["headstart"]} on {told.created}. Backbone {plan.encoder.backbone}, frozen, at
 {plan.pictures.size} px ({plan.pictures.resize}); head: {told.training["head"]};
-temperature {result.classifier.temperature:.3f}.
+{result.classifier.judgement.calibration}.
 
 The head in this folder was fitted on {told.training["fitted_on"]}. The figures below are of
 {told.training["figures_of"]}, on pictures that it never learned from.
@@ -95,6 +122,10 @@ The head in this folder was fitted on {told.training["fitted_on"]}. The figures 
 {tables}
 
 Per class: `evaluation.json`, `plots/per_class.png`. Held-out predictions: `predictions.csv`.
+
+## How far to believe them
+
+{trust}
 
 ## What was found in the data
 
@@ -106,8 +137,20 @@ Per class: `evaluation.json`, `plots/per_class.png`. Held-out predictions: `pred
 headstart predict FOLDER_OF_THIS_FILE pictures/ --out predictions.csv
 ```
 
-It answers with one of its classes whatever it is shown: a picture of something else gets one of them too.
+{_beyond(result)}
 """
+
+
+def _beyond(result: TrainingResult) -> str:
+    """Return what the model says of pictures that are of none of its classes."""
+    novelty = result.classifier.judgement.novelty
+    if novelty is None:
+        return "It answers with one of its classes whatever it is shown, also a picture of something else."
+    return (
+        "With `--format table` or `--json` each answer says whether the picture is `known`, that is, like those that "
+        f"it learned from. {novelty.refused:.0%} of pictures of its own classes are refused wrongly; what else is refused "
+        "depends on how unlike them it is. The label is then the best of wrong answers."
+    )
 
 
 def _figures(part: str, evaluation: Evaluation) -> str:
@@ -128,6 +171,15 @@ def _predictions_table(predictions: Mapping[str, Predictions]) -> str:
             cells = [f"{p:.9g}" for p in said.probabilities[row]]
             rows.append([one.path, split, truth or "", one.label or "", *cells])
     return to_csv(rows)
+
+
+def _pictures_table(result: TrainingResult) -> str:
+    part = dict.fromkeys(range(len(result.dataset)), "")
+    for name in SPLIT_NAMES:
+        part |= dict.fromkeys(result.splits.part(name).tolist(), name)
+    rows = zip(result.dataset, result.digests, strict=True)
+    header = ["path", "label", "split", "sha256"]
+    return to_csv([header, *([s.name, str(s.label), part[n], digest] for n, (s, digest) in enumerate(rows))])
 
 
 def _history_table(history: Sequence[Step]) -> str:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from headstart.judging.curve import LearningCurve
 from headstart.model.classifier import Classifier
 from headstart.records import Evaluation, Finding, Interval
+from headstart.training import TrainingResult
 
 
 def of_evaluation(evaluation: Evaluation) -> dict[str, Any]:
@@ -19,7 +22,7 @@ def of_evaluation(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "pictures": evaluation.pictures,
         "failures": evaluation.failures,
-        "interval": "95 % bootstrap",
+        "interval": "95 %",
         "overall": {name: _numbers(figure) for name, figure in evaluation.overall.items()},
         "per_class": {
             name: {"pictures": int(evaluation.support[evaluation.classes.index(name)])}
@@ -38,6 +41,9 @@ def of_evaluation(evaluation: Evaluation) -> dict[str, Any]:
             }
             for i, j in np.argwhere(evaluation.confusion)
         ],
+        "risk_coverage": [
+            {"answered": round(share, 4), "wrong": round(risk, 6)} for share, risk in evaluation.risk_coverage
+        ],
         "reliability": [
             {"confidence": confidence, "accuracy": accuracy, "pictures": count}
             for confidence, accuracy, count in evaluation.reliability
@@ -48,6 +54,59 @@ def of_evaluation(evaluation: Evaluation) -> dict[str, Any]:
 def of_evaluations(evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
     """Return the figures of each part."""
     return {name: of_evaluation(evaluation) for name, evaluation in evaluations.items()}
+
+
+def of_trust(result: TrainingResult) -> dict[str, Any]:
+    """Return what tells how far the figures can be believed, and what the model does beyond naming a class."""
+    optimism, rules = result.optimism, result.classifier.judgement
+    novelty = rules.novelty
+    return {
+        "similarity": [
+            {
+                "band": band.name,
+                "similarity": [round(band.low, 4), round(band.high, 4)],
+                "pictures": band.pictures,
+                "share": round(band.share, 4),
+                "accuracy": _numbers(band.accuracy),
+            }
+            for band in optimism.bands
+        ],
+        "look_alikes": {
+            "accuracy_lost_without": None if optimism.gap is None else _numbers(optimism.gap),
+            "kept_together": optimism.together,
+        },
+        "naive_split": None
+        if optimism.naive is None
+        else {
+            "accuracy": _numbers(optimism.naive),
+            "pictures": optimism.measured,
+            "with_a_copy_or_look_alike_among_the_learned": optimism.leaked,
+        },
+        "calibration": str(rules.calibration),
+        "sets": None if rules.sets is None else {"method": rules.sets.method, "level": rules.sets.level},
+        "unknown": None
+        if novelty is None
+        else {"score": novelty.score, "refused": novelty.refused, "compared": dict(novelty.compared)},
+        "learning_curve": None if result.curve is None else _of_curve(result.curve),
+        "changes": [asdict(change) for change in result.changes],
+    }
+
+
+def _of_curve(curve: LearningCurve) -> dict[str, Any]:
+    return {
+        "points": [
+            {
+                "pictures_per_class": round(point.pictures_per_class, 2),
+                "accuracy": _numbers(point.accuracy),
+                "log_loss": round(point.log_loss, 6),
+            }
+            for point in curve.points
+        ],
+        "doubled": _numbers(curve.doubled),
+        "gain": _numbers(curve.gain),
+        "formula": {"error odds": "a + b * pictures_per_class ** -c", **dict(zip("abc", curve.formula, strict=True))},
+        "most_to_gain": [gain._asdict() for gain in curve.by_class],
+    }
 
 
 def of_findings(findings: Sequence[Finding]) -> list[dict[str, Any]]:
@@ -76,7 +135,9 @@ def of_layers(classifier: Classifier) -> list[dict[str, Any]]:
     finally:
         for hook in hooks:
             hook.remove()
-    rows.append(_row("calibration", f"softmax(logits / {classifier.temperature:.4g})", (1, len(classifier.classes)), 1))
+    scaled = f"softmax(logits / {classifier.temperature:.4g})"
+    numbers = 1 if classifier.judgement.calibration.factors is None else 1 + 2 * len(classifier.classes)
+    rows.append(_row("calibration", scaled, (1, len(classifier.classes)), numbers))
     return rows
 
 
@@ -94,3 +155,48 @@ def _row(name: str, kind: str, shape: Sequence[int], parameters: int) -> dict[st
 
 def _numbers(interval: Interval) -> list[float | None]:
     return [round(number, 6) if math.isfinite(number) else None for number in interval]
+
+
+def trust_lines(trust: Mapping[str, Any]) -> list[str]:
+    """Return what `of_trust` gave as sentences."""
+    lines: list[str] = []
+    if trust["similarity"]:
+        told = [f"{band['band']} {band['share']:.0%}: {_told(band['accuracy'])}" for band in trust["similarity"]]
+        lines.append(
+            "Accuracy by how alike the nearest learned picture is (share of the measured pictures): " + "; ".join(told)
+        )
+    gap = trust["look_alikes"]["accuracy_lost_without"]
+    if gap is not None:
+        kept = "kept on one side" if trust["look_alikes"]["kept_together"] else "not kept on one side"
+        lines.append(f"Accuracy that look-alikes among the learned pictures add: {_told(gap)}; they were {kept}")
+    naive = trust["naive_split"]
+    if naive is not None:
+        lines.append(
+            f"A split that ignores copies, look-alikes and groups would have reported an accuracy of "
+            f"{_told(naive['accuracy'])}, with {naive['with_a_copy_or_look_alike_among_the_learned']} of its "
+            f"{naive['pictures']} measured pictures having one among the learned"
+        )
+    if trust["sets"] is not None:
+        lines.append(
+            f"Sets ({trust['sets']['method']}) are made to hold the true class {trust['sets']['level']:.0%} of the time"
+        )
+    if trust["unknown"] is not None:
+        rule = trust["unknown"]
+        lines.append(
+            f"None of these: by {rule['score']}, made to refuse {rule['refused']:.0%} of pictures of its own classes"
+        )
+    if trust["learning_curve"] is not None:
+        curve = trust["learning_curve"]
+        value, low, high = (100 * number for number in curve["gain"])
+        lines.append(
+            f"Twice as many pictures would bring about {value:+.1f} points of accuracy [{low:+.1f}, {high:+.1f}]"
+        )
+        if curve["most_to_gain"]:
+            names = [f"{gain['name']} ({gain['pictures']})" for gain in curve["most_to_gain"][:5]]
+            lines.append("Most left to gain (pictures now): " + ", ".join(names))
+    return lines
+
+
+def _told(figures: Sequence[float | None]) -> str:
+    value, low, high = (math.nan if figure is None else figure for figure in figures)
+    return str(Interval(value, low, high))
