@@ -4,8 +4,9 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 DATA ?=
+ARGS ?=
 
-.PHONY: install demo test check fix bench bench-peers
+.PHONY: install demo test check fix bench bench-trust bench-peers
 
 install: $(READY)
 
@@ -33,6 +34,10 @@ bench: $(READY)
 	@test -n "$(DATA)" || { echo "make bench DATA=FOLDER: a folder per class or a Kaggle competition folder"; exit 2; }
 	$(BIN)/python benchmarks/features.py "$(DATA)"
 	$(BIN)/python benchmarks/train.py "$(DATA)"
+
+bench-trust: $(READY)
+	@test -n "$(DATA)" || { echo "make bench-trust DATA=FOLDER [ARGS=…]: a folder per class or a Kaggle competition folder"; exit 2; }
+	$(BIN)/python benchmarks/trust.py "$(DATA)" $(ARGS)
 
 # The peers (Keras with TensorFlow, fastai) live in an environment of their own.
 PEERS = .venv-bench

@@ -109,3 +109,9 @@ def model_folder(small_result: object, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("saved") / "model"
     run.save(small_result, folder)
     return folder
+
+
+def scene(seed: int, size: tuple[int, int] = (96, 80)) -> Image.Image:
+    """Draw soft patches of colour, a picture unlike that of any other seed."""
+    patches = np.random.default_rng(seed).integers(0, 256, (7, 8, 3), dtype=np.uint8)
+    return Image.fromarray(patches).resize(size, Image.Resampling.BICUBIC)

@@ -37,8 +37,12 @@ RUN_FOLDER = {
     "plots/confusion.png",
     "plots/per_class.png",
     "plots/reliability.png",
+    "plots/risk_coverage.png",
+    "plots/similarity.png",
     "plots/training.png",
+    "pictures.csv",
     "predictions.csv",
+    "trust.json",
 }
 
 

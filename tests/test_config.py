@@ -78,9 +78,9 @@ def test_a_setting_without_equals_sign_is_refused():
 
 
 def test_every_problem_is_in_one_message():
-    text = refused("head.l2=-1", "split.folds=1", "sead=3", "pictures.size=big", "refit=maybe")
+    text = refused("head.l2=-1", "head.folds=1", "sead=3", "pictures.size=big", "refit=maybe")
     assert len(text.splitlines()) == 5
-    for name in ("head.l2 is -1", "split.folds is 1", "sead is not a setting", "size is 'big'", "refit is 'maybe'"):
+    for name in ("head.l2 is -1", "head.folds is 1", "sead is not a setting", "size is 'big'", "refit is 'maybe'"):
         assert name in text
 
 

@@ -31,6 +31,7 @@ from headstart.encoding import backbone as backbones
 from headstart.encoding import cache as caches
 from headstart.encoding import features, runtime
 from headstart.learning.heads import Head
+from headstart.learning.judgement import Judgement
 from headstart.model import artifact
 from headstart.model.artifact import load_classifier
 from headstart.model.classifier import Classifier
@@ -145,7 +146,9 @@ def small_model(tmp_path: Path) -> Path:
     save_file(module.state_dict(), tmp_path / "weights.safetensors")
     backbone = backbones.load("test_resnet", str(tmp_path / "weights.safetensors"))
     encoder = runtime.build(backbone, EncoderPlan("test_resnet", "", "torch", "cpu", "f32"))
-    artifact.save(Classifier(backbone, encoder, Head(backbone.dim, 2), 1.0, ClassNames("ab")), tmp_path / "small")
+    artifact.save(
+        Classifier(backbone, encoder, Head(backbone.dim, 2), Judgement(), ClassNames("ab")), tmp_path / "small"
+    )
     return tmp_path / "small"
 
 

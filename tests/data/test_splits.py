@@ -11,6 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from headstart.config import SplitConfig
 from headstart.data import checks, sources, splits
 from headstart.errors import DataError
 from headstart.records import Dataset, Sample, Splits
@@ -344,3 +345,78 @@ def test_E1_a_copy_of_a_test_picture_is_left_out_of_a_given_training_part():
     (leak,) = parts.findings
     assert (leak.code, leak.severity, leak.names) == ("split-leak", "warning", ("000.png",))
     assert (parts.train.tolist(), parts.test.tolist()) == ([2, 4], [1, 3])
+
+
+# --- rounds -----------------------------------------------------------------------------------------------------------
+
+
+def balanced(each: int = 10, classes: str = "abc") -> tuple[Dataset, np.ndarray]:
+    return made([Row(label) for label in classes for _ in range(each)])
+
+
+def test_one_share_is_one_round_and_what_is_learned_last():
+    dataset, groups = balanced()
+    found = splits.partition(dataset, groups, SplitConfig(), 0)
+    (only,) = found.rounds
+    assert only is found.final
+    np.testing.assert_array_equal(only.validation, splits.split(dataset, groups, 0.2, 0).validation)
+
+
+def test_folds_measure_every_picture_once_and_learn_from_all_at_the_end():
+    dataset, groups = balanced()
+    found = splits.partition(dataset, groups, SplitConfig(folds=5), 0)
+    measured = np.concatenate([one.validation for one in found.rounds])
+    assert sorted(measured.tolist()) == list(range(30))
+    assert all(not set(one.train) & set(one.validation) for one in found.rounds)
+    assert (found.final.train.tolist(), len(found.final.validation)) == (list(range(30)), 0)
+
+
+def test_repeats_hold_out_other_pictures_each_time():
+    dataset, groups = balanced()
+    found = splits.partition(dataset, groups, SplitConfig(repeats=3), 0)
+    assert len({tuple(one.validation) for one in found.rounds}) == 3
+    assert len(found.final.train) == 30
+
+
+def test_E4_groups_stay_together_in_every_round():
+    dataset, groups = made([Row(label, f"{label}{n // 3}") for label in "ab" for n in range(15)])
+    for one in splits.partition(dataset, groups, SplitConfig(folds=4, repeats=2), 0).rounds:
+        assert not set(groups[one.train]) & set(groups[one.validation])
+
+
+def test_an_even_partition_measures_large_groups_too():
+    rows = [Row(label, f"{label}{n // 6}") for label in "ab" for n in range(18)]  # six of eighteen are over a fifth
+    dataset, groups = made(rows)
+    measured = np.concatenate(
+        [one.validation for one in splits.partition(dataset, groups, SplitConfig(), 0, even=True).rounds]
+    )
+    assert sorted(measured.tolist()) == list(range(36))
+
+
+@pytest.mark.parametrize("config", [SplitConfig(), SplitConfig(folds=3)])
+def test_E3_pictures_set_aside_are_learned_from_and_measure_nothing(config: SplitConfig):
+    dataset, groups = made([Row(label) for label in "ab" for _ in range(10)])
+    aside = np.arange(20) % 4 == 0
+    for one in splits.partition(dataset, groups, config, 0, aside=aside).rounds:
+        assert set(np.flatnonzero(aside)) <= set(one.train)
+
+
+def test_E3_pictures_set_aside_leave_a_given_test_part():
+    dataset, groups = made([Row("a"), Row("b"), Row("a", split="test"), Row("b", split="test")])
+    found = splits.split(dataset, groups, 0.2, 0, aside=np.array([False, False, True, False]))
+    assert (found.train.tolist(), found.test.tolist()) == ([0, 1], [3])
+
+
+def test_folds_of_a_given_split_leave_its_test_part_alone():
+    rows = [Row(label, split="test" if n < 2 else "train") for label in "ab" for n in range(12)]
+    dataset, groups = made(rows)
+    found = splits.partition(dataset, groups, SplitConfig(folds=4), 0)
+    tested = {0, 1, 12, 13}
+    assert set(found.final.test) == tested
+    assert not tested & {int(row) for one in found.rounds for row in (*one.train, *one.validation)}
+
+
+def test_joined_rows_are_called_by_their_first_and_join_through_others():
+    pairs = np.array([[1, 4], [4, 2], [5, 3]])
+    assert splits.joined(np.arange(6), pairs).tolist() == [0, 1, 1, 3, 1, 3]
+    assert splits.joined(np.array([7, 7, 2, 3]), np.zeros((0, 2), int)).tolist() == [0, 0, 2, 3]

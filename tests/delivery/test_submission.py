@@ -61,7 +61,7 @@ def test_jsonl_is_one_object_a_picture():
 
 
 def test_an_unknown_format_is_refused_with_the_known_ones():
-    with pytest.raises(ConfigError, match=r"'xml' is none of labels, probabilities, jsonl"):
+    with pytest.raises(ConfigError, match=r"'xml' is none of labels, probabilities, table, jsonl"):
         submission.render(said(), "xml")
 
 
@@ -83,6 +83,9 @@ def test_A3_a_bad_picture_keeps_its_line_with_the_reason():
         "label": None,
         "probability": None,
         "top": [],
+        "set": [],
+        "known": None,
+        "typicality": None,
         "status": "error",
         "error": "truncated",
     }

@@ -7,6 +7,7 @@ import pytest
 
 from headstart import metrics
 from headstart.learning import calibration
+from headstart.learning.calibration import Calibration
 
 
 def honest(rows: int = 4000, classes: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -27,33 +28,33 @@ def test_a_known_temperature_is_recovered(known: float):
 def test_the_loss_is_that_of_the_calibrated_probabilities():
     logits, truth = honest()
     temperature, loss = calibration.fit_temperature(logits * 3, truth)
-    assert loss == pytest.approx(metrics.log_loss(calibration.probabilities(logits * 3, temperature), truth))
+    assert loss == pytest.approx(metrics.log_loss(Calibration(temperature).probabilities(logits * 3), truth))
 
 
 def test_no_other_temperature_has_a_smaller_loss():
     logits, truth = honest(rows=300)
     best, loss = calibration.fit_temperature(logits, truth)
     others = best * np.linspace(0.5, 2, 61)
-    assert loss <= min(metrics.log_loss(calibration.probabilities(logits, t), truth) for t in others) + 1e-7
+    assert loss <= min(metrics.log_loss(Calibration(t).probabilities(logits), truth) for t in others) + 1e-7
 
 
 def test_the_answers_stay_as_they_are():
     logits, _ = honest()
     for temperature in (0.02, 0.7, 50.0):
-        said = calibration.probabilities(logits, temperature)
+        said = Calibration(temperature).probabilities(logits)
         np.testing.assert_array_equal(said.argmax(axis=1), logits.argmax(axis=1))
 
 
 def test_overconfident_probabilities_become_honest():
     logits, truth = honest()
     temperature, _ = calibration.fit_temperature(logits * 4, truth)
-    before, after = (metrics.ece(calibration.probabilities(logits * 4, t), truth) for t in (1.0, temperature))
+    before, after = (metrics.ece(Calibration(t).probabilities(logits * 4), truth) for t in (1.0, temperature))
     assert before > 0.1
     assert after < before / 4
 
 
 def test_rows_are_finite_and_sum_to_one_whatever_the_logits():
-    said = calibration.probabilities(np.array([[1e4, -1e4, 0], [0, 0, 0]], dtype=np.float32), 0.02)
+    said = Calibration(0.02).probabilities(np.array([[1e4, -1e4, 0], [0, 0, 0]], dtype=np.float32))
     np.testing.assert_allclose(said, [[1, 0, 0], [1 / 3, 1 / 3, 1 / 3]])
 
 
@@ -63,3 +64,54 @@ def test_perfect_and_hopeless_logits_end_at_the_bounds():
     doubt, _ = calibration.fit_temperature(5 * np.eye(4, dtype=np.float32)[(truth + 1) % 4], truth)
     assert calibration.LOW <= surest < 1
     assert doubt == pytest.approx(calibration.HIGH, rel=0.01)
+
+
+def distorted(rows: int = 3000) -> tuple[np.ndarray, np.ndarray]:
+    """Return logits of which some classes are too loud and some too low."""
+    logits, truth = honest(rows)
+    return (logits * np.array([0.3, 0.3, 1, 1, 3, 3]) + np.array([2, -2, 0, 0, 1, -1])).astype(np.float32), truth
+
+
+def test_vector_scaling_is_taken_where_classes_need_numbers_of_their_own():
+    logits, truth = distorted()
+    fold = np.arange(len(truth)) % 5
+    best, plain = (calibration.fit(logits, truth, fold, scaling) for scaling in ("best", "temperature"))
+    assert best.factors is not None
+    assert len(best.factors) == len(best.offsets or ()) == 6
+    fresh, answers = distorted()
+    loss = [metrics.log_loss(rules.probabilities(fresh), answers) for rules in (best, plain)]
+    assert loss[0] < loss[1] - 0.1
+
+
+def test_one_number_is_taken_where_it_is_enough():
+    logits, truth = honest()
+    rules = calibration.fit(logits * 3, truth, np.arange(len(truth)) % 5)
+    assert rules.factors is None
+    assert rules.temperature == pytest.approx(3, rel=0.1)
+
+
+def test_vector_scaling_of_honest_logits_changes_little():
+    logits, truth = honest()
+    rules = calibration.fit(logits, truth, np.arange(len(truth)) % 5, "vector")
+    np.testing.assert_allclose(rules.factors, 1, atol=0.1)
+    np.testing.assert_allclose(rules.offsets, 0, atol=0.1)
+
+
+def test_a_class_that_one_half_lacks_leaves_the_temperature():
+    logits, truth = distorted()
+    fold = np.where(truth == 0, 0, np.arange(len(truth)) % 5)
+    assert calibration.fit(logits, truth, fold).factors is None
+
+
+def test_too_few_rows_change_nothing():
+    logits, truth = honest(rows=calibration.FEWEST - 1)
+    assert calibration.fit(logits, truth, np.zeros(len(truth), int)) == Calibration()
+
+
+@pytest.mark.parametrize(
+    ("temperature", "factors", "offsets"),
+    [(0, None, None), (float("nan"), None, None), (1, (1.0,), None), (1, (float("inf"),), (0.0,))],
+)
+def test_what_is_no_calibration_is_refused(temperature: float, factors: object, offsets: object):
+    with pytest.raises(ValueError, match="temperature|vector scaling"):
+        Calibration(temperature, factors, offsets)

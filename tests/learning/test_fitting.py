@@ -16,6 +16,7 @@ from headstart.data import splits
 from headstart.encoding.backbone import Backbone
 from headstart.errors import ConfigError
 from headstart.learning import calibration, descent, fitting
+from headstart.learning.calibration import Calibration
 from headstart.learning.descent import Rows
 from headstart.learning.fitting import Learned, Material
 from headstart.learning.heads import Head
@@ -132,7 +133,7 @@ def test_E5_validation_pictures_decide_nothing():
     values[given.parts.validation], truth[given.parts.validation] = 50, 0
     clean, poisoned = learn(given), learn(replace(given, values=values, truth=truth))
     assert same(clean.head, poisoned.head)
-    assert clean.temperature == poisoned.temperature != 1
+    assert clean.judgement.calibration == poisoned.judgement.calibration != Calibration()
     assert clean.told == poisoned.told
     assert clean.history[-1].validation_loss != poisoned.history[-1].validation_loss
 
@@ -143,14 +144,16 @@ def test_the_temperature_comes_from_the_watched_pictures(asked: list[Rows]):
     watched = asked[0].watched
     logits = learned.head.logits(given.values[watched, 0])
     assert len(watched) >= calibration.FEWEST
-    assert learned.temperature == calibration.fit_temperature(logits, given.truth[watched])[0] != 1
+    assert (
+        learned.judgement.calibration.temperature == calibration.fit_temperature(logits, given.truth[watched])[0] != 1
+    )
     assert learned.findings == ()
 
 
 def test_too_few_to_watch_give_no_temperature_and_are_said_to_be():
     learned = learn(material(samples(20)))
     finding = found(learned, "too-few-to-watch")
-    assert learned.temperature == 1
+    assert learned.judgement.calibration == Calibration()
     assert finding is not None
     assert finding.severity == "warning"
     assert "5 picture(s) can be watched" in finding.message

@@ -65,7 +65,7 @@ def scikit_learn(
 
 def probabilities(head: Head, features: np.ndarray) -> np.ndarray:
     """Return what the head says of the first view."""
-    return calibration.probabilities(head.logits(np.ascontiguousarray(features[:, 0])), 1.0)
+    return calibration.Calibration().probabilities(head.logits(np.ascontiguousarray(features[:, 0])))
 
 
 @pytest.fixture(autouse=True)
@@ -281,11 +281,10 @@ def test_the_out_of_fold_logits_are_those_of_heads_that_have_not_seen_the_row():
     assert sorted(chosen.rows.tolist()) == list(range(60))
 
 
-def test_the_temperature_is_that_of_the_out_of_fold_logits():
+def test_the_score_is_the_loss_at_the_best_temperature_of_the_out_of_fold_logits():
     features, truth = drawn(rows=90, spread=3)
     chosen = select_strength(problem(features, truth, fold=np.arange(90) % 3), (0.003,))
-    wanted, loss = calibration.fit_temperature(chosen.logits, truth[chosen.rows])
-    assert chosen.temperature == pytest.approx(wanted)
+    _, loss = calibration.fit_temperature(chosen.logits, truth[chosen.rows])
     assert chosen.scores == ((0.003, pytest.approx(loss)),)
 
 
@@ -301,7 +300,7 @@ def test_too_few_rows_choose_nothing(known: int | None, usual: float):
     features, truth = drawn(rows=20)
     own = problem(features, truth, some_prior() if known else None, fold=np.arange(20) % 5)
     chosen = select_strength(own, (10.0, 1.0, 0.1, 0.03))
-    assert (chosen.strength, chosen.temperature, chosen.scores, len(chosen.rows)) == (usual, 1.0, (), 0)
+    assert (chosen.strength, chosen.scores, len(chosen.rows)) == (usual, (), 0)
 
 
 def test_too_few_rows_take_a_strength_that_was_asked_for():

@@ -30,7 +30,9 @@ from headstart.data import sources
 from headstart.encoding import backbone as backbones
 from headstart.encoding import runtime
 from headstart.errors import ArtifactError, ConfigError, StorageError
+from headstart.learning.calibration import Calibration
 from headstart.learning.heads import Head
+from headstart.learning.judgement import Judgement
 from headstart.model import artifact
 from headstart.model.artifact import load_classifier
 from headstart.model.classifier import Classifier
@@ -90,7 +92,7 @@ def test_artifact_of_another_network_keeps_the_contract(tmp_path: Path, pictures
     save_file(module.state_dict(), tmp_path / "weights.safetensors")
     backbone = backbones.load(name, str(tmp_path / "weights.safetensors"), size=size)
     encoder = runtime.build(backbone, EncoderPlan(name, "", "torch", "cpu", "f32"))
-    own = Classifier(backbone, encoder, Head(backbone.dim, 2), 1.5, ClassNames(["a", "é\n,"]))
+    own = Classifier(backbone, encoder, Head(backbone.dim, 2), Judgement(Calibration(1.5)), ClassNames(["a", "é\n,"]))
     contracts.check_artifact(own, tmp_path / "model", pictures)
 
 
@@ -106,7 +108,9 @@ def layered(folder: Path, hidden: tuple[int, ...] = (7, 5)) -> Classifier:
     head.norm.running_mean.normal_()
     head.norm.running_var.uniform_(0.5, 2)
     encoder = runtime.build(backbone, EncoderPlan("test_resnet", "", "torch", "cpu", "f32"))
-    return Classifier(backbone, encoder, head.eval(), 1.5, ClassNames(["ash", "birch", "cedar"]))
+    return Classifier(
+        backbone, encoder, head.eval(), Judgement(Calibration(1.5)), ClassNames(["ash", "birch", "cedar"])
+    )
 
 
 @pytest.mark.parametrize("hidden", LAYERS)
@@ -327,9 +331,14 @@ DAMAGED = {
         "head__dropout": 0.5,
         "head__batch_norm": True,
     },
-    "temperature-zero": {"temperature": 0},
-    "temperature-text": {"temperature": "warm"},
-    "temperature-nan": {"temperature": float("nan")},
+    "temperature-zero": {"judgement__calibration": {"temperature": 0}},
+    "temperature-text": {"judgement__calibration": {"temperature": "warm"}},
+    "temperature-nan": {"judgement__calibration": {"temperature": float("nan")}},
+    "factors-of-another-count": {"judgement__calibration": {"temperature": 1.0, "factors": [1.0], "offsets": [0.0]}},
+    "factors-without-offsets": {"judgement__calibration": {"temperature": 1.0, "factors": [1.0, 1.0, 1.0]}},
+    "unknown-sets": {"judgement__sets": {"method": "raps", "level": 0.9, "quantile": 0.5, "by_class": None}},
+    "sets-of-another-count": {"judgement__sets": {"method": "lac", "level": 0.9, "quantile": 0.5, "by_class": [0.5]}},
+    "unknown-novelty": {"judgement__novelty": {"score": "guess"}},
     "classes-twice": {"classes": ["ash", "ash", "cedar"]},
     "classes-numbers": {"classes": [1, 2, 3]},
     "classes-text": {"classes": "abc"},
@@ -367,7 +376,7 @@ def test_model_json_that_is_none_is_refused(folder: Path, text: str):
         load_classifier(folder)
 
 
-@pytest.mark.parametrize("entry", ["classes", "preprocess", "temperature", "backbone", "encoder", "head", "files"])
+@pytest.mark.parametrize("entry", ["classes", "preprocess", "judgement", "backbone", "encoder", "head", "files"])
 def test_model_json_without_an_entry_is_refused(folder: Path, entry: str):
     content = json.loads((folder / "model.json").read_text())
     del content[entry]
@@ -377,8 +386,8 @@ def test_model_json_without_an_entry_is_refused(folder: Path, entry: str):
 
 
 def test_C10_newer_format_says_what_to_do(folder: Path):
-    with pytest.raises(ArtifactError, match=r"has format 2; .* reads up to 1") as refused:
-        load_classifier(rewrite(folder, format=2, classes="of another shape"))
+    with pytest.raises(ArtifactError, match=r"has format 3; .* reads up to 2") as refused:
+        load_classifier(rewrite(folder, format=3, classes="of another shape"))
     assert refused.value.hint == "pip install --upgrade headstart"
     assert refused.value.exit_code == 1
 
@@ -392,7 +401,7 @@ def test_place_without_a_model_is_answered(tmp_path: Path):
 
 def test_save_keeps_the_earlier_model_under_a_number(classifier: Classifier, tmp_path: Path):
     for temperature in (1.0, 2.0, 3.0):
-        artifact.save(replace(classifier, temperature=temperature), tmp_path / "model")
+        artifact.save(replace(classifier, judgement=Judgement(Calibration(temperature))), tmp_path / "model")
     found = {name: load_classifier(tmp_path / name).temperature for name in ("model", "model.1", "model.2")}
     assert found == {"model": 3.0, "model.1": 1.0, "model.2": 2.0}
     assert artifact.aside(tmp_path / "model") == tmp_path / "model.3"
@@ -430,7 +439,7 @@ def test_D4_full_disk_while_saving_leaves_the_old_model(
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StorageError, match="No space left on device"):
-        artifact.save(replace(classifier, temperature=9), tmp_path / "model")
+        artifact.save(replace(classifier, judgement=Judgement(Calibration(9.0))), tmp_path / "model")
     assert not list(tmp_path.glob(".*"))
     assert load_classifier(tmp_path / "model").temperature in (classifier.temperature, 9)
 
@@ -445,7 +454,7 @@ def test_D4_rename_that_fails_leaves_the_old_model_in_its_place(
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(StorageError, match="No space left on device"):
-        artifact.save(replace(classifier, temperature=9), tmp_path / "model")
+        artifact.save(replace(classifier, judgement=Judgement(Calibration(9.0))), tmp_path / "model")
     assert neighbours(tmp_path / "model") == ["model"]
     assert load_classifier(tmp_path / "model").temperature == classifier.temperature
 

@@ -48,6 +48,8 @@ class Calibration:
         """
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise ValueError(f"the temperature is {self.temperature}")
+        if len(self.factors or ()) != len(self.offsets or ()):
+            raise ValueError("its vector scaling has not as many factors as offsets")
         if not np.isfinite([*(self.factors or ()), *(self.offsets or ())]).all():
             raise ValueError("a factor or offset of its vector scaling is not finite")
 

@@ -166,7 +166,7 @@ def out_of_fold(
     rows: Integers,
     fold: Integers,
     *,
-    tolerance: float = logistic.TOLERANCE,
+    tolerance: float | None = None,
     progress: Progress = silence,
 ) -> HeldOut:
     """Return what linear heads say of rows that they had not learned from.
@@ -177,7 +177,7 @@ def out_of_fold(
         plan: Whether there is one, and class weights.
         rows: That are learned from and held out in turn.
         fold: (len(rows),) with whom each is held out; -1: never.
-        tolerance: Of the fits.
+        tolerance: Of the fits; None: the usual one.
         progress: Hears of every fold.
     """
     known = _prior(material, backbone, plan.head, rows)
@@ -401,7 +401,7 @@ def _prior(material: Material, backbone: Backbone, plan: HeadPlan, rows: Integer
 
 def _start(names: ClassNames, backbone: Backbone, plan: HeadPlan, features: Floats, truth: Integers) -> Prior:
     if plan.prior == "none":
-        return prior.none(backbone.dim, len(names))
+        return prior.none(features.shape[1], len(names))
     return prior.match(names, backbone, features, truth)
 
 

@@ -98,7 +98,7 @@ class Problem:
         start: NDArray[np.float64] | None = None,
         leave_out: int | None = None,
         iterations: int = 200,
-        tolerance: float = TOLERANCE,
+        tolerance: float | None = None,
         watch: Callable[[NDArray[np.float64]], None] | None = None,
     ) -> NDArray[np.float64]:
         """Return the (D + 1, K) standardised weights, the bias in the last row.
@@ -108,7 +108,7 @@ class Problem:
             start: Where to begin; None: at the prior.
             leave_out: A fold not to learn from.
             iterations: At most.
-            tolerance: Relative decrease of the objective at which to stop.
+            tolerance: Relative decrease of the objective at which to stop; None: `TOLERANCE`.
             watch: Is shown the weights after each iteration.
         """
         parts = self._slices(leave_out)
@@ -127,7 +127,7 @@ class Problem:
                 jac=True,
                 method="L-BFGS-B",
                 callback=None if watch is None else lambda flat: watch(flat.reshape(shape)),
-                options={"maxiter": iterations, "ftol": tolerance, "gtol": 1e-8},
+                options={"maxiter": iterations, "ftol": TOLERANCE if tolerance is None else tolerance, "gtol": 1e-8},
             )
         weights: NDArray[np.float64] = found.x.reshape(shape)
         return weights
@@ -271,7 +271,7 @@ def out_of_fold(
     strength: float,
     *,
     iterations: int = 200,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
     starts: Sequence[NDArray[np.float64]] | None = None,
     report: Callable[[int], None] = lambda place: None,
 ) -> tuple[list[NDArray[np.float64]], Floats]:
@@ -281,7 +281,7 @@ def out_of_fold(
         problem: With folds.
         strength: Of the penalty.
         iterations: Of each fit, at most.
-        tolerance: Of each fit.
+        tolerance: Of each fit; None: the usual one.
         starts: Where each fold's fit begins; None: at the prior.
         report: Hears the place of each fold when its fit is done.
     """

@@ -208,9 +208,9 @@ def load_classifier(directory: str | Path, encoder: EncoderConfig | None = None)
         raise ArtifactError(f"{folder / MODEL} is damaged: {type(error).__name__}: {error}.") from error
     if len(set(classes)) != len(classes) or len(classes) < 2 or not all(isinstance(c, str) for c in classes):
         raise ArtifactError(f"{folder / MODEL} is damaged: its classes are not at least two different names.")
-    if problem := _misfit(judgement, len(classes), empty.features):
-        raise ArtifactError(f"{folder / MODEL} is damaged: {problem}.")
     head = _fill(empty, _read_tensors(folder, HEAD, digests), folder / HEAD)
+    if problem := _misfit(judgement, len(classes), head.features):
+        raise ArtifactError(f"{folder / MODEL} is damaged: {problem}.")
     try:
         backbone = backbones.rebuild(name, _read_tensors(folder, BACKBONE, digests), preprocess, arguments)
     except ArtifactError:
@@ -312,7 +312,10 @@ def _read_json(folder: Path) -> dict[str, Any]:
     while number < FORMAT:
         if number not in _UPGRADES:
             raise ArtifactError(f"{folder} has format {number}, which never was.")
-        upgraded = _UPGRADES[number](upgraded)
+        try:
+            upgraded = _UPGRADES[number](upgraded)
+        except (KeyError, TypeError) as error:
+            raise ArtifactError(f"{path} is damaged: {type(error).__name__}: {error}.") from error
         number += 1
     return upgraded
 

@@ -1,0 +1,722 @@
+"""Figures that can be believed: whether what headstart tells of data, labels, doubts and figures is so.
+
+Where the truth is not known it is planted. Seven parts, each with a table and bounds of its own:
+
+- `copies`: copies of 200 pictures (re-encoded, resized, mirrored, turned, cropped) are added to the data, one kind at a
+  time: are they found, and is nothing else?
+- `labels`: one label in twenty is exchanged for another class: does `audit` put these first?
+- `shortcuts`: all pictures of a class get a black border, or 40 % of their light: is that class named, and no other?
+- `unknown`: pictures of none of the classes (`--foreign`, and classes left out of training): are they told from the
+  model's own kind? The foreign ones and the own ones are first made the same in size and JPEG quality, so that neither
+  can give them away.
+- `sets`: do sets for 0.9 hold the true class of 0.9 of the pictures that they were not fitted on?
+- `intervals`: do 95 % intervals of the accuracy hold the accuracy of the population that was drawn from?
+- `honest` (with `--split-column`): is the accuracy that is told without knowing the given split that of its test part?
+
+A split that the data brings is used by `honest` only. Planted copies are saved as JPEG of quality 85, unless stated
+otherwise. Everything is drawn by fixed seeds.
+
+    python benchmarks/trust.py DATA [--labels FILE] [--split-column NAME] [--foreign NAME=FOLDER ...] [--only PART ...]
+                                    [--pictures N] [--cache FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import side_by_side
+import train
+from PIL import Image, ImageDraw, ImageEnhance, ImageOps
+from side_by_side import Bound, say
+
+from headstart import examination, metrics, training
+from headstart.config import PictureConfig, SplitConfig, TrainConfig
+from headstart.data import checks, duplicates, sources, splits
+from headstart.data.sources import Columns
+from headstart.examination import Examination
+from headstart.learning import conformal
+from headstart.learning.fitting import Material
+from headstart.records import Dataset, Integers, Interval, Predictions, Sample
+from headstart.training import TrainingResult
+
+SEED = 0
+QUALITY = 85  # of planted copies
+COPIES = 200  # of each kind
+FLIPPED = 0.05  # share of labels
+FLIPS = 3  # draws of them
+CLASSES = 3  # with each shortcut
+FEWEST = 10  # pictures of a class in which a shortcut is planted; of tiny ones nothing is told
+DRAWS = 3  # of classes left out
+SQUASHED = (224, 75)  # side and JPEG quality of own and foreign pictures
+HALVES = 200  # random divisions of the held-out pictures
+LEVEL = 0.9
+RESAMPLES = 2000
+COPY = "copy of "
+
+Draw = Callable[[Image.Image, np.random.Generator], Image.Image]
+Change = Callable[[Image.Image], Image.Image]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a part found: lines for the section, and its bounds."""
+
+    lines: list[str]
+    bounds: list[Bound]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A way to make a copy: what is done to the picture, at which quality it is saved, and the recall to reach."""
+
+    name: str
+    change: Draw
+    family: str
+    quality: int = QUALITY
+
+
+@dataclass
+class Bench:
+    """What the parts share; what several of them need is computed once, when it is first asked for.
+
+    Attributes:
+        dataset: The pictures, without a split.
+        given: The same with the split of `--split-column`; None without.
+        foreign: Name → folder of pictures of none of the classes.
+        cache: Where features are kept.
+        work: For planted pictures.
+    """
+
+    dataset: Dataset
+    given: Dataset | None
+    foreign: dict[str, Path]
+    cache: Path
+    work: Path
+    # nothing that is examined needs mirror images; it saves half of the encoding
+    plain: TrainConfig = field(default_factory=lambda: TrainConfig(pictures=PictureConfig(mirror=False)))
+
+    def examine(self, dataset: Dataset) -> Examination:
+        """Return what headstart knows of pictures before it learns from them."""
+        inspection = checks.inspect(dataset)
+        extraction = examination.extract(inspection, *self._prepared, cache=self.cache)
+        return examination.examine(inspection, extraction, *self._prepared)
+
+    def train(self, dataset: Dataset, **settings: object) -> TrainingResult:
+        """Train on pictures, with some settings changed."""
+        return training.train(dataset, TrainConfig(**settings), cache=self.cache)
+
+    @cached_property
+    def _prepared(self) -> tuple:
+        return examination.prepare(self.plain)
+
+    @cached_property
+    def untouched(self) -> Examination:
+        """The examination of the pictures as they are."""
+        return self.examine(self.dataset)
+
+    @cached_property
+    def grouped(self) -> Material:
+        """The pictures with the groups that must stay on one side of a split."""
+        return examination.weigh_look_alikes(self.untouched, *self._prepared)[0]
+
+    @cached_property
+    def crossed(self) -> TrainingResult:
+        """A run in which each picture is predicted by a head that had learned from neither it nor its group."""
+        say("training with 5 folds")
+        return self.train(self.dataset, split=SplitConfig(folds=5), refit=False)
+
+
+# ---- planting -----------------------------------------------------------------------------------------------------
+
+
+def load(path: Path) -> Image.Image:
+    """Return a picture upright, in RGB."""
+    with Image.open(path) as image:
+        return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def save(image: Image.Image, file: Path, quality: int = QUALITY) -> Path:
+    """Write a JPEG and return its path."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    image.save(file, "JPEG", quality=quality)
+    return file
+
+
+def resized(share: float) -> Draw:
+    """Return what scales a picture."""
+    return lambda image, _: image.resize(
+        (max(1, round(share * image.width)), max(1, round(share * image.height))), Image.Resampling.BICUBIC
+    )
+
+
+def transposed(how: Image.Transpose) -> Draw:
+    """Return what mirrors or turns a picture."""
+    return lambda image, _: image.transpose(how)
+
+
+def cropped(image: Image.Image, x: float, y: float) -> Image.Image:
+    """Return the window of 90 % of each side; `x` and `y` in [0, 1] say where it lies."""
+    width, height = (max(1, round(0.9 * side)) for side in image.size)
+    left, top = round(x * (image.width - width)), round(y * (image.height - height))
+    return image.crop((left, top, left + width, top + height))
+
+
+def bordered(image: Image.Image) -> Image.Image:
+    """Return the picture with its outermost 6 pixels black; the size stays."""
+    image = image.copy()
+    ImageDraw.Draw(image).rectangle((0, 0, image.width - 1, image.height - 1), outline=(0, 0, 0), width=6)
+    return image
+
+
+def darkened(image: Image.Image) -> Image.Image:
+    """Return the picture with 40 % of its brightness."""
+    return ImageEnhance.Brightness(image).enhance(0.4)
+
+
+KINDS = (
+    Kind("re-encoded, quality 50", lambda image, _: image, "re-encoded or resized", 50),
+    Kind("resized to 50 %", resized(0.5), "re-encoded or resized"),
+    Kind("resized to 150 %", resized(1.5), "re-encoded or resized"),
+    Kind("mirrored", transposed(Image.Transpose.FLIP_LEFT_RIGHT), "mirrored"),
+    Kind("turned by 90°", transposed(Image.Transpose.ROTATE_90), "turned"),
+    Kind("turned by 180°", transposed(Image.Transpose.ROTATE_180), "turned"),
+    Kind("turned by 270°", transposed(Image.Transpose.ROTATE_270), "turned"),
+    Kind("cropped by 10 %, anywhere", lambda image, rng: cropped(image, *rng.random(2)), "cropped"),
+    Kind("cropped by 10 %, centre", lambda image, _: cropped(image, 0.5, 0.5), "cropped"),
+)
+RECALL = {"re-encoded or resized": 0.99, "mirrored": 0.95, "turned": 0.90, "cropped": 0.90}
+PLANTED: dict[str, tuple[str, Change]] = {"border": ("a black border of 6 px", bordered),
+                                          "light": ("brightness 40 %", darkened)}  # fmt: skip
+
+
+# ---- the parts ----------------------------------------------------------------------------------------------------
+
+
+def copies(bench: Bench) -> Outcome:
+    """Plant copies of each kind and look at the groups that are found."""
+    material = bench.untouched.material
+    number = len(material.dataset)
+    joined = dict(zip(_names(material.dataset), bench.untouched.kinship.copies.tolist(), strict=True))
+    before = sum(math.comb(len(rows), 2) for rows in duplicates.members(bench.untouched.kinship.copies))
+    drawn = np.sort(np.random.default_rng(SEED).permutation(number)[:COPIES])
+    rows: list[tuple[str, ...]] = []
+    recalls: dict[str, list[float]] = {family: [] for family in RECALL}
+    precisions: list[float] = []
+    for kind in KINDS:
+        generator = np.random.default_rng(SEED)
+        folder = side_by_side.fresh(bench.work, "copies")
+        planted = []
+        for place, row in enumerate(drawn):
+            sample = material.dataset[row]
+            path = save(kind.change(load(sample.path), generator), folder / f"{place}.jpg", kind.quality)
+            planted.append(replace(sample, path=path, name=COPY + sample.name))
+        seen = bench.examine(replace(bench.dataset, samples=(*bench.dataset.samples, *planted)))
+        names = _names(seen.material.dataset)
+        group = dict(zip(names, seen.kinship.copies.tolist(), strict=True))
+        recall = float(np.mean([group[one.name] == group[one.name.removeprefix(COPY)] for one in planted]))
+        right, wrong, known = _judged_pairs(names, seen.kinship.copies, joined)
+        precision = right / max(1, right + wrong)
+        strict = (right - known) / max(1, right + wrong - known)
+        recalls[kind.family].append(recall)
+        precisions.append(precision)
+        cells = f"{len(planted):,}", f"{recall:.3f}", f"{right + wrong:,}", f"{wrong:,}", f"{precision:.3f}"
+        rows.append((kind.name, *cells, f"{strict:.3f}"))
+        say(f"copies, {kind.name}: recall {recall:.3f}, {wrong} of {right + wrong} pairs wrong")
+    lines = [
+        f"- In the untouched data {before:,} pairs of pictures are called copies: {1000 * before / number:.1f} per "
+        "1,000 pictures. Nobody planted them, so nobody knows how many are right; below they count as right.",
+        f"- Recall: share of copies in the group of their original, among all {number:,} pictures. Precision: share of "
+        "pairs within the groups found that are an original and its copy, are joined in the untouched data too, or "
+        "follow from these; in the last column, of pairs that are not pairs of the untouched data.",
+        "",
+        *side_by_side.table(
+            ("copies", "planted", "recall", "pairs found", "wrong", "precision", "of new pairs"), rows
+        ),
+    ]  # fmt: skip
+    bounds = [
+        Bound(f"recall, {family}" + (", the least" if len(values) > 1 else ""), min(values), ">=", RECALL[family],
+              "{:.3f}")
+        for family, values in recalls.items()
+    ]  # fmt: skip
+    return Outcome(lines, [*bounds, Bound("precision, the least", min(precisions), ">=", 0.95, "{:.3f}")])
+
+
+def _judged_pairs(names: Sequence[str], groups: Integers, joined: dict[str, int]) -> tuple[int, int, int]:
+    """Return how many pairs of the groups are right, how many wrong, and how many of the right ones hold no copy."""
+    right = wrong = known = 0
+    for rows in duplicates.members(groups):
+        for one, other in itertools.combinations((names[row] for row in rows), 2):
+            if joined[one.removeprefix(COPY)] != joined[other.removeprefix(COPY)]:
+                wrong += 1
+                continue
+            right += 1
+            known += not one.startswith(COPY) and not other.startswith(COPY)
+    return right, wrong, known
+
+
+def labels(bench: Bench) -> Outcome:
+    """Exchange labels and look at the head of the audit's list."""
+    dataset, classes = bench.dataset, bench.dataset.classes
+    number = round(FLIPPED * len(dataset))
+    rows: list[tuple[str, ...]] = []
+    precisions: list[float] = []
+    for seed in range(FLIPS):
+        generator = np.random.default_rng(seed)
+        samples, wrong = list(dataset.samples), {}
+        for row in generator.permutation(len(samples))[:number].tolist():
+            own = classes.index(str(samples[row].label))
+            other = classes[(own + int(generator.integers(1, len(classes)))) % len(classes)]
+            wrong[samples[row].name] = samples[row].label
+            samples[row] = replace(samples[row], label=other)
+        suspects = examination.audit(replace(dataset, samples=tuple(samples)), bench.plain, cache=bench.cache)
+        top, likely = suspects[:number], [suspect for suspect in suspects if suspect.is_likely]
+        found = [suspect for suspect in top if suspect.name in wrong]
+        precisions.append(len(found) / len(top))
+        caught = sum(suspect.name in wrong for suspect in likely)
+        mended = sum(suspect.suggested == wrong[suspect.name] for suspect in found)
+        rows.append((
+            str(seed), f"{number:,}", f"{precisions[-1]:.3f}", f"{len(found) / number:.3f}", f"{len(likely):,}",
+            f"{caught / max(1, len(likely)):.3f}", f"{caught / number:.3f}", f"{mended / max(1, len(found)):.3f}",
+        ))  # fmt: skip
+        say(f"labels, seed {seed}: precision {precisions[-1]:.3f}, {len(likely)} of {number} estimated to be wrong")
+    header = ("seed", "exchanged", "precision, top 5 %", "recall, top 5 %", "estimated to be wrong",
+              "precision of these", "recall of these", "right class suggested")  # fmt: skip
+    lines = [
+        f"- {100 * FLIPPED:.0f} % of the labels were exchanged for another class, each as likely. The top 5 % of all "
+        "pictures are as many as were exchanged, so that precision and recall are the same there; labels that were "
+        "wrong before count as wrong accusations.",
+        "- Right class suggested: among the exchanged labels in the top 5 %.",
+        "",
+        *side_by_side.table(header, rows),
+    ]
+    return Outcome(lines, [Bound("precision among the top 5 %, the least", min(precisions), ">=", 0.90, "{:.3f}")])
+
+
+def shortcuts(bench: Bench) -> Outcome:
+    """Plant a property in one class at a time and look at who is named for it."""
+    dataset = bench.dataset
+    sizes = Counter(str(label) for label in dataset.labels)
+    large = sorted(name for name, size in sizes.items() if size >= FEWEST)
+    order = np.random.default_rng(SEED).permutation(large).tolist()
+    rows: list[tuple[str, ...]] = []
+    found, accused = [], 0
+    for turn, (key, (title, change)) in enumerate(PLANTED.items()):
+        before = _named(bench.untouched, f"shortcut-{key}")
+        rows.append((title, "(none)", "0", "–", ", ".join(before) or "nobody"))
+        for chosen in order[turn * CLASSES : (turn + 1) * CLASSES]:
+            folder = side_by_side.fresh(bench.work, "shortcut")
+            samples = tuple(
+                replace(sample, path=save(change(load(sample.path)), folder / f"{place}.jpg"))
+                if sample.label == chosen
+                else sample
+                for place, sample in enumerate(dataset)
+            )
+            named = _named(bench.examine(replace(dataset, samples=samples)), f"shortcut-{key}")
+            others = [name for name in named if name != chosen]
+            found.append(chosen in named)
+            accused += len(others)
+            rows.append(
+                (title, chosen, str(sizes[chosen]), "yes" if found[-1] else "no", ", ".join(others) or "nobody")
+            )
+            say(f"shortcuts, {title} in {chosen}: {', '.join(named) or 'nobody'} named")
+    lines = [
+        "- Planted in all pictures of one class at a time, of random classes of at least "
+        f"{FEWEST} pictures. Only the finding of the planted kind counts: a black border also makes a picture darker, "
+        "and whatever is saved anew has another file size, which is rightly told as well.",
+        "",
+        *side_by_side.table(("planted", "in class", "pictures", "named", "also named"), rows),
+    ]
+    return Outcome(lines, [
+        Bound("planted shortcuts found, share", float(np.mean(found)) if found else None, ">=", 1, "{:.2f}"),
+        Bound("classes wrongly accused", float(accused), "<=", 0, "{:.0f}"),
+    ])  # fmt: skip
+
+
+def _named(seen: Examination, code: str) -> list[str]:
+    """Return the classes that a finding on a shortcut names, without their figures."""
+    return [name.rpartition(" (F1 ")[0] for one in seen.findings if one.code == code for name in one.names]
+
+
+def unknown(bench: Bench) -> Outcome:
+    """Let a model judge pictures of none of its classes."""
+    rows: list[tuple[str, ...]] = []
+    bounds: list[Bound] = []
+    if bench.foreign:
+        result = held_out(bench, bench.dataset.classes)
+        raw = result.predictions["test"]
+        own = squashed(result.dataset.select(result.splits.test), bench.work / "own")
+        same = result.classifier.predict_many(own, cache=bench.cache)
+        for name, folder in bench.foreign.items():
+            foreign = sources.read_pictures([folder])
+            alike = squashed(foreign, bench.work / f"foreign-{len(rows)}")
+            found = Refusals.of(same, result.classifier.predict_many(alike, cache=bench.cache))
+            rows.append((f"{name}, made the same", *found.cells(result)))
+            found_raw = Refusals.of(raw, result.classifier.predict_many(foreign, cache=bench.cache))
+            rows.append((f"{name}, files as they are", *found_raw.cells(result)))
+            say(f"unknown, {name}: {', '.join(rows[-2][1:])}; as they are: {', '.join(rows[-1][1:])}")
+            for word, (area, refused) in {"objects": (0.995, 0.98), "animals": (0.98, 0.95)}.items():
+                if word in name:
+                    bounds.append(Bound(f"AUROC, {name}", found.area, ">=", area, "{:.4f}"))
+                    bounds.append(Bound(f"share refused, {name}", found.refused, ">=", refused, "{:.3f}"))
+    rows += list(_left_out(bench))
+    side, quality = SQUASHED
+    lines = [
+        "- AUROC: how often an own picture that was not learned from is more typical than a foreign one. Refused: at "
+        "the model's threshold, which may refuse 5 % of its own kind. The own pictures are a fifth of each class, with "
+        "their copies and look-alikes, of which the model learned nothing.",
+        f"- Made the same: own and foreign pictures squashed to {side}×{side} and saved as JPEG of quality {quality}.",
+        "- Left out: pictures of a random fifth of the classes, of which nothing was learned, against held-out "
+        "pictures of the others.",
+        "- Score: what the model chose to tell them by, without a foreign picture.",
+        "",
+        *side_by_side.table(
+            ("foreign", "score", "own", "foreign", "AUROC", "foreign refused", "own refused"), rows
+        ),
+    ]  # fmt: skip
+    return Outcome(lines, bounds)
+
+
+@dataclass(frozen=True)
+class Refusals:
+    """How own and foreign pictures are told apart."""
+
+    own: int
+    foreign: int
+    area: float
+    refused: float
+    wrongly: Interval
+
+    @classmethod
+    def of(cls, own: Predictions, foreign: Predictions) -> Refusals:
+        """Measure predictions; pictures that cannot be used are left aside."""
+        from sklearn.metrics import roc_auc_score
+
+        parts = []
+        for said in (own, foreign):
+            usable = np.array([row not in said.errors for row in range(len(said))])
+            parts.append((said.typicality[usable], said.known[usable]))
+        (ours, known), (theirs, taken) = parts
+        truth = np.repeat([1, 0], [len(ours), len(theirs)])
+        area = float(roc_auc_score(truth, np.concatenate([ours, theirs])))
+        return cls(len(ours), len(theirs), area, float(1 - taken.mean()), metrics.share_interval(~known))
+
+    def cells(self, result: TrainingResult) -> tuple[str, ...]:
+        """Return the cells of a row."""
+        rule = result.classifier.judgement.novelty
+        assert rule is not None  # noqa: S101  # the defaults ask for one
+        counts = f"{self.own:,}", f"{self.foreign:,}"
+        return rule.score, *counts, f"{self.area:.4f}", f"{self.refused:.3f}", str(self.wrongly)
+
+
+def held_out(bench: Bench, classes: Collection[str | None]) -> TrainingResult:
+    """Return a model of these classes that had not learned from its own test part, a fifth of their pictures.
+
+    The fifth is drawn here, whole groups of copies and, where they matter, look-alikes: left to itself, `train` would
+    measure every picture in its turn where look-alikes matter, and its saved head would have learned from all.
+    """
+    material = bench.grouped
+    rows = np.flatnonzero([sample.label in classes for sample in material.dataset])
+    dataset = material.dataset.select(rows)
+    parts = np.full(len(rows), "train", dtype=object)
+    parts[splits.split(dataset, material.groups[rows], 0.2, SEED).validation] = "test"
+    samples = tuple(replace(sample, split=part) for sample, part in zip(dataset, parts, strict=True))
+    say(f"training on {len(classes)} classes")
+    return bench.train(replace(dataset, samples=samples))
+
+
+def squashed(dataset: Dataset, folder: Path) -> Dataset:
+    """Return pictures saved anew, all of one size and quality."""
+    side, quality = SQUASHED
+    samples = tuple(
+        Sample(
+            save(load(one.path).resize((side, side), Image.Resampling.BICUBIC), folder / f"{row}.jpg", quality),
+            one.name,
+        )
+        for row, one in enumerate(dataset)
+    )
+    return Dataset(folder, samples)
+
+
+def _left_out(bench: Bench) -> Iterable[tuple[str, ...]]:
+    """Yield a row of the table for each draw of classes."""
+    classes = bench.dataset.classes
+    number = len(classes) // 5
+    if not number:
+        say("unknown: too few classes to leave some out")
+        return
+    for draw in range(DRAWS):
+        left_out = set(np.random.default_rng(draw).permutation(classes)[:number].tolist())
+        result = held_out(bench, set(classes) - left_out)
+        away = np.flatnonzero([sample.label in left_out for sample in bench.dataset])
+        foreign = result.classifier.predict_many(bench.dataset.select(away), cache=bench.cache)
+        found = Refusals.of(result.predictions["test"], foreign)
+        cells = found.cells(result)
+        say(f"unknown, {number} classes left out: {', '.join(cells)}")
+        yield (f"{number} classes left out, draw {draw + 1}", *cells)
+
+
+def sets(bench: Bench) -> Outcome:
+    """Fit sets on random halves of held-out predictions and measure on the other halves."""
+    result = bench.crossed
+    probabilities, truth, groups = _pool(result)
+    units, member, size = np.unique(groups, return_inverse=True, return_counts=True)
+    weight = 1 / size[member]
+    accuracy = float(np.average(probabilities.argmax(axis=1) == truth, weights=weight))
+    slack = 2 if (size > 1).any() else 1
+    rows: list[tuple[str, ...]] = []
+    bounds: list[Bound] = []
+    for method in ("lac", "aps"):
+        generator = np.random.default_rng(SEED)
+        covered, sizes = np.empty(HALVES), np.empty(HALVES)
+        fewest = len(units) // 2
+        for turn in range(HALVES):
+            half = np.zeros(len(units), dtype=bool)
+            half[generator.permutation(len(units))[: len(units) // 2]] = True
+            fitted = half[member]
+            rule = conformal.fit(
+                probabilities[fitted], truth[fitted], level=LEVEL, method=method, groups=groups[fitted]
+            )
+            if rule.by_class is not None:
+                fewest = min(fewest, conformal.FEWEST_PER_CLASS)
+            said = rule.sets(probabilities[~fitted])
+            covered[turn] = np.average(said[np.arange(len(said)), truth[~fitted]], weights=weight[~fitted])
+            sizes[turn] = np.average(said.sum(axis=1), weights=weight[~fitted])
+        mean, error = float(covered.mean()), float(covered.std(ddof=1) / math.sqrt(HALVES))
+        top = max(LEVEL + slack / (fewest + 1), accuracy)
+        rows.append((method, f"{mean:.4f}", f"{error:.5f}", f"{covered.min():.3f} to {covered.max():.3f}",
+                     f"{sizes.mean():.2f}"))  # fmt: skip
+        bounds.append(Bound(f"mean coverage, {method}, not too little", mean, ">=", LEVEL - 3 * error, "{:.4f}"))
+        bounds.append(Bound(f"mean coverage, {method}, not too much", mean, "<=", top + 3 * error, "{:.4f}"))
+        say(f"sets, {method}: coverage {mean:.4f}, {sizes.mean():.2f} classes")
+    own = result.evaluations["validation"].overall
+    grouped = (
+        f"- {len(units):,} groups of copies or look-alikes (pictures without any are groups of one) are halved, not "
+        "pictures, and each group counts as one."
+    )
+    lines = [
+        f"- Predictions of {len(truth):,} pictures, each by a head that had learned from neither it nor its group (5 "
+        f"folds); the most probable class alone is right in {accuracy:.3f}. Sets for {LEVEL:g} are fitted on a random "
+        f"half and measured on the other, {HALVES} times.",
+        *([grouped] if len(units) < len(truth) else []),
+        f"- The band: with n on the fitted half, the coverage to expect lies between {LEVEL:g} and {LEVEL:g} + "
+        f"{slack}/(n + 1) – or the accuracy, if that is more, for the most probable class is always in the set – "
+        "widened by three standard errors of the mean over the divisions. For these very pictures that is exact: given "
+        "them, the divisions are independent draws, though they share pictures, and a random division is all that the "
+        "promise rests on. It says nothing of pictures from elsewhere.",
+        f"- The sets that the heads of this run brought along, fitted on folds of their training parts: coverage "
+        f"{own['coverage']}, {own['set_size'].value:.2f} classes on average; accuracy {own['accuracy']}.",
+        "",
+        *side_by_side.table(
+            ("sets", "mean coverage", "its standard error", "single divisions", "classes a set"), rows
+        ),
+    ]  # fmt: skip
+    return Outcome(lines, bounds)
+
+
+def _pool(result: TrainingResult) -> tuple[metrics.Array, Integers, Integers]:
+    """Return probabilities, truth and groups of the held-out pictures."""
+    said = result.predictions["validation"]
+    assert said.truth is not None  # noqa: S101  # validation has labels
+    groups = np.arange(len(said)) if said.groups is None else said.groups
+    return said.probabilities, said.classes.encode(said.truth), groups
+
+
+def intervals(bench: Bench) -> Outcome:
+    """Draw samples from held-out predictions and count how often the interval holds the accuracy of all."""
+    probabilities, truth, groups = _pool(bench.crossed)
+    right = probabilities.argmax(axis=1) == truth
+    whole = float(right.mean())
+    units = [np.flatnonzero(groups == one) for one in np.unique(groups)]
+    rows: list[tuple[str, ...]] = []
+    bounds: list[Bound] = []
+
+    def measure(title: str, number: int, *, grouped: bool, bound: bool) -> None:
+        generator = np.random.default_rng(SEED)
+        held, width = 0, []
+        for _ in range(RESAMPLES):
+            if grouped:
+                drawn = [units[one] for one in generator.integers(len(units), size=number)]
+                family = np.repeat(np.arange(number), [len(one) for one in drawn])
+                found = metrics.share_interval(right[np.concatenate(drawn)], family)
+            else:
+                found = metrics.share_interval(right[generator.integers(len(right), size=number)])
+            held += found.low <= whole <= found.high
+            width.append(found.high - found.low)
+        share = held / RESAMPLES
+        rows.append((title, f"{number:,}", f"{share:.3f}", f"{100 * float(np.mean(width)):.1f} points"))
+        say(f"intervals, {title}, {number}: {share:.3f}")
+        if bound:
+            bounds.append(Bound(f"share of intervals that hold it, {title}, not too few", share, ">=", 0.92, "{:.3f}"))
+            bounds.append(Bound(f"share of intervals that hold it, {title}, not too many", share, "<=", 0.98, "{:.3f}"))
+
+    fifth = len(right) // 5
+    for number in sorted({min(number, fifth) for number in (50, 200, fifth)}):
+        measure("pictures", number, grouped=False, bound=number == fifth)
+    if len(units) < len(right):
+        measure("whole groups", len(units) // 5, grouped=True, bound=True)
+    lines = [
+        f"- Predictions of {len(right):,} pictures, each by a head that had learned from neither it nor its group (5 "
+        f"folds), stand for a whole population, whose accuracy is {whole:.4f}. Of it so many are drawn with "
+        f"replacement, {RESAMPLES:,} times, and each time the 95 % interval of the accuracy (`metrics.share_interval`, "
+        "that of every evaluation) is asked whether it holds that figure. Drawing without replacement would use up a "
+        "finite population, and its intervals would seem too good.",
+        *(
+            [
+                f"- Whole groups: of the {len(units):,} groups of copies or look-alikes, the largest of "
+                f"{max(map(len, units))} pictures, so many are drawn, with all their pictures; the interval knows them."
+            ]
+            if len(units) < len(right)
+            else []
+        ),
+        "",
+        *side_by_side.table(("drawn", "how many", "intervals that hold it", "mean width"), rows),
+    ]
+    return Outcome(lines, bounds)
+
+
+def honest(bench: Bench) -> Outcome:
+    """Compare the figure told without the given split with that of its test part."""
+    assert bench.given is not None  # noqa: S101  # else this part is left out
+    say("training without the given split")
+    without = bench.train(bench.dataset)
+    say("training with the given split")
+    within = bench.train(bench.given)
+    told, truth = (result.evaluation.overall["accuracy"] for result in (without, within))
+    points = 100 * (told.value - truth.value)
+    naive = without.optimism.naive
+    rows = [
+        ("told without the given split", f"{without.evaluation.pictures:,}", str(told)),
+        ("measured on its test part", f"{within.evaluation.pictures:,}", str(truth)),
+        ("a split that heeds no resemblance", f"{without.optimism.measured:,}", str(naive) if naive else "–"),
+    ]
+    remarks = []
+    for title, result in (("without", without), ("with", within)):
+        codes = ("look-alikes", "optimistic", "split-leak")
+        remarks += [f"- Told {title} the split, {one.code}: {one.message}." for one in result.findings
+                    if one.code in codes]  # fmt: skip
+        gap = result.optimism.gap
+        kept = "kept together" if result.optimism.together else "not kept together"
+        remarks.append(
+            f"- {title.capitalize()} the split: accuracy lost when look-alikes are not learned from "
+            f"{'none to measure' if gap is None else gap}; look-alikes {kept}."
+        )
+    excess = "" if naive is None else f", the naive split's by {100 * (naive.value - truth.value):+.1f} points"
+    say(f"honest: {told} against {truth}, {points:+.1f} points{excess}")
+    lines = [
+        "- The same pictures, once without the split that the data brings, once with it: its test part is never "
+        "learned from. Both with the defaults.",
+        f"- The figure told is off by {points:+.1f} points{excess}.",
+        *remarks,
+        "",
+        *side_by_side.table(("accuracy", "pictures", "accuracy and its interval"), rows),
+    ]
+    return Outcome(lines, [Bound("told minus measured, in points, without sign", abs(points), "<=", 8, "{:.1f}")])
+
+
+PARTS: dict[str, tuple[str, Callable[[Bench], Outcome]]] = {
+    "copies": ("Copies are found", copies),
+    "labels": ("Wrong labels come first", labels),
+    "shortcuts": ("Shortcuts are named", shortcuts),
+    "unknown": ("Pictures of none of the classes are refused", unknown),
+    "sets": ("Sets hold the true class as often as they say", sets),
+    "intervals": ("Intervals hold the true figure as often as they say", intervals),
+    "honest": ("The figure told is that of new things", honest),
+}
+
+
+# ---- telling ------------------------------------------------------------------------------------------------------
+
+
+def write(name: str, part: str, about: Sequence[str], outcome: Outcome, results: Path) -> list[str]:
+    """Print a part, put it into its place within the section of this data, and return the bounds that were missed.
+
+    Parts that were not measured now keep what an earlier run wrote.
+    """
+    text = "\n".join([f"### {PARTS[part][0]}", "", *(f"- {line}" for line in about), *outcome.lines])
+    if outcome.bounds:
+        verdicts = side_by_side.table(
+            ("bound", "measured", "limit", "verdict"), [bound.row() for bound in outcome.bounds]
+        )
+        text += "\n\n" + "\n".join(verdicts)
+    print(f"\n{text}\n", flush=True)
+    section = f"trust-{name}"
+    if not results.is_file() or f"<!-- {section}: begin -->" not in results.read_text(encoding="utf-8"):
+        places = [f"<!-- {section}-{one}: begin -->\n<!-- {section}-{one}: end -->" for one in PARTS]
+        title = f"## Figures that can be believed, of `{name}`"
+        side_by_side.write_section(results, section, "\n\n".join([title, *places]))
+    side_by_side.write_section(results, f"{section}-{part}", text)
+    return [f"{part}: {bound.name}" for bound in outcome.bounds if bound.verdict == "MISSED"]
+
+
+def main() -> int:
+    """Measure part by part, print, write the section."""
+    arguments = _parse()
+    name = arguments.data.resolve().name
+    plain = sources.read(arguments.data, arguments.labels)
+    dataset = _chosen(replace(plain, samples=tuple(replace(sample, split=None) for sample in plain)), arguments)
+    given = None
+    if arguments.split_column:
+        columns = Columns(split=arguments.split_column)
+        given = _chosen(sources.read(arguments.data, arguments.labels, columns=columns), arguments)
+    about = side_by_side.describe(name, plain)
+    if len(dataset) < len(plain):
+        about += f"; {len(dataset):,} of them were used, balanced over the classes"
+    wanted = [part for part in PARTS if part in arguments.only or (not arguments.only and (part != "honest" or given))]
+    missed: list[str] = []
+    with side_by_side.workplace(arguments.work) as work:
+        bench = Bench(dataset, given, arguments.foreign, arguments.cache or work / "cache", work)
+        for part in wanted:
+            began, machine = time.perf_counter(), side_by_side.machine()
+            outcome = PARTS[part][1](bench)
+            lines = [*machine, about, f"Took: {time.perf_counter() - began:.0f} s"]
+            missed += write(name, part, lines, outcome, arguments.results)
+    for bound in missed:
+        print(f"Bound missed: {bound}", file=sys.stderr)
+    return 1 if missed else 0
+
+
+def _chosen(dataset: Dataset, arguments: argparse.Namespace) -> Dataset:
+    return dataset if arguments.pictures is None else train.balanced(dataset, arguments.pictures)
+
+
+def _names(dataset: Dataset) -> list[str]:
+    return [sample.name for sample in dataset]
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Whether what headstart tells of data and of its figures is so.")
+    parser.add_argument("data", type=Path, help="a folder per class or a Kaggle competition folder")
+    parser.add_argument("--labels", type=Path, help="a table of labels for the pictures in DATA")
+    parser.add_argument("--split-column", help="of the table: an honest split, which `honest` compares with")
+    parser.add_argument("--foreign", nargs="+", default=[], metavar="NAME=FOLDER", help="pictures of none of the "
+                        "classes; bounds hold for names with `objects` or `animals` in them")  # fmt: skip
+    parser.add_argument("--only", nargs="+", default=[], choices=PARTS, metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--pictures", type=int, help="at most, balanced over the classes (default: all)")
+    parser.add_argument("--cache", type=Path, help="features are kept here (default: in a folder that is removed)")
+    parser.add_argument("--work", type=Path, help="where planted pictures go; what is written there is removed")
+    parser.add_argument("--results", type=Path, default=side_by_side.RESULTS, help="the file whose section is replaced")
+    arguments = parser.parse_args()
+    if arguments.pictures is not None and arguments.pictures < 1:
+        parser.error("--pictures must be at least 1")
+    if "honest" in arguments.only and not arguments.split_column:
+        parser.error("honest needs --split-column")
+    foreign = {name: Path(folder) for name, equals, folder in (text.partition("=") for text in arguments.foreign)
+               if name and equals and Path(folder).is_dir()}  # fmt: skip
+    if len(foreign) < len(arguments.foreign):
+        parser.error("--foreign takes NAME=FOLDER, each name once, and the folders must be there")
+    arguments.foreign = foreign
+    return arguments
+
+
+if __name__ == "__main__":
+    sys.exit(side_by_side.guarded(main))
