@@ -355,7 +355,7 @@ def unknown(bench: Bench) -> Outcome:
         result = held_out(bench, bench.dataset.classes)
         raw = result.predictions["test"]
         own = squashed(result.dataset.select(result.splits.test), bench.work / "own")
-        same = result.classifier.predict_many(own, cache=bench.cache)
+        same = replace(result.classifier.predict_many(own, cache=bench.cache), groups=raw.groups)
         for name, folder in bench.foreign.items():
             foreign = sources.read_pictures([folder])
             alike = squashed(foreign, bench.work / f"foreign-{len(rows)}")
@@ -370,17 +370,22 @@ def unknown(bench: Bench) -> Outcome:
                     bounds.append(Bound(f"share refused, {name}", found.refused, ">=", refused, "{:.3f}"))
     rows += list(_left_out(bench))
     side, quality = SQUASHED
+    same_for_all = (
+        f"- Made the same: own and foreign pictures squashed to {side}×{side} and saved as JPEG of quality {quality}."
+    )
     lines = [
         "- AUROC: how often an own picture that was not learned from is more typical than a foreign one. Refused: at "
         "the model's threshold, which may refuse 5 % of its own kind. The own pictures are a fifth of each class, with "
         "their copies and look-alikes, of which the model learned nothing.",
-        f"- Made the same: own and foreign pictures squashed to {side}×{side} and saved as JPEG of quality {quality}.",
+        *([same_for_all] if bench.foreign else []),
         "- Left out: pictures of a random fifth of the classes, of which nothing was learned, against held-out "
         "pictures of the others.",
-        "- Score: what the model chose to tell them by, without a foreign picture.",
+        "- Score: what the model chose to tell them by, without a foreign picture; beside it, the AUROC that made it "
+        "choose so, on classes left out of its training part.",
         "",
         *side_by_side.table(
-            ("foreign", "score", "own", "foreign", "AUROC", "foreign refused", "own refused"), rows
+            ("foreign", "score", "its AUROC in training", "own", "foreign", "AUROC", "foreign refused", "own refused"),
+            rows,
         ),
     ]  # fmt: skip
     return Outcome(lines, bounds)
@@ -401,21 +406,20 @@ class Refusals:
         """Measure predictions; pictures that cannot be used are left aside."""
         from sklearn.metrics import roc_auc_score
 
-        parts = []
-        for said in (own, foreign):
-            usable = np.array([row not in said.errors for row in range(len(said))])
-            parts.append((said.typicality[usable], said.known[usable]))
-        (ours, known), (theirs, taken) = parts
-        truth = np.repeat([1, 0], [len(ours), len(theirs)])
-        area = float(roc_auc_score(truth, np.concatenate([ours, theirs])))
-        return cls(len(ours), len(theirs), area, float(1 - taken.mean()), metrics.share_interval(~known))
+        ours, theirs = (np.array([row not in said.errors for row in range(len(said))]) for said in (own, foreign))
+        typical = np.concatenate([own.typicality[ours], foreign.typicality[theirs]])
+        area = float(roc_auc_score(np.repeat([1, 0], [ours.sum(), theirs.sum()]), typical))
+        groups = None if own.groups is None else own.groups[ours]
+        wrongly = metrics.share_interval(~own.known[ours], groups)
+        return cls(int(ours.sum()), int(theirs.sum()), area, float(1 - foreign.known[theirs].mean()), wrongly)
 
     def cells(self, result: TrainingResult) -> tuple[str, ...]:
         """Return the cells of a row."""
         rule = result.classifier.judgement.novelty
         assert rule is not None  # noqa: S101  # the defaults ask for one
         counts = f"{self.own:,}", f"{self.foreign:,}"
-        return rule.score, *counts, f"{self.area:.4f}", f"{self.refused:.3f}", str(self.wrongly)
+        expected = f"{rule.compared[rule.score]:.3f}" if rule.compared else "–"
+        return rule.score, expected, *counts, f"{self.area:.4f}", f"{self.refused:.3f}", str(self.wrongly)
 
 
 def held_out(bench: Bench, classes: Collection[str | None]) -> TrainingResult:

@@ -55,11 +55,13 @@ def test_a_figure_that_rests_on_look_alikes_has_a_gap():
 
 
 def test_look_alikes_that_do_not_help_leave_no_gap():
-    material, kinship = drawn(things=300, shots=1, spread=0.1)
-    paired = replace(kinship, look_alikes=np.arange(300) // 6 * 6)  # called look-alikes, though of other things
-    found = gap(material, paired)
-    assert found is not None
-    assert found.low <= 0.01
+    found = []
+    for seed in range(4):
+        material, kinship = drawn(things=300, shots=1, spread=0.1, seed=seed)
+        paired = replace(kinship, look_alikes=np.arange(300) // 6 * 6)  # called look-alikes, though of other things
+        found.append(gap(material, paired))
+    assert abs(np.mean([one.value for one in found if one is not None])) < 0.04
+    assert all(one is not None and one.low < optimism.MATTERS for one in found)
 
 
 def test_without_look_alikes_nothing_is_said():
