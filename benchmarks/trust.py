@@ -502,15 +502,16 @@ def sets(bench: Bench) -> Outcome:
         bounds.append(Bound(f"mean coverage, {method}, not too little", mean, ">=", LEVEL - 3 * error, "{:.4f}"))
         bounds.append(Bound(f"mean coverage, {method}, not too much", mean, "<=", top + 3 * error, "{:.4f}"))
         say(f"sets, {method}: coverage {mean:.4f}, {sizes.mean():.2f} classes")
-    own = result.evaluations["validation"].overall
+    own, said = result.evaluations["validation"].overall, result.predictions["validation"].sets
+    by_group = f"{float(np.average(said[np.arange(len(said)), truth], weights=weight)):.3f}"
     grouped = (
         f"- {len(units):,} groups of copies or look-alikes (pictures without any are groups of one) are halved, not "
-        "pictures, and each group counts as one."
+        "pictures, and each group counts as one: the rule is fitted so, and promises no more."
     )
     lines = [
         f"- Predictions of {len(truth):,} pictures, each by a head that had learned from neither it nor its group (5 "
-        f"folds); the most probable class alone is right in {accuracy:.3f}. Sets for {LEVEL:g} are fitted on a random "
-        f"half and measured on the other, {HALVES} times.",
+        f"folds); the most probable class alone is right in {accuracy:.3f}{' of the groups' if slack > 1 else ''}. Sets "
+        f"for {LEVEL:g} are fitted on a random half and measured on the other, {HALVES} times.",
         *([grouped] if len(units) < len(truth) else []),
         f"- The band: with n on the fitted half, the coverage to expect lies between {LEVEL:g} and {LEVEL:g} + "
         f"{slack}/(n + 1) – or the accuracy, if that is more, for the most probable class is always in the set – "
@@ -518,7 +519,8 @@ def sets(bench: Bench) -> Outcome:
         "them, the divisions are independent draws, though they share pictures, and a random division is all that the "
         "promise rests on. It says nothing of pictures from elsewhere.",
         f"- The sets that the heads of this run brought along, fitted on folds of their training parts: coverage "
-        f"{own['coverage']}, {own['set_size'].value:.2f} classes on average; accuracy {own['accuracy']}.",
+        f"{own['coverage']} of the pictures, {by_group} of the groups, {own['set_size'].value:.2f} classes on average; "
+        f"accuracy {own['accuracy']} of the pictures.",
         "",
         *side_by_side.table(
             ("sets", "mean coverage", "its standard error", "single divisions", "classes a set"), rows

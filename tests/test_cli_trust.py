@@ -61,7 +61,7 @@ def test_check_prints_a_table_with_examples_and_advice(run: Run, doubtful: Path)
     assert (ran.code, ran.err) == (0, "")
     assert "38 pictures of 3 classes" in ran.out
     assert "birch/seen again.jpg = birch/seen.png" in ran.out
-    assert "1 group(s), 2 pictures in all, are one photograph" in " ".join(ran.out.replace("│", " ").split())
+    assert "1 group(s), 2 pictures in all, look like one photograph" in " ".join(ran.out.replace("│", " ").split())
 
 
 def test_check_as_json_has_every_name_and_what_to_do(run: Run, doubtful: Path):

@@ -185,7 +185,7 @@ def examine(
     assert table.looks is not None  # noqa: S101  # asked for by who extracts
     looks, truth = table.looks.select(kept), classes.encode(dataset.labels)
     known = splits.group_ids(dataset, digests)
-    kinship = duplicates.find(looks.thumbnails, values[:, 0], truth, known, plan.seed)
+    kinship = duplicates.find(looks, values[:, 0], truth, known, plan.seed)
     nothing = np.array([], dtype=np.int64)
     everything = Splits(np.arange(len(dataset)), nothing, nothing)
     fold = splits.folds(dataset, kinship.copies, FOLDS, plan.seed)

@@ -153,7 +153,7 @@ def test_the_smallest_pictures_have_looks(size: tuple[int, int]):
     seen = see(Image.new("RGB", size, (10, 20, 30)))
     assert np.isfinite(seen.figures).all()
     assert (seen.figure("width")[0], seen.figure("height")[0]) == size
-    assert [seen.figure(f"border_{colour}")[0] for colour in ("red", "green", "blue")] == pytest.approx([10, 20, 30])
+    assert seen.figure("border_red")[0] == 0  # a ring of one pixel would be no border
 
 
 def test_a_row_that_could_not_be_read_stays_unknown():

@@ -3,7 +3,7 @@
 **Copies** are one photograph: re-encoded, resized, mirrored, turned by 90°, or cropped by a tenth. Candidates come from
 a descriptor of the thumbnail that no mirroring or turning changes (symmetrised magnitudes of its cosine transform,
 after the perceptual hash of Zauner 2010) and, since cropping changes it, from the features. Each candidate is then
-looked at: the thumbnails must correlate, as they are or one within a window of the other.
+looked at: the thumbnails must correlate, as they are or one within a window of the other, also in what is fine.
 
 **Look-alikes** are further photographs of one thing: pictures of one class more alike than nine in ten pictures are to
 any picture of another class. Whether they matter to a figure is not decided here.
@@ -17,23 +17,25 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import dctn
+from scipy.ndimage import uniform_filter
 
 from headstart.data import similarity
+from headstart.data.looks import SIDE
 from headstart.data.splits import joined
-from headstart.records import Dataset, Finding, Floats, Integers, Pixels, found
+from headstart.records import Dataset, Finding, Floats, Integers, Looks, Pixels, found
 
-# Measured on 120 pictures of dogs and 120 of grocery, each re-encoded, resized by a half to 1.5, mirrored or turned:
-# the smallest correlation was 0.992, the smallest product of descriptors 0.997. Digits of 8×8 pixels, different scans
-# of which correlate by up to 0.99, keep the bound high.
-SAME = 0.98
+# Measured on 120 pictures of dogs and 120 of grocery, each re-encoded, resized by a third to 1.5, mirrored or turned:
+# the smallest correlation was 0.988, of what is finer than a quarter of a thumbnail 0.967, of descriptors 0.997. Pairs
+# of dogs that are not one photograph stay below; scans of digits do not, hence the second bound.
+SAME, SAME_FINE = 0.98, 0.965
 SAME_DESCRIPTOR = 0.97
-# Cropped by 10 % anywhere: 98 in 100 correlate by 0.95 or more within the best window; of 8,640 dogs the pairs above
-# 0.94 are one photograph or taken within a moment, all but one that was looked at.
-CROPPED = 0.955
+# Cropped by 10 % anywhere: 99 in 100 correlate by 0.965 or more within the best window, finely by 0.905.
+CROPPED, CROPPED_FINE = 0.955, 0.9
 CROPPED_DESCRIPTOR = 0.75  # the least of 240 cropped pictures was 0.80
 CROPPED_PLAIN = 0.2  # correlation without any window; the least of 240 was 0.27
 LEAST_ALIKE = 0.5  # features of a cropped picture are at least this alike, with any backbone
 FLAT = 3.0  # deviation of a thumbnail, in levels of grey, below which it says nothing
+SMALLEST = SIDE  # pixels of the shorter side below which a thumbnail shows no more than any other of its kind
 
 ALIKE_SHARE = 85  # of 100 pictures, how many are less alike to every other class than look-alikes are to each other
 MOST_OF_CLASS = 0.8  # a group of look-alikes is no larger, so that something of each class is left for other parts
@@ -59,11 +61,11 @@ class Kinship:
     unlike: float
 
 
-def find(thumbnails: Pixels, features: Floats, truth: Integers, groups: Integers, seed: int = 0) -> Kinship:
+def find(looks: Looks, features: Floats, truth: Integers, groups: Integers, seed: int = 0) -> Kinship:
     """Return which pictures are copies and look-alikes.
 
     Args:
-        thumbnails: (N, 32, 32).
+        looks: Of N pictures; those without detail are copies by their bytes only.
         features: (N, D).
         truth: (N,) classes; look-alikes are of one class, copies of any.
         groups: (N,) integers, equal for pictures that are known to be the same, e.g. by their bytes.
@@ -75,7 +77,9 @@ def find(thumbnails: Pixels, features: Floats, truth: Integers, groups: Integers
     close, values = similarity.pairs(vectors, min(alike, candidate))
     own = _own_class(close, values, truth, alike)
     near = close[values >= candidate]
-    same = np.concatenate([_turned_copies(thumbnails), _cropped_copies(thumbnails, near)])
+    thumbnails, telling = looks.thumbnails, _telling(looks)
+    turned = _turned_copies(thumbnails, np.flatnonzero(telling))
+    same = np.concatenate([turned, _cropped_copies(thumbnails, near[telling[near].all(axis=1)])])
     copies = joined(groups, same)
     return Kinship(copies, _look_alikes(copies, own, truth), alike, unlike)
 
@@ -89,8 +93,8 @@ def findings(dataset: Dataset, kinship: Kinship, digests: Sequence[str]) -> list
         *found(
             "near-duplicates",
             "warning",
-            f"{{n}} group(s), {sum(map(len, sets))} pictures in all, are one photograph re-encoded, resized, mirrored, "
-            "turned or cropped; a group never stands on both sides of a split",
+            f"{{n}} group(s), {sum(map(len, sets))} pictures in all, look like one photograph re-encoded, resized, "
+            "mirrored, turned or cropped; a group never stands on both sides of a split",
             named,
             "Nothing need be done; remove all but one of each for a smaller dataset.",
         ),
@@ -165,35 +169,40 @@ def _look_alikes(copies: Integers, pairs: Integers, truth: Integers) -> Integers
     return np.array([top(row) for row in range(len(parent))], dtype=np.int64)
 
 
-def _turned_copies(thumbnails: Pixels) -> Integers:
-    """Return the pairs whose thumbnails are the same, as they are, mirrored or turned."""
-    rows = np.flatnonzero(thumbnails.std(axis=(1, 2)) > FLAT)
+def _telling(looks: Looks) -> NDArray[np.bool_]:
+    """Return (N,) whether a thumbnail shows enough to know its picture by."""
+    side = np.minimum(looks.figure("width"), looks.figure("height"))
+    telling: NDArray[np.bool_] = (looks.thumbnails.std(axis=(1, 2)) > FLAT) & (side >= SMALLEST)
+    return telling
+
+
+def _turned_copies(thumbnails: Pixels, rows: Integers) -> Integers:
+    """Return the pairs of rows whose thumbnails are the same, as they are, mirrored or turned."""
     if len(rows) < 2:
         return np.zeros((0, 2), dtype=np.int64)
     close, _ = similarity.pairs(_descriptors(thumbnails[rows]), SAME_DESCRIPTOR)
     close = rows[close]
-    first, second = _normal(thumbnails[close[:, 0]]), thumbnails[close[:, 1]]
-    best = np.full(len(close), -1.0, dtype=np.float32)
+    first, second = thumbnails[close[:, 0]].astype(np.float32), thumbnails[close[:, 1]].astype(np.float32)
+    same = np.zeros(len(close), dtype=bool)
     for turned in _orientations(second):
-        np.maximum(best, np.einsum("pij,pij->p", first, _normal(turned)), out=best)
-    return close[best >= SAME]
+        alike = _correlation(_normal(first), _normal(turned)) >= SAME
+        same |= alike & (_correlation(_normal(_fine(first, 9)), _normal(_fine(turned, 9))) >= SAME_FINE)
+    return close[same]
 
 
 def _cropped_copies(thumbnails: Pixels, close: Integers) -> Integers:
     """Return the pairs of which one is found within a window of the other, perhaps mirrored."""
-    textured = thumbnails.std(axis=(1, 2)) > FLAT
-    close = close[textured[close].all(axis=1)]
     described = _descriptors(thumbnails)
     close = close[np.einsum("pd,pd->p", described[close[:, 0]], described[close[:, 1]]) >= CROPPED_DESCRIPTOR]
     kept = np.zeros(len(close), dtype=bool)
     for begin in range(0, len(close), 256):
-        first, second = (thumbnails[close[begin : begin + 256, side]] for side in (0, 1))
-        plain = np.einsum("pij,pij->p", _normal(first), _normal(second))
-        mirrored = np.einsum("pij,pij->p", _normal(first), _normal(second[:, :, ::-1]))
+        first, second = (thumbnails[close[begin : begin + 256, side]].astype(np.float32) for side in (0, 1))
+        plain = _correlation(_normal(first), _normal(second))
+        mirrored = _correlation(_normal(first), _normal(second[:, :, ::-1]))
         second = np.where((mirrored > plain)[:, None, None], second[:, :, ::-1], second)
         hopeful = np.flatnonzero(np.maximum(plain, mirrored) >= CROPPED_PLAIN)
         first, second = first[hopeful], second[hopeful]
-        kept[begin + hopeful] = np.maximum(_within(first, second), _within(second, first)) >= CROPPED
+        kept[begin + hopeful] = _is_within(first, second) | _is_within(second, first)
     return close[kept]
 
 
@@ -214,7 +223,7 @@ def _descriptors(thumbnails: Pixels) -> Floats:
     return np.ascontiguousarray(vectors, dtype=np.float32)
 
 
-def _orientations(thumbnails: Pixels) -> list[Pixels]:
+def _orientations(thumbnails: Floats) -> list[Floats]:
     turned = [np.rot90(thumbnails, quarter, (1, 2)) for quarter in range(4)]
     return [*turned, *(view[:, :, ::-1] for view in turned)]
 
@@ -227,6 +236,18 @@ def _normal(pictures: NDArray[np.generic]) -> Floats:
     return values
 
 
+def _correlation(one: Floats, other: Floats) -> Floats:
+    product: Floats = np.einsum("pij,pij->p", one, other)
+    return product
+
+
+def _fine(pictures: NDArray[np.floating], side: int) -> Floats:
+    """Return what is left of pictures (N, H, W) without their local mean over side × side pixels."""
+    values = pictures.astype(np.float32, copy=False)
+    fine: Floats = values - uniform_filter(values, size=(1, side, side), mode="nearest")
+    return fine
+
+
 def _window(begin: float, width: float, side: int) -> Floats:
     """Return (cells, side) weights: each cell is the mean of its part of [begin, begin + width] of the side."""
     edges = (begin + width * np.arange(_CELLS + 1) / _CELLS) * side
@@ -237,20 +258,23 @@ def _window(begin: float, width: float, side: int) -> Floats:
     return shares
 
 
-def _within(wholes: Pixels, parts: Pixels) -> Floats:
-    """Return (P,) the correlation of each part with the window of its whole that it fits best.
+def _is_within(wholes: Floats, parts: Floats) -> NDArray[np.bool_]:
+    """Return (P,) whether a part is what one window of its whole shows.
 
     Windows keep 100, 95 or 90 % of the width, and as much of the height or not, in steps of a fortieth.
     """
-    side = wholes.shape[1]
     shown = [(step / 40, keep / 40) for keep in (40, 38, 36) for step in range(41 - keep)]
-    windows = np.stack([_window(begin, width, side) for begin, width in shown])  # (W, cells, side)
+    windows = np.stack([_window(begin, width, wholes.shape[1]) for begin, width in shown])  # (W, cells, side)
     number = len(windows)
-    flat = windows.reshape(number * _CELLS, side)
-    seen = (flat @ wholes.astype(np.float32) @ flat.T).reshape(-1, number, _CELLS, number, _CELLS)
-    small = _normal(windows[0] @ parts.astype(np.float32) @ windows[0].T)
-    product = np.einsum("piajb,pab->pij", seen, small, optimize=True)
+    flat = windows.reshape(number * _CELLS, -1)
+    seen = (flat @ wholes @ flat.T).reshape(-1, number, _CELLS, number, _CELLS)
+    small = windows[0] @ parts @ windows[0].T
+    product = np.einsum("piajb,pab->pij", seen, _normal(small), optimize=True)
     total, square = seen.sum(axis=(2, 4)), np.einsum("piajb,piajb->pij", seen, seen)
-    deviation = np.sqrt(np.maximum(square - total**2 / _CELLS**2, 1e-3))
-    best: Floats = (product / deviation).max(axis=(1, 2))
-    return best
+    correlation = product / np.sqrt(np.maximum(square - total**2 / _CELLS**2, 1e-3))
+    place = correlation.reshape(len(parts), number * number).argmax(axis=1)
+    each, (down, across) = np.arange(len(parts)), np.unravel_index(place, (number, number))
+    best = seen[each, down, :, across, :]
+    fine = _correlation(_normal(_fine(best, 3)), _normal(_fine(small, 3)))
+    found: NDArray[np.bool_] = (correlation[each, down, across] >= CROPPED) & (fine >= CROPPED_FINE)
+    return found

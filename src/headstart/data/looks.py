@@ -19,6 +19,7 @@ VERSION = "looks/1"  # the digit counts changes of what is computed
 SIDE = 32  # of a thumbnail
 DIM = len(Looks.FIGURES) + SIDE * SIDE
 _WORKING = 256  # longer side, in pixels, of what light and sharpness are measured on
+_BORDERLESS = 25  # pixels of the shorter side
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
@@ -80,8 +81,13 @@ def _entropy(share: NDArray[np.float64]) -> float:
 
 
 def _border(pixels: np.ndarray) -> tuple[float, float, float, float, float]:
-    """Return mean red, green and blue of the border, the deviation of its luma, and its step to what lies inside."""
+    """Return mean red, green and blue of the border, the deviation of its luma, and its step to what lies inside.
+
+    All 0 where a ring of one pixel would be more than a border.
+    """
     height, width = pixels.shape[:2]
+    if min(height, width) < _BORDERLESS:
+        return 0.0, 0.0, 0.0, 0.0, 0.0
     thick = max(1, round(0.02 * min(height, width)))
     outer = _ring(pixels, 0, thick)
     inner = _ring(pixels, thick, 2 * thick)

@@ -147,9 +147,9 @@ def _beyond(result: TrainingResult) -> str:
     if novelty is None:
         return "It answers with one of its classes whatever it is shown, also a picture of something else."
     return (
-        "With `--format table` or `--json` each answer says whether the picture is `known`, that is, like those that "
-        f"it learned from. {novelty.refused:.0%} of pictures of its own classes are refused wrongly; what else is refused "
-        "depends on how unlike them it is. The label is then the best of wrong answers."
+        "With `--format table` or `--json` each answer says whether the picture is `known`: like those learned from. "
+        f"{novelty.refused:.0%} of pictures of its own classes are refused wrongly; what else is refused depends on "
+        "how unlike them it is. The label is then the best of wrong answers."
     )
 
 
