@@ -375,8 +375,8 @@ def unknown(bench: Bench) -> Outcome:
     )
     lines = [
         "- AUROC: how often an own picture that was not learned from is more typical than a foreign one. Refused: at "
-        "the model's threshold, which may refuse 5 % of its own kind. The own pictures are a fifth of each class, with "
-        "their copies and look-alikes, of which the model learned nothing.",
+        "the model's threshold, which may refuse 5 % of its own kind. The own pictures are one of five folds, of "
+        "which, and of whose copies and look-alikes, the model learned nothing.",
         *([same_for_all] if bench.foreign else []),
         "- Left out: pictures of a random fifth of the classes, of which nothing was learned, against held-out "
         "pictures of the others.",
@@ -425,14 +425,14 @@ class Refusals:
 def held_out(bench: Bench, classes: Collection[str | None]) -> TrainingResult:
     """Return a model of these classes that had not learned from its own test part, a fifth of their pictures.
 
-    The fifth is drawn here, whole groups of copies and, where they matter, look-alikes: left to itself, `train` would
-    measure every picture in its turn where look-alikes matter, and its saved head would have learned from all.
+    The fifth is one of five folds, of whole groups of copies and, where they matter, look-alikes. Left to itself,
+    `train` would measure every picture in its turn where look-alikes matter, and its saved head would have learned
+    from all.
     """
     material = bench.grouped
     rows = np.flatnonzero([sample.label in classes for sample in material.dataset])
     dataset = material.dataset.select(rows)
-    parts = np.full(len(rows), "train", dtype=object)
-    parts[splits.split(dataset, material.groups[rows], 0.2, SEED).validation] = "test"
+    parts = np.where(splits.folds(dataset, material.groups[rows], 5, SEED) == 0, "test", "train").tolist()
     samples = tuple(replace(sample, split=part) for sample, part in zip(dataset, parts, strict=True))
     say(f"training on {len(classes)} classes")
     return bench.train(replace(dataset, samples=samples))
@@ -510,8 +510,9 @@ def sets(bench: Bench) -> Outcome:
     )
     lines = [
         f"- Predictions of {len(truth):,} pictures, each by a head that had learned from neither it nor its group (5 "
-        f"folds); the most probable class alone is right in {accuracy:.3f}{' of the groups' if slack > 1 else ''}. Sets "
-        f"for {LEVEL:g} are fitted on a random half and measured on the other, {HALVES} times.",
+        f"folds); the most probable class alone is right in {accuracy:.3f}"
+        f"{' of the groups' if slack > 1 else ''}. Sets for {LEVEL:g} are fitted on a random half and measured on the "
+        f"other, {HALVES} times.",
         *([grouped] if len(units) < len(truth) else []),
         f"- The band: with n on the fitted half, the coverage to expect lies between {LEVEL:g} and {LEVEL:g} + "
         f"{slack}/(n + 1) – or the accuracy, if that is more, for the most probable class is always in the set – "

@@ -375,7 +375,12 @@ def evaluate(
                 "headstart evaluate MODEL DATA",
             )
         figures = run.read_evaluation(model)
-        terminal.print_json(figures) if as_json else _print_parts(figures)
+        if as_json:
+            terminal.print_json(figures)
+            return
+        _print_parts(figures)
+        if (trust := run.read_trust(model)) is not None:
+            terminal.print_trust(trust)
         return
     dataset = source.read()
     if split is not None:

@@ -25,7 +25,7 @@ from headstart.judging.audit import Suspect, find_suspects
 from headstart.judging.optimism import Optimism
 from headstart.learning import calibration, fitting, prior
 from headstart.learning.fitting import Material
-from headstart.records import ClassNames, Dataset, Finding, Looks, Progress, Splits, found, silence
+from headstart.records import ClassNames, Dataset, Finding, Integers, Looks, Progress, Splits, found, silence
 
 FOLDS = 5  # in which shortcuts are sought
 
@@ -142,13 +142,16 @@ def _examine_all(
     return examine(inspection, extraction, backbone, plan, progress), backbone, plan
 
 
+def copies(seen: Examination, plan: Plan) -> Integers:
+    """Return (N,) integers, equal for pictures that must not be parted: copies, unless asked otherwise, and groups."""
+    return seen.kinship.copies if plan.split.copies == "together" else seen.material.groups
+
+
 def weigh_look_alikes(
     seen: Examination, backbone: Backbone, plan: Plan, progress: Progress = silence
 ) -> tuple[Material, Optimism]:
     """Return the material with the groups that must stay on one side of a split, and what that is decided by."""
-    material = seen.material
-    if plan.split.copies == "together":
-        material = replace(material, groups=seen.kinship.copies)
+    material = replace(seen.material, groups=copies(seen, plan))
     progress("Comparing with look-alikes", 0, 1)
     learned = np.array([row for row, sample in enumerate(material.dataset) if sample.split in (None, "train")])
     nothing = np.array([], dtype=np.int64)

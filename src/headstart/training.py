@@ -173,9 +173,9 @@ def fit(
     seen = examination.examine(inspection, extraction, backbone, plan, progress)
     material, optimism = examination.weigh_look_alikes(seen, backbone, plan, progress)
     aside = duplicates.conflicting(seen.kinship.copies, material.truth)
-    partition = splits.partition(
-        material.dataset, material.groups, plan.split, plan.seed, aside=aside, even=optimism.together
-    )
+    # a split that the data brings is kept, but for copies; look-alikes then stay together in the folds that choose
+    apart = examination.copies(seen, plan) if splits.is_given(material.dataset) else material.groups
+    partition = splits.partition(material.dataset, apart, plan.split, plan.seed, aside=aside, even=optimism.together)
 
     def learn(parts: Splits, begin: float | None = None, listener: Listener = ignore) -> Learned:
         part = replace(material, parts=parts)
@@ -192,7 +192,7 @@ def fit(
     validated = [judge(one, parts.validation) for one, parts in zip(rounds, partition.rounds, strict=True)]
     said = {"validation": joined(validated), "test": judge(learned, partition.final.test)}
     said = {name: predictions for name, predictions in said.items() if len(predictions)}
-    first = replace(material, parts=partition.rounds[0])
+    first = replace(material, parts=partition.rounds[0], groups=apart)
     material = replace(material, parts=partition.final)
     optimism = _weigh(optimism, first, seen.kinship, backbone, plan, rounds[0], said)
     curve = _curve(first, backbone, plan, rounds[0], progress) if learning_curve else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import resource
@@ -29,8 +30,11 @@ from headstart.config import EncoderConfig, EncoderPlan
 from headstart.data import sources
 from headstart.encoding import backbone as backbones
 from headstart.encoding import runtime
+from headstart.encoding.backbone import Backbone
 from headstart.errors import ArtifactError, ConfigError, StorageError
+from headstart.learning import novelty
 from headstart.learning.calibration import Calibration
+from headstart.learning.conformal import SetRule
 from headstart.learning.heads import Head
 from headstart.learning.judgement import Judgement
 from headstart.model import artifact
@@ -533,3 +537,45 @@ def test_interrupted_save_leaves_nothing_behind(classifier: Classifier, tmp_path
 
     pytest.raises(KeyboardInterrupt, interrupted)
     assert list(tmp_path.iterdir()) == []
+
+
+def judged(rules: Judgement, backbone: Backbone) -> Classifier:
+    """A classifier of three classes with these rules."""
+    return Classifier(backbone, contracts.encoder(), Head(backbone.dim, 3).eval(), rules, ClassNames("abc"))
+
+
+@pytest.mark.parametrize("score", ["energy", "neighbours", "mahalanobis"])
+def test_every_rule_for_none_of_these_keeps_the_contract(score: str, tmp_path: Path, pictures: Dataset):
+    backbone = contracts.lite0()
+    features = np.random.default_rng(0).normal(size=(40, backbone.dim)).astype(np.float32)
+    arrays = novelty.learn(score, features, np.arange(40) % 3)
+    rule = novelty.fit(score, 0.05, np.linspace(-3, 3, 50), arrays, {"energy": 0.9})
+    classifier = judged(Judgement(Calibration(1.5), None, rule), backbone)
+    contracts.check_artifact(classifier, tmp_path / "model", pictures)
+    before, after = classifier.predict_many(pictures), load_classifier(tmp_path / "model").predict_many(pictures)
+    np.testing.assert_array_equal(before.typicality, after.typicality)
+
+
+@pytest.mark.parametrize("by_class", [None, (0.5, math.inf, 0.7)])
+def test_sets_and_vector_scaling_come_back(by_class: tuple[float, ...] | None, tmp_path: Path):
+    calibration = Calibration(0.7, (1.0, 1.1, 0.9), (0.0, -0.2, 0.3))
+    rules = Judgement(calibration, SetRule("aps", 0.9, math.inf if by_class is None else 0.6, by_class))
+    artifact.save(judged(rules, contracts.lite0()), tmp_path / "model")
+    assert load_classifier(tmp_path / "model").judgement == rules
+
+
+def test_a_model_of_format_1_loads_with_its_temperature(folder: Path):
+    content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    del content["judgement"]
+    (folder / "model.json").write_text(json.dumps(content | {"format": 1, "temperature": 2.5}), encoding="utf-8")
+    assert load_classifier(folder).judgement == Judgement(Calibration(2.5))
+
+
+def test_damaged_arrays_of_none_of_these_are_refused(tmp_path: Path):
+    features = np.random.default_rng(0).normal(size=(40, contracts.lite0().dim)).astype(np.float32)
+    rule = novelty.fit("neighbours", 0.05, np.arange(50.0), novelty.learn("neighbours", features, np.arange(40) % 3))
+    artifact.save(judged(Judgement(novelty=rule), contracts.lite0()), tmp_path / "model")
+    path = tmp_path / "model" / "novelty.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(ArtifactError, match=r"novelty\.safetensors does not have the digest"):
+        load_classifier(tmp_path / "model")

@@ -18,7 +18,7 @@ from headstart.records import SPLIT_NAMES, ClassNames, Evaluation, Predictions
 from headstart.report import plots, summary
 from headstart.training import Earlier, TrainingResult
 
-EVALUATION, PICTURES, PREDICTIONS = "evaluation.json", "pictures.csv", "predictions.csv"
+EVALUATION, TRUST, PICTURES, PREDICTIONS = "evaluation.json", "trust.json", "pictures.csv", "predictions.csv"
 
 
 def save(result: TrainingResult | Classifier, directory: str | Path) -> None:
@@ -38,7 +38,7 @@ def save(result: TrainingResult | Classifier, directory: str | Path) -> None:
         _write(folder / "history.csv", _history_table(result.history))
         _write(folder / PICTURES, _pictures_table(result))
         _write_json(folder / EVALUATION, summary.of_evaluations(result.evaluations))
-        _write_json(folder / "trust.json", summary.of_trust(result))
+        _write_json(folder / TRUST, summary.of_trust(result))
         _write_json(folder / "findings.json", summary.of_findings(result.findings))
         save_plots(result.evaluation, folder / "plots", result)
         _write(folder / "README.md", card(result))
@@ -60,6 +60,15 @@ def read_evaluation(directory: Path) -> dict[str, Any]:
         ) from error
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path} cannot be read: {error}.") from error
+    return content
+
+
+def read_trust(directory: Path) -> dict[str, Any] | None:
+    """Return what `summary.of_trust` gave when the model was trained; None where it was not kept."""
+    try:
+        content: dict[str, Any] = json.loads((directory / TRUST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
     return content
 
 
