@@ -197,6 +197,12 @@ def test_a_model_without_the_rule_refuses_nothing(run: Run, doubtful: Path, tmp_
     assert "It answers with one of its classes whatever it is shown" in (tmp_path / "model" / "README.md").read_text()
 
 
+def test_check_without_a_cache_keeps_nothing(run: Run, doubtful: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cold"))
+    assert run("check", doubtful, "--no-cache", *QUICK).code == 0
+    assert not (tmp_path / "cold").exists()
+
+
 def test_no_command_writes_to_the_pictures(run: Run, doubtful: Path, tmp_path: Path):
     before = {path: path.read_bytes() for path in doubtful.rglob("*") if path.is_file()}
     run("check", doubtful, *QUICK)

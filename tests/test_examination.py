@@ -15,6 +15,7 @@ import headstart
 from headstart import examination, training
 from headstart.config import TrainConfig, read_config
 from headstart.data import sources
+from headstart.errors import ConfigError
 from headstart.records import Dataset, Finding
 from headstart.training import TrainingResult
 
@@ -122,6 +123,34 @@ def test_E3_near_duplicates_with_different_labels_measure_nothing(scenes: Path, 
     assert len(rows) == 6
     assert set(rows) <= set(result.splits.train.tolist())
     assert len(named(result.findings, "conflicting-near-duplicates")) == 2
+
+
+def test_E4_pictures_of_one_group_are_no_copies(hues: Path, cache: Path):
+    """A camera that took pictures of every class keeps them on one side, and contradicts no label."""
+    read = sources.read(hues)
+    read = replace(read, samples=tuple(replace(s, group=f"camera {n % 5}") for n, s in enumerate(read)))
+    result = training.train(read, config(), cache=cache)
+    cameras = [{result.dataset[row].group for row in result.splits.part(part)} for part in ("train", "validation")]
+    assert cameras[1]
+    assert not cameras[0] & cameras[1]
+    assert named(result.findings, "conflicting-near-duplicates") == ()
+    assert not any(one.duplicate_of for one in examination.audit(read, config(), cache=cache))
+
+
+def test_a_learning_curve_that_cannot_be_measured_loses_no_model(tmp_path: Path, cache: Path):
+    for index in range(6):
+        (tmp_path / "ab"[index % 2]).mkdir(exist_ok=True)
+        scene(index).save(tmp_path / "ab"[index % 2] / f"{index}.png")
+    result = training.train(sources.read(tmp_path), config(), cache=cache, learning_curve=True)
+    assert result.curve is None
+    assert "a learning curve needs" in next(f.message for f in result.findings if f.code == "no-learning-curve")
+
+
+def test_a_given_split_is_not_repeated(hues: Path, cache: Path):
+    read = sources.read(hues)
+    read = replace(read, samples=tuple(replace(s, split="test" if n % 5 == 0 else "train") for n, s in enumerate(read)))
+    with pytest.raises(ConfigError, match="split.repeats is 3"):
+        training.train(read, config(split__repeats=3), cache=cache)
 
 
 def test_a_class_that_is_told_by_its_border_is_named(hues: Path, cache: Path):

@@ -129,7 +129,8 @@ def check(
     asked = read_config(None, flags={"encoder.backbone": backbone} | engine.flags)
     dataset = _corrected(source.read(), corrections)
     with terminal.progress(quiet) as progress:
-        findings = examination.check(dataset, asked, cache=_cache(no_cache), progress=progress)
+        loaded, plan = examination.prepare(asked)
+        findings = examination.look(dataset, loaded, plan, cache=_cache(no_cache), progress=progress)
     if as_json:
         terminal.print_json(
             {"pictures": len(dataset), "classes": len(dataset.classes), "findings": summary.of_findings(findings)}
@@ -170,7 +171,8 @@ def audit(
         )
     dataset = _corrected(read, corrections)
     with terminal.progress(quiet) as progress:
-        suspects = examination.audit(dataset, asked, cache=_cache(no_cache), progress=progress)
+        loaded, plan = examination.prepare(asked)
+        suspects = examination.doubt(dataset, loaded, plan, cache=_cache(no_cache), progress=progress)
     _write(out, sheets.sheet(suspects))
     likely = sum(suspect.is_likely for suspect in suspects)
     if as_json:
@@ -182,8 +184,8 @@ def audit(
         "the most doubtful first."
     )
     terminal.print_line(
-        f"Next: fill in its column `correction` with accept, remove or a class name, then headstart train "
-        f"{source.root} --corrections {out}"
+        "Next: fill in its column `correction` with accept, remove or a class name, then train on the same pictures "
+        f"with --corrections {out}"
     )
 
 

@@ -35,15 +35,18 @@ class Examination:
     """What is known of the usable pictures.
 
     Attributes:
-        material: Them, with features; its groups are copies by bytes and groups of the data, and all may be learned.
+        material: Them, with features; its groups are those that no split may part (copies, unless the plan says
+            otherwise, and groups of the data), and all may be learned.
         looks: What each looks like at a glance.
         kinship: Which are copies and look-alikes.
+        alike: (N,) groups that keep look-alikes together too.
         findings: What to tell.
     """
 
     material: Material
     looks: Looks
     kinship: Kinship
+    alike: Integers
     findings: tuple[Finding, ...]
 
 
@@ -96,10 +99,18 @@ def check(
         DataError: The data cannot be learned from.
         BackboneError: The backbone's weights cannot be had.
     """
+    backbone, plan = prepare(config or TrainConfig())
+    return look(dataset, backbone, plan, cache=cache or default_cache(), progress=progress)
+
+
+def look(
+    dataset: Dataset, backbone: Backbone, plan: Plan, *, cache: Path | None, progress: Progress = silence
+) -> tuple[Finding, ...]:
+    """Do what `check` does, by a plan that was decided. `cache` None keeps nothing."""
     inspection = checks.inspect(dataset, progress)
-    seen, backbone, plan = _examine_all(inspection, config or TrainConfig(), cache or default_cache(), progress)
-    _, lost = weigh_look_alikes(seen, backbone, plan, progress)
-    return (*seen.findings, *optimism.findings(lost))
+    extraction = extract(inspection, backbone, plan, cache=cache, progress=progress)
+    seen = examine(inspection, extraction, backbone, plan, progress)
+    return (*seen.findings, *optimism.findings(weigh_look_alikes(seen, backbone, plan, progress)))
 
 
 def audit(
@@ -119,46 +130,39 @@ def audit(
         DataError: The data cannot be learned from.
         BackboneError: The backbone's weights cannot be had.
     """
+    backbone, plan = prepare(config or TrainConfig())
+    return doubt(dataset, backbone, plan, cache=cache or default_cache(), progress=progress)
+
+
+def doubt(
+    dataset: Dataset, backbone: Backbone, plan: Plan, *, cache: Path | None, progress: Progress = silence
+) -> tuple[Suspect, ...]:
+    """Do what `audit` does, by a plan that was decided. `cache` None keeps nothing."""
     inspection = checks.inspect(dataset, progress, keep_conflicting=True)
-    seen, backbone, plan = _examine_all(inspection, config or TrainConfig(), cache or default_cache(), progress)
-    material = seen.material
+    extraction = extract(inspection, backbone, plan, cache=cache, progress=progress)
+    seen = examine(inspection, extraction, backbone, plan, progress)
+    material, copies = seen.material, seen.kinship.copies
     rows = material.parts.train
-    fold = splits.folds(material.dataset, seen.kinship.copies, plan.head.folds, plan.seed)
+    fold = splits.folds(material.dataset, splits.united(material.groups, copies), plan.head.folds, plan.seed)
     held = fitting.out_of_fold(material, backbone, plan, rows, fold, progress=progress)
     scaled = calibration.fit(held.logits, material.truth[held.rows], held.fold, "temperature")
     probabilities = np.full((len(rows), len(material.classes)), np.nan)
     probabilities[held.rows] = scaled.probabilities(held.logits)
     names = [sample.name for sample in material.dataset]
-    return find_suspects(
-        names, material.truth, material.classes, probabilities, copies=duplicates.members(seen.kinship.copies)
-    )
+    return find_suspects(names, material.truth, material.classes, probabilities, copies=duplicates.members(copies))
 
 
-def _examine_all(
-    inspection: Inspection, config: TrainConfig, cache: Path | None, progress: Progress
-) -> tuple[Examination, Backbone, Plan]:
-    backbone, plan = prepare(config)
-    extraction = extract(inspection, backbone, plan, cache=cache, progress=progress)
-    return examine(inspection, extraction, backbone, plan, progress), backbone, plan
-
-
-def copies(seen: Examination, plan: Plan) -> Integers:
-    """Return (N,) integers, equal for pictures that must not be parted: copies, unless asked otherwise, and groups."""
-    return seen.kinship.copies if plan.split.copies == "together" else seen.material.groups
-
-
-def weigh_look_alikes(
-    seen: Examination, backbone: Backbone, plan: Plan, progress: Progress = silence
-) -> tuple[Material, Optimism]:
-    """Return the material with the groups that must stay on one side of a split, and what that is decided by."""
-    material = replace(seen.material, groups=copies(seen, plan))
+def weigh_look_alikes(seen: Examination, backbone: Backbone, plan: Plan, progress: Progress = silence) -> Optimism:
+    """Return what look-alikes among the pictures that may be learned add, and whether they stay together."""
     progress("Comparing with look-alikes", 0, 1)
+    material = seen.material
     learned = np.array([row for row, sample in enumerate(material.dataset) if sample.split in (None, "train")])
     nothing = np.array([], dtype=np.int64)
-    looked_at = replace(material, parts=Splits(learned, nothing, nothing))
-    lost = optimism.decide(optimism.look_alike_gap(looked_at, seen.kinship, backbone, plan), plan.split.look_alikes)
+    gap = optimism.look_alike_gap(
+        replace(material, parts=Splits(learned, nothing, nothing)), seen.alike, backbone, plan
+    )
     progress("Comparing with look-alikes", 1, 1)
-    return (replace(material, groups=seen.kinship.look_alikes) if lost.together else material), lost
+    return optimism.decide(gap, plan.split.look_alikes, given=splits.is_given(material.dataset))
 
 
 def examine(
@@ -188,10 +192,11 @@ def examine(
     assert table.looks is not None  # noqa: S101  # asked for by who extracts
     looks, truth = table.looks.select(kept), classes.encode(dataset.labels)
     known = splits.group_ids(dataset, digests)
-    kinship = duplicates.find(looks, values[:, 0], truth, known, plan.seed)
+    kinship = duplicates.find(looks, values[:, 0], truth, digests, plan.seed)
+    groups = splits.united(known, kinship.copies) if plan.split.copies == "together" else known
     nothing = np.array([], dtype=np.int64)
     everything = Splits(np.arange(len(dataset)), nothing, nothing)
-    fold = splits.folds(dataset, kinship.copies, FOLDS, plan.seed)
+    fold = splits.folds(dataset, groups, FOLDS, plan.seed)
     findings = [
         *inspection.findings,
         *checks.remarks(table.observations),
@@ -202,9 +207,8 @@ def examine(
         *_overlap(classes, backbone),
     ]
     progress("Examining", 1, 1)
-    return Examination(
-        Material(dataset, values, classes, truth, digests, known, everything), looks, kinship, tuple(findings)
-    )
+    material = Material(dataset, values, classes, truth, digests, groups, everything)
+    return Examination(material, looks, kinship, splits.united(groups, kinship.look_alikes), tuple(findings))
 
 
 def _overlap(classes: ClassNames, backbone: Backbone) -> list[Finding]:

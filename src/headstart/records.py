@@ -150,7 +150,8 @@ class Splits:
 
     Attributes:
         train: Rows that the head learns from.
-        validation: Rows that measure and decide nothing; may be empty when the data brings its own test part.
+        validation: Rows that measure and decide nothing; empty where each picture was measured in its turn, and perhaps
+            where the data brings its own test part.
         test: Rows the data itself keeps for testing; never learned from. Empty unless given.
         findings: What to know about the split, e.g. classes too small to be measured.
         given: Whether the data brought the split along.

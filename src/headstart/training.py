@@ -171,11 +171,19 @@ def fit(
     extraction = extract(inspection, backbone, plan, cache=cache, progress=progress)
     plan = replace(plan, encoder=extraction.encoder.plan)  # the engine may have fallen back to a safer one
     seen = examination.examine(inspection, extraction, backbone, plan, progress)
-    material, optimism = examination.weigh_look_alikes(seen, backbone, plan, progress)
-    aside = duplicates.conflicting(seen.kinship.copies, material.truth)
+    optimism = examination.weigh_look_alikes(seen, backbone, plan, progress)
+    material = replace(seen.material, groups=seen.alike) if optimism.together else seen.material
     # a split that the data brings is kept, but for copies; look-alikes then stay together in the folds that choose
-    apart = examination.copies(seen, plan) if splits.is_given(material.dataset) else material.groups
-    partition = splits.partition(material.dataset, apart, plan.split, plan.seed, aside=aside, even=optimism.together)
+    kept = seen.material.groups if optimism.given else material.groups
+    partition = splits.partition(
+        material.dataset,
+        material.groups,
+        plan.split,
+        plan.seed,
+        kept=kept,
+        aside=duplicates.conflicting(seen.kinship.copies, material.truth),
+        even=optimism.together,
+    )
 
     def learn(parts: Splits, begin: float | None = None, listener: Listener = ignore) -> Learned:
         part = replace(material, parts=parts)
@@ -192,10 +200,10 @@ def fit(
     validated = [judge(one, parts.validation) for one, parts in zip(rounds, partition.rounds, strict=True)]
     said = {"validation": joined(validated), "test": judge(learned, partition.final.test)}
     said = {name: predictions for name, predictions in said.items() if len(predictions)}
-    first = replace(material, parts=partition.rounds[0], groups=apart)
+    first = replace(material, parts=partition.rounds[0], groups=kept)
     material = replace(material, parts=partition.final)
     optimism = _weigh(optimism, first, seen.kinship, backbone, plan, rounds[0], said)
-    curve = _curve(first, backbone, plan, rounds[0], progress) if learning_curve else None
+    curve, unmeasured = _curve(first, backbone, plan, rounds[0], progress) if learning_curve else (None, [])
     changes = _changes(material, earlier, said)
     head, rows = learned.head, partition.final.train
     if plan.refit and len(partition.final.validation):
@@ -214,10 +222,11 @@ def fit(
         said,
         (
             *seen.findings,
-            *partition.rounds[0].findings,
+            *partition.final.findings,
             *learned.findings,
             *optimisms.findings(optimism),
             *comparison.findings(changes),
+            *unmeasured,
         ),
         rounds[0].history,
         plan,
@@ -234,7 +243,7 @@ def _carry_over(inspection: Inspection, earlier: Earlier, plan: Plan) -> Inspect
     """Return the inspection with each picture of the earlier run in the part where it was, and new ones dealt out.
 
     Raises:
-        ConfigError: None of the earlier run's pictures is here, or the data brings a split of its own.
+        ConfigError: None of the earlier run's pictures is here.
     """
     dataset, digests = inspection.dataset, inspection.digests
     old = np.array([digest in earlier.parts for digest in digests])
@@ -245,7 +254,8 @@ def _carry_over(inspection: Inspection, earlier: Earlier, plan: Plan) -> Inspect
         )
     findings = _arrivals(dataset, old, earlier, len(earlier.parts) - len(set(digests) & earlier.parts.keys()))
     inspection = replace(inspection, findings=(*inspection.findings, *findings))
-    if plan.split.folds or plan.split.repeats > 1 or splits.is_given(dataset):
+    in_turn = plan.split.folds or plan.split.repeats > 1 or set(earlier.parts.values()) <= {"train", ""}
+    if in_turn or splits.is_given(dataset):
         return inspection  # every picture is measured in its turn, or the data says which
     new = np.flatnonzero(~old)
     parts = {int(row): earlier.parts[digests[row]] for row in np.flatnonzero(old)} | dict.fromkeys(
@@ -300,8 +310,10 @@ def _changes(material: Material, earlier: Earlier | None, said: Mapping[str, Pre
     return comparison.compare(np.array(before), np.array(after), labels, np.array(groups))
 
 
-def _curve(material: Material, backbone: Backbone, plan: Plan, learned: Learned, progress: Progress) -> LearningCurve:
-    """Return the learning curve of the first round."""
+def _curve(
+    material: Material, backbone: Backbone, plan: Plan, learned: Learned, progress: Progress
+) -> tuple[LearningCurve | None, list[Finding]]:
+    """Return the learning curve of the first round, or why there is none: what was trained is not lost for that."""
     parts = material.parts
     measured = parts.validation if len(parts.validation) else parts.test
 
@@ -311,16 +323,20 @@ def _curve(material: Material, backbone: Backbone, plan: Plan, learned: Learned,
         head = fitting.refit(material, backbone, plan, best, rows, views=1)
         return learned.judgement.calibration.probabilities(head.logits(material.values[measured, 0]))
 
-    return curves.measure(
-        material.truth,
-        material.classes,
-        parts.train,
-        measured,
-        probabilities,
-        groups=material.groups,
-        seed=plan.seed,
-        progress=progress,
-    )
+    try:
+        curve = curves.measure(
+            material.truth,
+            material.classes,
+            parts.train,
+            measured,
+            probabilities,
+            groups=material.groups,
+            seed=plan.seed,
+            progress=progress,
+        )
+    except ConfigError as error:
+        return None, [Finding("no-learning-curve", "warning", error.message.rstrip("."), (), error.hint)]
+    return curve, []
 
 
 def _weigh(

@@ -44,7 +44,7 @@ def drawn(things: int, shots: int, spread: float, classes: int = 3, seed: int = 
 
 
 def gap(material: Material, kinship: Kinship) -> Interval | None:
-    return optimism.look_alike_gap(material, kinship, None, plan())  # no prior: the backbone is not asked
+    return optimism.look_alike_gap(material, kinship.look_alikes, None, plan())  # no prior: the backbone is not asked
 
 
 def test_a_figure_that_rests_on_look_alikes_has_a_gap():

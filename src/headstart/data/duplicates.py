@@ -5,8 +5,8 @@ a descriptor of the thumbnail that no mirroring or turning changes (symmetrised 
 after the perceptual hash of Zauner 2010) and, since cropping changes it, from the features. Each candidate is then
 looked at: the thumbnails must correlate, as they are or one within a window of the other, also in what is fine.
 
-**Look-alikes** are further photographs of one thing: pictures of one class more alike than nine in ten pictures are to
-any picture of another class. Whether they matter to a figure is not decided here.
+**Look-alikes** are further photographs of one thing: pictures of one class more alike than 85 in 100 pictures
+are to any picture of another class. Whether they matter to a figure is not decided here.
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ class Kinship:
     unlike: float
 
 
-def find(looks: Looks, features: Floats, truth: Integers, groups: Integers, seed: int = 0) -> Kinship:
+def find(looks: Looks, features: Floats, truth: Integers, digests: Sequence[str], seed: int = 0) -> Kinship:
     """Return which pictures are copies and look-alikes.
 
     Args:
         looks: Of N pictures; those without detail are copies by their bytes only.
         features: (N, D).
         truth: (N,) classes; look-alikes are of one class, copies of any.
-        groups: (N,) integers, equal for pictures that are known to be the same, e.g. by their bytes.
+        digests: (N,) of the files; equal ones are copies.
         seed: Of the sample from which similarities are estimated.
     """
     mean = features.mean(axis=0)
@@ -80,7 +80,7 @@ def find(looks: Looks, features: Floats, truth: Integers, groups: Integers, seed
     thumbnails, telling = looks.thumbnails, _telling(looks)
     turned = _turned_copies(thumbnails, np.flatnonzero(telling))
     same = np.concatenate([turned, _cropped_copies(thumbnails, near[telling[near].all(axis=1)])])
-    copies = joined(groups, same)
+    copies = joined(np.unique(digests, return_inverse=True)[1], same)
     return Kinship(copies, _look_alikes(copies, own, truth), alike, unlike)
 
 

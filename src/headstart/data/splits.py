@@ -55,6 +55,11 @@ def joined(groups: Integers, pairs: Integers) -> Integers:
     return result
 
 
+def united(one: Integers, other: Integers) -> Integers:
+    """Return (N,) integers, equal for rows that either grouping joins; `other` calls its groups by their first rows."""
+    return joined(one, np.stack([np.arange(len(one)), other], axis=1))
+
+
 @dataclass(frozen=True, slots=True)
 class Partition:
     """Who measures when, and who the saved head learns from.
@@ -69,7 +74,14 @@ class Partition:
 
 
 def partition(
-    dataset: Dataset, groups: Integers, config: SplitConfig, seed: int, *, aside: Rows | None = None, even: bool = False
+    dataset: Dataset,
+    groups: Integers,
+    config: SplitConfig,
+    seed: int,
+    *,
+    kept: Integers | None = None,
+    aside: Rows | None = None,
+    even: bool = False,
 ) -> Partition:
     """Return one split, or the rounds of a cross-validation or of a repeated split.
 
@@ -78,6 +90,7 @@ def partition(
         groups: (N,) rows of one group stay on one side.
         config: Share, folds and repeats.
         seed: Of the choice; each repeat has the next one.
+        kept: (N,) groups that a split which the data brings must keep; None: `groups`.
         aside: (N,) True for rows that may be learned from but measure nothing.
         even: Measure every picture once, in as many folds as the share asks for: where groups are large, those that fit
             a class's share are the odd ones out, and a few groups alone would make a figure of chance.
@@ -86,9 +99,10 @@ def partition(
         DataError: Nothing can be held out, or the given split leaves nothing to learn from.
     """
     given = is_given(dataset)
-    first = split(dataset, groups, config.validation, seed, aside=aside)
+    heeded = groups if kept is None or not given else kept
+    first = split(dataset, heeded, config.validation, seed, aside=aside)
     rows = np.union1d(first.train, first.validation)
-    number = config.folds or (round(1 / config.validation) if even and not given else 0)
+    number = config.folds or (max(2, round(1 / config.validation)) if even and not given else 0)
     rounds: list[Splits] = []
     for repeat in range(config.repeats):
         if number:
@@ -100,7 +114,8 @@ def partition(
     if len(rounds) == 1:
         return Partition((rounds[0],), rounds[0])
     nothing = np.array([], dtype=np.int64)
-    return Partition(tuple(rounds), replace(first, train=rows, validation=nothing, findings=rounds[0].findings))
+    findings = (*(first.findings if given else ()), *rounds[0].findings)
+    return Partition(tuple(rounds), replace(first, train=rows, validation=nothing, findings=findings))
 
 
 def _dealt(
@@ -237,9 +252,14 @@ def _given(dataset: Dataset, groups: Integers, aside: Rows | None) -> Splits:
     learned = {dataset[row].label for row in train}
     unseen = sorted({str(dataset[row].label) for row in (*validation, *test)} - {str(label) for label in learned})
     if unseen:
+        left_out = (
+            f" {len(leaking)} picture(s) are not learned from, since a copy of each is measured."
+            if len(leaking)
+            else ""
+        )
         raise DataError(
             f"{len(unseen)} class(es) are measured but never learned: {', '.join(map(repr, unseen[:8]))}; "
-            f"learned are {', '.join(map(repr, sorted(map(str, learned))[:12]))}.",
+            f"learned are {', '.join(map(repr, sorted(map(str, learned))[:12]))}.{left_out}",
             "Give training pictures of those classes, or leave them out of the other parts.",
         )
     measured = {dataset[row].label for row in (*validation, *test)}

@@ -57,7 +57,8 @@ class Optimism:
 
     Attributes:
         gap: Accuracy that pictures lose when their look-alikes are not learned from; None where there are none.
-        together: Whether look-alikes were kept on one side.
+        together: Whether look-alikes were kept on one side; of a split that the data brings within the training part.
+        given: Whether the data brings its split, which is kept.
         naive: Accuracy of the same kind of head on a split that ignores copies and look-alikes; None where no split
             was ignored.
         leaked: How many of the pictures measured in that split have a copy or look-alike among those learned from.
@@ -67,13 +68,14 @@ class Optimism:
 
     gap: Interval | None
     together: bool
+    given: bool = False
     naive: Interval | None = None
     leaked: int = 0
     measured: int = 0
     bands: tuple[Band, ...] = ()
 
 
-def look_alike_gap(material: Material, kinship: Kinship, backbone: Backbone, plan: Plan) -> Interval | None:
+def look_alike_gap(material: Material, alike: Integers, backbone: Backbone, plan: Plan) -> Interval | None:
     """Return the accuracy that is lost when look-alikes are left out of what is learned, on the same pictures.
 
     Two cross-validations of linear heads measure each picture twice: once with copies apart only, once with look-alikes
@@ -81,11 +83,10 @@ def look_alike_gap(material: Material, kinship: Kinship, backbone: Backbone, pla
 
     Args:
         material: Whose training part is looked at; its groups keep copies together.
-        kinship: Of all its pictures.
+        alike: (N,) groups that keep look-alikes together too.
         backbone: For the prior.
         plan: Of the head.
     """
-    alike = kinship.look_alikes
     rows = _some(material.parts.train, alike, plan.seed)
     if len(np.unique(alike[rows])) == len(np.unique(material.groups[rows])):
         return None
@@ -104,10 +105,12 @@ def look_alike_gap(material: Material, kinship: Kinship, backbone: Backbone, pla
     return Interval(float(lost.mean()), float(low), float(high))
 
 
-def decide(gap: Interval | None, asked: Literal["if-it-matters", "together", "apart"]) -> Optimism:
+def decide(
+    gap: Interval | None, asked: Literal["if-it-matters", "together", "apart"], *, given: bool = False
+) -> Optimism:
     """Return whether look-alikes stay together: as asked, or if the gap is surely larger than `MATTERS`."""
     matters = gap is not None and gap.low > MATTERS
-    return Optimism(gap, asked == "together" or (asked == "if-it-matters" and matters))
+    return Optimism(gap, asked == "together" or (asked == "if-it-matters" and matters), given)
 
 
 def naive_split(material: Material, plan: Plan) -> Splits | None:
@@ -147,7 +150,7 @@ def measure_naive(
     rows = naive.test if len(naive.test) else naive.validation
     right = head.logits(material.values[rows, 0]).argmax(axis=1) == material.truth[rows]
     leaked = np.isin(rows, _leaked(naive, material.groups))
-    if optimism.together:
+    if optimism.together and not optimism.given:
         optimism = replace(optimism, bands=bands(material, kinship, rows, right, naive.train))
     return replace(
         optimism,
@@ -188,6 +191,15 @@ def findings(optimism: Optimism) -> list[Finding]:
     if gap is None or gap.low <= WORTH_SAYING:
         return []
     points = f"{100 * gap.value:.0f} [{100 * gap.low:.0f}, {100 * gap.high:.0f}] points"
+    if optimism.given:
+        return found(
+            "look-alikes",
+            "note",
+            f"the training part shows many things once more: accuracy falls by {points} on pictures whose look-alikes "
+            "were not learned from. The split that the data brings is kept as it is",
+            ["all figures"],
+            "Accuracy by similarity tells how much the measured pictures resemble those learned from.",
+        )
     if optimism.together:
         would = "" if naive is None else f"; a split that ignores that would have reported an accuracy of {naive}"
         return found(

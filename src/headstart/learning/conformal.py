@@ -82,7 +82,7 @@ def fit(
     class alone is right more often.
 
     Args:
-        probabilities: (N, K) of pictures that neither the head nor the temperature has learned from; no NaN.
+        probabilities: (N, K) of pictures that the head has not learned from; no NaN.
         truth: (N,) positions of the true classes.
         level: In (0, 1).
         method: "lac" or "aps".

@@ -306,8 +306,8 @@ def _novelty(material: Material, backbone: Backbone, plan: Plan, held: HeldOut, 
     score: novelty.Score = "neighbours" if asked == "best" else asked  # works without folds and with few classes
     if asked == "best" and len(held.rows) and len(np.unique(truth[learned])) >= novelty.FEWEST_CLASSES:
         compared = novelty.compare(features, truth, learned, _probe(material, backbone, plan), plan.seed)
-        enough = max(compared.values()) - novelty.TIE
-        score = next(name for name in compared if compared[name] >= enough)
+        enough = max(compared.values(), default=0) - novelty.TIE
+        score = next((name for name in compared if compared[name] >= enough), score)
     if not len(held.rows) and score != "energy":  # each group is then held out on its own
         nothing = np.zeros((len(learned), len(material.classes)), dtype=np.float32)
         held = HeldOut(learned, material.groups[learned], nothing)
@@ -374,12 +374,17 @@ def _watch(material: Material, plan: Plan) -> descent.Rows:
 
 
 def check(dataset: Dataset, plan: Plan) -> None:
-    """Find out, before any encoding, whether the plan asks for a part that there is not.
+    """Find out, before any encoding, whether the plan asks for what the data's own split does not allow.
 
     Raises:
-        ConfigError: It watches the validation part, and the data bring a split without one.
+        ConfigError: It watches the validation part, and the data bring a split without one; or it repeats that split.
     """
     given = {sample.split for sample in dataset} - {None, "train"}
+    if given and plan.split.repeats > 1 and not plan.split.folds:
+        raise ConfigError(
+            f"split.repeats is {plan.split.repeats}, but the data brings a split of its own, which stays the same.",
+            "Leave it away, or measure by folds of the training part: --folds 5.",
+        )
     if plan.head.in_epochs and plan.head.watch == "validation" and given and "validation" not in given:
         raise _no_validation()
 

@@ -201,12 +201,14 @@ def compare(
         own, strange = tried[~foreign], tried[foreign]
         new, learned = own[: len(own) // 4], own[len(own) // 4 :]
         logits_of = fitted(learned, np.setdiff1d(present, left_out))
+        if not (len(new) and len(strange)):
+            continue  # of many classes of few pictures none may be among those tried
         for score in scores:
             arrays = learn(score, features[learned], truth[learned], seed)
             known = familiarity(score, logits_of(features[new]), features[new], arrays)
             unknown = familiarity(score, logits_of(features[strange]), features[strange], arrays)
             areas[score].append(_area(known, unknown))
-    return {score: float(np.mean(values)) for score, values in areas.items()}
+    return {score: float(np.mean(values)) for score, values in areas.items() if values}
 
 
 def _area(high: NDArray[np.float64], low: NDArray[np.float64]) -> float:

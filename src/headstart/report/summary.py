@@ -74,6 +74,7 @@ def of_trust(result: TrainingResult) -> dict[str, Any]:
         "look_alikes": {
             "accuracy_lost_without": None if optimism.gap is None else _numbers(optimism.gap),
             "kept_together": optimism.together,
+            "split_of_the_data": optimism.given,
         },
         "naive_split": None
         if optimism.naive is None
@@ -168,6 +169,7 @@ def trust_lines(trust: Mapping[str, Any]) -> list[str]:
     gap = trust["look_alikes"]["accuracy_lost_without"]
     if gap is not None:
         kept = "kept on one side" if trust["look_alikes"]["kept_together"] else "not kept on one side"
+        kept += " within the training part" if trust["look_alikes"]["split_of_the_data"] else ""
         lines.append(f"Accuracy that look-alikes among the learned pictures add: {_told(gap)}; they were {kept}")
     naive = trust["naive_split"]
     if naive is not None:
