@@ -45,7 +45,6 @@ from headstart.data import checks, duplicates, sources, splits
 from headstart.data.sources import Columns
 from headstart.examination import Examination
 from headstart.learning import conformal
-from headstart.learning.fitting import Material
 from headstart.records import Dataset, Integers, Interval, Predictions, Sample
 from headstart.training import TrainingResult
 
@@ -125,9 +124,10 @@ class Bench:
         return self.examine(self.dataset)
 
     @cached_property
-    def grouped(self) -> Material:
-        """The pictures with the groups that must stay on one side of a split."""
-        return examination.weigh_look_alikes(self.untouched, *self._prepared)[0]
+    def groups(self) -> Integers:
+        """The groups of the untouched pictures that must stay on one side of a split."""
+        together = examination.weigh_look_alikes(self.untouched, *self._prepared).together
+        return self.untouched.alike if together else self.untouched.material.groups
 
     @cached_property
     def crossed(self) -> TrainingResult:
@@ -429,10 +429,10 @@ def held_out(bench: Bench, classes: Collection[str | None]) -> TrainingResult:
     `train` would measure every picture in its turn where look-alikes matter, and its saved head would have learned
     from all.
     """
-    material = bench.grouped
-    rows = np.flatnonzero([sample.label in classes for sample in material.dataset])
-    dataset = material.dataset.select(rows)
-    parts = np.where(splits.folds(dataset, material.groups[rows], 5, SEED) == 0, "test", "train").tolist()
+    whole = bench.untouched.material.dataset
+    rows = np.flatnonzero([sample.label in classes for sample in whole])
+    dataset = whole.select(rows)
+    parts = np.where(splits.folds(dataset, bench.groups[rows], 5, SEED) == 0, "test", "train").tolist()
     samples = tuple(replace(sample, split=part) for sample, part in zip(dataset, parts, strict=True))
     say(f"training on {len(classes)} classes")
     return bench.train(replace(dataset, samples=samples))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 from mapie.classification import SplitConformalClassifier
@@ -176,28 +174,7 @@ def test_classes_that_are_too_small_share_a_quantile():
     assert rule.quantile not in rule.by_class[:2]
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_copies_in_one_group_change_nothing(method: str):
-    said, truth = honest(600, classes=3)
-    alone = conformal.fit(said, truth, method=method, fewest=150)
-    copied = (np.repeat(said, 4, axis=0), np.repeat(truth, 4))
-    assert conformal.fit(*copied, method=method, groups=np.repeat(np.arange(600), 4), fewest=150) == alone
-
-
-def test_copies_of_one_picture_are_not_many_pictures():
-    said, truth = honest(5, classes=3)
-    rule = conformal.fit(np.repeat(said, 50, axis=0), np.repeat(truth, 50), groups=np.repeat(np.arange(5), 50))
-    assert rule.quantile == np.inf
-
-
 @pytest.mark.parametrize(("method", "level", "named"), [("raps", 0.9, "'raps'"), ("lac", 1.0, "1.0"), ("aps", 0, "0")])
 def test_what_is_no_rule_is_refused_by_its_value(method: str, level: float, named: str):
     with pytest.raises(ValueError, match=f"cannot be {named}"):
         SetRule(method, level, 0.5)
-
-
-def test_thousands_of_pictures_take_a_moment():
-    said, truth = honest(7000, classes=120)
-    start = time.perf_counter()
-    conformal.fit(said, truth, method="aps").sets(said)
-    assert time.perf_counter() - start < 2

@@ -8,6 +8,7 @@ pictures like those it was fitted on, on average over them; nothing here makes t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -73,7 +74,6 @@ def fit(
     *,
     level: float = 0.9,
     method: Method = "lac",
-    groups: Integers | None = None,
     fewest: int = FEWEST_PER_CLASS,
 ) -> SetRule:
     """Return the rule whose sets hold the true class of a share `level` of new pictures.
@@ -86,17 +86,15 @@ def fit(
         truth: (N,) positions of the true classes.
         level: In (0, 1).
         method: "lac" or "aps".
-        groups: (N,) rows of one group count together as one, since they are not independent; None: rows one by one.
-        fewest: Rows, or groups, that a class needs for a quantile of its own.
+        fewest: Rows that a class needs for a quantile of its own.
     """
-    units = np.arange(len(truth)) if groups is None else groups
     own = _scores(probabilities, method)[np.arange(len(truth)), truth]
-    shared = _quantile(own, units, level)
+    shared = _quantile(own, level)
     limits = [shared] * probabilities.shape[1]
     rows_of = {k: np.flatnonzero(truth == k) for k in range(len(limits))}
-    large = [k for k, rows in rows_of.items() if len(np.unique(units[rows])) >= fewest]
+    large = [k for k, rows in rows_of.items() if len(rows) >= fewest]
     for k in large:
-        limits[k] = _quantile(own[rows_of[k]], units[rows_of[k]], level)
+        limits[k] = _quantile(own[rows_of[k]], level)
     return SetRule(method, level, shared, tuple(limits) if large else None)
 
 
@@ -114,13 +112,7 @@ def _scores(probabilities: Array, method: Method) -> Array:
     return scores
 
 
-def _quantile(scores: Array, units: Integers, level: float) -> float:
-    """Return the ceil((n + 1) * level)-th smallest of n scores, or infinity if that is beyond the last.
-
-    Rows of one unit share its one count (hierarchical conformal prediction; Lee, Barber and Willett 2023).
-    """
-    _, member, size = np.unique(units, return_inverse=True, return_counts=True)
-    order = np.argsort(scores, kind="stable")
-    counted = np.cumsum(1 / size[member[order]])
-    reached = np.searchsorted(counted, (len(size) + 1) * level - 1e-9)  # 0.55 * 100 is 55.000000000000007
-    return float(scores[order[reached]]) if reached < len(scores) else np.inf
+def _quantile(scores: Array, level: float) -> float:
+    """Return the ceil((n + 1) * level)-th smallest of n scores, or infinity if that is beyond the last."""
+    place = math.ceil((len(scores) + 1) * level - 1e-9)  # 0.55 * 100 is 55.000000000000007
+    return float(np.sort(scores)[place - 1]) if place <= len(scores) else math.inf

@@ -290,7 +290,6 @@ def _judgement(
         truth,
         level=asked.level,
         method=asked.sets,
-        groups=material.groups[held.rows],
     )
     rule = _novelty(material, backbone, plan, held, learned)
     progress("Calibrating", 1, 1)
