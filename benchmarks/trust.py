@@ -473,67 +473,71 @@ def sets(bench: Bench) -> Outcome:
     """Fit sets on random halves of held-out predictions and measure on the other halves."""
     result = bench.crossed
     probabilities, truth, groups = _pool(result)
-    units, member, size = np.unique(groups, return_inverse=True, return_counts=True)
-    weight = 1 / size[member]
-    accuracy = float(np.average(probabilities.argmax(axis=1) == truth, weights=weight))
-    slack = 2 if (size > 1).any() else 1
+    accuracy = float((probabilities.argmax(axis=1) == truth).mean())
+    alone = np.arange(len(truth))
+    halved = {"pictures": alone} | ({"whole groups": groups} if len(np.unique(groups)) < len(truth) else {})
     rows: list[tuple[str, ...]] = []
     bounds: list[Bound] = []
-    for method in ("lac", "aps"):
-        generator = np.random.default_rng(SEED)
-        covered, bare, sizes = np.empty(HALVES), np.empty(HALVES), np.empty(HALVES)
-        fewest = len(units) // 2
-        for turn in range(HALVES):
-            half = np.zeros(len(units), dtype=bool)
-            half[generator.permutation(len(units))[: len(units) // 2]] = True
-            fitted = half[member]
-            rule = conformal.fit(
-                probabilities[fitted], truth[fitted], level=LEVEL, method=method, groups=groups[fitted]
-            )
-            if rule.by_class is not None:
-                fewest = min(fewest, conformal.FEWEST_PER_CLASS)
-            said = rule.sets(probabilities[~fitted])
-            covered[turn] = np.average(said[np.arange(len(said)), truth[~fitted]], weights=weight[~fitted])
-            limit = rule.quantile if rule.by_class is None else np.array(rule.by_class)[truth[~fitted]]
-            inside = 1 - probabilities[~fitted, truth[~fitted]] <= limit
-            bare[turn] = np.average(inside, weights=weight[~fitted]) if method == "lac" else covered[turn]
-            sizes[turn] = np.average(said.sum(axis=1), weights=weight[~fitted])
+    for method, (title, units) in itertools.product(("lac", "aps"), halved.items()):
+        covered, bare, sizes, fewest = _halves(probabilities, truth, units, method)
         mean, error = float(covered.mean()), float(covered.std(ddof=1) / math.sqrt(HALVES))
-        top = max(LEVEL + slack / (fewest + 1), accuracy)
-        rows.append((method, f"{mean:.4f}", f"{error:.5f}", f"{covered.min():.3f} to {covered.max():.3f}",
-                     f"{bare.mean():.4f}", f"{sizes.mean():.2f}"))  # fmt: skip
-        bounds.append(Bound(f"mean coverage, {method}, not too little", mean, ">=", LEVEL - 3 * error, "{:.4f}"))
-        bounds.append(Bound(f"mean coverage, {method}, not too much", mean, "<=", top + 3 * error, "{:.4f}"))
-        say(f"sets, {method}: coverage {mean:.4f}, {sizes.mean():.2f} classes")
-    own, said = result.evaluations["validation"].overall, result.predictions["validation"].sets
-    by_group = f"{float(np.average(said[np.arange(len(said)), truth], weights=weight)):.3f}"
+        cells = f"{mean:.4f}", f"{error:.5f}", f"{covered.min():.3f} to {covered.max():.3f}", f"{bare.mean():.4f}"
+        rows.append((method, title, *cells, f"{sizes.mean():.2f}"))
+        say(f"sets, {method}, halves of {title}: coverage {mean:.4f}, {sizes.mean():.2f} classes")
+        if units is alone:
+            top = max(LEVEL + 1 / (fewest + 1), accuracy)
+            bounds.append(Bound(f"mean coverage, {method}, not too little", mean, ">=", LEVEL - 3 * error, "{:.4f}"))
+            bounds.append(Bound(f"mean coverage, {method}, not too much", mean, "<=", top + 3 * error, "{:.4f}"))
+    own = result.evaluations["validation"].overall
     grouped = (
-        f"- {len(units):,} groups of copies or look-alikes (pictures without any are groups of one) are halved, not "
-        "pictures, and each group counts as one: the rule is fitted so, and promises no more."
+        f"- Whole groups: the {len(np.unique(groups)):,} groups of copies or look-alikes are halved, so that none is on "
+        "both sides. The pictures are then no independent draws, and the band is not promised; no bound."
     )
     lines = [
         f"- Predictions of {len(truth):,} pictures, each by a head that had learned from neither it nor its group (5 "
-        f"folds); the most probable class alone is right in {accuracy:.3f}"
-        f"{' of the groups' if slack > 1 else ''}. Sets for {LEVEL:g} are fitted on a random half and measured on the "
-        f"other, {HALVES} times.",
-        *([grouped] if len(units) < len(truth) else []),
+        f"folds); the most probable class alone is right in {accuracy:.3f}. Sets for {LEVEL:g} are fitted on a random "
+        f"half and measured on the other, {HALVES} times.",
         f"- The band: with n on the fitted half, the coverage to expect lies between {LEVEL:g} and {LEVEL:g} + "
-        f"{slack}/(n + 1) – or the accuracy, if that is more, for the most probable class is always in the set – "
-        "widened by three standard errors of the mean over the divisions. For these very pictures that is exact: given "
-        "them, the divisions are independent draws, though they share pictures, and a random division is all that the "
-        "promise rests on. It says nothing of pictures from elsewhere.",
+        "1/(n + 1) – or the accuracy, if that is more, for the most probable class is always in the set – widened by "
+        "three standard errors of the mean over the divisions. For these very pictures that is exact: given them, the "
+        "divisions are independent draws, though they share pictures, and a random division is all that the promise "
+        "rests on. It says nothing of pictures from elsewhere.",
+        *([grouped] if len(halved) > 1 else []),
         "- Of the bare rule: the mean coverage if the most probable class were let in only when its own score allows; "
         "what is above that is owed to sets that would have been empty. Those of aps never are.",
         f"- The sets that the heads of this run brought along, fitted on folds of their training parts: coverage "
-        f"{own['coverage']} of the pictures, {by_group} of the groups, {own['set_size'].value:.2f} classes on average; "
-        f"accuracy {own['accuracy']} of the pictures.",
+        f"{own['coverage']}, {own['set_size'].value:.2f} classes on average; accuracy {own['accuracy']}.",
         "",
         *side_by_side.table(
-            ("sets", "mean coverage", "its standard error", "single divisions", "of the bare rule", "classes a set"),
+            ("sets", "halves of", "mean coverage", "its standard error", "single divisions", "of the bare rule",
+             "classes a set"),
             rows,
         ),
     ]  # fmt: skip
     return Outcome(lines, bounds)
+
+
+def _halves(
+    probabilities: metrics.Array, truth: Integers, groups: Integers, method: conformal.Method
+) -> tuple[metrics.Array, metrics.Array, metrics.Array, int]:
+    """Return coverage, that of the bare rule and mean size for each division, and the fewest rows behind a quantile."""
+    units, member = np.unique(groups, return_inverse=True)
+    generator = np.random.default_rng(SEED)
+    found = np.empty((3, HALVES))
+    fewest = len(units) // 2
+    for turn in range(HALVES):
+        half = np.zeros(len(units), dtype=bool)
+        half[generator.permutation(len(units))[: len(units) // 2]] = True
+        fitted, other = half[member], ~half[member]
+        rule = conformal.fit(probabilities[fitted], truth[fitted], level=LEVEL, method=method)
+        limit: float | metrics.Array = rule.quantile
+        if rule.by_class is not None:
+            fewest, limit = min(fewest, conformal.FEWEST_PER_CLASS), np.array(rule.by_class)[truth[other]]
+        said = rule.sets(probabilities[other])
+        covered = said[np.arange(len(said)), truth[other]]
+        bare = 1 - probabilities[other, truth[other]] <= limit if method == "lac" else covered
+        found[:, turn] = covered.mean(), bare.mean(), said.sum(axis=1).mean()
+    return found[0], found[1], found[2], fewest
 
 
 def _pool(result: TrainingResult) -> tuple[metrics.Array, Integers, Integers]:
