@@ -490,8 +490,8 @@ def sets(bench: Bench) -> Outcome:
             bounds.append(Bound(f"mean coverage, {method}, not too much", mean, "<=", top + 3 * error, "{:.4f}"))
     own = result.evaluations["validation"].overall
     grouped = (
-        f"- Whole groups: the {len(np.unique(groups)):,} groups of copies or look-alikes are halved, so that none is on "
-        "both sides. The pictures are then no independent draws, and the band is not promised; no bound."
+        f"- Whole groups: the {len(np.unique(groups)):,} groups of copies or look-alikes are halved, so that none is "
+        "on both sides. The pictures are then no independent draws, and the band is not promised; no bound."
     )
     lines = [
         f"- Predictions of {len(truth):,} pictures, each by a head that had learned from neither it nor its group (5 "

@@ -78,8 +78,8 @@ def fit(
 ) -> SetRule:
     """Return the rule whose sets hold the true class of a share `level` of new pictures.
 
-    Without ties the mean coverage lies between `level` and `level + 1 / (N + 1)`, and above where the most probable
-    class alone is right more often.
+    Without ties the mean coverage lies between `level` and `level + 1 / (N + 1)`, and a little above where a set would be
+    empty without its most probable class.
 
     Args:
         probabilities: (N, K) of pictures that the head has not learned from; no NaN.

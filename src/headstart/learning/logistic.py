@@ -143,7 +143,7 @@ class Problem:
 
     @property
     def prior_known(self) -> bool:
-        """Whether the prior says something of most classes: then a strong pull serves, else it would be towards zero."""
+        """Whether the prior says something of most classes; else a strong pull would mostly be towards zero."""
         return bool((self.prior != 0).any(dim=0).float().mean() >= 0.5)
 
     def held_out_rows(self) -> Integers:
