@@ -33,6 +33,7 @@ RUN_FOLDER = {
     "head.safetensors",
     "history.csv",
     "model.json",
+    "novelty.safetensors",
     "plan.toml",
     "plots/confusion.png",
     "plots/per_class.png",
@@ -536,7 +537,7 @@ def test_an_out_that_cannot_be_a_file_is_refused_at_once(
 def test_an_unknown_format_is_refused(run: Run, model_folder: Path, photos: Path):
     ran = run("predict", model_folder, photos, "--format", "xml")
     assert ran.code == 2
-    assert "'xml'; it is one of labels, probabilities, jsonl" in ran.err
+    assert "'xml'; it is one of labels, probabilities, table, jsonl" in ran.err
 
 
 def test_a_pattern_that_matches_nothing_is_asked_wrongly(run: Run, model_folder: Path, photos: Path):
@@ -614,7 +615,7 @@ def test_evaluate_counts_what_it_could_not_use(run: Run, model_folder: Path, pho
 
 def test_evaluate_draws_plots_where_told(run: Run, model_folder: Path, photos: Path, tmp_path: Path):
     assert run("evaluate", model_folder, photos, "--plots", tmp_path / "plots").code == 0
-    assert set(tree(tmp_path / "plots")) == {"confusion.png", "reliability.png", "per_class.png"}
+    assert set(tree(tmp_path / "plots")) == {"confusion.png", "reliability.png", "risk_coverage.png", "per_class.png"}
 
 
 def test_B16_a_class_the_model_does_not_have_is_refused_with_both_lists(run: Run, model_folder: Path, tmp_path: Path):

@@ -204,21 +204,22 @@ def examine(
         *duplicates.findings(dataset, kinship, digests),
         *quality.inspect(dataset, looks, backbone.preprocess.size),
         *shortcuts.inspect(dataset, looks, truth, classes, fold),
-        *_overlap(classes, backbone),
+        *_overlap(classes, backbone, plan),
     ]
     progress("Examining", 1, 1)
     material = Material(dataset, values, classes, truth, digests, groups, everything)
     return Examination(material, looks, kinship, splits.united(groups, kinship.look_alikes), tuple(findings))
 
 
-def _overlap(classes: ClassNames, backbone: Backbone) -> list[Finding]:
+def _overlap(classes: ClassNames, backbone: Backbone, plan: Plan) -> list[Finding]:
     """Return which classes are among the labels that the backbone was pre-trained on, and what that means."""
     names = prior.candidates(classes, backbone.labels) if len(backbone.rows) else {}
+    start = "; the head starts from what it knows of them" if plan.head.prior == "names" else ""
     return found(
         "pre-training-overlap",
         "note",
-        f"{{n}} of {len(classes)} classes are among the labels the backbone was pre-trained on; the head starts from "
-        "what it knows of them. If it has seen these very pictures, the figures flatter it",
+        f"{{n}} of {len(classes)} classes are among the labels the backbone was pre-trained on{start}. If it has seen "
+        "these very pictures, the figures flatter it",
         [f"{name} = {backbone.labels[rows[0]].split(',')[0]}" for name, rows in names.items()],
         "Pictures that are younger than the network, or taken by yourself, give a figure that nothing flatters.",
     )

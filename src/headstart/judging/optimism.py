@@ -27,7 +27,7 @@ MATTERS = 0.05  # accuracy lost, surely, from which on look-alikes are kept toge
 WORTH_SAYING = 0.01
 MOST = 2000  # pictures on which that is found out
 FOLDS = 3
-FEWEST = 30  # measured pictures below which nothing is said
+FEWEST = 100  # measured pictures below which nothing is said
 
 
 @dataclass(frozen=True, slots=True)

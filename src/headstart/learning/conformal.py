@@ -78,7 +78,7 @@ def fit(
 ) -> SetRule:
     """Return the rule whose sets hold the true class of a share `level` of new pictures.
 
-    Without ties the mean coverage lies between `level` and `level + 1 / (N + 1)`, and a little above where a set would be
+    Without ties the mean coverage lies between `level` and `level + 1 / (N + 1)`, a little above where a set would be
     empty without its most probable class.
 
     Args:
