@@ -232,7 +232,7 @@ def test_B13_a_class_of_one_picture_is_learned_but_not_measured(photos: Path, tr
 
 def test_B13_a_class_of_two_pictures_is_learned_and_measured(photos: Path, train: Train):
     (photos / "elm").mkdir()
-    for seed in (7, 8):
+    for seed in (9007, 9008):  # those of ash have the same noise in another colour
         picture((210, 70, 160), seed).save(photos / "elm" / f"{seed}.png")
     result = train(sources.read(photos))
     assert result.evaluation.support.tolist()[result.classifier.classes.index("elm")] == 1
