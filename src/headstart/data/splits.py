@@ -26,7 +26,7 @@ class _Unit:
     """Rows that must stay together, and how many of each label they hold."""
 
     rows: tuple[int, ...]
-    labels: Counter[str]
+    labels: dict[str, int]
 
 
 def group_ids(dataset: Dataset, digests: Sequence[str]) -> Integers:
@@ -225,9 +225,13 @@ def _units(dataset: Dataset, groups: Integers, seed: int) -> list[_Unit]:
         members[group].append(row)
     named = sorted((min(dataset[row].name for row in rows), rows) for rows in members.values())
     order = np.random.default_rng(seed).permutation(len(named))
-    return [
-        _Unit(tuple(rows), Counter(str(dataset[row].label) for row in rows)) for _, rows in (named[i] for i in order)
-    ]
+    labels = [str(label) for label in dataset.labels]
+    return [_Unit(tuple(rows), _counted([labels[row] for row in rows])) for _, rows in (named[i] for i in order)]
+
+
+def _counted(labels: list[str]) -> dict[str, int]:
+    """Return how often each label occurs; a `Counter` for each single picture would take long."""
+    return {labels[0]: 1} if len(labels) == 1 else dict(Counter(labels))
 
 
 def _nothing_to_hold_out(dataset: Dataset) -> DataError:
