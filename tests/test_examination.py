@@ -195,3 +195,11 @@ def test_a_learning_curve_grows_to_all_training_pictures(hues: Path, cache: Path
     assert result.curve is not None
     assert result.curve.points[-1].pictures_per_class == pytest.approx(len(result.splits.train) / 4)
     assert 0 <= result.curve.doubled.low <= result.curve.doubled.high <= 1
+
+
+def test_folds_of_the_training_part_leave_a_given_test_part_and_still_tell_similarity(hues: Path, cache: Path):
+    read = sources.read(hues)
+    read = replace(read, samples=tuple(replace(s, split="test" if n % 5 == 0 else "train") for n, s in enumerate(read)))
+    result = training.train(read, config(split__folds=3), cache=cache)
+    assert {name: len(said) for name, said in result.predictions.items()} == {"validation": 48, "test": 12}
+    assert sum(band.pictures for band in result.optimism.bands) == 16

@@ -349,7 +349,7 @@ def _weigh(
     said: Mapping[str, Predictions],
 ) -> Optimism:
     """Return what the figures of the first round owe to resemblance."""
-    part = "validation" if "test" not in said else "test"
+    part = "test" if len(material.parts.test) else "validation"
     rows = material.parts.part(part)
     right = said[part].probabilities[: len(rows)].argmax(axis=1) == material.truth[rows]
     bands = optimisms.bands(material, kinship, rows, right, material.parts.train)
