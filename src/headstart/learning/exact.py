@@ -33,7 +33,7 @@ class Factor:
 def factor(matrix: NDArray[np.floating]) -> Factor:
     """Return a (D, K) matrix as the right side of products."""
     whole, scale = rounded(matrix.T)
-    return Factor(np.ascontiguousarray(whole.T), scale[:, 0])
+    return Factor(whole.T, scale[:, 0])
 
 
 def product(rows: NDArray[np.floating], right: Factor) -> Array:

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from headstart.learning import calibration, conformal, out_of_distribution
 from headstart.learning.calibration import Calibration
 from headstart.learning.conformal import SetRule
 from headstart.learning.out_of_distribution import OutOfDistributionRule
-from headstart.records import Floats
+from headstart.records import Finding, Floats, Integers
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,8 @@ class Applied:
 
     Attributes:
         probabilities: (N, K).
-        sets: (N, K) whether a class is in the picture's set; None without a rule.
+        sets: (N, K) whether a class is in the picture's set; None without a rule. Of refused pictures too: the share of
+            sets that hold the true class is promised for all of the model's own pictures, of which some are refused.
         p_value: (N,) in (0, 1), see `OutOfDistributionRule.p_value`; None without a rule.
         known: (N,) False for pictures that look like none of the classes; None without a rule.
     """
@@ -57,3 +59,19 @@ def apply(rules: PredictionRules, logits: Floats, features: Floats) -> Applied:
         return Applied(probabilities, sets, None, None)
     p_value = rules.out_of_distribution.p_value(logits, features)
     return Applied(probabilities, sets, p_value, p_value >= rules.out_of_distribution.refused)
+
+
+def findings(rules: PredictionRules, logits: Floats, targets: Integers, groups: Integers | None = None) -> list[Finding]:
+    """Return what to know of rules: what they cannot do, since too little was held out or too few of it was wrong.
+
+    Args:
+        rules: What was fitted.
+        logits: (N, K) of the held-out pictures that they were fitted to.
+        targets: (N,) their classes.
+        groups: (N,) rows of one group are one observation; None: every row is its own group.
+    """
+    return [
+        *(calibration.findings(logits, targets, groups) if len(targets) else []),
+        *(conformal.findings(rules.sets) if rules.sets is not None else []),
+        *out_of_distribution.findings(rules.out_of_distribution),
+    ]
