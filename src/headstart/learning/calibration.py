@@ -6,8 +6,8 @@ taken only where it proves better on pictures that it was not fitted to. Both ar
 training part, never on the pictures that measure.
 
 Where none of n pictures is wrong, the likelihood alone would make the answers surer without end. So one picture in
-n + 2 counts as wrong (the targets of Platt 1999, the rule of succession of Laplace): the answers to all n are then right
-with a probability of 1 - 1 / (n + 2) on average, and where errors are many it changes nothing.
+n + 2 counts as wrong (the targets of Platt 1999, the rule of succession of Laplace): then the probability of all these
+answers is 1 - 1 / (n + 2) on average, and where errors are many it changes nothing.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def fit(
         scaling: What to fit.
         groups: (N,) rows of one group are one observation; None: every row is its own group.
     """
-    usable = np.isfinite(logits).all(axis=1)
+    usable = _usable(logits)
     if not usable.any():
         return Calibration()
     logits, targets, fold = logits[usable], targets[usable], fold[usable]
@@ -106,14 +106,16 @@ def findings(logits: Floats, targets: Integers, groups: Integers | None = None) 
         targets: (N,).
         groups: (N,), as for `fit`.
     """
-    usable = np.isfinite(logits).all(axis=1)
-    count, errors = _observations(usable, groups), int((logits.argmax(axis=1) != targets)[usable].sum())
+    usable = _usable(logits)
+    count, total = _observations(usable, groups), int(usable.sum())
+    errors = int((usable & (logits.argmax(axis=1) != targets)).sum())
+    claimed = 1 - (errors + 1) / (count + 2)
     return found(
         "bounded-confidence",
         "note",
-        f"{errors} of {int(usable.sum())} held-out pictures were answered wrongly, too few errors to tell how sure the "
-        f"answers may be, so for such pictures the probabilities are kept to about {1 - (errors + 1) / (count + 2):.3f} "
-        "on average; for pictures of another kind they may be far too sure",
+        f"{errors} of {total} held-out pictures were answered wrongly, too few errors to tell how sure the answers may "
+        f"be, so for such pictures the probabilities are kept to about {claimed:.3f} on average; for pictures of "
+        "another kind they may be far too sure",
         [f"{errors} errors"] if errors < FEW_ERRORS else [],
         "More pictures, above all difficult ones, tell what a probability is worth.",
     )
@@ -136,6 +138,10 @@ def fit_temperature(logits: Floats, targets: Integers, count: int | None = None)
     best = minimize_scalar(loss, bounds=(math.log(LOW), math.log(HIGH)), method="bounded", options={"xatol": 1e-4})
     temperature = math.exp(best.x)
     return temperature, _loss(wide / temperature, targets)
+
+
+def _usable(logits: Floats) -> NDArray[np.bool_]:
+    return np.asarray(np.isfinite(logits).all(axis=1))
 
 
 def _observations(usable: NDArray[np.bool_], groups: Integers | None) -> int:

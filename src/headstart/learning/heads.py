@@ -140,9 +140,9 @@ def _made_ready(layer: nn.Module) -> Layer | None:
     if isinstance(layer, nn.ReLU):
         return lambda rows: np.maximum(rows, 0)
     if isinstance(layer, nn.BatchNorm1d):
-        assert layer.running_mean is not None and layer.running_var is not None  # noqa: S101  # it always tracks
-        factor = _numbers(layer.weight) / np.sqrt(_numbers(layer.running_var) + layer.eps)
-        offset = _numbers(layer.bias) - _numbers(layer.running_mean) * factor
+        state = {name: _numbers(values) for name, values in layer.state_dict().items()}
+        factor = state["weight"] / np.sqrt(state["running_var"] + layer.eps)
+        offset = state["bias"] - state["running_mean"] * factor
         return lambda rows: rows * factor + offset
     return None
 

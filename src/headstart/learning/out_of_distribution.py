@@ -85,7 +85,6 @@ class OutOfDistributionRule:
         below = np.interp(scores, self.own, ranks, left=1 / (self.count + 1))
         return np.clip(below, 1 / (self.count + 1), self.count / (self.count + 1))
 
-
     @cached_property
     def _scorer(self) -> Scorer:
         return _made_ready(self.score, self.arrays)
@@ -122,8 +121,8 @@ def findings(rule: OutOfDistributionRule | None) -> list[Finding]:
     return found(
         "refuses-nothing",
         "note",
-        f"{rule.count} held-out picture(s) are too few to tell what is stranger than {1 - rule.refused:.1%} of them, so "
-        "no picture is refused as none of the classes",
+        f"{rule.count} held-out picture(s) are too few to tell what is stranger than {1 - rule.refused:.1%} of them, "
+        "so no picture is refused as none of the classes",
         [f"{rule.count} pictures"],
         f"From {math.floor(1 / rule.refused)} held-out pictures on it can; so does a larger calibration.refused.",
     )

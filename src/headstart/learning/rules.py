@@ -61,7 +61,9 @@ def apply(rules: PredictionRules, logits: Floats, features: Floats) -> Applied:
     return Applied(probabilities, sets, p_value, p_value >= rules.out_of_distribution.refused)
 
 
-def findings(rules: PredictionRules, logits: Floats, targets: Integers, groups: Integers | None = None) -> list[Finding]:
+def findings(
+    rules: PredictionRules, logits: Floats, targets: Integers, groups: Integers | None = None
+) -> list[Finding]:
     """Return what to know of rules: what they cannot do, since too little was held out or too few of it was wrong.
 
     Args:
