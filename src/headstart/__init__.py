@@ -14,21 +14,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headstart.config import TrainConfig as TrainConfig
-    from headstart.data.sources import Columns as Columns, read as read
+    from headstart.data.sources import Columns as Columns
+    from headstart.data.sources import read as read
     from headstart.errors import HeadstartError as HeadstartError
     from headstart.evaluation.measure import evaluate as evaluate
     from headstart.model.artifact import load_classifier as load
     from headstart.model.classifier import Classifier as Classifier
     from headstart.records import (
         Dataset as Dataset,
+    )
+    from headstart.records import (
         Evaluation as Evaluation,
+    )
+    from headstart.records import (
         Prediction as Prediction,
+    )
+    from headstart.records import (
         Predictions as Predictions,
     )
     from headstart.report.run import save as save
     from headstart.workflows.audit import audit as audit
     from headstart.workflows.check import check as check
-    from headstart.workflows.train import TrainingResult as TrainingResult, train as train
+    from headstart.workflows.train import TrainingResult as TrainingResult
+    from headstart.workflows.train import train as train
 
 __version__ = "0.1.0"
 
