@@ -180,7 +180,7 @@ def test_labels_that_changed_since_a_previous_run_are_named():
     previous = {"1": "beagle", "2": "beagle", "": "pug", "9": "pug"}
     (finding,) = corrections.changed_labels(previous, dataset("beagle", "whippet", "pug", "ash"), ["1", "2", "3", ""])
     assert finding.message == "1 label(s) changed since the previous run"
-    assert finding.names == ("b.jpg: beagle -> whippet",)
+    assert finding.names == ("b.jpg: beagle → whippet",)
 
 
 def test_labels_that_stayed_are_no_finding():

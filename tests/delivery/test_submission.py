@@ -275,8 +275,9 @@ def test_a_table_gives_the_reason_of_a_bad_row():
 
 
 def test_unknown_pictures_are_counted_with_their_rows(tmp_path: Path):
-    assert submission.unknown_line(doubted()) == "1 of 3 are unknown: row 3 (a/1.jpg)"
-    assert submission.unknown_line(doubted(), header=False) == "1 of 3 are unknown: row 2 (a/1.jpg)"
+    text = "1 of 3 picture(s) look like none of the model's classes: row"
+    assert submission.unknown_line(doubted()) == f"{text} 3 (a/1.jpg)"
+    assert submission.unknown_line(doubted(), header=False) == f"{text} 2 (a/1.jpg)"
     like = sample(tmp_path, "id,ash,birch", "1,0,0", "2,0,0")
-    assert submission.unknown_line(doubted(), like) == "1 of 2 are unknown: row 2 (a/1.jpg)"
+    assert submission.unknown_line(doubted(), like) == f"{text.replace('3', '2')} 2 (a/1.jpg)"
     assert submission.unknown_line(said()) == ""

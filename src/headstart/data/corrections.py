@@ -101,7 +101,7 @@ def changed_labels(previous: Mapping[str, str], dataset: Dataset, digests: Seque
         digests: N, of the bytes of each; empty where a file could not be read.
     """
     changed = [
-        f"{sample.name}: {previous[digest]} -> {sample.label}"
+        f"{sample.name}: {previous[digest]} → {sample.label}"
         for sample, digest in zip(dataset, digests, strict=True)
         if digest and previous.get(digest, sample.label) != sample.label
     ]
