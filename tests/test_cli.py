@@ -546,11 +546,30 @@ def test_a_pattern_that_matches_nothing_is_asked_wrongly(run: Run, model_folder:
     assert "*.jpg" in ran.err
 
 
+def test_what_is_known_is_a_column_if_asked_and_has_no_place_in_a_sample(run: Run, model_folder: Path, photos: Path):
+    header, row = table(run("predict", model_folder, photos / "ash" / "ash_00.png", "--known").out)
+    assert header == ["image_id", "label", "known"]
+    assert row[-1] in ("yes", "no")
+    like = write_table(photos / "sample.csv", "id,ash,birch,cedar", "ash_00,0,0,0")
+    refused = run("predict", model_folder, photos, "--like", like, "--known")
+    assert (refused.code, "no place for a column 'known'" in refused.err) == (2, True)
+
+
+def test_classes_of_a_sample_that_the_model_does_not_know_are_filled_on_demand(
+    run: Run, model_folder: Path, photos: Path
+):
+    like = write_table(photos / "sample.csv", "id,ash,birch,cedar,yew", "ash_00,0,0,0,0")
+    assert "--fill-missing" in run("predict", model_folder, photos, "--like", like).err
+    assert table(run("predict", model_folder, photos, "--like", like, "--fill-missing").out)[1][-1] == "0.0"
+    refused = run("predict", model_folder, photos, "--fill-missing")
+    assert (refused.code, "--like" in refused.err) == (2, True)
+
+
 def test_B9_formulas_are_defused_on_demand(run: Run, model_folder: Path, photos: Path, monkeypatch: pytest.MonkeyPatch):
     shutil.copy(photos / "ash" / "ash_00.png", photos / "=1+1.png")
     monkeypatch.chdir(photos)
-    assert table(run("predict", model_folder, "=1+1.png").out)[1] == ["=1+1", "ash"]
-    assert table(run("predict", model_folder, "=1+1.png", "--spreadsheet-safe").out)[1] == ["'=1+1", "ash"]
+    assert table(run("predict", model_folder, "=1+1.png").out)[1] == ["=1+1.png", "ash"]
+    assert table(run("predict", model_folder, "=1+1.png", "--spreadsheet-safe").out)[1] == ["'=1+1.png", "ash"]
 
 
 def test_B10_odd_names_come_back_as_they_are(run: Run, model_folder: Path, tmp_path: Path):
@@ -559,7 +578,7 @@ def test_B10_odd_names_come_back_as_they_are(run: Run, model_folder: Path, tmp_p
     for seed, name in enumerate(names):
         picture((60, 60, 60), seed).save(tmp_path / "odd" / f"{name}.png")
     rows = table(run("predict", model_folder, tmp_path / "odd", *TORCH).out)[1:]
-    assert sorted(name for name, _ in rows) == sorted(names)
+    assert sorted(name for name, _ in rows) == sorted(f"{name}.png" for name in names)
 
 
 def test_B10_rows_are_counted_not_lines(run: Run, model_folder: Path, tmp_path: Path):
@@ -574,7 +593,7 @@ def test_B10_a_name_that_is_no_utf_8_can_be_predicted(run: Run, model_folder: Pa
     (tmp_path / "odd").mkdir()
     picture((60, 60, 60), 1).save(tmp_path / "odd" / name)
     assert run("predict", model_folder, tmp_path / "odd", *(("--out", tmp_path / "p.csv") if out else ())).code == 0
-    assert not out or b"caf\xe9,ash" in (tmp_path / "p.csv").read_bytes()
+    assert not out or b"caf\xe9.png,ash" in (tmp_path / "p.csv").read_bytes()
 
 
 def test_a_place_with_an_emoji_code_in_its_name_is_printed_as_it_is(run: Run, few: Path, tmp_path: Path):

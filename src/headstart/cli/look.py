@@ -42,11 +42,12 @@ def check(
     The features that it computes are kept, so that `headstart train` on the same pictures begins where this ends.
     """
     from headstart.config import read_config
-    from headstart.report import summary
-    from headstart.workflows import check as workflow
 
     asked = read_config(None, flags={"encoder.backbone": backbone} | engine.flags)
     dataset = places.corrected(source.read(), corrections)
+    from headstart.report import summary
+    from headstart.workflows import check as workflow
+
     with terminal.progress(quiet) as progress:
         findings = workflow.check(dataset, asked, cache=places.cache(no_cache), progress=progress)
     if as_json:
@@ -77,9 +78,9 @@ def show(
     quiet: Quiet = False,
 ) -> None:
     """Draw 25 pictures with their labels, or (--batch) 16 of them and their mirror images as the network sees them."""
+    root, table = locate(data, labels, images)
     from headstart.report import gallery
 
-    root, table = locate(data, labels, images)
     if rows is not None:
         header, cells = gallery.rows(root, table)
         terminal.print_rows(header, cells[:rows], len(cells))

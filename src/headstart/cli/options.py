@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import os
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headstart.errors import ConfigError
+from headstart.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
     from headstart.model.classifier import Classifier
@@ -46,10 +47,11 @@ class Source:
     data: Data = None
     labels: Labels = None
     images: Images = None
-    id_column: Annotated[str | None, typer.Option(help="The column of picture names, if it has no usual name.")] = None
-    label_column: Annotated[str | None, typer.Option(help="The column of labels, if it has no usual name.")] = None
+    id_column: Annotated[str | None, typer.Option(help="The column of picture names, if nothing tells.")] = None
+    label_column: Annotated[str | None, typer.Option(help="The column of labels, if nothing tells.")] = None
     group_column: Annotated[
-        str | None, typer.Option(help="A column whose values must not straddle a split (a patient).")
+        str | None,
+        typer.Option(help="A column whose values must not straddle a split (a patient); '' uses none."),
     ] = None
     split_column: Annotated[
         str | None, typer.Option(help="A column with train, val, test; '' ignores a column `split`.")
@@ -93,6 +95,7 @@ class Engine:
 
     def load(self, model: Path) -> Classifier:
         """Return a saved model, run as asked."""
+        check_model(model)
         from headstart.config import read_config
         from headstart.model import artifact
 
@@ -101,7 +104,11 @@ class Engine:
 
 
 def locate(data: Path | None, labels: Path | None, images: Path | None) -> tuple[Path, Path | None]:
-    """Return (folder of pictures, table or None) of the ways in which data can be named."""
+    """Return (folder of pictures, table or None) of the ways in which data can be named.
+
+    Raises:
+        ConfigError: Pictures are named twice, not at all, or are not there.
+    """
     if data is not None and data.is_file():
         if labels is not None:
             raise ConfigError(f"{data} and --labels {labels} are both tables; one is enough.")
@@ -111,7 +118,20 @@ def locate(data: Path | None, labels: Path | None, images: Path | None) -> tuple
     root = data or images or (labels.parent if labels is not None else None)
     if root is None:
         raise ConfigError("Which pictures?", "headstart train photos/, or --labels labels.csv --images photos/")
+    from headstart.data import sources
+
+    sources.check_root(root)
     return root, labels
+
+
+def check_model(model: Path) -> None:
+    """Refuse a model that is not there, before anything is loaded that takes seconds.
+
+    Raises:
+        ArtifactError: Nothing is there, nor what a later training has put aside from there.
+    """
+    if not os.path.lexists(model) and not (model.name and os.path.lexists(model.with_name(f"{model.name}.1"))):
+        raise ArtifactError(f"There is no model at {model}.", "`headstart train DATA --out FOLDER` makes one.")
 
 
 def unfolded(command: Callable[..., None]) -> Callable[..., None]:

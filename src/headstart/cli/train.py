@@ -101,11 +101,11 @@ def train(
     """
     asked = wishes.read(engine, extras.previous)
     out = out or Path("runs") / source.root.resolve().name
-    from headstart.model import artifact
+    dataset = places.corrected(source.read(), corrections)
+    from headstart.model import artifact  # now: a slip of the pen is told before anything takes seconds
     from headstart.report import logs
 
     logs.check(extras.log or ())
-    dataset = places.corrected(source.read(), corrections)
     if dataset.layout == "folders" and out.resolve().is_relative_to(source.root.resolve()):
         raise ConfigError(
             f"--out {out} lies in {source.root}, where the next training would take its plots for pictures of a class.",
@@ -204,8 +204,6 @@ def audit(
     label is right. Then: headstart train DATA --corrections suspects.csv
     """
     from headstart.config import read_config
-    from headstart.data import corrections as sheets
-    from headstart.workflows import audit as workflow
 
     asked = read_config(None, flags={"encoder.backbone": backbone} | engine.flags)
     read = source.read()
@@ -215,6 +213,9 @@ def audit(
             f"--out {out} is there already, perhaps filled in by hand; it is left alone.", "Name another with --out."
         )
     dataset = places.corrected(read, corrections)
+    from headstart.data import corrections as sheets
+    from headstart.workflows import audit as workflow
+
     with terminal.progress(quiet) as progress:
         suspects = workflow.audit(dataset, asked, cache=places.cache(no_cache), progress=progress)
     places.write(out, sheets.sheet(suspects))

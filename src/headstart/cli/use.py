@@ -9,7 +9,7 @@ import typer
 
 from headstart import storage, terminal
 from headstart.cli import places
-from headstart.cli.options import AsJson, Engine, FollowLinks, Model, NoCache, Quiet, Source
+from headstart.cli.options import AsJson, Engine, FollowLinks, Model, NoCache, Quiet, Source, check_model
 from headstart.errors import ConfigError
 
 
@@ -28,17 +28,15 @@ def evaluate(
 
     Without pictures: the figures that its training measured, on pictures that it did not learn from.
     """
-    from headstart.evaluation import measure
-    from headstart.inspection import files
-    from headstart.records import SPLIT_NAMES
-    from headstart.report import run, summary
-
+    check_model(model)
     if not source.named:
         if split is not None or plots is not None or no_cache or source != Source() or engine != Engine():
             raise ConfigError(
                 "Without pictures the stored figures are printed; the flags that were given go with pictures.",
                 "headstart evaluate MODEL DATA",
             )
+        from headstart.report import run
+
         figures = run.read_evaluation(model)
         if as_json:
             terminal.print_json(figures)
@@ -48,6 +46,11 @@ def evaluate(
             terminal.print_trust(trust)
         return
     dataset = source.read()
+    from headstart.evaluation import measure
+    from headstart.inspection import files
+    from headstart.records import SPLIT_NAMES
+    from headstart.report import run, summary
+
     if split is not None:
         rows = [row for row, sample in enumerate(dataset) if sample.split == split]
         if split not in SPLIT_NAMES or not rows:
@@ -80,13 +83,20 @@ def predict(
     pictures: Annotated[list[str], typer.Argument(help="Files, folders, glob patterns, or a Kaggle folder's test/.")],
     out: Annotated[Path | None, typer.Option(help="The file to write; default: stdout.")] = None,
     form: Annotated[
-        str, typer.Option("--format", help="labels, probabilities, table (label, probability, known, set) or jsonl.")
+        str,
+        typer.Option("--format", help="labels, probabilities, table (probability, known, set, error) or jsonl."),
     ] = "labels",
     like: Annotated[
         Path | None, typer.Option(help="A sample submission, whose id and class columns are taken.")
     ] = None,
     spreadsheet_safe: Annotated[
         bool, typer.Option("--spreadsheet-safe", help="Put ' before cells that a spreadsheet would run as a formula.")
+    ] = False,
+    fill_missing: Annotated[
+        bool, typer.Option("--fill-missing", help="With --like: 0 for its classes that the model does not know.")
+    ] = False,
+    known: Annotated[
+        bool, typer.Option("--known", help="A column that says whether the picture is like those learned from.")
     ] = False,
     follow_links: FollowLinks = False,
     *,
@@ -102,6 +112,8 @@ def predict(
     form = "jsonl" if as_json else form
     if like is not None and form != "labels":
         raise ConfigError(f"--like decides the columns, so it does not go with {'--json' if as_json else '--format'}.")
+    if fill_missing and like is None:
+        raise ConfigError("--fill-missing fills columns of a sample submission; name it with --like FILE.")
     if form not in submission.FORMATS:
         raise ConfigError(f"--format is {form!r}; it is one of {', '.join(submission.FORMATS)}.")
     sample = tables.read_table(like) if like is not None else None
@@ -109,11 +121,15 @@ def predict(
     if out is not None:
         places.check_out(out, [model / "model.json", *([like] if like else []), *(sample.path for sample in dataset)])
     classifier = engine.load(model)
+    if known:
+        submission.check_known(form, sample, classifier.classes)
     if sample is not None:
-        submission.check_like(sample, classifier.classes)
+        submission.check_like(sample, classifier.classes, fill_missing=fill_missing)
     with terminal.progress(quiet) as progress:
         said = classifier.predict_many(dataset, cache=places.cache(no_cache), progress=progress)
-    text = submission.render(said, form, sample, spreadsheet_safe=spreadsheet_safe)
+    text = submission.render(
+        said, form, sample, spreadsheet_safe=spreadsheet_safe, fill_missing=fill_missing, known=known
+    )
     if out is None:
         terminal.print_text(text)
     else:
@@ -123,8 +139,8 @@ def predict(
         terminal.print_findings(dataset.findings)
     for row, reason in list(said.errors.items())[:20]:
         terminal.say(False, f"error: {terminal.printable(said.names[row])}: {reason}")
-    if said.known is not None and not quiet:
-        terminal.print_strangers([one.path for one in said if one.known is False], len(said))
+    if not quiet and (line := submission.unknown_line(said, sample, header=form != "jsonl")):
+        terminal.say(False, f"{terminal.printable(line)}.")
     if said.errors:
         terminal.say(False, f"{len(said.errors)} of {len(said)} picture(s) could not be used; their rows are marked.")
         raise typer.Exit(1)
