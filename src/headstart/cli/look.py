@@ -37,19 +37,18 @@ def check(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Look at labelled pictures before any training: copies, bad pictures, shortcuts, classes.
+    """Look at labelled pictures before any training: near-duplicates, bad pictures, shortcuts, classes.
 
     The features that it computes are kept, so that `headstart train` on the same pictures begins where this ends.
     """
     from headstart.config import read_config
     from headstart.report import summary
-    from headstart.workflows import prepare
+    from headstart.workflows import check as workflow
 
     asked = read_config(None, flags={"encoder.backbone": backbone} | engine.flags)
     dataset = places.corrected(source.read(), corrections)
     with terminal.progress(quiet) as progress:
-        loaded, plan = prepare.prepare(asked)
-        findings = prepare.look(dataset, loaded, plan, cache=places.cache(no_cache), progress=progress)
+        findings = workflow.check(dataset, asked, cache=places.cache(no_cache), progress=progress)
     if as_json:
         terminal.print_json(
             {"pictures": len(dataset), "classes": len(dataset.classes), "findings": summary.of_findings(findings)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +17,9 @@ from headstart.errors import ConfigError
 
 if TYPE_CHECKING:
     from headstart.config import TrainConfig
+    from headstart.learning.heads import Listener
     from headstart.records import Dataset
+    from headstart.workflows.prepare import Begun
     from headstart.workflows.train import TrainingResult
 
 
@@ -116,30 +120,34 @@ def train(
 
 def _fit(dataset: Dataset, asked: TrainConfig, out: Path, extras: Extras) -> TrainingResult:
     """Return what a training gives, having told its plan, its progress and its findings."""
-    from headstart.inspection import files
     from headstart.report import logs, run
-    from headstart.workflows import prepare, train
+    from headstart.workflows import train as workflow
 
-    before = None if extras.previous is None else run.read_previous(extras.previous)
-    with terminal.progress(extras.quiet) as progress:
-        inspection = files.inspect(dataset, progress)
-        backbone, plan = prepare.prepare(asked)
-        if not extras.quiet:
-            terminal.print_plan(plan, len(inspection.dataset), len(inspection.dataset.classes))
-        with logs.opened(extras.log or (), plan, out) as opened:
+    listeners: list[Listener] = []
+    with terminal.progress(extras.quiet) as progress, ExitStack() as stack:
+
+        def planned(begun: Begun) -> None:
+            if not extras.quiet:
+                terminal.print_plan(begun.plan, len(begun.inspection.dataset), len(begun.inspection.dataset.classes))
+            opened = stack.enter_context(logs.opened(extras.log or (), begun.plan, out))
             for place in opened.places:
                 terminal.say(extras.quiet, f"Logs: {place}")
-            result = train.fit(
-                inspection,
-                backbone,
-                plan,
-                cache=places.cache(extras.no_cache),
-                progress=progress,
-                listen=logs.join(opened.listen, terminal.epochs(plan, extras.quiet)),
-                previous=before,
-                learning_curve=extras.learning_curve,
-            )
-            opened.conclude(result)
+            listeners.extend([opened.listen, terminal.epochs(begun.plan, extras.quiet)])
+            concluded.append(opened.conclude)
+
+        concluded: list[Callable[[TrainingResult], None]] = []
+        result = workflow.train(
+            dataset,
+            asked,
+            cache=places.cache(extras.no_cache),
+            progress=progress,
+            listen=lambda step: logs.join(*listeners)(step),
+            planned=planned,
+            previous=None if extras.previous is None else run.read_previous(extras.previous),
+            learning_curve=extras.learning_curve,
+        )
+        for conclude in concluded:
+            conclude(result)
     if not extras.quiet:
         terminal.print_findings(result.findings)
     return result
@@ -197,7 +205,7 @@ def audit(
     """
     from headstart.config import read_config
     from headstart.data import corrections as sheets
-    from headstart.workflows import prepare
+    from headstart.workflows import audit as workflow
 
     asked = read_config(None, flags={"encoder.backbone": backbone} | engine.flags)
     read = source.read()
@@ -208,8 +216,7 @@ def audit(
         )
     dataset = places.corrected(read, corrections)
     with terminal.progress(quiet) as progress:
-        loaded, plan = prepare.prepare(asked)
-        suspects = prepare.doubt(dataset, loaded, plan, cache=places.cache(no_cache), progress=progress)
+        suspects = workflow.audit(dataset, asked, cache=places.cache(no_cache), progress=progress)
     places.write(out, sheets.sheet(suspects))
     likely = sum(suspect.is_likely for suspect in suspects)
     if as_json:
@@ -235,10 +242,9 @@ def demo(
     from headstart import demo as digits
     from headstart.data import sources
     from headstart.evaluation import measure
-    from headstart.inspection import files
     from headstart.model import artifact
     from headstart.report import summary as summaries
-    from headstart.workflows import prepare, train
+    from headstart.workflows import train as workflow
 
     artifact.probe(out / "model")
     if not (out / "model").exists() and any((out / name).exists() for name in ("photos", "new", "new_labels.csv")):
@@ -249,9 +255,7 @@ def demo(
     # a mirrored 2 is no 2
     asked = config.read_config(None, flags={"pictures.mirror": False})
     with terminal.progress(quiet) as progress:
-        inspection = files.inspect(dataset, progress)
-        backbone, plan = prepare.prepare(asked)
-        result = train.fit(inspection, backbone, plan, cache=places.cache(False), progress=progress)
+        result = workflow.train(dataset, asked, cache=places.cache(False), progress=progress)
     _save(result, out / "model")
     figures = summaries.of_evaluation(result.evaluation)
     terminal.print_evaluation(figures, "Validation pictures, held out")
