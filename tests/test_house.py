@@ -23,6 +23,7 @@ ORDER = [
     "errors",
     "records",
     "metrics",
+    "settings",
     "config",
     "storage",
     "data.images",
@@ -110,7 +111,7 @@ DOORS = {
     },
     "threadpoolctl": {"learning.logistic"},
     "tomli_w": {"config"},
-    "tomllib": {"config"},
+    "tomllib": {"config", "settings"},
 }
 
 PUBLIC = [
@@ -224,7 +225,7 @@ def test_a_library_has_its_door(library: str):
 
 def test_the_first_rooms_need_numpy_at_most():
     own = {"headstart", "numpy", "tomli_w", *sys.stdlib_module_names}
-    for room in ("errors", "records", "metrics", "config", "storage"):
+    for room in ("errors", "records", "metrics", "settings", "config", "storage"):
         assert {name.split(".")[0] for name in imported(rooms()[room])} <= own
 
 

@@ -24,7 +24,6 @@ app = typer.Typer(
     help="From labelled photographs to an image classifier that can be trusted and used. Offline, in minutes.",
     epilog="Start with: headstart demo · then: headstart train photos/ --out runs/photos",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
