@@ -130,8 +130,8 @@ def _loop(paths: list[str], *, tuned: bool) -> dict[str, Any]:
 
 def _headstart(paths: list[str]) -> dict[str, Any]:
     """Headstart as its `train` calls it, with one view."""
-    from headstart.data import checks
     from headstart.encoding import features, runtime
+    from headstart.inspection import files
 
     backbone, plan = _load()
     encoder = runtime.build(backbone, plan)
@@ -149,7 +149,7 @@ def _headstart(paths: list[str]) -> dict[str, Any]:
     runtime.verified = timed  # the only place where it compares and compiles
     start = time.perf_counter()
     dataset = Dataset(Path(), tuple(Sample(Path(path), path) for path in paths))
-    digests, _ = checks.fingerprints(dataset)
+    digests, _ = files.fingerprints(dataset)
     extraction = features.extract(dataset, digests, encoder, backbone, cache=Path(os.environ["HEADSTART_CACHE"]))
     seconds = time.perf_counter() - start
     table = extraction.table

@@ -46,7 +46,8 @@ import train
 from side_by_side import MB, Bound, say
 
 from headstart import metrics
-from headstart.data import checks, sources, splits
+from headstart.data import sources, splits
+from headstart.inspection import files
 from headstart.records import ClassNames, Dataset, Integers, Interval
 
 FIGURES = {"accuracy": "accuracy", "log_loss": "log-loss", "ece": "ECE"}
@@ -66,13 +67,13 @@ class Exam:
     Attributes:
         names: (N,) their names in the table.
         classes: K class names.
-        truth: (N,) positions of the true classes.
+        targets: (N,) positions of the true classes.
         groups: (N,) equal for pictures that are drawn together.
     """
 
     names: tuple[str, ...]
     classes: ClassNames
-    truth: Integers
+    targets: Integers
     groups: Integers
 
     def read(self, file: Path) -> metrics.Array:
@@ -228,7 +229,7 @@ def divided(data: Path, dataset: Dataset, arguments: argparse.Namespace, work: P
     """Choose as many pictures of each class, hold a share of each class out, and write the table."""
     plain = [dataclasses.replace(sample, split=None) for sample in dataset]
     dataset = dataclasses.replace(dataset, samples=tuple(plain))
-    inspection = checks.inspect(train.balanced(dataset, arguments.pictures))
+    inspection = files.inspect(train.balanced(dataset, arguments.pictures))
     chosen = inspection.dataset
     groups = splits.group_ids(chosen, inspection.digests)
     test = splits.split(chosen, groups, arguments.test_share, seed=0).validation
@@ -293,9 +294,9 @@ def _alone(work: Path) -> dict[str, str]:
 def difference(exam: Exam, one: Result, other: Result, metric: str) -> Interval:
     """Return one's figure minus the other's, with the interval of resamples that both share."""
     measure = metrics.OVERALL[metric]
-    weights = metrics.resample(len(exam.truth), exam.groups, rounds=1000, seed=0)
-    value = measure(one.probabilities, exam.truth) - measure(other.probabilities, exam.truth)
-    draws = measure(one.probabilities, exam.truth, weights) - measure(other.probabilities, exam.truth, weights)
+    weights = metrics.resample(len(exam.targets), exam.groups, rounds=1000, seed=0)
+    value = measure(one.probabilities, exam.targets) - measure(other.probabilities, exam.targets)
+    draws = measure(one.probabilities, exam.targets, weights) - measure(other.probabilities, exam.targets, weights)
     low, high = np.percentile(draws, [2.5, 97.5])
     return Interval(float(value), float(low), float(high))
 
@@ -361,7 +362,7 @@ def _remarks(source: train.Source, exam: Exam, matched: int, arguments: argparse
 def _figures(exam: Exam, results: Sequence[Result]) -> list[str]:
     rows = []
     for result in results:
-        figures = metrics.overall_intervals(result.probabilities, exam.truth, exam.groups)
+        figures = metrics.overall_intervals(result.probabilities, exam.targets, exam.groups)
         ratio = f"{result.seconds / results[0].seconds:.2f}"
         peak = "–" if result.peak is None else f"{result.peak / MB:,.0f}"
         rows.append((result.title, f"{result.seconds:.1f}", ratio, peak, *(str(figures[name]) for name in FIGURES)))

@@ -1,6 +1,6 @@
 """Figures that can be believed: whether what headstart tells of data, labels, doubts and figures is so.
 
-Where the truth is not known it is planted. Seven parts, each with a table and bounds of its own:
+Where the targets is not known it is planted. Seven parts, each with a table and bounds of its own:
 
 - `copies`: copies of 200 pictures (re-encoded, resized, mirrored, turned, cropped) are added to the data, one kind at a
   time: are they found, and is nothing else?
@@ -39,14 +39,17 @@ import train
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from side_by_side import Bound, say
 
-from headstart import examination, metrics, training
+from headstart import metrics
 from headstart.config import PictureConfig, SplitConfig, TrainConfig
-from headstart.data import checks, duplicates, sources, splits
+from headstart.data import sources, splits
 from headstart.data.sources import Columns
-from headstart.examination import Examination
+from headstart.inspection import duplicates, files
 from headstart.learning import conformal
 from headstart.records import Dataset, Integers, Interval, Predictions, Sample
-from headstart.training import TrainingResult
+from headstart.workflows import prepare
+from headstart.workflows import train as workflow
+from headstart.workflows.prepare import Examination
+from headstart.workflows.train import TrainingResult
 
 SEED = 0
 QUALITY = 85  # of planted copies
@@ -106,17 +109,17 @@ class Bench:
 
     def examine(self, dataset: Dataset) -> Examination:
         """Return what headstart knows of pictures before it learns from them."""
-        inspection = checks.inspect(dataset)
-        extraction = examination.extract(inspection, *self._prepared, cache=self.cache)
-        return examination.examine(inspection, extraction, *self._prepared)
+        inspection = files.inspect(dataset)
+        extraction = prepare.extract(inspection, *self._prepared, cache=self.cache)
+        return prepare.examine(inspection, extraction, *self._prepared)
 
     def train(self, dataset: Dataset, **settings: object) -> TrainingResult:
         """Train on pictures, with some settings changed."""
-        return training.train(dataset, TrainConfig(**settings), cache=self.cache)
+        return workflow.train(dataset, TrainConfig(**settings), cache=self.cache)
 
     @cached_property
     def _prepared(self) -> tuple:
-        return examination.prepare(self.plain)
+        return prepare.prepare(self.plain)
 
     @cached_property
     def untouched(self) -> Examination:
@@ -126,7 +129,7 @@ class Bench:
     @cached_property
     def groups(self) -> Integers:
         """The groups of the untouched pictures that must stay on one side of a split."""
-        together = examination.weigh_look_alikes(self.untouched, *self._prepared).together
+        together = prepare.weigh_same_object(self.untouched, *self._prepared).together
         return self.untouched.alike if together else self.untouched.material.groups
 
     @cached_property
@@ -206,8 +209,8 @@ def copies(bench: Bench) -> Outcome:
     """Plant copies of each kind and look at the groups that are found."""
     material = bench.untouched.material
     number = len(material.dataset)
-    joined = dict(zip(_names(material.dataset), bench.untouched.kinship.copies.tolist(), strict=True))
-    before = sum(math.comb(len(rows), 2) for rows in duplicates.members(bench.untouched.kinship.copies))
+    joined = dict(zip(_names(material.dataset), bench.untouched.resemblance.near_duplicates.tolist(), strict=True))
+    before = sum(math.comb(len(rows), 2) for rows in duplicates.members(bench.untouched.resemblance.near_duplicates))
     drawn = np.sort(np.random.default_rng(SEED).permutation(number)[:COPIES])
     rows: list[tuple[str, ...]] = []
     recalls: dict[str, list[float]] = {family: [] for family in RECALL}
@@ -222,9 +225,9 @@ def copies(bench: Bench) -> Outcome:
             planted.append(replace(sample, path=path, name=COPY + sample.name))
         seen = bench.examine(replace(bench.dataset, samples=(*bench.dataset.samples, *planted)))
         names = _names(seen.material.dataset)
-        group = dict(zip(names, seen.kinship.copies.tolist(), strict=True))
+        group = dict(zip(names, seen.resemblance.near_duplicates.tolist(), strict=True))
         recall = float(np.mean([group[one.name] == group[one.name.removeprefix(COPY)] for one in planted]))
-        right, wrong, known = _judged_pairs(names, seen.kinship.copies, joined)
+        right, wrong, known = _judged_pairs(names, seen.resemblance.near_duplicates, joined)
         precision = right / max(1, right + wrong)
         strict = (right - known) / max(1, right + wrong - known)
         recalls[kind.family].append(recall)
@@ -278,7 +281,7 @@ def labels(bench: Bench) -> Outcome:
             other = classes[(own + int(generator.integers(1, len(classes)))) % len(classes)]
             wrong[samples[row].name] = samples[row].label
             samples[row] = replace(samples[row], label=other)
-        suspects = examination.audit(replace(dataset, samples=tuple(samples)), bench.plain, cache=bench.cache)
+        suspects = prepare.audit(replace(dataset, samples=tuple(samples)), bench.plain, cache=bench.cache)
         top, likely = suspects[:number], [suspect for suspect in suspects if suspect.is_likely]
         found = [suspect for suspect in top if suspect.name in wrong]
         precisions.append(len(found) / len(top))
@@ -376,7 +379,7 @@ def unknown(bench: Bench) -> Outcome:
     lines = [
         "- AUROC: how often an own picture that was not learned from is more typical than a foreign one. Refused: at "
         "the model's threshold, which may refuse 5 % of its own kind. The own pictures are one of five folds, of "
-        "which, and of whose copies and look-alikes, the model learned nothing.",
+        "which, and of whose copies and same-object pictures, the model learned nothing.",
         *([same_for_all] if bench.foreign else []),
         "- Left out: pictures of a random fifth of the classes, of which nothing was learned, against held-out "
         "pictures of the others.",
@@ -407,7 +410,7 @@ class Refusals:
         from sklearn.metrics import roc_auc_score
 
         ours, theirs = (np.array([row not in said.errors for row in range(len(said))]) for said in (own, foreign))
-        typical = np.concatenate([own.typicality[ours], foreign.typicality[theirs]])
+        typical = np.concatenate([own.p_value[ours], foreign.p_value[theirs]])
         area = float(roc_auc_score(np.repeat([1, 0], [ours.sum(), theirs.sum()]), typical))
         groups = None if own.groups is None else own.groups[ours]
         wrongly = metrics.share_interval(~own.known[ours], groups)
@@ -415,7 +418,7 @@ class Refusals:
 
     def cells(self, result: TrainingResult) -> tuple[str, ...]:
         """Return the cells of a row."""
-        rule = result.classifier.judgement.novelty
+        rule = result.classifier.rules.out_of_distribution
         assert rule is not None  # noqa: S101  # the defaults ask for one
         counts = f"{self.own:,}", f"{self.foreign:,}"
         expected = f"{rule.compared[rule.score]:.3f}" if rule.compared else "–"
@@ -425,8 +428,8 @@ class Refusals:
 def held_out(bench: Bench, classes: Collection[str | None]) -> TrainingResult:
     """Return a model of these classes that had not learned from its own test part, a fifth of their pictures.
 
-    The fifth is one of five folds, of whole groups of copies and, where they matter, look-alikes. Left to itself,
-    `train` would measure every picture in its turn where look-alikes matter, and its saved head would have learned
+    The fifth is one of five folds, of whole groups of copies and, where they matter, same-object pictures. Left to itself,
+    `train` would measure every picture in its turn where same-object pictures matter, and its saved head would have learned
     from all.
     """
     whole = bench.untouched.material.dataset
@@ -472,14 +475,14 @@ def _left_out(bench: Bench) -> Iterable[tuple[str, ...]]:
 def sets(bench: Bench) -> Outcome:
     """Fit sets on random halves of held-out predictions and measure on the other halves."""
     result = bench.crossed
-    probabilities, truth, groups = _pool(result)
-    accuracy = float((probabilities.argmax(axis=1) == truth).mean())
-    alone = np.arange(len(truth))
-    halved = {"pictures": alone} | ({"whole groups": groups} if len(np.unique(groups)) < len(truth) else {})
+    probabilities, targets, groups = _pool(result)
+    accuracy = float((probabilities.argmax(axis=1) == targets).mean())
+    alone = np.arange(len(targets))
+    halved = {"pictures": alone} | ({"whole groups": groups} if len(np.unique(groups)) < len(targets) else {})
     rows: list[tuple[str, ...]] = []
     bounds: list[Bound] = []
     for method, (title, units) in itertools.product(("lac", "aps"), halved.items()):
-        covered, bare, sizes, fewest = _halves(probabilities, truth, units, method)
+        covered, bare, sizes, fewest = _halves(probabilities, targets, units, method)
         mean, error = float(covered.mean()), float(covered.std(ddof=1) / math.sqrt(HALVES))
         cells = f"{mean:.4f}", f"{error:.5f}", f"{covered.min():.3f} to {covered.max():.3f}", f"{bare.mean():.4f}"
         rows.append((method, title, *cells, f"{sizes.mean():.2f}"))
@@ -490,11 +493,11 @@ def sets(bench: Bench) -> Outcome:
             bounds.append(Bound(f"mean coverage, {method}, not too much", mean, "<=", top + 3 * error, "{:.4f}"))
     own = result.evaluations["validation"].overall
     grouped = (
-        f"- Whole groups: the {len(np.unique(groups)):,} groups of copies or look-alikes are halved, so that none is "
+        f"- Whole groups: the {len(np.unique(groups)):,} groups of copies or same-object pictures are halved, so that none is "
         "on both sides. The pictures are then no independent draws, and the band is not promised; no bound."
     )
     lines = [
-        f"- Predictions of {len(truth):,} pictures, each by a head that had learned from neither it nor its group (5 "
+        f"- Predictions of {len(targets):,} pictures, each by a head that had learned from neither it nor its group (5 "
         f"folds); the most probable class alone is right in {accuracy:.3f}. Sets for {LEVEL:g} are fitted on a random "
         f"half and measured on the other, {HALVES} times.",
         f"- The band: with n on the fitted half, the coverage to expect lies between {LEVEL:g} and {LEVEL:g} + "
@@ -518,7 +521,7 @@ def sets(bench: Bench) -> Outcome:
 
 
 def _halves(
-    probabilities: metrics.Array, truth: Integers, groups: Integers, method: conformal.Method
+    probabilities: metrics.Array, targets: Integers, groups: Integers, method: conformal.Method
 ) -> tuple[metrics.Array, metrics.Array, metrics.Array, int]:
     """Return coverage, that of the bare rule and mean size for each division, and the fewest rows behind a quantile."""
     units, member = np.unique(groups, return_inverse=True)
@@ -529,29 +532,29 @@ def _halves(
         half = np.zeros(len(units), dtype=bool)
         half[generator.permutation(len(units))[: len(units) // 2]] = True
         fitted, other = half[member], ~half[member]
-        rule = conformal.fit(probabilities[fitted], truth[fitted], level=LEVEL, method=method)
+        rule = conformal.fit(probabilities[fitted], targets[fitted], level=LEVEL, method=method)
         limit: float | metrics.Array = rule.quantile
         if rule.by_class is not None:
-            fewest, limit = min(fewest, conformal.FEWEST_PER_CLASS), np.array(rule.by_class)[truth[other]]
+            fewest, limit = min(fewest, conformal.FEWEST_PER_CLASS), np.array(rule.by_class)[targets[other]]
         said = rule.sets(probabilities[other])
-        covered = said[np.arange(len(said)), truth[other]]
-        bare = 1 - probabilities[other, truth[other]] <= limit if method == "lac" else covered
+        covered = said[np.arange(len(said)), targets[other]]
+        bare = 1 - probabilities[other, targets[other]] <= limit if method == "lac" else covered
         found[:, turn] = covered.mean(), bare.mean(), said.sum(axis=1).mean()
     return found[0], found[1], found[2], fewest
 
 
 def _pool(result: TrainingResult) -> tuple[metrics.Array, Integers, Integers]:
-    """Return probabilities, truth and groups of the held-out pictures."""
+    """Return probabilities, targets and groups of the held-out pictures."""
     said = result.predictions["validation"]
-    assert said.truth is not None  # noqa: S101  # validation has labels
+    assert said.targets is not None  # noqa: S101  # validation has labels
     groups = np.arange(len(said)) if said.groups is None else said.groups
-    return said.probabilities, said.classes.encode(said.truth), groups
+    return said.probabilities, said.classes.encode(said.targets), groups
 
 
 def intervals(bench: Bench) -> Outcome:
     """Draw samples from held-out predictions and count how often the interval holds the accuracy of all."""
-    probabilities, truth, groups = _pool(bench.crossed)
-    right = probabilities.argmax(axis=1) == truth
+    probabilities, targets, groups = _pool(bench.crossed)
+    right = probabilities.argmax(axis=1) == targets
     whole = float(right.mean())
     units = [np.flatnonzero(groups == one) for one in np.unique(groups)]
     rows: list[tuple[str, ...]] = []
@@ -589,7 +592,7 @@ def intervals(bench: Bench) -> Outcome:
         "finite population, and its intervals would seem too good.",
         *(
             [
-                f"- Whole groups: of the {len(units):,} groups of copies or look-alikes, the largest of "
+                f"- Whole groups: of the {len(units):,} groups of copies or same-object pictures, the largest of "
                 f"{max(map(len, units))} pictures, so many are drawn, with all their pictures; the interval knows them."
             ]
             if len(units) < len(right)
@@ -608,27 +611,27 @@ def honest(bench: Bench) -> Outcome:
     without = bench.train(bench.dataset)
     say("training with the given split")
     within = bench.train(bench.given)
-    told, truth = (result.evaluation.overall["accuracy"] for result in (without, within))
-    points = 100 * (told.value - truth.value)
+    told, targets = (result.evaluation.overall["accuracy"] for result in (without, within))
+    points = 100 * (told.value - targets.value)
     naive = without.optimism.naive
     rows = [
         ("told without the given split", f"{without.evaluation.pictures:,}", str(told)),
-        ("measured on its test part", f"{within.evaluation.pictures:,}", str(truth)),
+        ("measured on its test part", f"{within.evaluation.pictures:,}", str(targets)),
         ("a split that heeds no resemblance", f"{without.optimism.measured:,}", str(naive) if naive else "–"),
     ]
     remarks = []
     for title, result in (("without", without), ("with", within)):
-        codes = ("look-alikes", "optimistic", "split-leak")
+        codes = ("same-object pictures", "optimistic", "split-leak")
         remarks += [f"- Told {title} the split, {one.code}: {one.message}." for one in result.findings
                     if one.code in codes]  # fmt: skip
         gap = result.optimism.gap
         kept = "kept together" if result.optimism.together else "not kept together"
         remarks.append(
-            f"- {title.capitalize()} the split: accuracy lost when look-alikes are not learned from "
-            f"{'none to measure' if gap is None else gap}; look-alikes {kept}."
+            f"- {title.capitalize()} the split: accuracy lost when same-object pictures are not learned from "
+            f"{'none to measure' if gap is None else gap}; same-object pictures {kept}."
         )
-    excess = "" if naive is None else f", the naive split's by {100 * (naive.value - truth.value):+.1f} points"
-    say(f"honest: {told} against {truth}, {points:+.1f} points{excess}")
+    excess = "" if naive is None else f", the naive split's by {100 * (naive.value - targets.value):+.1f} points"
+    say(f"honest: {told} against {targets}, {points:+.1f} points{excess}")
     lines = [
         "- The same pictures, once without the split that the data brings, once with it: its test part is never "
         "learned from. Both with the defaults.",
@@ -657,7 +660,7 @@ PARTS: dict[str, tuple[str, Callable[[Bench], Outcome]]] = {
 def write(name: str, part: str, about: Sequence[str], outcome: Outcome, results: Path) -> list[str]:
     """Print a part, put it into its place within the section of this data, and return the bounds that were missed.
 
-    Parts that were not measured now keep what an earlier run wrote.
+    Parts that were not measured now keep what a previous run wrote.
     """
     text = "\n".join([f"### {PARTS[part][0]}", "", *(f"- {line}" for line in about), *outcome.lines])
     if outcome.bounds:

@@ -281,17 +281,17 @@ def agree(setting: Setting) -> list[Agreement]:
     job = {"task": "view", "model": str(model), "paths": paths, "pixels": pixels, **files}
     told = ask(job, work).answer()
     ask(keras_job(setting, "agree", **trained(model), pixels=pixels, out=files["keras"]), work, KERAS)
-    with np.load(files["keras"]) as truth:
-        return [_compare(told[name], files[name], truth) for name in ("exact", "own")]
+    with np.load(files["keras"]) as targets:
+        return [_compare(told[name], files[name], targets) for name in ("exact", "own")]
 
 
-def _compare(engine: str, file: str, truth: Any) -> Agreement:
+def _compare(engine: str, file: str, targets: Any) -> Agreement:
     with np.load(file) as said:
-        error = np.linalg.norm(said["features"] - truth["features"], axis=1)
-        ours, theirs = said["probabilities"], truth["probabilities"]
+        error = np.linalg.norm(said["features"] - targets["features"], axis=1)
+        ours, theirs = said["probabilities"], targets["probabilities"]
         return Agreement(
             engine,
-            float((error / np.linalg.norm(truth["features"], axis=1)).max()),
+            float((error / np.linalg.norm(targets["features"], axis=1)).max()),
             float(np.abs(ours - theirs).max()),
             float(theirs.max()),
             int((ours.argmax(axis=1) == theirs.argmax(axis=1)).sum()),

@@ -92,13 +92,13 @@ def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> C
 @pytest.fixture(scope="session")
 def small_result(tmp_path_factory: pytest.TempPathFactory) -> object:
     """A `TrainingResult` on three classes of twelve pictures, Lite0 at 64 px: some seconds, once a session."""
-    from headstart import training
     from headstart.config import read_config
     from headstart.data import sources
+    from headstart.workflows import train
 
     folder = tmp_path_factory.mktemp("small")
     dataset = sources.read(draw_folders(folder / "photos"))
-    return training.train(dataset, read_config(None, flags=SMALL), cache=folder / "cache")
+    return train.train(dataset, read_config(None, flags=SMALL), cache=folder / "cache")
 
 
 @pytest.fixture(scope="session")

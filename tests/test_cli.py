@@ -33,7 +33,7 @@ RUN_FOLDER = {
     "head.safetensors",
     "history.csv",
     "model.json",
-    "novelty.safetensors",
+    "out_of_distribution.safetensors",
     "plan.toml",
     "plots/confusion.png",
     "plots/per_class.png",
@@ -689,7 +689,7 @@ def test_json_of_models_is_alone_on_stdout(run: Run):
 
 def test_settings_lists_every_setting_with_its_default(run: Run):
     ran = run("settings")
-    assert 'head.l2 = "auto"   lbfgs: penalty strength' in ran.out
+    assert 'head.l2 = "auto"   lbfgs: l2 penalty' in ran.out
     names = [row["name"] for row in json.loads(run("settings", "--json").out)]
     assert [line.split(" = ")[0] for line in ran.out.splitlines()] == names
 
@@ -755,7 +755,7 @@ def test_the_pictures_of_the_demo_come_with_their_labels(tmp_path: Path):
     data = demo.write_digits(tmp_path)
     labelled = sources.read(data.photos)
     assert (len(labelled), labelled.classes) == (1500, tuple("0123456789"))
-    assert len(sources.read(data.new, data.truth)) == demo.NEW == 297
+    assert len(sources.read(data.new, data.targets)) == demo.NEW == 297
     assert not {file.read_bytes() for file in data.new.iterdir()} & {s.path.read_bytes() for s in labelled}
 
 

@@ -118,7 +118,7 @@ def test_from_encodes_only_new_pictures_and_tells_what_changed(run: Run, tmp_pat
     ran = run("train", photos, "--from", tmp_path / "first", "--out", tmp_path / "second")
     assert ran.code == 0
     assert "10 picture(s) are new" in ran.err
-    assert "1 class(es) are new since the earlier run: elm" in ran.err
+    assert "1 class(es) are new since the previous run: elm" in ran.err
     before, after = (
         {row["path"]: row["split"] for row in rows((tmp_path / name / "pictures.csv").read_text())}
         for name in ("first", "second")
@@ -137,7 +137,7 @@ def test_from_a_run_of_other_pictures_is_refused(run: Run, model_folder: Path, t
         scene(index).save(others / "ab"[index % 2] / f"{index}.png")
     ran = run("train", others, "--from", model_folder, "--out", tmp_path / "model")
     assert ran.code == 2
-    assert "None of the 36 pictures of the earlier run" in ran.err
+    assert "None of the 36 pictures of the previous run" in ran.err
 
 
 def test_from_a_folder_that_is_no_run_is_refused(run: Run, doubtful: Path, tmp_path: Path):
@@ -180,14 +180,14 @@ def test_predict_says_which_pictures_are_like_none_of_the_classes(run: Run, mode
     unknown = [name for name, row in said.items() if row["known"] == "no"]
     assert len(unknown) >= 7
     assert f"{len(unknown)} of 10 picture(s) look like none of the model's classes" in ran.err
-    assert all(0 < float(row["typicality"]) < 1 for row in said.values())
+    assert all(0 < float(row["p_value"]) < 1 for row in said.values())
 
 
-def test_json_lines_carry_set_known_and_typicality(run: Run, model_folder: Path, strangers: Path):
+def test_json_lines_carry_set_known_and_p_value(run: Run, model_folder: Path, strangers: Path):
     first = json.loads(run("predict", model_folder, strangers, "--json").out.splitlines()[0])
     assert first["label"] in first["set"]
     assert first["known"] is True
-    assert 0 < first["typicality"] < 1
+    assert 0 < first["p_value"] < 1
 
 
 def test_a_model_without_the_rule_refuses_nothing(run: Run, doubtful: Path, tmp_path: Path):

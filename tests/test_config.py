@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from headstart.config import (
+    L2_CANDIDATES,
     RECIPES,
-    STRENGTHS,
     EncoderPlan,
     HeadConfig,
     Plan,
@@ -181,7 +181,7 @@ def test_nothing_in_a_plan_is_auto():
 
 def test_strengths_are_tried_strongest_first():
     assert decided(read_config(None, ["head.l2=[0.1, 10, 1]"])).head.l2 == (10, 1, 0.1)
-    assert decided(TrainConfig()).head.l2 == STRENGTHS == tuple(sorted(STRENGTHS, reverse=True))
+    assert decided(TrainConfig()).head.l2 == L2_CANDIDATES == tuple(sorted(L2_CANDIDATES, reverse=True))
 
 
 def test_the_table_of_settings_names_every_setting_and_its_default():

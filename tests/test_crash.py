@@ -26,12 +26,13 @@ from conftest import draw_folders
 from safetensors.torch import save_file
 
 from headstart.config import EncoderPlan
-from headstart.data import checks, sources
+from headstart.data import sources
 from headstart.encoding import backbone as backbones
 from headstart.encoding import cache as caches
 from headstart.encoding import features, runtime
+from headstart.inspection import files
 from headstart.learning.heads import Head
-from headstart.learning.judgement import Judgement
+from headstart.learning.rules import PredictionRules
 from headstart.model import artifact
 from headstart.model.artifact import load_classifier
 from headstart.model.classifier import Classifier
@@ -39,8 +40,9 @@ from headstart.records import ClassNames, Dataset, FeatureTable
 
 NURSERY = """
 import json, os, signal, sys, time, traceback
-import headstart.cli, headstart.training, headstart.report.run, headstart.terminal
-from headstart.data import checks, sources
+import headstart.cli, headstart.workflows.train, headstart.report.run, headstart.terminal
+from headstart.inspection import files
+from headstart.data import sources
 from headstart.encoding import features, runtime
 from headstart.model import artifact
 import contracts, timm
@@ -82,7 +84,7 @@ PREPARE = """
 features.SHARD_ROWS = 8
 def extract(photos, cache, progress=lambda *_: None):
     dataset = sources.read(photos)
-    digests, _ = checks.fingerprints(dataset)
+    digests, _ = files.fingerprints(dataset)
     encoder = contracts.encoder("openvino-f32")
     return features.extract(dataset, digests, encoder, contracts.lite0(), cache=cache, progress=progress)
 """
@@ -127,7 +129,7 @@ def dataset(tmp_path: Path) -> Dataset:
 
 
 def extracted(dataset: Dataset, cache: Path | None) -> FeatureTable:
-    digests, _ = checks.fingerprints(dataset)
+    digests, _ = files.fingerprints(dataset)
     return features.extract(dataset, digests, contracts.encoder(), contracts.lite0(), cache=cache).table
 
 
@@ -147,7 +149,7 @@ def small_model(tmp_path: Path) -> Path:
     backbone = backbones.load("test_resnet", str(tmp_path / "weights.safetensors"))
     encoder = runtime.build(backbone, EncoderPlan("test_resnet", "", "torch", "cpu", "f32"))
     artifact.save(
-        Classifier(backbone, encoder, Head(backbone.dim, 2), Judgement(), ClassNames("ab")), tmp_path / "small"
+        Classifier(backbone, encoder, Head(backbone.dim, 2), PredictionRules(), ClassNames("ab")), tmp_path / "small"
     )
     return tmp_path / "small"
 
@@ -254,18 +256,18 @@ def test_D3_killed_and_repeated_training_gives_the_same_head_to_the_byte(nursery
 
 
 EPOCHS = """
-import headstart.learning.descent as descent, torch
-descent.SAVE_EVERY = 0
+import headstart.learning.sgd as descent, torch
+sgd.SAVE_EVERY = 0
 torch.set_num_threads(1)
 """
 
 DIE_IN_EPOCH = f"""{EPOCHS}
-save = descent.Checkpoint.save
+save = sgd.Checkpoint.save
 def die(self, tensors, told):
     save(self, tensors, told)
     if len(told["history"]) == NUMBER:
         os.kill(os.getpid(), signal.SIGKILL)
-descent.Checkpoint.save = die
+sgd.Checkpoint.save = die
 """
 
 KILL_WHEN_THERE_IS_A_STATE = f"""{EPOCHS}
@@ -372,7 +374,9 @@ def test_D13_interrupted_training_keeps_what_it_had_and_goes_on_from_there(
     again = started()
     _, errors = again.communicate(timeout=120)
     assert again.returncode == 0, errors
-    assert stored_rows(tmp_path / "cache") == 1800  # two views and the looks of each picture, nothing computed twice
+    assert (
+        stored_rows(tmp_path / "cache") == 1800
+    )  # two views and the properties of each picture, nothing computed twice
     assert {path: path.read_bytes() for path in kept} == kept
 
 

@@ -10,18 +10,18 @@ from headstart import metrics
 
 
 def simulated(rows: int = 300, classes: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return probabilities and a truth that mostly agree."""
+    """Return probabilities and a targets that mostly agree."""
     generator = np.random.default_rng(seed)
-    truth = generator.integers(0, classes, rows)
-    logits = generator.normal(0, 1.5, (rows, classes)) + 2.5 * np.eye(classes)[truth]
+    targets = generator.integers(0, classes, rows)
+    logits = generator.normal(0, 1.5, (rows, classes)) + 2.5 * np.eye(classes)[targets]
     shares = np.exp(logits)
-    return shares / shares.sum(axis=1, keepdims=True), truth
+    return shares / shares.sum(axis=1, keepdims=True), targets
 
 
-def slow_ece(probabilities: np.ndarray, truth: np.ndarray, bins: int = 15) -> float:
+def slow_ece(probabilities: np.ndarray, targets: np.ndarray, bins: int = 15) -> float:
     """Return the expected calibration error as Guo et al. (2017) write it, bin by bin."""
     confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == truth
+    right = probabilities.argmax(axis=1) == targets
     total = 0.0
     for index in range(bins):
         inside = (confidence > index / bins) & (confidence <= (index + 1) / bins)
@@ -47,15 +47,15 @@ def slow_risks(confidence: np.ndarray, correct: np.ndarray) -> list[float]:
 
 
 def test_accuracy_is_that_of_scikit_learn():
-    said, truth = simulated()
-    assert metrics.accuracy(said, truth) == pytest.approx(reference.accuracy_score(truth, said.argmax(axis=1)))
+    said, targets = simulated()
+    assert metrics.accuracy(said, targets) == pytest.approx(reference.accuracy_score(targets, said.argmax(axis=1)))
 
 
 def test_top5_accuracy_is_that_of_scikit_learn():
-    said, truth = simulated(classes=20)
-    wanted = reference.top_k_accuracy_score(truth, said, k=5, labels=range(20))
+    said, targets = simulated(classes=20)
+    wanted = reference.top_k_accuracy_score(targets, said, k=5, labels=range(20))
     assert 0.5 < wanted < 1
-    assert metrics.top5_accuracy(said, truth) == pytest.approx(wanted)
+    assert metrics.top5_accuracy(said, targets) == pytest.approx(wanted)
 
 
 def test_top5_accuracy_gives_no_credit_for_ties():
@@ -63,72 +63,72 @@ def test_top5_accuracy_gives_no_credit_for_ties():
 
 
 def test_log_loss_is_that_of_scikit_learn():
-    said, truth = simulated()
-    assert metrics.log_loss(said, truth) == pytest.approx(reference.log_loss(truth, said, labels=range(8)))
+    said, targets = simulated()
+    assert metrics.log_loss(said, targets) == pytest.approx(reference.log_loss(targets, said, labels=range(8)))
 
 
-def test_log_loss_of_an_impossible_truth_is_large_and_finite():
+def test_log_loss_of_an_impossible_targets_is_large_and_finite():
     assert metrics.log_loss(np.array([[1.0, 0.0]]), np.array([1])) == pytest.approx(-np.log(metrics.SMALLEST))
 
 
 def test_macro_f1_is_that_of_scikit_learn():
-    said, truth = simulated()
-    wanted = reference.f1_score(truth, said.argmax(axis=1), average="macro")
-    assert metrics.macro_f1(said, truth) == pytest.approx(wanted)
+    said, targets = simulated()
+    wanted = reference.f1_score(targets, said.argmax(axis=1), average="macro")
+    assert metrics.macro_f1(said, targets) == pytest.approx(wanted)
 
 
 def test_macro_f1_leaves_out_classes_that_nobody_mentions():
-    said, truth = simulated(classes=3)
+    said, targets = simulated(classes=3)
     wider = np.hstack([said, np.zeros((len(said), 2))])
-    assert metrics.macro_f1(wider, truth) == pytest.approx(metrics.macro_f1(said, truth))
+    assert metrics.macro_f1(wider, targets) == pytest.approx(metrics.macro_f1(said, targets))
 
 
 def test_brier_is_that_of_scikit_learn():
-    said, truth = simulated()
-    wanted = reference.brier_score_loss(truth, said, labels=range(8), scale_by_half=False)
-    assert metrics.brier(said, truth) == pytest.approx(wanted)
+    said, targets = simulated()
+    wanted = reference.brier_score_loss(targets, said, labels=range(8), scale_by_half=False)
+    assert metrics.brier(said, targets) == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_ece_is_that_of_a_slow_reference(seed: int):
-    said, truth = simulated(seed=seed)
-    assert metrics.ece(said, truth) == pytest.approx(slow_ece(said, truth))
+    said, targets = simulated(seed=seed)
+    assert metrics.ece(said, targets) == pytest.approx(slow_ece(said, targets))
 
 
 def test_ece_counts_a_confidence_on_a_bin_edge_once():
     said = np.array([[1.0, 0.0], [2 / 3, 1 / 3], [0.6, 0.4]])
-    truth = np.array([0, 1, 0])
-    assert metrics.ece(said, truth) == pytest.approx((0 + 2 / 3 + 0.4) / 3)
+    targets = np.array([0, 1, 0])
+    assert metrics.ece(said, targets) == pytest.approx((0 + 2 / 3 + 0.4) / 3)
 
 
 def test_confusion_is_that_of_scikit_learn():
-    said, truth = simulated()
-    wanted = reference.confusion_matrix(truth, said.argmax(axis=1), labels=range(8))
-    np.testing.assert_array_equal(metrics.confusion(said, truth), wanted)
+    said, targets = simulated()
+    wanted = reference.confusion_matrix(targets, said.argmax(axis=1), labels=range(8))
+    np.testing.assert_array_equal(metrics.confusion(said, targets), wanted)
 
 
 def test_reliability_accounts_for_every_row_and_for_the_ece():
-    said, truth = simulated()
-    rows = metrics.reliability(said, truth)
-    assert sum(count for *_, count in rows) == len(truth)
-    gap = sum(count * abs(confidence - right) for confidence, right, count in rows) / len(truth)
-    assert gap == pytest.approx(metrics.ece(said, truth))
+    said, targets = simulated()
+    rows = metrics.reliability(said, targets)
+    assert sum(count for *_, count in rows) == len(targets)
+    gap = sum(count * abs(confidence - right) for confidence, right, count in rows) / len(targets)
+    assert gap == pytest.approx(metrics.ece(said, targets))
 
 
 @pytest.mark.parametrize("name", metrics.OVERALL)
 def test_weights_give_the_same_as_repeated_rows(name: str):
-    said, truth = simulated(rows=60)
+    said, targets = simulated(rows=60)
     times = np.random.default_rng(1).integers(0, 4, 60)
-    repeated = metrics.OVERALL[name](np.repeat(said, times, axis=0), np.repeat(truth, times), None)
-    assert metrics.OVERALL[name](said, truth, times.astype(float)) == pytest.approx(repeated)
+    repeated = metrics.OVERALL[name](np.repeat(said, times, axis=0), np.repeat(targets, times), None)
+    assert metrics.OVERALL[name](said, targets, times.astype(float)) == pytest.approx(repeated)
 
 
 @pytest.mark.parametrize("name", metrics.OVERALL)
 def test_a_stack_of_weights_gives_one_figure_each(name: str):
-    said, truth = simulated(rows=60)
+    said, targets = simulated(rows=60)
     stack = np.random.default_rng(1).integers(0, 4, (3, 60)).astype(float)
-    wanted = [metrics.OVERALL[name](said, truth, weights) for weights in stack]
-    np.testing.assert_allclose(metrics.OVERALL[name](said, truth, stack), wanted)
+    wanted = [metrics.OVERALL[name](said, targets, weights) for weights in stack]
+    np.testing.assert_allclose(metrics.OVERALL[name](said, targets, stack), wanted)
 
 
 @pytest.mark.parametrize("rows", [5, 40, 400])
@@ -139,16 +139,16 @@ def test_intervals_contain_their_value(rows: int):
 
 
 def test_intervals_depend_on_the_seed_alone():
-    said, truth = simulated(rows=80)
-    first = metrics.overall_intervals(said, truth, seed=3)
-    assert first == metrics.overall_intervals(said, truth, seed=3)
-    assert first != metrics.overall_intervals(said, truth, seed=4)
+    said, targets = simulated(rows=80)
+    first = metrics.overall_intervals(said, targets, seed=3)
+    assert first == metrics.overall_intervals(said, targets, seed=3)
+    assert first != metrics.overall_intervals(said, targets, seed=4)
 
 
 def test_copies_in_one_group_do_not_narrow_the_interval():
-    said, truth = simulated(rows=100)
-    alone = metrics.overall_intervals(said, truth)["accuracy"]
-    copied = (np.repeat(said, 5, axis=0), np.repeat(truth, 5))
+    said, targets = simulated(rows=100)
+    alone = metrics.overall_intervals(said, targets)["accuracy"]
+    copied = (np.repeat(said, 5, axis=0), np.repeat(targets, 5))
     grouped = metrics.overall_intervals(*copied, np.repeat(np.arange(100), 5))["accuracy"]
     naive = metrics.overall_intervals(*copied)["accuracy"]
     assert grouped == pytest.approx(alone)
@@ -156,17 +156,19 @@ def test_copies_in_one_group_do_not_narrow_the_interval():
 
 
 def test_copies_in_one_group_do_not_narrow_the_interval_of_a_perfect_score():
-    right, truth = np.eye(2)[[0, 1] * 7], np.array([0, 1] * 7)
-    alone = metrics.overall_intervals(right, truth)["accuracy"]
+    right, targets = np.eye(2)[[0, 1] * 7], np.array([0, 1] * 7)
+    alone = metrics.overall_intervals(right, targets)["accuracy"]
     groups = np.repeat(np.arange(14), 5)
-    copied = metrics.overall_intervals(np.repeat(right, 5, axis=0), np.repeat(truth, 5), groups)["accuracy"]
+    copied = metrics.overall_intervals(np.repeat(right, 5, axis=0), np.repeat(targets, 5), groups)["accuracy"]
     assert copied == pytest.approx(alone)
 
 
 def test_groups_may_have_any_numbers():
-    said, truth = simulated(rows=40)
+    said, targets = simulated(rows=40)
     groups = np.arange(40) // 2
-    assert metrics.overall_intervals(said, truth, groups) == metrics.overall_intervals(said, truth, 1000 + 7 * groups)
+    assert metrics.overall_intervals(said, targets, groups) == metrics.overall_intervals(
+        said, targets, 1000 + 7 * groups
+    )
 
 
 def test_resampling_draws_as_many_rows_as_there_are():
@@ -186,9 +188,9 @@ def test_the_accuracy_interval_holds_the_true_value_as_often_as_it_says():
     generator = np.random.default_rng(2)
     held = 0
     for round_ in range(200):
-        truth = np.zeros(150, dtype=np.int64)
+        targets = np.zeros(150, dtype=np.int64)
         said = np.eye(2)[(generator.random(150) > 0.8).astype(int)]
-        _, low, high = metrics.overall_intervals(said, truth, rounds=400, seed=round_)["accuracy"]
+        _, low, high = metrics.overall_intervals(said, targets, rounds=400, seed=round_)["accuracy"]
         held += low <= 0.8 <= high
     assert 184 <= held <= 196
 
@@ -261,25 +263,25 @@ def test_no_rows_say_nothing():
 
 
 def test_shares_among_the_figures_have_the_interval_of_shares():
-    said, truth = simulated(classes=8)
+    said, targets = simulated(classes=8)
     groups = np.arange(300) // 3
-    right, own = said.argmax(axis=1) == truth, truth == 2
-    assert metrics.overall_intervals(said, truth, groups, 20)["accuracy"] == metrics.share_interval(right, groups)
-    recall = metrics.class_intervals(said, truth, groups, 20)[2]["recall"]
+    right, own = said.argmax(axis=1) == targets, targets == 2
+    assert metrics.overall_intervals(said, targets, groups, 20)["accuracy"] == metrics.share_interval(right, groups)
+    recall = metrics.class_intervals(said, targets, groups, 20)[2]["recall"]
     assert recall == metrics.share_interval(right[own], groups[own])
 
 
 @pytest.mark.parametrize("name", ["accuracy", "top5_accuracy", "macro_f1"])
 def test_fourteen_of_fourteen_right_is_not_certainty(name: str):
-    truth = np.arange(14) % 7
-    value, low, high = metrics.overall_intervals(np.eye(7)[truth], truth)[name]
+    targets = np.arange(14) % 7
+    value, low, high = metrics.overall_intervals(np.eye(7)[targets], targets)[name]
     assert (value, high) == (1, 1)
     assert 0.6 < low < 0.9
 
 
 def test_none_of_fourteen_right_is_not_certainty_either():
-    truth = np.zeros(14, dtype=np.int64)
-    _, low, high = metrics.overall_intervals(np.eye(2)[1 - truth], truth)["accuracy"]
+    targets = np.zeros(14, dtype=np.int64)
+    _, low, high = metrics.overall_intervals(np.eye(2)[1 - targets], targets)["accuracy"]
     assert low == 0
     assert 0.1 < high < 0.4
 
@@ -291,29 +293,29 @@ def test_wilson_is_the_textbook_interval():
 
 
 def test_class_figures_are_those_of_scikit_learn():
-    said, truth = simulated(classes=4)
-    precision, recall, f1, _ = reference.precision_recall_fscore_support(truth, said.argmax(axis=1))
-    figures = metrics.class_intervals(said, truth, rounds=50)
+    said, targets = simulated(classes=4)
+    precision, recall, f1, _ = reference.precision_recall_fscore_support(targets, said.argmax(axis=1))
+    figures = metrics.class_intervals(said, targets, rounds=50)
     assert [figures[k]["precision"].value for k in range(4)] == pytest.approx(precision.tolist())
     assert [figures[k]["recall"].value for k in range(4)] == pytest.approx(recall.tolist())
     assert [figures[k]["f1"].value for k in range(4)] == pytest.approx(f1.tolist())
 
 
 def test_class_log_loss_looks_at_the_pictures_of_the_class():
-    said, truth = simulated(classes=4)
-    own = truth == 2
-    wanted = reference.log_loss(truth[own], said[own], labels=range(4))
-    assert metrics.class_intervals(said, truth, rounds=50)[2]["log_loss"].value == pytest.approx(wanted)
+    said, targets = simulated(classes=4)
+    own = targets == 2
+    wanted = reference.log_loss(targets[own], said[own], labels=range(4))
+    assert metrics.class_intervals(said, targets, rounds=50)[2]["log_loss"].value == pytest.approx(wanted)
 
 
 def test_classes_without_pictures_have_no_figures():
-    said, truth = simulated(classes=4)
-    assert sorted(metrics.class_intervals(said[truth != 1], truth[truth != 1], rounds=50)) == [0, 2, 3]
+    said, targets = simulated(classes=4)
+    assert sorted(metrics.class_intervals(said[targets != 1], targets[targets != 1], rounds=50)) == [0, 2, 3]
 
 
 def test_a_class_of_one_picture_has_wide_but_finite_intervals():
-    said, truth = np.eye(3)[[0, 1, 1, 2]], np.array([0, 1, 1, 2])
-    value, low, high = metrics.class_intervals(said, truth, rounds=200)[0]["recall"]
+    said, targets = np.eye(3)[[0, 1, 1, 2]], np.array([0, 1, 1, 2])
+    value, low, high = metrics.class_intervals(said, targets, rounds=200)[0]["recall"]
     assert (value, high) == (1, 1)
     assert low == pytest.approx(metrics.wilson(1.0, 1)[0])
 
@@ -325,8 +327,8 @@ def test_a_class_that_is_never_predicted_has_no_precision():
 
 
 def test_a_perfect_precision_is_not_doubted_for_resamples_without_the_class():
-    truth = np.repeat(np.arange(3), 3)  # one resample in forty holds no row of a class
-    value, low, _ = metrics.class_intervals(np.eye(3)[truth], truth)[1]["precision"]
+    targets = np.repeat(np.arange(3), 3)  # one resample in forty holds no row of a class
+    value, low, _ = metrics.class_intervals(np.eye(3)[targets], targets)[1]["precision"]
     assert value == 1
     assert low == pytest.approx(metrics.wilson(1.0, 3)[0])
 

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from headstart.config import TrainConfig
     from headstart.data.sources import Columns, read
     from headstart.errors import HeadstartError
-    from headstart.examination import audit, check
-    from headstart.judging.evaluation import evaluate
+    from headstart.evaluation.measure import evaluate
     from headstart.model.artifact import load_classifier as load
     from headstart.model.classifier import Classifier
     from headstart.records import Dataset, Evaluation, Prediction, Predictions
     from headstart.report.run import save
-    from headstart.training import TrainingResult, train
+    from headstart.workflows.prepare import audit, check
+    from headstart.workflows.train import TrainingResult, train
 
 __version__ = "0.1.0"
 
@@ -35,14 +35,14 @@ _HOMES = {
     "Prediction": "headstart.records",
     "Predictions": "headstart.records",
     "TrainConfig": "headstart.config",
-    "TrainingResult": "headstart.training",
-    "audit": "headstart.examination",
-    "check": "headstart.examination",
-    "evaluate": "headstart.judging.evaluation",
+    "TrainingResult": "headstart.workflows.train",
+    "audit": "headstart.workflows.prepare",
+    "check": "headstart.workflows.prepare",
+    "evaluate": "headstart.evaluation.measure",
     "load": "headstart.model.artifact:load_classifier",
     "read": "headstart.data.sources",
     "save": "headstart.report.run",
-    "train": "headstart.training",
+    "train": "headstart.workflows.train",
 }
 
 __all__ = [

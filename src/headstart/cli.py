@@ -71,12 +71,14 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """The whole journey on 1,797 scans of handwritten digits that come with the installation."""
-    from headstart import config, examination, training
+    from headstart import config
     from headstart import demo as digits
-    from headstart.data import checks, sources
-    from headstart.judging import evaluation
+    from headstart.data import sources
+    from headstart.evaluation import measure
+    from headstart.inspection import files
     from headstart.model import artifact
     from headstart.report import summary as summaries
+    from headstart.workflows import prepare, train
 
     artifact.probe(out / "model")
     if not (out / "model").exists() and any((out / name).exists() for name in ("photos", "new", "new_labels.csv")):
@@ -87,16 +89,16 @@ def demo(
     # a mirrored 2 is no 2
     asked = config.read_config(None, flags={"pictures.mirror": False})
     with terminal.progress(quiet) as progress:
-        inspection = checks.inspect(dataset, progress)
-        backbone, plan = examination.prepare(asked)
-        result = training.fit(inspection, backbone, plan, cache=_cache(False), progress=progress)
+        inspection = files.inspect(dataset, progress)
+        backbone, plan = prepare.prepare(asked)
+        result = train.fit(inspection, backbone, plan, cache=_cache(False), progress=progress)
     _save(result, out / "model")
     figures = summaries.of_evaluation(result.evaluation)
     terminal.print_evaluation(figures, "Validation pictures, held out")
-    new = sources.read(data.new, data.truth)
+    new = sources.read(data.new, data.targets)
     with terminal.progress(quiet) as progress:
-        said = evaluation.predict_labelled(result.classifier, new, cache=_cache(False), progress=progress)
-    right = sum(one.label == truth for one, truth in zip(said, said.truth or (), strict=True))
+        said = measure.predict_labelled(result.classifier, new, cache=_cache(False), progress=progress)
+    right = sum(one.label == targets for one, targets in zip(said, said.targets or (), strict=True))
     terminal.print_line(f"Predicted {len(said)} new scans: {right} right.")
     terminal.print_line(f"""
 Look at {out / "model" / "plots"} and {out / "model" / "README.md"}, then:
@@ -122,15 +124,15 @@ def check(
 
     The features that it computes are kept, so that `headstart train` on the same pictures begins where this ends.
     """
-    from headstart import examination
     from headstart.config import read_config
     from headstart.report import summary
+    from headstart.workflows import prepare
 
     asked = read_config(None, flags={"encoder.backbone": backbone} | engine.flags)
     dataset = _corrected(source.read(), corrections)
     with terminal.progress(quiet) as progress:
-        loaded, plan = examination.prepare(asked)
-        findings = examination.look(dataset, loaded, plan, cache=_cache(no_cache), progress=progress)
+        loaded, plan = prepare.prepare(asked)
+        findings = prepare.look(dataset, loaded, plan, cache=_cache(no_cache), progress=progress)
     if as_json:
         terminal.print_json(
             {"pictures": len(dataset), "classes": len(dataset.classes), "findings": summary.of_findings(findings)}
@@ -158,9 +160,9 @@ def audit(
     In its column `correction` write accept (the suggested label), remove, or a class name; leave it empty where the
     label is right. Then: headstart train DATA --corrections suspects.csv
     """
-    from headstart import examination
     from headstart.config import read_config
     from headstart.data import corrections as sheets
+    from headstart.workflows import prepare
 
     asked = read_config(None, flags={"encoder.backbone": backbone} | engine.flags)
     read = source.read()
@@ -171,8 +173,8 @@ def audit(
         )
     dataset = _corrected(read, corrections)
     with terminal.progress(quiet) as progress:
-        loaded, plan = examination.prepare(asked)
-        suspects = examination.doubt(dataset, loaded, plan, cache=_cache(no_cache), progress=progress)
+        loaded, plan = prepare.prepare(asked)
+        suspects = prepare.doubt(dataset, loaded, plan, cache=_cache(no_cache), progress=progress)
     _write(out, sheets.sheet(suspects))
     likely = sum(suspect.is_likely for suspect in suspects)
     if as_json:
@@ -212,13 +214,13 @@ def train(
         bool, typer.Option("--learning-curve", help="Measure what more pictures would bring, and where.")
     ] = False,
     corrections: Corrections = None,
-    earlier: Annotated[
+    previous: Annotated[
         Path | None, typer.Option("--from", help="A model trained on some of these pictures: say what changed on them.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of every random choice.")] = None,
     *,
     engine: Engine,
-    config: Annotated[Path | None, typer.Option(help="A TOML file, e.g. plan.toml of an earlier run.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A TOML file, e.g. plan.toml of a previous run.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Any setting, e.g. head.l2=0.1; `headstart settings` lists them.")
     ] = None,
@@ -246,8 +248,8 @@ def train(
         "refit": refit,
         "seed": seed,
     }
-    if earlier is not None and config is None:
-        config = earlier / "plan.toml"  # the same backbone and the same rules, unless a flag says otherwise
+    if previous is not None and config is None:
+        config = previous / "plan.toml"  # the same backbone and the same rules, unless a flag says otherwise
     asked = read_config(config, settings or (), flags | engine.flags)
     out = out or Path("runs") / source.root.resolve().name
     from headstart.model import artifact
@@ -262,7 +264,7 @@ def train(
         )
     artifact.probe(out)
     _train(
-        dataset, asked, out, _cache(no_cache), log or (), earlier, curve=learning_curve, as_json=as_json, quiet=quiet
+        dataset, asked, out, _cache(no_cache), log or (), previous, curve=learning_curve, as_json=as_json, quiet=quiet
     )
 
 
@@ -281,35 +283,35 @@ def _train(
     out: Path,
     cache: Path | None,
     log: Sequence[str],
-    earlier: Path | None,
+    previous: Path | None,
     *,
     curve: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
-    from headstart import examination, training
-    from headstart.data import checks
+    from headstart.inspection import files
     from headstart.model import artifact
     from headstart.report import logs, run, summary
+    from headstart.workflows import prepare, train
 
-    before = None if earlier is None else run.read_earlier(earlier)
+    before = None if previous is None else run.read_previous(previous)
     with terminal.progress(quiet) as progress:
-        inspection = checks.inspect(dataset, progress)
-        backbone, plan = examination.prepare(asked)
+        inspection = files.inspect(dataset, progress)
+        backbone, plan = prepare.prepare(asked)
         if not quiet:
             terminal.print_plan(plan, len(inspection.dataset), len(inspection.dataset.classes))
         with logs.opened(log, plan, out) as opened:
             for place in opened.places:
                 terminal.say(quiet, f"Logs: {place}")
             listen = logs.join(opened.listen, terminal.epochs(plan, quiet))
-            result = training.fit(
+            result = train.fit(
                 inspection,
                 backbone,
                 plan,
                 cache=cache,
                 progress=progress,
                 listen=listen,
-                earlier=before,
+                previous=before,
                 learning_curve=curve,
             )
             opened.conclude(result)
@@ -335,7 +337,7 @@ def _train(
     _print_parts(figures)
     terminal.print_trust(trust)
     terminal.print_line(
-        f"Head: {told.training['head']}; {result.classifier.judgement.calibration}. "
+        f"Head: {told.training['head']}; {result.classifier.rules.calibration}. "
         f"The saved head was fitted on {told.training['fitted_on']}."
     )
     terminal.print_line(f"Saved: {out}" + (f" (the model that was there is now {moved})" if moved else ""))
@@ -365,8 +367,8 @@ def evaluate(
 
     Without pictures: the figures that its training measured, on pictures that it did not learn from.
     """
-    from headstart.data import checks
-    from headstart.judging import evaluation
+    from headstart.evaluation import measure
+    from headstart.inspection import files
     from headstart.records import SPLIT_NAMES
     from headstart.report import run, summary
 
@@ -398,9 +400,9 @@ def evaluate(
             plots.mkdir(parents=True, exist_ok=True)
     classifier = engine.load(model)
     with terminal.progress(quiet) as progress:
-        said = evaluation.predict_labelled(classifier, dataset, cache=_cache(no_cache), progress=progress)
-    result = evaluation.measure(said)
-    findings = [*dataset.findings, *checks.unusable(dataset, said.errors)]
+        said = measure.predict_labelled(classifier, dataset, cache=_cache(no_cache), progress=progress)
+    result = measure.measure(said)
+    findings = [*dataset.findings, *files.unusable(dataset, said.errors)]
     if not quiet:
         terminal.print_findings(findings)
     if plots is not None:

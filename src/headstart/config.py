@@ -39,8 +39,8 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
 # What a plan says of settings of the head that its optimizer does not use, where that is not their default.
 _UNUSED: Mapping[str, Any] = {"l2": (), "prior": "none", "dropout": 0.0, "learning_rate": 0.0003, "weight_decay": 0.0}
 
-# Strengths of the penalty, strongest first. Measured on dogs (prior, 0.3 to 1 best) and grocery (no prior, 0.003 best).
-STRENGTHS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)
+# l2 penalties, strongest first. Measured on dogs (prior, 0.3 to 1 best) and grocery (no prior, 0.003 best).
+L2_CANDIDATES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)
 
 Auto = Literal["auto"]
 
@@ -78,8 +78,10 @@ class SplitConfig:
         0, "cross-validation: so many folds are held out in turn and every picture is measured; 0: one share", 0, 50
     )
     repeats: int = _setting(1, "how often that is done, each time with other pictures held out", 1, 100)
-    copies: Literal["together", "apart"] = _setting("together", "near-duplicates: on one side of a split, or wherever")
-    look_alikes: Literal["if-it-matters", "together", "apart"] = _setting(
+    near_duplicates: Literal["together", "apart"] = _setting(
+        "together", "near-duplicates: on one side of a split, or wherever"
+    )
+    same_object: Literal["if-it-matters", "together", "apart"] = _setting(
         "if-it-matters", "further photographs of one thing: on one side of a split if else the figures would flatter"
     )
 
@@ -96,13 +98,13 @@ class HeadConfig:
     )
     class_weight: Literal["none", "balanced"] = _setting("none", "balanced: rare classes count as much as common ones")
     l2: float | tuple[float, ...] | Auto = _setting(
-        "auto", "lbfgs: penalty strength, a number, a list to choose from, or auto", 1e-8, 1e6, fewest=0
+        "auto", "lbfgs: l2 penalty, a number, a list to choose from, or auto", 1e-8, 1e6, fewest=0
     )
     prior: Literal["auto", "names", "none"] = _setting(
         "auto", "lbfgs: names pulls towards pre-trained rows of the same name; auto: names"
     )
-    folds: int = _setting(5, "lbfgs: folds of the training part that choose the strength", 2, 50)
-    max_iterations: int = _setting(200, "lbfgs: iterations at most, per strength", 1, 100_000)
+    folds: int = _setting(5, "lbfgs: folds of the training part that choose the l2 penalty", 2, 50)
+    max_iterations: int = _setting(200, "lbfgs: iterations at most, per l2", 1, 100_000)
     dropout: float | Auto = _setting(
         "auto", "epochs: share of units dropped before the last hidden layer; auto: 0.5, or 0 without one", 0, 0.99
     )
@@ -180,7 +182,7 @@ class EncoderPlan:
 
 @dataclass(frozen=True, slots=True)
 class HeadPlan:
-    """`HeadConfig`, decided: `l2` lists the strengths to choose from."""
+    """`HeadConfig`, decided: `l2` lists the l2s to choose from."""
 
     hidden: tuple[int, ...]
     optimizer: Literal["lbfgs", "adam", "adamw", "sgd"]
@@ -293,9 +295,9 @@ def resolve_head(head: HeadConfig) -> HeadPlan:
             decided[f.name] = neutral
     if problems:
         raise ConfigError("\n".join(problems), "`headstart settings` lists them all.")
-    strengths = STRENGTHS if head.l2 == "auto" else head.l2 if isinstance(head.l2, tuple) else (head.l2,)
+    l2s = L2_CANDIDATES if head.l2 == "auto" else head.l2 if isinstance(head.l2, tuple) else (head.l2,)
     automatic = {
-        "l2": tuple(sorted(set(strengths), reverse=True)),
+        "l2": tuple(sorted(set(l2s), reverse=True)),
         "prior": "names" if head.prior == "auto" else head.prior,
         "dropout": (0.5 if head.hidden else 0.0) if head.dropout == "auto" else head.dropout,
         "learning_rate": {"sgd": 0.01}.get(optimizer, 0.0003) if head.learning_rate == "auto" else head.learning_rate,
@@ -308,7 +310,7 @@ def read_config(file: Path | None, settings: Sequence[str] = (), flags: Mapping[
     """Return the configuration of a TOML file, overridden by `a.b=value` settings, overridden by flags.
 
     Args:
-        file: A TOML file, e.g. the `plan.toml` of an earlier run; None: defaults.
+        file: A TOML file, e.g. the `plan.toml` of a previous run; None: defaults.
         settings: Texts such as `head.l2=0.1`; the value is TOML, or else a bare string.
         flags: Dotted name → value; None values are left out.
 

@@ -21,7 +21,7 @@ class DemoData(NamedTuple):
 
     photos: Path
     new: Path
-    truth: Path
+    targets: Path
 
 
 def write_digits(folder: Path) -> DemoData:
@@ -41,6 +41,6 @@ def write_digits(folder: Path) -> DemoData:
         Image.fromarray(picture).save(target / f"{name}.png")
         if position < NEW:
             rows.append((name, label))
-    with open(data.truth, "w", newline="", encoding="utf-8") as file:
+    with open(data.targets, "w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
     return data

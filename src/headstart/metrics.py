@@ -2,7 +2,7 @@
 gives the figure and its bootstrap interval; shares of rows have Wilson's interval instead, which holds what it promises
 for few rows as well. Nothing here knows pictures, files or names.
 
-Throughout: `probabilities` (N, K) with rows that sum to 1, `truth` (N,) positions of the true classes, `weights`
+Throughout: `probabilities` (N, K) with rows that sum to 1, `targets` (N,) positions of the true classes, `weights`
 (..., N) how often each row counts (None: once). The result has the leading shape of `weights`; figures are in [0, 1]
 unless stated otherwise.
 """
@@ -32,38 +32,38 @@ def _mean(values: Array, weights: Array | None) -> Any:
     return (weights @ values) / (total if values.ndim == 1 else total[..., None])
 
 
-def accuracy(probabilities: Array, truth: Integers, weights: Array | None = None) -> Any:
+def accuracy(probabilities: Array, targets: Integers, weights: Array | None = None) -> Any:
     """Return the share of rows whose most probable class is the true one."""
-    return _mean(_right(probabilities, truth), weights)
+    return _mean(_right(probabilities, targets), weights)
 
 
-def top5_accuracy(probabilities: Array, truth: Integers, weights: Array | None = None) -> Any:
+def top5_accuracy(probabilities: Array, targets: Integers, weights: Array | None = None) -> Any:
     """Return the share of rows whose true class is among the five most probable; ties count against."""
-    return _mean(_among_five(probabilities, truth), weights)
+    return _mean(_among_five(probabilities, targets), weights)
 
 
-def log_loss(probabilities: Array, truth: Integers, weights: Array | None = None) -> Any:
+def log_loss(probabilities: Array, targets: Integers, weights: Array | None = None) -> Any:
     """Return the mean of -ln(probability of the true class), in nats, from 0 upwards."""
-    own = probabilities[np.arange(len(truth)), truth]
+    own = probabilities[np.arange(len(targets)), targets]
     return _mean(-np.log(np.clip(own, SMALLEST, 1.0)), weights)
 
 
-def brier(probabilities: Array, truth: Integers, weights: Array | None = None) -> Any:
-    """Return the mean squared distance to the one-hot truth, in [0, 2] (Brier 1950, all classes summed)."""
-    own = probabilities[np.arange(len(truth)), truth]
+def brier(probabilities: Array, targets: Integers, weights: Array | None = None) -> Any:
+    """Return the mean squared distance to the one-hot targets, in [0, 2] (Brier 1950, all classes summed)."""
+    own = probabilities[np.arange(len(targets)), targets]
     return _mean((probabilities**2).sum(axis=1) - 2 * own + 1, weights)
 
 
-def ece(probabilities: Array, truth: Integers, weights: Array | None = None) -> Any:
+def ece(probabilities: Array, targets: Integers, weights: Array | None = None) -> Any:
     """Return the expected calibration error of the top class in 15 equal-width bins (Guo et al. 2017)."""
-    bins, gaps = _bins(probabilities, truth)
+    bins, gaps = _bins(probabilities, targets)
     member = np.eye(BINS)[bins] * gaps[:, None]  # (N, BINS): confidence minus correctness, in the row's bin
     return np.abs(_mean(member, weights)).sum(axis=-1)
 
 
-def macro_f1(probabilities: Array, truth: Integers, weights: Array | None = None) -> Any:
-    """Return the unweighted mean of the F1 of every class that occurs in the truth or in the predictions."""
-    hits, predicted, actual = _counts(probabilities, truth, weights)
+def macro_f1(probabilities: Array, targets: Integers, weights: Array | None = None) -> Any:
+    """Return the unweighted mean of the F1 of every class that occurs in the targets or in the predictions."""
+    hits, predicted, actual = _counts(probabilities, targets, weights)
     occurs = (predicted + actual) > 0
     f1 = np.divide(2 * hits, predicted + actual, out=np.zeros_like(hits), where=occurs)
     return f1.sum(axis=-1) / np.maximum(occurs.sum(axis=-1), 1)
@@ -82,16 +82,16 @@ POINTS = 50  # of a risk-coverage curve
 Z = 1.959964  # 97.5 % of the normal distribution lie below
 
 
-def confusion(probabilities: Array, truth: Integers) -> Integers:
+def confusion(probabilities: Array, targets: Integers) -> Integers:
     """Return (K, K) counts: rows are the true classes, columns the predicted ones."""
     classes = probabilities.shape[1]
-    flat = truth * classes + probabilities.argmax(axis=1)
+    flat = targets * classes + probabilities.argmax(axis=1)
     return np.bincount(flat, minlength=classes * classes).reshape(classes, classes)
 
 
-def reliability(probabilities: Array, truth: Integers) -> tuple[tuple[float, float, int], ...]:
+def reliability(probabilities: Array, targets: Integers) -> tuple[tuple[float, float, int], ...]:
     """Return (mean confidence, accuracy, count) for each of the 15 confidence bins that holds a row."""
-    bins, gaps = _bins(probabilities, truth)
+    bins, gaps = _bins(probabilities, targets)
     confidence = probabilities.max(axis=1)
     correct = confidence - gaps
     rows = [(bins == index) for index in range(BINS)]
@@ -139,56 +139,56 @@ def share_interval(hits: NDArray[Any], groups: Integers | None = None) -> Interv
 
 
 def overall_intervals(
-    probabilities: Array, truth: Integers, groups: Integers | None = None, rounds: int = 1000, seed: int = 0
+    probabilities: Array, targets: Integers, groups: Integers | None = None, rounds: int = 1000, seed: int = 0
 ) -> dict[str, Interval]:
     """Return every overall figure with its interval: `share_interval` for shares, else a bootstrap's (Efron 1979).
 
     Args:
         probabilities: (N, K).
-        truth: (N,).
+        targets: (N,).
         groups: (N,) rows of one group are drawn together, since they are not independent; None: rows one by one.
         rounds: Bootstrap resamples.
         seed: Of the resampling.
     """
-    weights = resample(len(truth), groups, rounds, seed)
-    size = _units(groups, np.ones(len(truth), dtype=bool))
+    weights = resample(len(targets), groups, rounds, seed)
+    size = _units(groups, np.ones(len(targets), dtype=bool))
     return {
-        name: share_interval(SHARES[name](probabilities, truth), groups)
+        name: share_interval(SHARES[name](probabilities, targets), groups)
         if name in SHARES
-        else _interval(name, metric(probabilities, truth, None), metric(probabilities, truth, weights), size)
+        else _interval(name, metric(probabilities, targets, None), metric(probabilities, targets, weights), size)
         for name, metric in OVERALL.items()
     }
 
 
 def class_intervals(
-    probabilities: Array, truth: Integers, groups: Integers | None = None, rounds: int = 1000, seed: int = 0
+    probabilities: Array, targets: Integers, groups: Integers | None = None, rounds: int = 1000, seed: int = 0
 ) -> dict[int, dict[str, Interval]]:
-    """Return, for each class that occurs in the truth, its figures with intervals.
+    """Return, for each class that occurs in the targets, its figures with intervals.
 
     `recall` (the accuracy on that class's pictures), `precision` and `f1` look at all rows; `top5_accuracy`,
     `log_loss`, `brier` and `ece` at the rows that truly belong to the class.
     """
-    weights = resample(len(truth), groups, rounds, seed)
-    once = np.ones((1, len(truth)))
-    point = _class_rates(probabilities, truth, once)
-    spread = _class_rates(probabilities, truth, weights)
-    support = np.bincount(truth, minlength=probabilities.shape[1])
+    weights = resample(len(targets), groups, rounds, seed)
+    once = np.ones((1, len(targets)))
+    point = _class_rates(probabilities, targets, once)
+    spread = _class_rates(probabilities, targets, weights)
+    support = np.bincount(targets, minlength=probabilities.shape[1])
     result: dict[int, dict[str, Interval]] = {}
     for k in np.flatnonzero(support):
-        own = truth == k
+        own = targets == k
         size = _units(groups, own)
         drawn = weights[:, own]
         drawn = drawn[drawn.sum(axis=1) > 0]  # a resample without the class says nothing about it
         family = None if groups is None else groups[own]
         figures = {
-            "recall": share_interval(_right(probabilities[own], truth[own]), family),
+            "recall": share_interval(_right(probabilities[own], targets[own]), family),
             "precision": _interval("precision", point["precision"][0, k], spread["precision"][:, k], size),
             "f1": _interval("f1", point["f1"][0, k], spread["f1"][:, k], size),
-            "top5_accuracy": share_interval(_among_five(probabilities[own], truth[own]), family),
+            "top5_accuracy": share_interval(_among_five(probabilities[own], targets[own]), family),
         }
         for name in ("log_loss", "brier", "ece"):
-            value = OVERALL[name](probabilities[own], truth[own], None)
-            rows = OVERALL[name](probabilities[own], truth[own], drawn)
+            value = OVERALL[name](probabilities[own], targets[own], None)
+            rows = OVERALL[name](probabilities[own], targets[own], drawn)
             figures[name] = _interval(name, value, rows, size)
         result[int(k)] = figures
     return result
@@ -249,14 +249,14 @@ def _units(groups: Integers | None, rows: NDArray[np.bool_]) -> int:
     return int(rows.sum()) if groups is None else len(np.unique(groups[rows]))
 
 
-def _right(probabilities: Array, truth: Integers) -> Array:
+def _right(probabilities: Array, targets: Integers) -> Array:
     """Return (N,) 1 where the most probable class is the true one, else 0."""
-    return np.asarray(probabilities.argmax(axis=1) == truth, dtype=float)
+    return np.asarray(probabilities.argmax(axis=1) == targets, dtype=float)
 
 
-def _among_five(probabilities: Array, truth: Integers) -> Array:
+def _among_five(probabilities: Array, targets: Integers) -> Array:
     """Return (N,) 1 where fewer than five other classes are at least as probable as the true one, else 0."""
-    own = probabilities[np.arange(len(truth)), truth]
+    own = probabilities[np.arange(len(targets)), targets]
     better = (probabilities >= own[:, None]).sum(axis=1) - 1
     return np.asarray(better < 5, dtype=float)
 
@@ -271,24 +271,24 @@ def _selective_risk(confidence: Array, correct: NDArray[np.bool_]) -> Array:
     return np.cumsum(np.repeat(wrong, size)) / np.arange(1, len(correct) + 1)
 
 
-def _bins(probabilities: Array, truth: Integers) -> tuple[Integers, Array]:
+def _bins(probabilities: Array, targets: Integers) -> tuple[Integers, Array]:
     """Return each row's confidence bin and its confidence minus its correctness."""
     confidence = probabilities.max(axis=1)
     bins = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
-    return bins, confidence - (probabilities.argmax(axis=1) == truth)
+    return bins, confidence - (probabilities.argmax(axis=1) == targets)
 
 
-def _counts(probabilities: Array, truth: Integers, weights: Array | None) -> tuple[Array, Array, Array]:
+def _counts(probabilities: Array, targets: Integers, weights: Array | None) -> tuple[Array, Array, Array]:
     """Return (..., K) weighted counts: right, predicted, actual."""
     classes = probabilities.shape[1]
     predicted = np.eye(classes)[probabilities.argmax(axis=1)]
-    actual = np.eye(classes)[truth]
-    weights = np.ones(len(truth)) if weights is None else weights
+    actual = np.eye(classes)[targets]
+    weights = np.ones(len(targets)) if weights is None else weights
     return weights @ (predicted * actual), weights @ predicted, weights @ actual
 
 
-def _class_rates(probabilities: Array, truth: Integers, weights: Array) -> dict[str, Array]:
-    hits, predicted, actual = _counts(probabilities, truth, weights)
+def _class_rates(probabilities: Array, targets: Integers, weights: Array) -> dict[str, Array]:
+    hits, predicted, actual = _counts(probabilities, targets, weights)
     absent = np.full_like(hits, np.nan)
     return {
         "recall": np.divide(hits, actual, out=absent.copy(), where=actual > 0),

@@ -217,7 +217,7 @@ class Preprocess:
 
 
 @dataclass(frozen=True, slots=True)
-class Looks:
+class ImageProperties:
     """What can be seen of each picture at a glance, without knowing what it shows; row i belongs to `dataset[i]`.
 
     Attributes:
@@ -256,9 +256,9 @@ class Looks:
         column: Floats = self.figures[:, self.FIGURES.index(name)]
         return column
 
-    def select(self, rows: Integers) -> Looks:
-        """Return the looks of these rows."""
-        return Looks(self.figures[rows], self.thumbnails[rows])
+    def select(self, rows: Integers) -> ImageProperties:
+        """Return the properties of these rows."""
+        return ImageProperties(self.figures[rows], self.thumbnails[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +272,7 @@ class FeatureTable:
         encoded: How many pictures were encoded now rather than taken from the cache.
         changed: Names of pictures whose bytes changed while they were being read.
         observations: What was remarked of single pictures: remark → names.
-        looks: What can be seen of each picture at a glance; None unless it was asked for.
+        properties: What can be seen of each picture at a glance; None unless it was asked for.
     """
 
     values: Floats
@@ -281,7 +281,7 @@ class FeatureTable:
     encoded: int = 0
     changed: tuple[str, ...] = ()
     observations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    looks: Looks | None = None
+    properties: ImageProperties | None = None
 
 
 class Interval(NamedTuple):
@@ -311,7 +311,7 @@ class Prediction:
             on error and in a model without such a rule.
         known: False if the picture looks like none of the classes, so that `label` is the best of wrong answers; None
             on error and in a model that refuses nothing.
-        typicality: In (0, 1), the share of the model's own kind of pictures that look as strange or stranger; None
+        p_value: In (0, 1), the share of the model's own kind of pictures that look as strange or stranger; None
             where `known` is.
     """
 
@@ -323,7 +323,7 @@ class Prediction:
     error: str | None = None
     set: tuple[str, ...] = ()
     known: bool | None = None
-    typicality: float | None = None
+    p_value: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,10 +335,10 @@ class Predictions(Sequence[Prediction]):
         classes: K class names.
         probabilities: (N, K) float64, rows sum to 1; NaN in rows of pictures that could not be used.
         errors: Row → why its picture could not be used.
-        truth: The given label of each picture where there is one, else None.
+        targets: The given label of each picture where there is one, else None.
         groups: N integers; rows of one group are not independent of each other. None: every row is its own group.
         sets: (N, K) whether a class is in the picture's set; None in a model without such a rule.
-        typicality: (N,) see `Prediction`; NaN in rows of pictures that could not be used.
+        p_value: (N,) see `Prediction`; NaN in rows of pictures that could not be used.
         known: (N,) False for pictures that look like none of the classes, and in rows that could not be used.
     """
 
@@ -346,10 +346,10 @@ class Predictions(Sequence[Prediction]):
     classes: ClassNames
     probabilities: NDArray[np.float64]
     errors: Mapping[int, str] = field(default_factory=dict)
-    truth: tuple[str | None, ...] | None = None
+    targets: tuple[str | None, ...] | None = None
     groups: Integers | None = None
     sets: NDArray[np.bool_] | None = None
-    typicality: NDArray[np.float64] | None = None
+    p_value: NDArray[np.float64] | None = None
     known: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
@@ -371,7 +371,7 @@ class Predictions(Sequence[Prediction]):
             top,
             set=() if self.sets is None else tuple(self.classes[k] for k in order if self.sets[index, k]),
             known=None if self.known is None else bool(self.known[index]),
-            typicality=None if self.typicality is None else float(self.typicality[index]),
+            p_value=None if self.p_value is None else float(self.p_value[index]),
         )
 
 
@@ -392,8 +392,8 @@ def joined(parts: Sequence[Predictions]) -> Predictions:
             for begin, part in zip(begins, parts, strict=False)
             for row, why in part.errors.items()
         },
-        truth=None if first.truth is None else tuple(label for part in parts for label in part.truth or ()),
-        **{name: rows(name) for name in ("groups", "sets", "typicality", "known")},
+        targets=None if first.targets is None else tuple(label for part in parts for label in part.targets or ()),
+        **{name: rows(name) for name in ("groups", "sets", "p_value", "known")},
     )
 
 
@@ -436,7 +436,7 @@ class Provenance:
         created: Date and time, UTC, ISO 8601.
         versions: Package → version.
         data: Digest of the training pictures with their labels, of the split, and counts.
-        training: What training decided: strength, temperature, what was refitted, matched names.
+        training: What training decided: l2, temperature, what was refitted, matched names.
         engine: Its version and the measured difference from torch float32.
     """
 

@@ -21,7 +21,7 @@ from headstart.records import silence
 
 if TYPE_CHECKING:
     from headstart.config import Plan
-    from headstart.judging.audit import Suspect
+    from headstart.evaluation.label_errors import Suspect
     from headstart.learning.heads import Step
     from headstart.records import Finding
 
@@ -143,8 +143,8 @@ def _held_out(plan: Plan) -> str:
 def _head(plan: Plan) -> str:
     head = plan.head
     if not head.in_epochs:
-        strength = f"strength {head.l2[0]:g}" if len(head.l2) == 1 else f"strength chosen by {head.folds} folds"
-        return f"logistic regression, {strength}, prior: {head.prior}"
+        l2 = f"l2 {head.l2[0]:g}" if len(head.l2) == 1 else f"l2 chosen by {head.folds} folds"
+        return f"logistic regression, {l2}, prior: {head.prior}"
     layers = f"dense {', '.join(map(str, head.hidden))}" if head.hidden else "linear"
     watched = "a tenth of the training part" if head.watch == "training" else "the validation part"
     return (
@@ -231,8 +231,8 @@ def print_trust(trust: Mapping[str, Any]) -> None:
 
 
 def print_changes(changes: Sequence[Mapping[str, Any]]) -> None:
-    """Print what changed since an earlier run, on the pictures that both measured; of many classes the first ten."""
-    table = Table(title="Since the earlier run, on the same pictures")
+    """Print what changed since a previous run, on the pictures that both measured; of many classes the first ten."""
+    table = Table(title="Since the previous run, on the same pictures")
     for column in ("class", "pictures", "before", "after", "lost", "won", "p, corrected"):
         table.add_column(column, justify="left" if column == "class" else "right", overflow="fold")
     moved = [change for change in changes[1:] if change["lost"] or change["won"]]

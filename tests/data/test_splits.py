@@ -12,8 +12,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from headstart.config import SplitConfig
-from headstart.data import checks, sources, splits
+from headstart.data import sources, splits
 from headstart.errors import DataError
+from headstart.inspection import files
 from headstart.records import Dataset, Sample, Splits
 
 QUICK = settings(max_examples=100, deadline=None, derandomize=True, database=None)
@@ -175,7 +176,7 @@ def test_E1_copies_on_disk_never_straddle_the_split(photos: Path):
     for path in sorted(photos.rglob("*_0[0-5].png")):
         for number in range(2):
             (path.parent / f"{path.stem}_again{number}.png").write_bytes(path.read_bytes())
-    seen = checks.inspect(sources.read(photos))
+    seen = files.inspect(sources.read(photos))
     digests = np.array(seen.digests)
     parts = splits.split(seen.dataset, splits.group_ids(seen.dataset, seen.digests), 0.2, seed=1)
     assert len(digests) == 72
@@ -249,7 +250,7 @@ def test_E8_the_order_of_walking_and_of_the_table_does_not_matter(photos: Path, 
     for order in (rows, rows[::-1]):
         (tmp_path / "t.csv").write_text("\n".join(["id,label", *order]))
         for dataset in (sources.read(photos, tmp_path / "t.csv"), sources.read(photos)):
-            seen = checks.inspect(dataset)
+            seen = files.inspect(dataset)
             chosen = splits.split(seen.dataset, splits.group_ids(seen.dataset, seen.digests), 0.2, seed=5)
             parts.append({seen.dataset[row].name for row in chosen.validation})
     assert len(parts[0]) == 6

@@ -85,7 +85,7 @@ def test_A3_a_bad_picture_keeps_its_line_with_the_reason():
         "top": [],
         "set": [],
         "known": None,
-        "typicality": None,
+        "p_value": None,
         "status": "error",
         "error": "truncated",
     }

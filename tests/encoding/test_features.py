@@ -24,11 +24,12 @@ from safetensors.numpy import save
 
 import headstart
 from headstart import storage
-from headstart.data import checks, sources
+from headstart.data import sources
 from headstart.encoding import cache as caches
 from headstart.encoding import features
 from headstart.encoding.runtime import OpenVinoEncoder
 from headstart.errors import StorageError
+from headstart.inspection import files
 from headstart.records import Dataset, FeatureTable
 
 RECIPE = {"a recipe": "for tests"}
@@ -56,7 +57,7 @@ def _umask_000() -> Iterator[None]:
 def extracted(
     dataset: Dataset, cache: Path | None = None, engine: str = "openvino-f32", views: tuple[str, ...] = ("original",)
 ) -> FeatureTable:
-    digests, _ = checks.fingerprints(dataset)
+    digests, _ = files.fingerprints(dataset)
     encoder = contracts.encoder(engine)
     return features.extract(dataset, digests, encoder, contracts.lite0(), views=views, cache=cache).table
 
@@ -125,7 +126,7 @@ def test_engines_do_not_share_features(dataset: Dataset, cache: Path):
 
 def test_progress_ends_at_the_whole(dataset: Dataset, cache: Path):
     heard: list[tuple[str, int, int]] = []
-    digests, _ = checks.fingerprints(dataset)
+    digests, _ = files.fingerprints(dataset)
     dataset[3].path.write_bytes(b"no picture")
     features.extract(
         dataset, digests, contracts.encoder(), contracts.lite0(), cache=cache, progress=lambda *step: heard.append(step)
@@ -135,7 +136,7 @@ def test_progress_ends_at_the_whole(dataset: Dataset, cache: Path):
 
 
 def test_agreement_is_recorded_beside_the_features(dataset: Dataset, cache: Path):
-    digests, _ = checks.fingerprints(dataset)
+    digests, _ = files.fingerprints(dataset)
     arguments = (dataset, digests, contracts.encoder(), contracts.lite0())
     first = features.extract(*arguments, cache=cache).agreement
     assert first is not None
@@ -149,7 +150,7 @@ def test_features_of_a_wrong_engine_never_reach_the_cache(
     real, own = OpenVinoEncoder.encode, copy.copy(contracts.encoder())
     own.trusted = None
     monkeypatch.setattr(OpenVinoEncoder, "encode", lambda self, pictures: (-v for v in real(self, pictures)))
-    digests, _ = checks.fingerprints(dataset)
+    digests, _ = files.fingerprints(dataset)
     with pytest.warns(UserWarning, match="torch in f32 is used instead"):
         done = features.extract(dataset, digests, own, contracts.lite0(), cache=cache)
     assert done.encoder.plan.engine == "torch"
@@ -395,19 +396,19 @@ def test_D12_nothing_goes_through_the_temporary_folder(
 
 
 def test_A23_file_that_changed_since_it_was_fingerprinted_is_taken_as_it_is_now(dataset: Dataset, cache: Path):
-    digests, _ = checks.fingerprints(dataset)
+    digests, _ = files.fingerprints(dataset)
     picture((1, 2, 3), 99).save(dataset[4].path)
     table = features.extract(dataset, digests, contracts.encoder(), contracts.lite0(), cache=cache).table
     assert table.changed == table.observations["changed-file"] == (dataset[4].name,)
-    assert table.digests == checks.fingerprints(dataset)[0]
+    assert table.digests == files.fingerprints(dataset)[0]
     np.testing.assert_array_equal(table.values, extracted(dataset).values)
     assert extracted(dataset, cache).encoded == 0  # it was stored under its new digest
-    assert [finding.code for finding in checks.remarks(table.observations)] == ["changed-file"]
+    assert [finding.code for finding in files.remarks(table.observations)] == ["changed-file"]
 
 
 def test_A23_copy_of_a_file_that_changed_keeps_its_own_features(dataset: Dataset, cache: Path):
     shutil.copy(dataset[0].path, dataset[1].path)
-    digests, _ = checks.fingerprints(dataset)
+    digests, _ = files.fingerprints(dataset)
     picture((1, 2, 3), 99).save(dataset[0].path)
     table = features.extract(dataset, digests, contracts.encoder(), contracts.lite0(), cache=cache).table
     assert table.changed == (dataset[0].name,)
@@ -419,7 +420,7 @@ def test_A24_file_that_was_deleted_since_fails_alone(dataset: Dataset, cache: Pa
     if copies:
         shutil.copy(dataset[0].path, dataset[1].path)
     expected = extracted(dataset).values
-    digests, _ = checks.fingerprints(dataset)
+    digests, _ = files.fingerprints(dataset)
     dataset[0].path.unlink()
     table = features.extract(dataset, digests, contracts.encoder(), contracts.lite0(), cache=cache).table
     assert list(table.failures) == [0]
@@ -430,7 +431,7 @@ def test_A24_file_that_was_deleted_since_fails_alone(dataset: Dataset, cache: Pa
 
 def test_A24_file_that_was_broken_since_fails_alone(dataset: Dataset, cache: Path):
     shutil.copy(dataset[0].path, dataset[1].path)
-    digests, _ = checks.fingerprints(dataset)
+    digests, _ = files.fingerprints(dataset)
     dataset[0].path.write_bytes(b"no picture any more")
     table = features.extract(dataset, digests, contracts.encoder(), contracts.lite0(), cache=cache).table
     assert list(table.failures) == [0]

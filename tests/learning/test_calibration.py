@@ -11,7 +11,7 @@ from headstart.learning.calibration import Calibration
 
 
 def honest(rows: int = 4000, classes: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return logits whose softmax is the very distribution that the truth is drawn from."""
+    """Return logits whose softmax is the very distribution that the targets is drawn from."""
     generator = np.random.default_rng(seed)
     logits = generator.normal(0, 1.5, (rows, classes))
     noise = generator.gumbel(size=logits.shape)
@@ -20,22 +20,22 @@ def honest(rows: int = 4000, classes: int = 6, seed: int = 0) -> tuple[np.ndarra
 
 @pytest.mark.parametrize("known", [0.25, 1.0, 3.0])
 def test_a_known_temperature_is_recovered(known: float):
-    logits, truth = honest()
-    found, _ = calibration.fit_temperature(logits * np.float32(known), truth)
+    logits, targets = honest()
+    found, _ = calibration.fit_temperature(logits * np.float32(known), targets)
     assert found == pytest.approx(known, rel=0.05)
 
 
 def test_the_loss_is_that_of_the_calibrated_probabilities():
-    logits, truth = honest()
-    temperature, loss = calibration.fit_temperature(logits * 3, truth)
-    assert loss == pytest.approx(metrics.log_loss(Calibration(temperature).probabilities(logits * 3), truth))
+    logits, targets = honest()
+    temperature, loss = calibration.fit_temperature(logits * 3, targets)
+    assert loss == pytest.approx(metrics.log_loss(Calibration(temperature).probabilities(logits * 3), targets))
 
 
 def test_no_other_temperature_has_a_smaller_loss():
-    logits, truth = honest(rows=300)
-    best, loss = calibration.fit_temperature(logits, truth)
+    logits, targets = honest(rows=300)
+    best, loss = calibration.fit_temperature(logits, targets)
     others = best * np.linspace(0.5, 2, 61)
-    assert loss <= min(metrics.log_loss(Calibration(t).probabilities(logits), truth) for t in others) + 1e-7
+    assert loss <= min(metrics.log_loss(Calibration(t).probabilities(logits), targets) for t in others) + 1e-7
 
 
 def test_the_answers_stay_as_they_are():
@@ -46,9 +46,9 @@ def test_the_answers_stay_as_they_are():
 
 
 def test_overconfident_probabilities_become_honest():
-    logits, truth = honest()
-    temperature, _ = calibration.fit_temperature(logits * 4, truth)
-    before, after = (metrics.ece(Calibration(t).probabilities(logits * 4), truth) for t in (1.0, temperature))
+    logits, targets = honest()
+    temperature, _ = calibration.fit_temperature(logits * 4, targets)
+    before, after = (metrics.ece(Calibration(t).probabilities(logits * 4), targets) for t in (1.0, temperature))
     assert before > 0.1
     assert after < before / 4
 
@@ -59,23 +59,23 @@ def test_rows_are_finite_and_sum_to_one_whatever_the_logits():
 
 
 def test_perfect_and_hopeless_logits_end_at_the_bounds():
-    truth = np.arange(40) % 4
-    surest, _ = calibration.fit_temperature(5 * np.eye(4, dtype=np.float32)[truth], truth)
-    doubt, _ = calibration.fit_temperature(5 * np.eye(4, dtype=np.float32)[(truth + 1) % 4], truth)
+    targets = np.arange(40) % 4
+    surest, _ = calibration.fit_temperature(5 * np.eye(4, dtype=np.float32)[targets], targets)
+    doubt, _ = calibration.fit_temperature(5 * np.eye(4, dtype=np.float32)[(targets + 1) % 4], targets)
     assert calibration.LOW <= surest < 1
     assert doubt == pytest.approx(calibration.HIGH, rel=0.01)
 
 
 def distorted(rows: int = 3000) -> tuple[np.ndarray, np.ndarray]:
     """Return logits of which some classes are too loud and some too low."""
-    logits, truth = honest(rows)
-    return (logits * np.array([0.3, 0.3, 1, 1, 3, 3]) + np.array([2, -2, 0, 0, 1, -1])).astype(np.float32), truth
+    logits, targets = honest(rows)
+    return (logits * np.array([0.3, 0.3, 1, 1, 3, 3]) + np.array([2, -2, 0, 0, 1, -1])).astype(np.float32), targets
 
 
 def test_vector_scaling_is_taken_where_classes_need_numbers_of_their_own():
-    logits, truth = distorted()
-    fold = np.arange(len(truth)) % 5
-    best, plain = (calibration.fit(logits, truth, fold, scaling) for scaling in ("best", "temperature"))
+    logits, targets = distorted()
+    fold = np.arange(len(targets)) % 5
+    best, plain = (calibration.fit(logits, targets, fold, scaling) for scaling in ("best", "temperature"))
     assert best.factors is not None
     assert len(best.factors) == len(best.offsets or ()) == 6
     fresh, answers = distorted()
@@ -84,28 +84,28 @@ def test_vector_scaling_is_taken_where_classes_need_numbers_of_their_own():
 
 
 def test_one_number_is_taken_where_it_is_enough():
-    logits, truth = honest()
-    rules = calibration.fit(logits * 3, truth, np.arange(len(truth)) % 5)
+    logits, targets = honest()
+    rules = calibration.fit(logits * 3, targets, np.arange(len(targets)) % 5)
     assert rules.factors is None
     assert rules.temperature == pytest.approx(3, rel=0.1)
 
 
 def test_vector_scaling_of_honest_logits_changes_little():
-    logits, truth = honest()
-    rules = calibration.fit(logits, truth, np.arange(len(truth)) % 5, "vector")
+    logits, targets = honest()
+    rules = calibration.fit(logits, targets, np.arange(len(targets)) % 5, "vector")
     np.testing.assert_allclose(rules.factors, 1, atol=0.1)
     np.testing.assert_allclose(rules.offsets, 0, atol=0.1)
 
 
 def test_a_class_that_one_half_lacks_leaves_the_temperature():
-    logits, truth = distorted()
-    fold = np.where(truth == 0, 0, np.arange(len(truth)) % 5)
-    assert calibration.fit(logits, truth, fold).factors is None
+    logits, targets = distorted()
+    fold = np.where(targets == 0, 0, np.arange(len(targets)) % 5)
+    assert calibration.fit(logits, targets, fold).factors is None
 
 
 def test_too_few_rows_change_nothing():
-    logits, truth = honest(rows=calibration.FEWEST - 1)
-    assert calibration.fit(logits, truth, np.zeros(len(truth), int)) == Calibration()
+    logits, targets = honest(rows=calibration.FEWEST - 1)
+    assert calibration.fit(logits, targets, np.zeros(len(targets), int)) == Calibration()
 
 
 @pytest.mark.parametrize(

@@ -14,17 +14,17 @@ METHODS = ["lac", "aps"]
 
 
 def honest(rows: int = 1000, classes: int = 12, seed: int = 0, sharpness: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Return probabilities that are the very distribution the truth is drawn from."""
+    """Return probabilities that are the very distribution the targets is drawn from."""
     generator = np.random.default_rng(seed)
     logits = generator.normal(0, sharpness, (rows, classes))
     shares = np.exp(logits)
-    truth = (logits + generator.gumbel(size=logits.shape)).argmax(axis=1)
-    return shares / shares.sum(axis=1, keepdims=True), truth
+    targets = (logits + generator.gumbel(size=logits.shape)).argmax(axis=1)
+    return shares / shares.sum(axis=1, keepdims=True), targets
 
 
-def covered(rule: SetRule, probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def covered(rule: SetRule, probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Return which pictures' sets hold their true class."""
-    return rule.sets(probabilities)[np.arange(len(truth)), truth]
+    return rule.sets(probabilities)[np.arange(len(targets)), targets]
 
 
 class Told(ClassifierMixin, BaseEstimator):
@@ -59,13 +59,13 @@ class NoChance(np.random.RandomState):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_E7_mean_coverage_over_200_splits_is_what_was_asked_for(method: str):
-    said, truth = honest(4000)
+    said, targets = honest(4000)
     level, size, generator = 0.9, 500, np.random.default_rng(1)
     shares = []
     for _ in range(200):
-        order = generator.permutation(len(truth))
-        rule = conformal.fit(said[order[:size]], truth[order[:size]], level=level, method=method)
-        shares.append(covered(rule, said[order[size:]], truth[order[size:]]).mean())
+        order = generator.permutation(len(targets))
+        rule = conformal.fit(said[order[:size]], targets[order[:size]], level=level, method=method)
+        shares.append(covered(rule, said[order[size:]], targets[order[size:]]).mean())
     error = 3 * np.std(shares, ddof=1) / np.sqrt(len(shares))
     assert level - error <= np.mean(shares) <= level + 1 / (size + 1) + error
 
@@ -73,11 +73,11 @@ def test_E7_mean_coverage_over_200_splits_is_what_was_asked_for(method: str):
 @pytest.mark.parametrize("level", [0.55, 0.9, 0.99])
 @pytest.mark.parametrize("method", METHODS)
 def test_E7_sets_are_those_of_mapie(method: str, level: float):
-    said, truth = honest(999)
+    said, targets = honest(999)
     peer = SplitConformalClassifier(Told(12), level, conformity_score=method, prefit=True, random_state=NoChance(0))
-    peer.conformalize(said[:500], truth[:500])
+    peer.conformalize(said[:500], targets[:500])
     _, wanted = peer.predict_set(said[500:], {"include_last_label": True})
-    rule = conformal.fit(said[:500], truth[:500], level=level, method=method, fewest=501)
+    rule = conformal.fit(said[:500], targets[:500], level=level, method=method, fewest=501)
     certain = np.eye(12, dtype=bool)[said[500:].argmax(axis=1)]  # MAPIE's LAC leaves sets empty
     np.testing.assert_array_equal(rule.sets(said[500:]), wanted[:, :, 0] | certain)
 
@@ -92,8 +92,8 @@ def test_the_quantile_is_the_textbook_rank(size: int, level: float, wanted: int)
 
 @pytest.mark.parametrize("size", [0, 1, 8])
 def test_too_few_pictures_give_every_class(size: int):
-    said, truth = honest(size, classes=4)
-    rule = conformal.fit(said, truth, level=0.9)
+    said, targets = honest(size, classes=4)
+    rule = conformal.fit(said, targets, level=0.9)
     assert rule.quantile == np.inf
     assert rule.sets(honest(20, classes=4)[0]).all()
 
@@ -126,49 +126,49 @@ def test_aps_holds_the_classes_until_the_quantile_is_passed():
 def test_sums_an_ulp_above_one_are_within_reach():
     said = np.array([[0.5, 0.3, 0.2 + 2e-16, 0.0]])
     assert np.cumsum(said).max() > 1
-    truth = np.full(20, 3)  # the last class, said to be impossible
-    assert conformal.fit(np.repeat(said, 20, axis=0), truth, method="aps").sets(said).all()
+    targets = np.full(20, 3)  # the last class, said to be impossible
+    assert conformal.fit(np.repeat(said, 20, axis=0), targets, method="aps").sets(said).all()
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_sets_of_sure_and_right_answers_are_small(method: str):
-    said, truth = honest(8000, sharpness=15)
-    rule = conformal.fit(said[:4000], truth[:4000], level=0.95, method=method)
-    assert covered(rule, said[4000:], truth[4000:]).mean() == pytest.approx(0.95, abs=0.015)
+    said, targets = honest(8000, sharpness=15)
+    rule = conformal.fit(said[:4000], targets[:4000], level=0.95, method=method)
+    assert covered(rule, said[4000:], targets[4000:]).mean() == pytest.approx(0.95, abs=0.015)
     assert rule.sets(said).sum(axis=1).mean() < 1.5
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_set_does_not_depend_on_the_pictures_beside_it(method: str):
-    said, truth = honest(300)
-    rule = conformal.fit(said, truth, method=method)
+    said, targets = honest(300)
+    rule = conformal.fit(said, targets, method=method)
     alone = np.vstack([rule.sets(row[None]) for row in said])
     np.testing.assert_array_equal(rule.sets(said), alone)
 
 
 def test_a_higher_level_never_takes_a_class_away():
-    said, truth = honest(400)
-    low, high = (conformal.fit(said, truth, level=level, method="aps").sets(said) for level in (0.8, 0.95))
+    said, targets = honest(400)
+    low, high = (conformal.fit(said, targets, level=level, method="aps").sets(said) for level in (0.8, 0.95))
     assert (high >= low).all()
     assert high.sum() > low.sum()
 
 
 def test_a_hard_class_is_covered_by_a_quantile_of_its_own():
-    said, truth = honest(8000, classes=4)
+    said, targets = honest(8000, classes=4)
     generator = np.random.default_rng(2)
-    hidden = (truth == 3) & (generator.random(len(truth)) < 0.5)
+    hidden = (targets == 3) & (generator.random(len(targets)) < 0.5)
     said[hidden] = said[hidden][:, [1, 3, 2, 0]]  # half of class 3 looks like another
-    shared, own = (conformal.fit(said[:4000], truth[:4000], fewest=n) for n in (10_000, 200))
-    rows = np.arange(4000, 8000)[truth[4000:] == 3]
+    shared, own = (conformal.fit(said[:4000], targets[:4000], fewest=n) for n in (10_000, 200))
+    rows = np.arange(4000, 8000)[targets[4000:] == 3]
     assert shared.by_class is None
-    assert covered(shared, said[rows], truth[rows]).mean() < 0.85
-    assert covered(own, said[rows], truth[rows]).mean() == pytest.approx(0.9, abs=0.03)
+    assert covered(shared, said[rows], targets[rows]).mean() < 0.85
+    assert covered(own, said[rows], targets[rows]).mean() == pytest.approx(0.9, abs=0.03)
 
 
 def test_classes_that_are_too_small_share_a_quantile():
-    said, truth = honest(900, classes=3)
-    rows = np.flatnonzero((truth != 2) | (np.cumsum(truth == 2) <= 199))
-    rule = conformal.fit(said[rows], truth[rows])
+    said, targets = honest(900, classes=3)
+    rows = np.flatnonzero((targets != 2) | (np.cumsum(targets == 2) <= 199))
+    rule = conformal.fit(said[rows], targets[rows])
     assert rule.by_class is not None
     assert rule.by_class[2] == rule.quantile
     assert rule.quantile not in rule.by_class[:2]

@@ -23,7 +23,7 @@ LAYERS = {  # widths of hidden layers → what a row passes in training
 def head_of(
     hidden: tuple[int, ...], *, dropout: float = 0.5, batch_norm: bool = True, features: int = FEATURES
 ) -> Head:
-    """Return a head that looks fitted: no weight and no statistic is what a new head has."""
+    """Return a head that properties fitted: no weight and no statistic is what a new head has."""
     torch.manual_seed(0)
     head = Head(features, CLASSES, hidden, dropout=dropout, batch_norm=batch_norm)
     for name, value in head.state_dict().items():
@@ -162,8 +162,8 @@ def test_training_drops_units_and_judging_does_not():
 
 
 def test_loss_and_accuracy_are_those_of_the_textbook():
-    scores, truth = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]]), torch.tensor([0, 1, 1])
-    loss, accuracy = loss_and_accuracy(scores, truth)
+    scores, targets = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]]), torch.tensor([0, 1, 1])
+    loss, accuracy = loss_and_accuracy(scores, targets)
     assert loss == pytest.approx((np.log(1 + np.exp(-2)) + np.log(1 + np.exp(-1)) + np.log(1 + np.exp(3))) / 3)
     assert accuracy == pytest.approx(2 / 3)
 

@@ -21,11 +21,11 @@ def lite0() -> Backbone:
     return backbone.load("lite0")
 
 
-def matched(*names: str, features: np.ndarray | None = None, truth: np.ndarray | None = None) -> prior.Prior:
+def matched(*names: str, features: np.ndarray | None = None, targets: np.ndarray | None = None) -> prior.Prior:
     """Return the prior of these classes, by default with three pictures each of nothing in particular."""
-    truth = np.repeat(np.arange(len(names)), 3) if truth is None else truth
-    features = np.ones((len(truth), lite0().dim), np.float32) if features is None else features
-    return prior.match(ClassNames(names), lite0(), features, truth)
+    targets = np.repeat(np.arange(len(names)), 3) if targets is None else targets
+    features = np.ones((len(targets), lite0().dim), np.float32) if features is None else features
+    return prior.match(ClassNames(names), lite0(), features, targets)
 
 
 def row_of(label: str) -> int:
@@ -86,7 +86,7 @@ def test_a_prior_of_none_is_zeros():
 def test_pictures_decide_what_an_ambiguous_name_means(meant: int):
     rows = prior.candidates(ClassNames(["crane"]), lite0().labels)["crane"]
     features = np.repeat(lite0().rows[rows[meant]][None], 4, axis=0)
-    known = matched("crane", "something", features=features, truth=np.array([0, 0, 0, 1]))
+    known = matched("crane", "something", features=features, targets=np.array([0, 0, 0, 1]))
     assert known.matched["crane"] == lite0().labels[rows[meant]]
     assert known.ambiguous == {"crane": 2}
 
@@ -94,7 +94,7 @@ def test_pictures_decide_what_an_ambiguous_name_means(meant: int):
 def test_pictures_of_other_classes_do_not_decide():
     rows = prior.candidates(ClassNames(["crane"]), lite0().labels)["crane"]
     features = lite0().rows[[rows[1], rows[0], rows[0], rows[0]]]
-    known = matched("crane", "something", features=features, truth=np.array([0, 1, 1, 1]))
+    known = matched("crane", "something", features=features, targets=np.array([0, 1, 1, 1]))
     assert known.matched["crane"] == lite0().labels[rows[1]]
 
 

@@ -32,17 +32,17 @@ from headstart.encoding import backbone as backbones
 from headstart.encoding import runtime
 from headstart.encoding.backbone import Backbone
 from headstart.errors import ArtifactError, ConfigError, StorageError
-from headstart.learning import novelty
+from headstart.learning import out_of_distribution
 from headstart.learning.calibration import Calibration
 from headstart.learning.conformal import SetRule
 from headstart.learning.heads import Head
-from headstart.learning.judgement import Judgement
+from headstart.learning.rules import PredictionRules
 from headstart.model import artifact
 from headstart.model.artifact import load_classifier
 from headstart.model.classifier import Classifier
 from headstart.records import ClassNames, Dataset
 from headstart.report import run
-from headstart.training import TrainingResult
+from headstart.workflows.train import TrainingResult
 
 
 @pytest.fixture
@@ -96,7 +96,9 @@ def test_artifact_of_another_network_keeps_the_contract(tmp_path: Path, pictures
     save_file(module.state_dict(), tmp_path / "weights.safetensors")
     backbone = backbones.load(name, str(tmp_path / "weights.safetensors"), size=size)
     encoder = runtime.build(backbone, EncoderPlan(name, "", "torch", "cpu", "f32"))
-    own = Classifier(backbone, encoder, Head(backbone.dim, 2), Judgement(Calibration(1.5)), ClassNames(["a", "é\n,"]))
+    own = Classifier(
+        backbone, encoder, Head(backbone.dim, 2), PredictionRules(Calibration(1.5)), ClassNames(["a", "é\n,"])
+    )
     contracts.check_artifact(own, tmp_path / "model", pictures)
 
 
@@ -113,7 +115,7 @@ def layered(folder: Path, hidden: tuple[int, ...] = (7, 5)) -> Classifier:
     head.norm.running_var.uniform_(0.5, 2)
     encoder = runtime.build(backbone, EncoderPlan("test_resnet", "", "torch", "cpu", "f32"))
     return Classifier(
-        backbone, encoder, head.eval(), Judgement(Calibration(1.5)), ClassNames(["ash", "birch", "cedar"])
+        backbone, encoder, head.eval(), PredictionRules(Calibration(1.5)), ClassNames(["ash", "birch", "cedar"])
     )
 
 
@@ -342,7 +344,7 @@ DAMAGED = {
     "factors-without-offsets": {"judgement__calibration": {"temperature": 1.0, "factors": [1.0, 1.0, 1.0]}},
     "unknown-sets": {"judgement__sets": {"method": "raps", "level": 0.9, "quantile": 0.5, "by_class": None}},
     "sets-of-another-count": {"judgement__sets": {"method": "lac", "level": 0.9, "quantile": 0.5, "by_class": [0.5]}},
-    "unknown-novelty": {"judgement__novelty": {"score": "guess"}},
+    "unknown-out_of_distribution": {"judgement__novelty": {"score": "guess"}},
     "classes-twice": {"classes": ["ash", "ash", "cedar"]},
     "classes-numbers": {"classes": [1, 2, 3]},
     "classes-text": {"classes": "abc"},
@@ -380,7 +382,7 @@ def test_model_json_that_is_none_is_refused(folder: Path, text: str):
         load_classifier(folder)
 
 
-@pytest.mark.parametrize("entry", ["classes", "preprocess", "judgement", "backbone", "encoder", "head", "files"])
+@pytest.mark.parametrize("entry", ["classes", "preprocess", "rules", "backbone", "encoder", "head", "files"])
 def test_model_json_without_an_entry_is_refused(folder: Path, entry: str):
     content = json.loads((folder / "model.json").read_text())
     del content[entry]
@@ -405,7 +407,7 @@ def test_place_without_a_model_is_answered(tmp_path: Path):
 
 def test_save_keeps_the_earlier_model_under_a_number(classifier: Classifier, tmp_path: Path):
     for temperature in (1.0, 2.0, 3.0):
-        artifact.save(replace(classifier, judgement=Judgement(Calibration(temperature))), tmp_path / "model")
+        artifact.save(replace(classifier, rules=PredictionRules(Calibration(temperature))), tmp_path / "model")
     found = {name: load_classifier(tmp_path / name).temperature for name in ("model", "model.1", "model.2")}
     assert found == {"model": 3.0, "model.1": 1.0, "model.2": 2.0}
     assert artifact.aside(tmp_path / "model") == tmp_path / "model.3"
@@ -443,7 +445,7 @@ def test_D4_full_disk_while_saving_leaves_the_old_model(
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StorageError, match="No space left on device"):
-        artifact.save(replace(classifier, judgement=Judgement(Calibration(9.0))), tmp_path / "model")
+        artifact.save(replace(classifier, rules=PredictionRules(Calibration(9.0))), tmp_path / "model")
     assert not list(tmp_path.glob(".*"))
     assert load_classifier(tmp_path / "model").temperature in (classifier.temperature, 9)
 
@@ -458,7 +460,7 @@ def test_D4_rename_that_fails_leaves_the_old_model_in_its_place(
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(StorageError, match="No space left on device"):
-        artifact.save(replace(classifier, judgement=Judgement(Calibration(9.0))), tmp_path / "model")
+        artifact.save(replace(classifier, rules=PredictionRules(Calibration(9.0))), tmp_path / "model")
     assert neighbours(tmp_path / "model") == ["model"]
     assert load_classifier(tmp_path / "model").temperature == classifier.temperature
 
@@ -539,7 +541,7 @@ def test_interrupted_save_leaves_nothing_behind(classifier: Classifier, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def judged(rules: Judgement, backbone: Backbone) -> Classifier:
+def judged(rules: PredictionRules, backbone: Backbone) -> Classifier:
     """A classifier of three classes with these rules."""
     return Classifier(backbone, contracts.encoder(), Head(backbone.dim, 3).eval(), rules, ClassNames("abc"))
 
@@ -548,34 +550,36 @@ def judged(rules: Judgement, backbone: Backbone) -> Classifier:
 def test_every_rule_for_none_of_these_keeps_the_contract(score: str, tmp_path: Path, pictures: Dataset):
     backbone = contracts.lite0()
     features = np.random.default_rng(0).normal(size=(40, backbone.dim)).astype(np.float32)
-    arrays = novelty.learn(score, features, np.arange(40) % 3)
-    rule = novelty.fit(score, 0.05, np.linspace(-3, 3, 50), arrays, {"energy": 0.9})
-    classifier = judged(Judgement(Calibration(1.5), None, rule), backbone)
+    arrays = out_of_distribution.learn(score, features, np.arange(40) % 3)
+    rule = out_of_distribution.fit(score, 0.05, np.linspace(-3, 3, 50), arrays, {"energy": 0.9})
+    classifier = judged(PredictionRules(Calibration(1.5), None, rule), backbone)
     contracts.check_artifact(classifier, tmp_path / "model", pictures)
     before, after = classifier.predict_many(pictures), load_classifier(tmp_path / "model").predict_many(pictures)
-    np.testing.assert_array_equal(before.typicality, after.typicality)
+    np.testing.assert_array_equal(before.p_value, after.p_value)
 
 
 @pytest.mark.parametrize("by_class", [None, (0.5, math.inf, 0.7)])
 def test_sets_and_vector_scaling_come_back(by_class: tuple[float, ...] | None, tmp_path: Path):
     calibration = Calibration(0.7, (1.0, 1.1, 0.9), (0.0, -0.2, 0.3))
-    rules = Judgement(calibration, SetRule("aps", 0.9, math.inf if by_class is None else 0.6, by_class))
+    rules = PredictionRules(calibration, SetRule("aps", 0.9, math.inf if by_class is None else 0.6, by_class))
     artifact.save(judged(rules, contracts.lite0()), tmp_path / "model")
-    assert load_classifier(tmp_path / "model").judgement == rules
+    assert load_classifier(tmp_path / "model").rules == rules
 
 
 def test_a_model_of_format_1_loads_with_its_temperature(folder: Path):
     content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    del content["judgement"]
+    del content["rules"]
     (folder / "model.json").write_text(json.dumps(content | {"format": 1, "temperature": 2.5}), encoding="utf-8")
-    assert load_classifier(folder).judgement == Judgement(Calibration(2.5))
+    assert load_classifier(folder).rules == PredictionRules(Calibration(2.5))
 
 
 def test_damaged_arrays_of_none_of_these_are_refused(tmp_path: Path):
     features = np.random.default_rng(0).normal(size=(40, contracts.lite0().dim)).astype(np.float32)
-    rule = novelty.fit("neighbours", 0.05, np.arange(50.0), novelty.learn("neighbours", features, np.arange(40) % 3))
-    artifact.save(judged(Judgement(novelty=rule), contracts.lite0()), tmp_path / "model")
-    path = tmp_path / "model" / "novelty.safetensors"
+    rule = out_of_distribution.fit(
+        "neighbours", 0.05, np.arange(50.0), out_of_distribution.learn("neighbours", features, np.arange(40) % 3)
+    )
+    artifact.save(judged(PredictionRules(out_of_distribution=rule), contracts.lite0()), tmp_path / "model")
+    path = tmp_path / "model" / "out_of_distribution.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    with pytest.raises(ArtifactError, match=r"novelty\.safetensors does not have the digest"):
+    with pytest.raises(ArtifactError, match=r"out_of_distribution\.safetensors does not have the digest"):
         load_classifier(tmp_path / "model")

@@ -12,7 +12,7 @@ from conftest import draw_folders
 
 from headstart.errors import ConfigError, DataError, PictureError
 from headstart.model.classifier import Classifier
-from headstart.training import TrainingResult
+from headstart.workflows.train import TrainingResult
 
 
 @pytest.fixture

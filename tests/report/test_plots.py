@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from headstart.judging import evaluation
+from headstart.evaluation import measure
 from headstart.learning.heads import Step
 from headstart.records import ClassNames, Evaluation, Predictions
 from headstart.report import plots
@@ -33,17 +33,17 @@ def evaluated(classes: int = 3, rows: int = 200, names: tuple[str, ...] = (), se
     """Return an evaluation of simulated predictions."""
     generator = np.random.default_rng(seed)
     names = names or tuple(f"class {k:03d}" for k in range(classes))
-    truth = np.concatenate([np.arange(len(names)), generator.integers(0, len(names), rows)])
-    logits = generator.normal(0, 1, (len(truth), len(names))) + 2 * np.eye(len(names))[truth]
+    targets = np.concatenate([np.arange(len(names)), generator.integers(0, len(names), rows)])
+    logits = generator.normal(0, 1, (len(targets), len(names))) + 2 * np.eye(len(names))[targets]
     shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    pictures = tuple(f"{row}.png" for row in range(len(truth)))
-    return evaluation.measure(Predictions(pictures, ClassNames(names), shares, truth=tuple(names[k] for k in truth)))
+    pictures = tuple(f"{row}.png" for row in range(len(targets)))
+    return measure.measure(Predictions(pictures, ClassNames(names), shares, targets=tuple(names[k] for k in targets)))
 
 
 def perfect(classes: int) -> Evaluation:
     """Return an evaluation without a mistake."""
     names = tuple(f"class {k:03d}" for k in range(classes))
-    return evaluation.measure(Predictions(names, ClassNames(names), np.eye(classes), truth=names))
+    return measure.measure(Predictions(names, ClassNames(names), np.eye(classes), targets=names))
 
 
 def drawn(figure: Figure) -> str:

@@ -10,7 +10,7 @@ import torch
 
 from headstart.records import Finding, Interval
 from headstart.report import summary
-from headstart.training import TrainingResult
+from headstart.workflows.train import TrainingResult
 
 
 def test_an_evaluation_is_strict_json(small_result: TrainingResult):

@@ -26,7 +26,7 @@ def render(
     Args:
         predictions: What to write.
         form: "labels" (`image_id,label`), "probabilities" (`image_id` and a column for each class), "table"
-            (`image_id,label,probability,known,typicality,set`, the set with `|` between its classes) or "jsonl".
+            (`image_id,label,probability,known,p_value,set`, the set with `|` between its classes) or "jsonl".
         like: A sample submission: its id column and its class columns, in its order; overrides `form`.
         spreadsheet_safe: Put an apostrophe before cells that a spreadsheet would run as a formula (OWASP's rule); the
             file is then no longer faithful to the byte.
@@ -56,7 +56,7 @@ def render(
             spreadsheet_safe,
         )
     if form == "table":
-        header = ["image_id", "label", "probability", "known", "typicality", "set"]
+        header = ["image_id", "label", "probability", "known", "p_value", "set"]
         return _csv([header, *map(_row, _ids(predictions), predictions)], spreadsheet_safe)
     if form == "jsonl":
         return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in as_dicts(predictions))
@@ -73,7 +73,7 @@ def as_dicts(predictions: Predictions) -> Iterable[dict[str, object]]:
             "top": [{"label": label, "probability": probability} for label, probability in said.top],
             "set": list(said.set),
             "known": said.known,
-            "typicality": said.typicality,
+            "p_value": said.p_value,
             "status": said.status,
         }
         yield line if said.error is None else line | {"error": said.error}
@@ -83,8 +83,8 @@ def _row(name: str, said: Prediction) -> list[str]:
     if said.error is not None:
         return [name, "", "", "", "", ""]
     known = {None: "", True: "yes", False: "no"}[said.known]
-    typicality = "" if said.typicality is None else f"{said.typicality:.4g}"
-    return [name, str(said.label), repr(said.probability), known, typicality, "|".join(said.set)]
+    p_value = "" if said.p_value is None else f"{said.p_value:.4g}"
+    return [name, str(said.label), repr(said.probability), known, p_value, "|".join(said.set)]
 
 
 def check_like(table: Table, classes: ClassNames) -> None:

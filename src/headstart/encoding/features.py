@@ -17,13 +17,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from headstart.data import images, looks
+from headstart.data import images
 from headstart.encoding import runtime
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.cache import Store, open_cache
 from headstart.encoding.runtime import Agreement, Encoder
 from headstart.errors import PictureError
-from headstart.records import Dataset, FeatureTable, Floats, Looks, Pixels, Preprocess, Progress, silence
+from headstart.inspection import properties
+from headstart.records import Dataset, FeatureTable, Floats, ImageProperties, Pixels, Preprocess, Progress, silence
 
 SHARD_ROWS = 256
 VIEWS = ("original", "mirror")
@@ -51,9 +52,9 @@ def recipe(encoder: Encoder, view: str) -> dict[str, object]:
     }
 
 
-def look_recipe(preprocess: Preprocess) -> dict[str, object]:
-    """Return everything besides the file's bytes that decides the looks of a picture."""
-    known = {"looks": looks.VERSION, "decoder": images.DECODER}
+def properties_recipe(preprocess: Preprocess) -> dict[str, object]:
+    """Return everything besides the file's bytes that decides the properties of a picture."""
+    known = {"properties": properties.VERSION, "decoder": images.DECODER}
     return known | {"side": preprocess.size, "background": preprocess.background}
 
 
@@ -64,11 +65,11 @@ def extract(
     backbone: Backbone,
     *,
     views: Sequence[str] = ("original",),
-    looking: bool = False,
+    with_properties: bool = False,
     cache: Path | None = None,
     progress: Progress = silence,
 ) -> Extraction:
-    """Return the features of every picture, and its looks if asked for, computing what the cache lacks.
+    """Return the features of every picture, and its properties if asked for, computing what the cache lacks.
 
     Before the first picture is encoded the engine is compared with PyTorch float32 on up to eight pictures, and
     replaced by a safer one if it differs too much; see `runtime.verified`.
@@ -79,11 +80,11 @@ def extract(
         encoder: Computes the features.
         backbone: Of the encoder, to check it against.
         views: From `VIEWS`.
-        looking: Whether looks are wanted; they come from the same decoding.
+        with_properties: Whether properties are wanted; they come from the same decoding.
         cache: The folder of the cache; None: keep nothing.
         progress: Hears of every picture.
     """
-    job = _Job(dataset, list(digests), encoder, tuple(views), looking, cache, progress)
+    job = _Job(dataset, list(digests), encoder, tuple(views), with_properties, cache, progress)
     agreement = job.recall()
     with images.quiet_pillow():
         if job.missing() and agreement is None:
@@ -95,7 +96,7 @@ def extract(
                 job.remember(agreement)
         while job.missing():  # once, unless files change while they are read
             job.compute()
-        job.look_at_the_rest()
+        job.complete_properties()
     return Extraction(job.table(), job.encoder, agreement)
 
 
@@ -108,7 +109,7 @@ class _Job:
         digests: list[str],
         encoder: Encoder,
         views: tuple[str, ...],
-        looking: bool,
+        with_properties: bool,
         cache: Path | None,
         progress: Progress,
     ) -> None:
@@ -117,7 +118,7 @@ class _Job:
         self.progress = progress
         self.values: Floats = np.zeros((len(dataset), len(views), encoder.dim), dtype=np.float32)
         self.known = np.zeros((len(dataset), len(views)), dtype=bool)
-        self.looks = _Looks(self.digests, encoder.preprocess, self.cache) if looking else None
+        self.properties = _Properties(self.digests, encoder.preprocess, self.cache) if with_properties else None
         self.failures: dict[int, str] = {}
         self.done = 0  # rows with all their views
         self.encoded = 0
@@ -177,8 +178,8 @@ class _Job:
                 if self.digests[row] and outcome.digest != self.digests[row]:
                     self.changed.append(self.dataset[row].name)
                 self.digests[row] = outcome.digest
-                if self.looks is not None and outcome.look is not None:
-                    self.looks.take(same, outcome.digest, outcome.look)
+                if self.properties is not None and outcome.properties is not None:
+                    self.properties.take(same, outcome.digest, outcome.properties)
                 for index, view in enumerate(self.views):
                     waiting.append((row, same, outcome.digest, index))
                     yield outcome.pixels if view == "original" else np.ascontiguousarray(outcome.pixels[:, ::-1])
@@ -200,21 +201,21 @@ class _Job:
                     fresh = []
         finally:
             self._commit(fresh)  # also when interrupted: what was computed is kept
-            if self.looks is not None:
-                self.looks.commit()
+            if self.properties is not None:
+                self.properties.commit()
 
-    def look_at_the_rest(self) -> None:
-        """Decode once more what was encoded before anybody asked for its looks."""
-        if self.looks is None:
+    def complete_properties(self) -> None:
+        """Decode once more what was encoded before anybody asked for its properties."""
+        if self.properties is None:
             return
-        rows = [rows for rows in self.looks.missing(self.digests).values() if rows[0] not in self.failures]
+        rows = [rows for rows in self.properties.missing(self.digests).values() if rows[0] not in self.failures]
         try:
             for done, (row, same, outcome) in enumerate(self._ahead(rows), start=1):
-                if outcome.look is not None and outcome.digest == self.digests[row]:
-                    self.looks.take(same, outcome.digest, outcome.look)
+                if outcome.properties is not None and outcome.digest == self.digests[row]:
+                    self.properties.take(same, outcome.digest, outcome.properties)
                 self.progress("Looking", done, len(rows))
         finally:
-            self.looks.commit()
+            self.properties.commit()
 
     def table(self) -> FeatureTable:
         """Return what is known now."""
@@ -228,7 +229,7 @@ class _Job:
             self.encoded,
             tuple(self.changed),
             observations,
-            None if self.looks is None else looks.unpack(self.looks.values),
+            None if self.properties is None else properties.unpack(self.properties.values),
         )
 
     def _ahead(self, wanted: Iterable[list[int]]) -> Iterator[tuple[int, list[int], _Loaded]]:
@@ -270,8 +271,10 @@ class _Job:
             picture = images.decode(data, suffix=path.suffix, background=preprocess.background, side=preprocess.size)
         except PictureError as error:
             return _Loaded(digest, problem=error.message)
-        look = None if self.looks is None or self.looks.known[row] else looks.look(picture, len(data))
-        return _Loaded(digest, images.prepare(picture.pixels, preprocess), picture.remarks, look=look)
+        measured = (
+            None if self.properties is None or self.properties.known[row] else properties.measure(picture, len(data))
+        )
+        return _Loaded(digest, images.prepare(picture.pixels, preprocess), picture.remarks, properties=measured)
 
     def _fetch(self) -> None:
         """Take from the stores what they hold of the missing rows."""
@@ -305,24 +308,24 @@ class _Loaded:
     pixels: Pixels | None = None
     remarks: tuple[str, ...] = ()
     problem: str = ""
-    look: Floats | None = None
+    properties: Floats | None = None
 
 
-class _Looks:
-    """The looks of a dataset while it is worked on: what is known, and what the cache does not hold yet."""
+class _Properties:
+    """The properties of a dataset while it is worked on: what is known, and what the cache does not hold yet."""
 
     def __init__(self, digests: Sequence[str], preprocess: Preprocess, cache: Path | None) -> None:
-        self.values: Floats = np.full((len(digests), looks.DIM), np.nan, dtype=np.float32)
-        self.values[:, len(Looks.FIGURES) :] = 0
+        self.values: Floats = np.full((len(digests), properties.DIM), np.nan, dtype=np.float32)
+        self.values[:, len(ImageProperties.FIGURES) :] = 0
         self.known = np.zeros(len(digests), dtype=bool)
-        self._store = None if cache is None else Store(cache, look_recipe(preprocess), looks.DIM)
+        self._store = None if cache is None else Store(cache, properties_recipe(preprocess), properties.DIM)
         self._fresh: dict[str, Floats] = {}
         rows = self.missing(digests)
         for digest, vector in self._store.take(filter(None, rows)) if self._store is not None else ():
             self._keep(rows[digest], vector)
 
     def missing(self, digests: Sequence[str]) -> dict[str, list[int]]:
-        """Return digest → rows whose looks are not known."""
+        """Return digest → rows whose properties are not known."""
         rows: dict[str, list[int]] = defaultdict(list)
         for row in np.flatnonzero(~self.known).tolist():
             rows[digests[row]].append(row)

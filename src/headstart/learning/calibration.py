@@ -68,7 +68,7 @@ class Calibration:
 
 def fit(
     logits: Floats,
-    truth: Integers,
+    targets: Integers,
     fold: Integers,
     scaling: Literal["best", "temperature", "vector"] = "best",
 ) -> Calibration:
@@ -76,73 +76,73 @@ def fit(
 
     Args:
         logits: (N, K) of rows that the head had not learned from.
-        truth: (N,) positions of the true classes.
+        targets: (N,) positions of the true classes.
         fold: (N,) rows of one fold are left out together where "best" compares the two; with a single fold, and where
             a class has no row, it is the temperature.
         scaling: What to fit.
     """
-    if len(truth) < FEWEST:
+    if len(targets) < FEWEST:
         return Calibration()
-    temperature, _ = fit_temperature(logits, truth)
-    if scaling == "temperature" or (scaling == "best" and not _vector_wins(logits, truth, fold)):
+    temperature, _ = fit_temperature(logits, targets)
+    if scaling == "temperature" or (scaling == "best" and not _vector_wins(logits, targets, fold)):
         return Calibration(temperature)
-    factors, offsets = _fit_vector(logits / temperature, truth)
+    factors, offsets = _fit_vector(logits / temperature, targets)
     return Calibration(temperature, tuple(factors.tolist()), tuple(offsets.tolist()))
 
 
-def _vector_wins(logits: Floats, truth: Integers, fold: Integers) -> bool:
+def _vector_wins(logits: Floats, targets: Integers, fold: Integers) -> bool:
     """Return whether vector scaling has the smaller log-loss on each half of the folds, fitted on the other.
 
     On each: a difference that comes and goes with the half is noise, and one number less is simpler.
     """
     halves = fold % 2 == 1
     classes = logits.shape[1]
-    if min(len(np.unique(truth[halves])), len(np.unique(truth[~halves]))) < classes:
+    if min(len(np.unique(targets[halves])), len(np.unique(targets[~halves]))) < classes:
         return False
     for held in (halves, ~halves):
-        temperature, _ = fit_temperature(logits[~held], truth[~held])
+        temperature, _ = fit_temperature(logits[~held], targets[~held])
         scaled = logits / temperature
-        factors, offsets = _fit_vector(scaled[~held], truth[~held])
-        if _loss(scaled[held] * factors + offsets, truth[held]) >= _loss(scaled[held], truth[held]):
+        factors, offsets = _fit_vector(scaled[~held], targets[~held])
+        if _loss(scaled[held] * factors + offsets, targets[held]) >= _loss(scaled[held], targets[held]):
             return False
     return True
 
 
-def _fit_vector(logits: NDArray[np.floating], truth: Integers) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _fit_vector(logits: NDArray[np.floating], targets: Integers) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return (K,) factors and (K,) offsets, pulled towards 1 and 0."""
     wide = logits.astype(np.float64)
-    rows, classes = np.arange(len(truth)), wide.shape[1]
+    rows, classes = np.arange(len(targets)), wide.shape[1]
 
     def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         factors, offsets = flat[:classes], flat[classes:]
         logs = log_softmax(wide * factors + offsets, axis=1)
         error = np.exp(logs)
-        error[rows, truth] -= 1  # softmax - onehot, the gradient of the cross-entropy by the logits
+        error[rows, targets] -= 1  # softmax - onehot, the gradient of the cross-entropy by the logits
         pull = np.concatenate([factors - 1, offsets])
-        slope = np.concatenate([np.einsum("nk,nk->k", error, wide), error.sum(axis=0)]) / len(truth)
-        return float(-logs[rows, truth].mean() + 0.5 * PULL * pull @ pull), slope + PULL * pull
+        slope = np.concatenate([np.einsum("nk,nk->k", error, wide), error.sum(axis=0)]) / len(targets)
+        return float(-logs[rows, targets].mean() + 0.5 * PULL * pull @ pull), slope + PULL * pull
 
     start = np.concatenate([np.ones(classes), np.zeros(classes)])
     found = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 30, "ftol": 1e-6})
     return found.x[:classes], found.x[classes:]
 
 
-def _loss(logits: NDArray[np.floating], truth: Integers) -> float:
-    return float(-log_softmax(logits, axis=1)[np.arange(len(truth)), truth].mean())
+def _loss(logits: NDArray[np.floating], targets: Integers) -> float:
+    return float(-log_softmax(logits, axis=1)[np.arange(len(targets)), targets].mean())
 
 
-def fit_temperature(logits: Floats, truth: Integers) -> tuple[float, float]:
+def fit_temperature(logits: Floats, targets: Integers) -> tuple[float, float]:
     """Return (temperature, mean log-loss in nats at it).
 
     Args:
         logits: (N, K) out-of-sample.
-        truth: (N,) positions of the true classes.
+        targets: (N,) positions of the true classes.
     """
-    rows = np.arange(len(truth))
+    rows = np.arange(len(targets))
     wide = logits.astype(np.float64)
 
     def loss(log_temperature: float) -> float:
-        return float(-log_softmax(wide / math.exp(log_temperature), axis=1)[rows, truth].mean())
+        return float(-log_softmax(wide / math.exp(log_temperature), axis=1)[rows, targets].mean())
 
     found = minimize_scalar(loss, bounds=(math.log(LOW), math.log(HIGH)), method="bounded", options={"xatol": 1e-4})
     return math.exp(found.x), float(found.fun)

@@ -70,7 +70,7 @@ class SetRule:
 
 def fit(
     probabilities: Array,
-    truth: Integers,
+    targets: Integers,
     *,
     level: float = 0.9,
     method: Method = "lac",
@@ -83,15 +83,15 @@ def fit(
 
     Args:
         probabilities: (N, K) of pictures that the head has not learned from; no NaN.
-        truth: (N,) positions of the true classes.
+        targets: (N,) positions of the true classes.
         level: In (0, 1).
         method: "lac" or "aps".
         fewest: Rows that a class needs for a quantile of its own.
     """
-    own = _scores(probabilities, method)[np.arange(len(truth)), truth]
+    own = _scores(probabilities, method)[np.arange(len(targets)), targets]
     shared = _quantile(own, level)
     limits = [shared] * probabilities.shape[1]
-    rows_of = {k: np.flatnonzero(truth == k) for k in range(len(limits))}
+    rows_of = {k: np.flatnonzero(targets == k) for k in range(len(limits))}
     large = [k for k, rows in rows_of.items() if len(rows) >= fewest]
     for k in large:
         limits[k] = _quantile(own[rows_of[k]], level)
@@ -103,7 +103,7 @@ def _scores(probabilities: Array, method: Method) -> Array:
     if method == "lac":
         return 1 - probabilities
     # The probability of all classes that come before it. With its own included, as APS is often told, a sure picture
-    # would score near 1 though it is right, and at an accuracy of 0.9 sets for 0.9 would hold the truth 99.8 times of
+    # would score near 1 though it is right, and at an accuracy of 0.9 sets for 0.9 would hold the true class 99.8 times of
     # 100 and five classes instead of one. Of equals, the first comes first.
     order = np.argsort(-probabilities, axis=1, kind="stable")
     before = np.cumsum(np.take_along_axis(probabilities, order, axis=1), axis=1)[:, :-1]

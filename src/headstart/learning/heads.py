@@ -134,10 +134,10 @@ def ignore(step: Step) -> None:
     """Hear nothing: the listener of whoever did not ask for one."""
 
 
-def loss_and_accuracy(scores: Tensor, truth: Tensor) -> tuple[float, float]:
+def loss_and_accuracy(scores: Tensor, targets: Tensor) -> tuple[float, float]:
     """Return mean cross-entropy in nats and the share that is right, of (N, K) logits; NaN without rows."""
-    if not len(truth):
+    if not len(targets):
         return float("nan"), float("nan")
     logs = torch.log_softmax(scores, dim=1)
-    right = (logs.argmax(dim=1) == truth).double().mean()
-    return float(-logs[torch.arange(len(truth)), truth].double().mean()), float(right)
+    right = (logs.argmax(dim=1) == targets).double().mean()
+    return float(-logs[torch.arange(len(targets)), targets].double().mean()), float(right)

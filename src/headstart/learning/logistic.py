@@ -2,11 +2,11 @@
 
 The objective, with features z standardised by the training rows' mean and deviation, is
 
-    mean over rows of  weight · cross-entropy(z V + c, label)  +  strength / 2 · ‖V - V₀‖²
+    mean over rows of  weight · cross-entropy(z V + c, label)  +  l2 / 2 · ‖V - V₀‖²
 
 where V₀ is the prior in the standardised space (scikit-learn's `LogisticRegression` is the case V₀ = 0 with
-C = 1 / (rows · strength)); the bias is not penalised. The problem is convex, so V is where it ends, not where it
-starts; starting at the prior or at the neighbouring strength saves steps.
+C = 1 / (rows · l2)); the bias is not penalised. The problem is convex, so V is where it ends, not where it
+starts; starting at the prior or at the neighbouring l2 saves steps.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from headstart.records import Floats, Integers, Progress, silence
 
 ROUGH = 1e-3  # the same for heads that only help to decide something; on dogs 8 iterations instead of 17
 TOLERANCE = 1e-5  # relative decrease of the objective at which L-BFGS stops; ten times less changed no digit reported
-DEFAULT_STRENGTH = 1.0  # with a prior, where there is too little data to choose
-DEFAULT_STRENGTH_ALONE = 0.03
+DEFAULT_L2 = 1.0  # with a prior, where there is too little data to choose
+DEFAULT_L2_ALONE = 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,26 +39,26 @@ class Selection:
     """What the folds decided.
 
     Attributes:
-        strength: The chosen penalty strength.
-        scores: (strength, calibrated out-of-fold log-loss) of each one tried; empty if there was nothing to choose by.
+        l2: The chosen l2 penalty.
+        scores: (l2, calibrated out-of-fold log-loss) of each one tried; empty if there was nothing to choose by.
         rows: The training rows that were held out in some fold.
         logits: (len(rows), K) their out-of-fold logits.
     """
 
-    strength: float
+    l2: float
     scores: tuple[tuple[float, float], ...]
     rows: Integers
     logits: Floats
 
 
 class Problem:
-    """Standardised rows with labels, ready to be fitted at any strength, leaving out any one fold."""
+    """Standardised rows with labels, ready to be fitted at any l2, leaving out any one fold."""
 
     def __init__(
         self,
         features: Floats,
         rows: Integers,
-        truth: Integers,
+        targets: Integers,
         prior: Prior,
         *,
         balanced: bool = False,
@@ -69,7 +69,7 @@ class Problem:
         Args:
             features: (all rows, V, D); each view of a row counts as a picture of its own.
             rows: (N,) which of them to learn from.
-            truth: (N,) their classes.
+            targets: (N,) their classes.
             prior: What the weights are pulled towards.
             balanced: Weigh each class as much as any other.
             fold: (N,) the fold of each row, -1 for rows that are never held out.
@@ -83,7 +83,7 @@ class Problem:
         # a constant feature says nothing; dividing by next to nothing would make noise of it
         self.deviation = values.std(dim=0, correction=0).clamp_min(1e-6)
         self.values = values.sub_(self.mean).div_(self.deviation)
-        self.truth = torch.from_numpy(truth[order]).repeat_interleave(self.views)
+        self.targets = torch.from_numpy(targets[order]).repeat_interleave(self.views)
         self.classes = prior.bias.size
         self.weights = self._row_weights() if balanced else None
         start = torch.from_numpy(prior.weights).double()
@@ -93,7 +93,7 @@ class Problem:
 
     def fit(
         self,
-        strength: float,
+        l2: float,
         *,
         start: NDArray[np.float64] | None = None,
         leave_out: int | None = None,
@@ -104,7 +104,7 @@ class Problem:
         """Return the (D + 1, K) standardised weights, the bias in the last row.
 
         Args:
-            strength: Of the penalty, > 0.
+            l2: Of the penalty, > 0.
             start: Where to begin; None: at the prior.
             leave_out: A fold not to learn from.
             iterations: At most.
@@ -116,7 +116,7 @@ class Problem:
         shape = begin.shape
 
         def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-            loss, gradient = self._objective(torch.from_numpy(flat.reshape(shape)), strength, parts)
+            loss, gradient = self._objective(torch.from_numpy(flat.reshape(shape)), l2, parts)
             return loss, gradient.numpy().ravel()
 
         # scipy's BLAS threads spin between calls and take the cores from torch's: alone, half as fast again
@@ -172,8 +172,8 @@ class Problem:
         return torch.cat([slope * self.deviation.double()[:, None], bias[None]]).numpy()
 
     def _row_weights(self) -> Tensor:
-        counts = torch.bincount(self.truth, minlength=self.classes).clamp_min(1)
-        weights = (1.0 / counts)[self.truth]
+        counts = torch.bincount(self.targets, minlength=self.classes).clamp_min(1)
+        weights = (1.0 / counts)[self.targets]
         return weights / weights.mean()
 
     def _slices(self, leave_out: int | None) -> list[slice]:
@@ -183,59 +183,59 @@ class Problem:
         begin, end = (self.views * int(np.searchsorted(self.fold, leave_out, side)) for side in ("left", "right"))
         return [part for part in (slice(0, begin), slice(end, size)) if part.stop > part.start]
 
-    def _objective(self, weights: Tensor, strength: float, parts: Sequence[slice]) -> tuple[float, Tensor]:
+    def _objective(self, weights: Tensor, l2: float, parts: Sequence[slice]) -> tuple[float, Tensor]:
         single = weights.float()
         pull = weights[:-1] - self.prior
         loss = torch.zeros((), dtype=torch.float64)
         gradient = torch.zeros_like(single)
         total = 0.0
         for part in parts:
-            rows, truth = self.values[part], self.truth[part]
-            own = torch.arange(len(truth))
+            rows, targets = self.values[part], self.targets[part]
+            own = torch.arange(len(targets))
             scores = torch.log_softmax(_scores(rows, single), dim=1)
-            each = scores[own, truth].double()
+            each = scores[own, targets].double()
             error = scores.exp_()  # becomes softmax - onehot, the gradient of the cross-entropy by the logits
-            error[own, truth] -= 1
+            error[own, targets] -= 1
             if self.weights is not None:
                 each = each * self.weights[part]
                 error *= self.weights[part][:, None]
-            total += len(truth) if self.weights is None else float(self.weights[part].double().sum())
+            total += len(targets) if self.weights is None else float(self.weights[part].double().sum())
             loss -= each.sum()
             gradient[:-1].addmm_(rows.T, error)
             gradient[-1] += error.sum(dim=0)
         slope = gradient.double() / total
-        slope[:-1] += strength * pull
-        return float(loss) / total + 0.5 * strength * float(pull.square().sum()), slope
+        slope[:-1] += l2 * pull
+        return float(loss) / total + 0.5 * l2 * float(pull.square().sum()), slope
 
 
-def select_strength(
+def select_l2(
     problem: Problem,
-    strengths: Sequence[float],
+    l2s: Sequence[float],
     *,
     begin: float | None = None,
     iterations: int = 200,
     progress: Progress = silence,
 ) -> Selection:
-    """Choose the strength by cross-validation over the problem's folds.
+    """Choose the l2 penalty by cross-validation over the problem's folds.
 
     The score is the out-of-fold log-loss after temperature scaling, since that is how the head will be used. It falls
-    and rises once along the strengths, so the search begins in the middle and walks downhill; each fold starts where
-    it ended at the neighbouring strength.
+    and rises once along the l2s, so the search begins in the middle and walks downhill; each fold starts where
+    it ended at the neighbouring l2.
 
     Args:
         problem: With folds.
-        strengths: Strongest first.
+        l2s: Strongest first.
         begin: Where to begin the search; None: in the middle.
         iterations: Of each fit, at most.
         progress: Hears of every fit.
     """
     numbers = problem.folds
     rows = problem.held_out_rows()
-    usual = begin or default_strength(problem.prior_known)
-    best = min(range(len(strengths)), key=lambda index: abs(math.log(strengths[index] / usual)))
+    usual = begin or default_l2(problem.prior_known)
+    best = min(range(len(l2s)), key=lambda index: abs(math.log(l2s[index] / usual)))
     if len(rows) < calibration.FEWEST or len(numbers) < 2:
-        return Selection(strengths[best], (), np.array([], dtype=np.int64), np.zeros((0, problem.classes), np.float32))
-    truth = problem.truth[:: problem.views].numpy()[np.argsort(problem.order)][rows]
+        return Selection(l2s[best], (), np.array([], dtype=np.int64), np.zeros((0, problem.classes), np.float32))
+    targets = problem.targets[:: problem.views].numpy()[np.argsort(problem.order)][rows]
     tried: dict[int, _Trial] = {}
 
     def score(index: int, neighbour: int | None) -> float:
@@ -243,32 +243,30 @@ def select_strength(
 
             def report(place: int) -> None:
                 done = (len(tried) * len(numbers)) + place
-                progress("Choosing the strength", done, len(strengths) * len(numbers))
+                progress("Choosing the l2 penalty", done, len(l2s) * len(numbers))
 
             starts = None if neighbour is None else tried[neighbour].weights
-            weights, logits = out_of_fold(
-                problem, strengths[index], iterations=iterations, starts=starts, report=report
-            )
-            tried[index] = _Trial(weights, logits, calibration.fit_temperature(logits, truth)[1])
+            weights, logits = out_of_fold(problem, l2s[index], iterations=iterations, starts=starts, report=report)
+            tried[index] = _Trial(weights, logits, calibration.fit_temperature(logits, targets)[1])
         return tried[index].loss
 
     score(best, None)
     for step in (1, -1):
-        while 0 <= best + step < len(strengths) and score(best + step, best) < tried[best].loss:
+        while 0 <= best + step < len(l2s) and score(best + step, best) < tried[best].loss:
             best += step
-    progress("Choosing the strength", len(strengths) * len(numbers), len(strengths) * len(numbers))
-    scores = tuple((strengths[index], tried[index].loss) for index in sorted(tried))
-    return Selection(strengths[best], scores, rows, tried[best].logits)
+    progress("Choosing the l2 penalty", len(l2s) * len(numbers), len(l2s) * len(numbers))
+    scores = tuple((l2s[index], tried[index].loss) for index in sorted(tried))
+    return Selection(l2s[best], scores, rows, tried[best].logits)
 
 
-def default_strength(prior: bool) -> float:
-    """Return the strength to take where nothing chooses it, with or without a prior."""
-    return DEFAULT_STRENGTH if prior else DEFAULT_STRENGTH_ALONE
+def default_l2(prior: bool) -> float:
+    """Return the l2 penalty to take where nothing chooses it, with or without a prior."""
+    return DEFAULT_L2 if prior else DEFAULT_L2_ALONE
 
 
 def out_of_fold(
     problem: Problem,
-    strength: float,
+    l2: float,
     *,
     iterations: int = 200,
     tolerance: float | None = None,
@@ -279,7 +277,7 @@ def out_of_fold(
 
     Args:
         problem: With folds.
-        strength: Of the penalty.
+        l2: Of the penalty.
         iterations: Of each fit, at most.
         tolerance: Of each fit; None: the usual one.
         starts: Where each fold's fit begins; None: at the prior.
@@ -289,7 +287,7 @@ def out_of_fold(
     logits: list[Floats] = [np.zeros((0, problem.classes), np.float32)]
     for place, fold in enumerate(problem.folds):
         start = None if starts is None else starts[place]
-        weights.append(problem.fit(strength, start=start, leave_out=fold, iterations=iterations, tolerance=tolerance))
+        weights.append(problem.fit(l2, start=start, leave_out=fold, iterations=iterations, tolerance=tolerance))
         values, _ = problem.held_out(fold)
         logits.append(_scores(values, torch.from_numpy(weights[-1]).float()).numpy())
         report(place)
@@ -298,7 +296,7 @@ def out_of_fold(
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """One strength: the weights of each fold, the out-of-fold logits, and their log-loss at the best temperature."""
+    """One l2: the weights of each fold, the out-of-fold logits, and their log-loss at the best temperature."""
 
     weights: list[NDArray[np.float64]]
     logits: Floats
@@ -309,7 +307,7 @@ class History:
     """Keeps loss and accuracy along a fit, of the rows learned from and of rows that only watch."""
 
     def __init__(
-        self, problem: Problem, features: Floats, rows: Integers, truth: Integers, listen: Listener = ignore
+        self, problem: Problem, features: Floats, rows: Integers, targets: Integers, listen: Listener = ignore
     ) -> None:
         """Standardise the watching rows as the problem does.
 
@@ -317,21 +315,21 @@ class History:
             problem: That is going to be fitted.
             features: (all rows, V, D).
             rows: (M,) rows that watch.
-            truth: (M,) their classes.
+            targets: (M,) their classes.
             listen: Hears of every step.
         """
         self.steps: list[Step] = []
         self._problem, self._listen = problem, listen
         self._watched = torch.from_numpy(features[rows, 0]).sub_(problem.mean).div_(problem.deviation)
-        self._truth = torch.from_numpy(truth)
+        self._targets = torch.from_numpy(targets)
         self._before = time.monotonic()
         self(problem.start())
 
     def __call__(self, weights: NDArray[np.float64]) -> None:
         """Take down where the fit is."""
         single, first = torch.from_numpy(weights).float(), slice(None, None, self._problem.views)
-        learned = loss_and_accuracy(_scores(self._problem.values[first], single), self._problem.truth[first])
-        watched = loss_and_accuracy(_scores(self._watched, single), self._truth)
+        learned = loss_and_accuracy(_scores(self._problem.values[first], single), self._problem.targets[first])
+        watched = loss_and_accuracy(_scores(self._watched, single), self._targets)
         now = time.monotonic()
         self.steps.append(Step(len(self.steps), *learned, *watched, seconds=now - self._before))
         self._before = now

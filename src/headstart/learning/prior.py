@@ -56,7 +56,7 @@ def candidates(classes: ClassNames, labels: Sequence[str]) -> dict[str, list[int
     return {name: hits for name, hits in found.items() if hits}
 
 
-def match(classes: ClassNames, backbone: Backbone, features: Floats, truth: Integers) -> Prior:
+def match(classes: ClassNames, backbone: Backbone, features: Floats, targets: Integers) -> Prior:
     """Return the prior of these classes.
 
     Where several labels have the class's name (`cardigan` is a corgi and a garment), the one is taken whose row scores
@@ -66,7 +66,7 @@ def match(classes: ClassNames, backbone: Backbone, features: Floats, truth: Inte
         classes: K names.
         backbone: Whose classifier is asked.
         features: (N, D) of training pictures.
-        truth: (N,) their classes.
+        targets: (N,) their classes.
     """
     prior = none(backbone.dim, len(classes))
     if not len(backbone.rows):
@@ -75,7 +75,7 @@ def match(classes: ClassNames, backbone: Backbone, features: Floats, truth: Inte
         k = classes.index(name)
         row = rows[0]
         if len(rows) > 1:
-            own = features[truth == k]
+            own = features[targets == k]
             row = rows[int(np.argmax((own @ backbone.rows[rows].T + backbone.offsets[rows]).mean(axis=0)))]
             prior.ambiguous[name] = len(rows)
         prior.weights[:, k], prior.bias[k] = backbone.rows[row], backbone.offsets[row]

@@ -40,15 +40,16 @@ from headstart.errors import ArtifactError, ConfigError, HeadstartError
 from headstart.learning.calibration import Calibration
 from headstart.learning.conformal import SetRule
 from headstart.learning.heads import Head
-from headstart.learning.judgement import Judgement
-from headstart.learning.novelty import Novelty
+from headstart.learning.out_of_distribution import OutOfDistributionRule
+from headstart.learning.rules import PredictionRules
 from headstart.model.classifier import Classifier
 from headstart.records import ClassNames, Floats, Preprocess, Provenance
 from headstart.storage import flush, remove_stale, storage_errors
 
-FORMAT = 2
+FORMAT = 3
 MODEL, HEAD, BACKBONE = "model.json", "head.safetensors", "backbone.safetensors"
-NOVELTY = "novelty.safetensors"  # only where the rule for "none of these" needs arrays
+_NOVELTY = "novelty.safetensors"  # its name up to format 2
+OUT_OF_DISTRIBUTION = "out_of_distribution.safetensors"  # only where the rule for "none of these" needs arrays
 
 _HINT = "Make room, or name another place with --out."
 
@@ -59,8 +60,16 @@ def _add_judgement(content: dict[str, Any]) -> dict[str, Any]:
     return content | {"judgement": {"calibration": calibration, "sets": None, "novelty": None}}
 
 
+def _rename_rules(content: dict[str, Any]) -> dict[str, Any]:
+    """Format 2 called the prediction rules a judgement, and the rule for "none of these" novelty."""
+    rules = dict(content["judgement"])
+    rules["out_of_distribution"] = rules.pop("novelty")
+    files = {OUT_OF_DISTRIBUTION if name == _NOVELTY else name: digest for name, digest in content["files"].items()}
+    return content | {"rules": rules, "files": files}
+
+
 # format n → what makes n + 1 of it
-_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _add_judgement}
+_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _add_judgement, 2: _rename_rules}
 
 
 def probe(directory: Path) -> None:
@@ -112,14 +121,14 @@ def writing(directory: Path) -> Iterator[Path]:
 
 
 def _put_in_place(temporary: Path, directory: Path) -> None:
-    earlier = aside(directory)
-    if earlier is not None:
-        os.rename(directory, earlier)
+    previous = aside(directory)
+    if previous is not None:
+        os.rename(directory, previous)
     try:
         os.replace(temporary, directory)
     except BaseException:
-        if earlier is not None:
-            os.rename(earlier, directory)
+        if previous is not None:
+            os.rename(previous, directory)
         raise
     flush(directory.parent)
 
@@ -148,14 +157,16 @@ def write_into(folder: Path, classifier: Classifier, extra: Mapping[str, Any] | 
         classifier: What to write.
         extra: More entries for `model.json`, e.g. the plan; loading ignores them.
     """
-    novelty = classifier.judgement.novelty
+    out_of_distribution = classifier.rules.out_of_distribution
     states: dict[str, Mapping[str, Tensor]] = {
         HEAD: classifier.head.state_dict(),
         BACKBONE: classifier.backbone.module.state_dict(),
     }
-    if novelty is not None and novelty.arrays:
+    if out_of_distribution is not None and out_of_distribution.arrays:
         # half precision is what the arrays were rounded to where they are large
-        states[NOVELTY] = {key: _stored(key, torch.from_numpy(value)) for key, value in novelty.arrays.items()}
+        states[OUT_OF_DISTRIBUTION] = {
+            key: _stored(key, torch.from_numpy(value)) for key, value in out_of_distribution.arrays.items()
+        }
     for name, state in states.items():
         (folder / name).write_bytes(save_tensors({key: value.contiguous().cpu() for key, value in state.items()}))
     files = {name: _sha256(folder / name) for name in states}
@@ -171,7 +182,7 @@ def write_into(folder: Path, classifier: Classifier, extra: Mapping[str, Any] | 
         "encoder": dataclasses.asdict(classifier.encoder.plan) | {"weights": ""},
         "classes": list(classifier.classes),
         "head": classifier.head.describe(),
-        "judgement": _describe(classifier.judgement),
+        "rules": _describe(classifier.rules),
         "files": files,
         **dataclasses.asdict(classifier.provenance),
         **(extra or {}),
@@ -198,7 +209,7 @@ def load_classifier(directory: str | Path, encoder: EncoderConfig | None = None)
         preprocess = Preprocess.from_dict(content["preprocess"])
         with torch.device("meta"):  # a forged description takes no memory
             empty = Head.from_description(content["head"], len(classes))
-        judgement = _judgement(folder, content["judgement"], _checked(content["files"], dict))
+        rules = _rules(folder, content["rules"], _checked(content["files"], dict))
         name = _checked(content["backbone"]["name"], str)
         arguments = _checked(content["backbone"]["arguments"], dict)
         saved = TrainConfig(encoder=EncoderConfig(**content["encoder"])).encoder
@@ -209,7 +220,7 @@ def load_classifier(directory: str | Path, encoder: EncoderConfig | None = None)
     if len(set(classes)) != len(classes) or len(classes) < 2 or not all(isinstance(c, str) for c in classes):
         raise ArtifactError(f"{folder / MODEL} is damaged: its classes are not at least two different names.")
     head = _fill(empty, _read_tensors(folder, HEAD, digests), folder / HEAD)
-    if problem := _misfit(judgement, len(classes), head.features):
+    if problem := _misfit(rules, len(classes), head.features):
         raise ArtifactError(f"{folder / MODEL} is damaged: {problem}.")
     try:
         backbone = backbones.rebuild(name, _read_tensors(folder, BACKBONE, digests), preprocess, arguments)
@@ -220,27 +231,33 @@ def load_classifier(directory: str | Path, encoder: EncoderConfig | None = None)
     if backbone.dim != head.features:
         raise ArtifactError(f"{folder}: the head takes {head.features} features, the backbone gives {backbone.dim}.")
     plan = _encoder_here(saved, encoder)
-    return Classifier(backbone, runtime.build(backbone, plan), head, judgement, classes, provenance)
+    return Classifier(backbone, runtime.build(backbone, plan), head, rules, classes, provenance)
 
 
 def _stored(name: str, values: Tensor) -> Tensor:
     return values.half() if name == "kept" else values
 
 
-def _describe(rules: Judgement) -> dict[str, Any]:
+def _describe(rules: PredictionRules) -> dict[str, Any]:
     """Return the rules as JSON values; an infinite quantile, which JSON does not know, is null."""
-    described: dict[str, Any] = {"calibration": dataclasses.asdict(rules.calibration), "sets": None, "novelty": None}
+    described: dict[str, Any] = {
+        "calibration": dataclasses.asdict(rules.calibration),
+        "sets": None,
+        "out_of_distribution": None,
+    }
     if rules.sets is not None:
         sets = dataclasses.asdict(rules.sets)
         by_class = None if rules.sets.by_class is None else [_finite(value) for value in rules.sets.by_class]
         described["sets"] = sets | {"quantile": _finite(rules.sets.quantile), "by_class": by_class}
-    if rules.novelty is not None:
-        novelty = {f.name: getattr(rules.novelty, f.name) for f in dataclasses.fields(rules.novelty)}
-        described["novelty"] = novelty | {"arrays": sorted(rules.novelty.arrays)}
+    if rules.out_of_distribution is not None:
+        out_of_distribution = {
+            f.name: getattr(rules.out_of_distribution, f.name) for f in dataclasses.fields(rules.out_of_distribution)
+        }
+        described["out_of_distribution"] = out_of_distribution | {"arrays": sorted(rules.out_of_distribution.arrays)}
     return described
 
 
-def _judgement(folder: Path, described: Mapping[str, Any], digests: Mapping[str, str]) -> Judgement:
+def _rules(folder: Path, described: Mapping[str, Any], digests: Mapping[str, str]) -> PredictionRules:
     """Return the rules that `_describe` described.
 
     Raises:
@@ -250,22 +267,27 @@ def _judgement(folder: Path, described: Mapping[str, Any], digests: Mapping[str,
     calibration: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in described["calibration"].items()
     }
-    sets, novelty = described["sets"], described["novelty"]
+    sets, out_of_distribution = described["sets"], described["out_of_distribution"]
     if sets is not None:
         by_class = sets["by_class"]
         limits = None if by_class is None else tuple(_infinite(value) for value in by_class)
         sets = SetRule(**sets | {"quantile": _infinite(sets["quantile"]), "by_class": limits})
-    if novelty is not None:
+    if out_of_distribution is not None:
         arrays: dict[str, Floats] = {}
-        if novelty["arrays"]:
-            arrays = {key: value.float().numpy() for key, value in _read_tensors(folder, NOVELTY, digests).items()}
-        if sorted(arrays) != novelty["arrays"]:
-            raise ValueError(f"{NOVELTY} holds {sorted(arrays)} instead of {novelty['arrays']}")
-        novelty = Novelty(**novelty | {"own": tuple(float(value) for value in novelty["own"]), "arrays": arrays})
-    return Judgement(Calibration(**calibration), sets, novelty)
+        if out_of_distribution["arrays"]:
+            arrays = {
+                key: value.float().numpy() for key, value in _read_tensors(folder, OUT_OF_DISTRIBUTION, digests).items()
+            }
+        if sorted(arrays) != out_of_distribution["arrays"]:
+            raise ValueError(f"{OUT_OF_DISTRIBUTION} holds {sorted(arrays)} instead of {out_of_distribution['arrays']}")
+        out_of_distribution = OutOfDistributionRule(
+            **out_of_distribution
+            | {"own": tuple(float(value) for value in out_of_distribution["own"]), "arrays": arrays}
+        )
+    return PredictionRules(Calibration(**calibration), sets, out_of_distribution)
 
 
-def _misfit(rules: Judgement, classes: int, features: int) -> str:
+def _misfit(rules: PredictionRules, classes: int, features: int) -> str:
     """Return what of the rules does not go with the head, or nothing."""
     per_class = {
         "factors": rules.calibration.factors,
@@ -275,10 +297,10 @@ def _misfit(rules: Judgement, classes: int, features: int) -> str:
     for name, values in per_class.items():
         if values is not None and len(values) != classes:
             return f"{name} has {len(values)} numbers for {classes} classes"
-    arrays = {} if rules.novelty is None else rules.novelty.arrays
+    arrays = {} if rules.out_of_distribution is None else rules.out_of_distribution.arrays
     for name, array in arrays.items():
         if array.shape[-1] != features or not np.isfinite(array).all():
-            return f"{name} of {NOVELTY} is not {features} finite numbers wide"
+            return f"{name} of {OUT_OF_DISTRIBUTION} is not {features} finite numbers wide"
     return ""
 
 
@@ -327,13 +349,13 @@ def _not_found(folder: Path) -> ArtifactError:
             "Name the folder that `headstart train --out` wrote.",
         )
     hint = "`headstart train DATA --out FOLDER` makes one."
-    if folder.name and os.path.lexists(earlier := folder.with_name(f"{folder.name}.1")):
-        hint = f"Earlier models from this place are kept as {earlier} and so on."
+    if folder.name and os.path.lexists(previous := folder.with_name(f"{folder.name}.1")):
+        hint = f"Earlier models from this place are kept as {previous} and so on."
     return ArtifactError(f"There is no model at {folder}.", hint)
 
 
 def _read_tensors(folder: Path, name: str, digests: Mapping[str, str]) -> dict[str, Tensor]:
-    path = folder / name
+    path = folder / (_NOVELTY if name == OUT_OF_DISTRIBUTION and (folder / _NOVELTY).exists() else name)
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A `Classifier`: picture → preprocess → backbone → head → judgement → class names, five hops without a branch on how
+"""A `Classifier`: picture → preprocess → backbone → head → rules → class names, five hops without a branch on how
 it was trained. It reads pictures and returns predictions; it trains nothing and writes nothing.
 """
 
@@ -10,15 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart.data import checks, images, sources
+from headstart.data import images, sources
 from headstart.encoding import features
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.features import Extraction
 from headstart.encoding.runtime import Encoder
 from headstart.errors import ConfigError, PictureError
-from headstart.learning import judgement
+from headstart.inspection import files
+from headstart.learning import rules
 from headstart.learning.heads import Head
-from headstart.learning.judgement import Judgement
+from headstart.learning.rules import PredictionRules
 from headstart.records import (
     ClassNames,
     Dataset,
@@ -40,7 +41,7 @@ class Classifier:
         backbone: Pictures → features, with its weights.
         encoder: The engine that runs it.
         head: Features → logits.
-        judgement: Logits → probabilities, sets of classes, "none of these".
+        rules: Logits → probabilities, sets of classes, "none of these".
         classes: K names, in the order of the head's outputs.
         provenance: Where it comes from; decides nothing.
     """
@@ -48,14 +49,14 @@ class Classifier:
     backbone: Backbone
     encoder: Encoder
     head: Head
-    judgement: Judgement
+    rules: PredictionRules
     classes: ClassNames
     provenance: Provenance = field(default_factory=Provenance)
 
     @property
     def temperature(self) -> float:
         """What the logits are divided by, > 0."""
-        return self.judgement.calibration.temperature
+        return self.rules.calibration.temperature
 
     @property
     def preprocess(self) -> Preprocess:
@@ -110,26 +111,26 @@ class Classifier:
     def extract(self, dataset: Dataset, *, cache: Path | None = None, progress: Progress = silence) -> Extraction:
         """Return the features of a dataset as this classifier's encoder computes them."""
         with images.quiet_pillow():
-            digests, _ = checks.fingerprints(dataset, progress)
+            digests, _ = files.fingerprints(dataset, progress)
         return features.extract(dataset, digests, self.encoder, self.backbone, cache=cache, progress=progress)
 
     def judge(self, dataset: Dataset, values: Floats, failures: Mapping[int, str] | None = None) -> Predictions:
-        """Return the predictions of features that were computed before: head, then judgement.
+        """Return the predictions of features that were computed before: head, then rules.
 
         Args:
-            dataset: N samples; their labels, where there are any, become the truth.
+            dataset: N samples; their labels, where there are any, become the targets.
             values: (N, D).
             failures: Row → why its picture could not be used.
         """
-        said = judgement.apply(self.judgement, self.head.logits(values), values)
+        said = rules.apply(self.rules, self.head.logits(values), values)
         failures = dict(failures or {})
         unusable = list(failures)
         said.probabilities[unusable] = np.nan
         for known in (said.sets, said.known):
             if known is not None:
                 known[unusable] = False
-        if said.typicality is not None:
-            said.typicality[unusable] = np.nan
+        if said.p_value is not None:
+            said.p_value[unusable] = np.nan
         return Predictions(
             tuple(s.name for s in dataset),
             self.classes,
@@ -137,6 +138,6 @@ class Classifier:
             failures,
             dataset.labels if any(label is not None for label in dataset.labels) else None,
             sets=said.sets,
-            typicality=said.typicality,
+            p_value=said.p_value,
             known=said.known,
         )

@@ -22,7 +22,7 @@ from headstart.config import Plan
 from headstart.errors import ConfigError, MissingExtraError
 from headstart.learning.heads import Listener, Step
 from headstart.storage import storage_errors
-from headstart.training import TrainingResult
+from headstart.workflows.train import TrainingResult
 
 FIGURES = tuple(field.name for field in fields(Step) if field.name != "number")
 

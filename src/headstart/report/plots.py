@@ -14,8 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from headstart.judging.curve import LearningCurve
-from headstart.judging.optimism import Optimism
+from headstart.experiments.grouping import Optimism
+from headstart.experiments.learning_curve import LearningCurve
 from headstart.learning.heads import Step
 from headstart.metrics import BINS, wilson
 from headstart.records import Evaluation, Pixels

@@ -16,7 +16,7 @@ from headstart.model import artifact
 from headstart.model.classifier import Classifier
 from headstart.records import SPLIT_NAMES, ClassNames, Evaluation, Predictions
 from headstart.report import plots, summary
-from headstart.training import Earlier, TrainingResult
+from headstart.workflows.train import PreviousRun, TrainingResult
 
 EVALUATION, TRUST, PICTURES, PREDICTIONS = "evaluation.json", "trust.json", "pictures.csv", "predictions.csv"
 
@@ -72,7 +72,7 @@ def read_trust(directory: Path) -> dict[str, Any] | None:
     return content
 
 
-def read_earlier(directory: Path) -> Earlier:
+def read_previous(directory: Path) -> PreviousRun:
     """Return what a run left for a later one on the same pictures and more.
 
     Raises:
@@ -89,7 +89,7 @@ def read_earlier(directory: Path) -> Earlier:
             f"{directory} cannot be gone on from: {error}",
             f"--from takes a folder that `headstart train` wrote, with its {PICTURES} and {PREDICTIONS}.",
         ) from error
-    return Earlier(parts, answers, ClassNames(said.header[4:]))
+    return PreviousRun(parts, answers, ClassNames(said.header[4:]))
 
 
 def save_plots(evaluation: Evaluation, folder: Path, result: TrainingResult | None = None) -> None:
@@ -123,7 +123,7 @@ def card(result: TrainingResult) -> str:
 
 Made by Headstart {told.versions["headstart"]} on {told.created}. Backbone {plan.encoder.backbone}, frozen, at
 {plan.pictures.size} px ({plan.pictures.resize}); head: {told.training["head"]};
-{result.classifier.judgement.calibration}.
+{result.classifier.rules.calibration}.
 
 The head in this folder was fitted on {told.training["fitted_on"]}. The figures below are of
 {told.training["figures_of"]}, on pictures that it never learned from.
@@ -152,12 +152,12 @@ headstart predict FOLDER_OF_THIS_FILE pictures/ --out predictions.csv
 
 def _beyond(result: TrainingResult) -> str:
     """Return what the model says of pictures that are of none of its classes."""
-    novelty = result.classifier.judgement.novelty
-    if novelty is None:
+    out_of_distribution = result.classifier.rules.out_of_distribution
+    if out_of_distribution is None:
         return "It answers with one of its classes whatever it is shown, also a picture of something else."
     return (
         "With `--format table` or `--json` each answer says whether the picture is `known`: like those learned from. "
-        f"{novelty.refused:.0%} of pictures of its own classes are refused wrongly; what else is refused depends on "
+        f"{out_of_distribution.refused:.0%} of pictures of its own classes are refused wrongly; what else is refused depends on "
         "how unlike them it is. The label is then the best of wrong answers."
     )
 
@@ -176,9 +176,9 @@ def _predictions_table(predictions: Mapping[str, Predictions]) -> str:
     rows = [["path", "split", "label", "predicted", *first.classes]]
     for split, said in predictions.items():
         for row, one in enumerate(said):
-            truth = said.truth[row] if said.truth is not None else None
+            targets = said.targets[row] if said.targets is not None else None
             cells = [f"{p:.9g}" for p in said.probabilities[row]]
-            rows.append([one.path, split, truth or "", one.label or "", *cells])
+            rows.append([one.path, split, targets or "", one.label or "", *cells])
     return to_csv(rows)
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from headstart.judging.curve import LearningCurve
+from headstart.experiments.learning_curve import LearningCurve
 from headstart.model.classifier import Classifier
 from headstart.records import Evaluation, Finding, Interval
-from headstart.training import TrainingResult
+from headstart.workflows.train import TrainingResult
 
 
 def of_evaluation(evaluation: Evaluation) -> dict[str, Any]:
@@ -58,8 +58,8 @@ def of_evaluations(evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
 
 def of_trust(result: TrainingResult) -> dict[str, Any]:
     """Return what tells how far the figures can be believed, and what the model does beyond naming a class."""
-    optimism, rules = result.optimism, result.classifier.judgement
-    novelty = rules.novelty
+    optimism, rules = result.optimism, result.classifier.rules
+    out_of_distribution = rules.out_of_distribution
     return {
         "similarity": [
             {
@@ -71,7 +71,7 @@ def of_trust(result: TrainingResult) -> dict[str, Any]:
             }
             for band in optimism.bands
         ],
-        "look_alikes": {
+        "same_object": {
             "accuracy_lost_without": None if optimism.gap is None else _numbers(optimism.gap),
             "kept_together": optimism.together,
             "split_of_the_data": optimism.given,
@@ -86,8 +86,12 @@ def of_trust(result: TrainingResult) -> dict[str, Any]:
         "calibration": str(rules.calibration),
         "sets": None if rules.sets is None else {"method": rules.sets.method, "level": rules.sets.level},
         "unknown": None
-        if novelty is None
-        else {"score": novelty.score, "refused": novelty.refused, "compared": dict(novelty.compared)},
+        if out_of_distribution is None
+        else {
+            "score": out_of_distribution.score,
+            "refused": out_of_distribution.refused,
+            "compared": dict(out_of_distribution.compared),
+        },
         "learning_curve": None if result.curve is None else _of_curve(result.curve),
         "changes": [asdict(change) for change in result.changes],
     }
@@ -137,7 +141,7 @@ def of_layers(classifier: Classifier) -> list[dict[str, Any]]:
         for hook in hooks:
             hook.remove()
     scaled = f"softmax(logits / {classifier.temperature:.4g})"
-    numbers = 1 if classifier.judgement.calibration.factors is None else 1 + 2 * len(classifier.classes)
+    numbers = 1 if classifier.rules.calibration.factors is None else 1 + 2 * len(classifier.classes)
     rows.append(_row("calibration", scaled, (1, len(classifier.classes)), numbers))
     return rows
 
@@ -166,15 +170,17 @@ def trust_lines(trust: Mapping[str, Any]) -> list[str]:
         lines.append(
             "Accuracy by how alike the nearest learned picture is (share of the measured pictures): " + "; ".join(told)
         )
-    gap = trust["look_alikes"]["accuracy_lost_without"]
+    gap = trust["same_object"]["accuracy_lost_without"]
     if gap is not None:
-        kept = "kept on one side" if trust["look_alikes"]["kept_together"] else "not kept on one side"
-        kept += " within the training part" if trust["look_alikes"]["split_of_the_data"] else ""
-        lines.append(f"Accuracy that look-alikes among the learned pictures add: {_told(gap)}; they were {kept}")
+        kept = "kept on one side" if trust["same_object"]["kept_together"] else "not kept on one side"
+        kept += " within the training part" if trust["same_object"]["split_of_the_data"] else ""
+        lines.append(
+            f"Accuracy that same-object pictures among the learned pictures add: {_told(gap)}; they were {kept}"
+        )
     naive = trust["naive_split"]
     if naive is not None:
         lines.append(
-            f"A split that ignores copies, look-alikes and groups would have reported an accuracy of "
+            f"A split that ignores copies, same-object pictures and groups would have reported an accuracy of "
             f"{_told(naive['accuracy'])}, with {naive['with_a_copy_or_look_alike_among_the_learned']} of its "
             f"{naive['pictures']} measured pictures having one among the learned"
         )

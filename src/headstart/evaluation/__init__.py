@@ -1,0 +1,1 @@
+"""Predictions against labels: figures, differences, doubtful labels."""

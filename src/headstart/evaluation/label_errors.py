@@ -1,0 +1,132 @@
+"""Out-of-fold probabilities and labels → suspects: pictures whose label is probably wrong, for a person to look at.
+
+How many labels are wrong is estimated by confident learning (Northcutt, Jiang and Chuang 2021), for which this is the
+one door to cleanlab. Which ones comes from the odds of the given label. Nothing is corrected here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart.records import ClassNames, Integers
+
+SHOWN = 20  # one in so many pictures is listed even where fewer labels are estimated to be wrong
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A picture whose label is doubted.
+
+    Attributes:
+        name: Of the picture.
+        label: The given one.
+        suggested: The most probable other class, or the one that most copies of the picture carry.
+        confidence: p(suggested) / (p(suggested) + p(label)), in [0, 1]: how probable the suggested class is if one of
+            the two is right. Below 0.5 the given label is the more probable one.
+        duplicate_of: Another picture that is the same photograph, one with the suggested label if there is; or empty.
+        is_likely: Whether it is among the labels that are estimated to be wrong, or a copy contradicts it. The others
+            come next in the ranking, for whoever goes on looking.
+    """
+
+    name: str
+    label: str
+    suggested: str
+    confidence: float
+    duplicate_of: str = ""
+    is_likely: bool = True
+
+
+def find_suspects(
+    names: Sequence[str],
+    targets: Integers,
+    classes: ClassNames,
+    probabilities: NDArray[np.float64],
+    *,
+    copies: Sequence[Sequence[int]] = (),
+    most: int | None = None,
+) -> tuple[Suspect, ...]:
+    """Return the pictures whose label is doubted, the most doubtful first; the order of the rows decides nothing.
+
+    Copies with different labels come first: one of them is wrong whatever a model says. Then the pictures are ranked
+    by p(label) / p(suggested). cleanlab's normalized margin puts a plain error behind every picture that is confidently
+    taken for something else, its self-confidence is worse at labels that are nearly right and moves with the
+    temperature; the odds do neither.
+
+    Args:
+        names: N names.
+        targets: (N,) positions of the given labels.
+        classes: K names, two or more.
+        probabilities: (N, K), each row by a model that has not seen the picture or its copies. NaN in rows that no
+            model has judged: they are suspected for the sake of their copies only.
+        copies: Groups of rows that are the same photograph; no row is in two of them.
+        most: How many to return; None: as many as are estimated to be wrong, at least one in `SHOWN`.
+    """
+    judged: NDArray[np.bool_] = np.isfinite(probabilities.sum(axis=1))
+    known = np.where(judged[:, None], probabilities, 1 / len(classes))
+    rows = np.arange(len(targets))
+    others = known.copy()
+    others[rows, targets] = -1
+    suggested = others.argmax(axis=1)
+    outvoted = _outvoted(targets, known, [sorted(group, key=names.__getitem__) for group in copies])
+    for row, winner in outvoted.items():
+        suggested[row] = winner
+    odds = known[rows, targets] / np.maximum(known[rows, suggested], np.finfo(np.float64).tiny)
+    order = sorted(
+        {*np.flatnonzero(judged).tolist(), *outvoted}, key=lambda row: (row not in outvoted, odds[row], names[row])
+    )
+    likely = max(len(outvoted), _count_errors(targets[judged], probabilities[judged]))
+    listed = order[: max(likely, math.ceil(len(order) / SHOWN))][:most]
+    twins = _twins(names, targets, suggested, copies)
+    return tuple(
+        Suspect(
+            names[row],
+            classes[targets[row]],
+            classes[suggested[row]],
+            float(1 / (1 + odds[row])),
+            twins.get(row, ""),
+            rank < likely,
+        )
+        for rank, row in enumerate(listed)
+    )
+
+
+def _outvoted(
+    targets: Integers, probabilities: NDArray[np.float64], copies: Sequence[Sequence[int]]
+) -> Mapping[int, int]:
+    """Return row → the label of most of its copies, which is not its own; the probabilities decide a tie."""
+    outvoted: dict[int, int] = {}
+    for rows in copies:
+        votes = np.bincount(targets[rows], minlength=probabilities.shape[1])
+        mean = probabilities[rows].mean(axis=0)
+        winner = int(np.where(votes == votes.max(), mean, -1).argmax())
+        outvoted |= {row: winner for row in rows if targets[row] != winner}
+    return outvoted
+
+
+def _twins(
+    names: Sequence[str], targets: Integers, suggested: Integers, copies: Sequence[Sequence[int]]
+) -> Mapping[int, str]:
+    """Return row → the name of a copy: the first that carries the suggested label, or else the first."""
+    return {
+        row: min((targets[other] != suggested[row], names[other]) for other in rows if other != row)[1]
+        for rows in copies
+        for row in rows
+        if len(rows) > 1
+    }
+
+
+def _count_errors(targets: Integers, probabilities: NDArray[np.float64]) -> int:
+    """Return how many labels are estimated to be wrong.
+
+    A picture counts if its probability of some other class is at least what pictures with that label have on average.
+    """
+    if len(np.unique(targets)) < 2:  # cleanlab refuses
+        return 0
+    from cleanlab.count import num_label_issues  # here, because it brings pandas along
+
+    return int(num_label_issues(targets, probabilities))

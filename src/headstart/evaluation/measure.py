@@ -1,0 +1,107 @@
+"""Predictions with known labels → an `Evaluation`: figures with intervals, the confusion, the reliability.
+
+It sees probabilities and labels only; how the classifier came about does not matter here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart import metrics
+from headstart.data import splits
+from headstart.errors import DataError
+from headstart.model.classifier import Classifier
+from headstart.records import Dataset, Evaluation, Integers, Interval, Predictions, Progress, silence
+
+MOST_PAIRS = 100
+ROUNDS = 200  # resamples of the figures that are not means
+
+
+def evaluate(
+    classifier: Classifier, dataset: Dataset, *, cache: Path | None = None, progress: Progress = silence
+) -> Evaluation:
+    """Predict a labelled dataset and measure.
+
+    Raises:
+        DataError: A label is none of the model's classes (both lists are shown), or no picture can be used.
+    """
+    return measure(predict_labelled(classifier, dataset, cache=cache, progress=progress))
+
+
+def predict_labelled(
+    classifier: Classifier, dataset: Dataset, *, cache: Path | None = None, progress: Progress = silence
+) -> Predictions:
+    """Return the predictions of a labelled dataset, with its groups, which the intervals need.
+
+    Raises:
+        DataError: A label is none of the model's classes; found out before any picture is encoded.
+    """
+    classifier.classes.encode(dataset.labels)
+    table = classifier.extract(dataset, cache=cache, progress=progress).table
+    said = classifier.judge(dataset, table.values[:, 0], table.failures)
+    return replace(said, groups=splits.group_ids(dataset, table.digests))
+
+
+def measure(predictions: Predictions, seed: int = 0) -> Evaluation:
+    """Return the figures of predictions whose targets is known.
+
+    Raises:
+        DataError: There is no targets, or no usable picture.
+    """
+    if predictions.targets is None:
+        raise DataError("These pictures have no labels, so nothing can be measured.")
+    usable = np.array([row for row in range(len(predictions)) if row not in predictions.errors], dtype=np.int64)
+    if not len(usable):
+        raise DataError(f"None of the {len(predictions)} pictures can be used, so nothing can be measured.")
+    classes = predictions.classes
+    targets = classes.encode(predictions.targets[row] for row in usable)
+    probabilities = predictions.probabilities[usable]
+    groups = None if predictions.groups is None else predictions.groups[usable]
+    confusion = metrics.confusion(probabilities, targets)
+    per_class = metrics.class_intervals(probabilities, targets, groups, seed=seed)
+    off = confusion * (1 - np.eye(len(classes), dtype=np.int64))
+    worst = np.argsort(-off, axis=None, kind="stable")[:MOST_PAIRS]
+    pairs = [divmod(int(cell), len(classes)) for cell in worst]
+    return Evaluation(
+        pictures=len(usable),
+        classes=classes,
+        overall=metrics.overall_intervals(probabilities, targets, groups, seed=seed)
+        | _beyond_the_label(predictions, usable, targets, groups, seed),
+        per_class={classes[k]: figures for k, figures in per_class.items()},
+        support=confusion.sum(axis=1),
+        confusion=confusion,
+        confused=tuple((classes[i], classes[j], int(off[i, j])) for i, j in pairs if off[i, j]),
+        reliability=metrics.reliability(probabilities, targets),
+        risk_coverage=metrics.risk_coverage(probabilities.max(axis=1), probabilities.argmax(axis=1) == targets),
+        failures=len(predictions.errors),
+    )
+
+
+def _beyond_the_label(
+    predictions: Predictions, rows: Integers, targets: Integers, groups: Integers | None, seed: int
+) -> dict[str, Interval]:
+    """Return the figures of withheld answers, of sets and of refusals."""
+    probabilities = predictions.probabilities[rows]
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
+    weights = metrics.resample(len(rows), groups, ROUNDS, seed)
+    drawn = [np.repeat(np.arange(len(rows)), times.astype(np.int64)) for times in weights]
+    areas = [metrics.aurc(confidence[draw], right[draw]) for draw in drawn]
+    figures = {"aurc": _spread(metrics.aurc(confidence, right), areas)}
+    if predictions.sets is not None:
+        sets = predictions.sets[rows]
+        size = sets.sum(axis=1)
+        figures["coverage"] = metrics.share_interval(sets[np.arange(len(rows)), targets], groups)
+        figures["set_size"] = _spread(float(size.mean()), weights @ size / weights.sum(axis=1))
+    if predictions.known is not None:
+        figures["refused"] = metrics.share_interval(~predictions.known[rows], groups)
+    return figures
+
+
+def _spread(value: float, draws: Sequence[float] | NDArray[np.float64]) -> Interval:
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return Interval(value, min(float(low), value), max(float(high), value))

@@ -1,0 +1,1 @@
+"""Heads refitted to find something out."""

@@ -1,0 +1,149 @@
+"""Dataset → findings: the properties before any training. Files are read and hashed, not yet decoded.
+
+What cannot be used is left out and named; nothing is repaired or guessed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+from headstart.data import images
+from headstart.errors import DataError, PictureError
+from headstart.records import Dataset, Finding, Progress, found, silence
+
+READERS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What the look at the files gave.
+
+    Attributes:
+        dataset: The pictures that may be used, in the order of their names.
+        digests: SHA-256 of each one's bytes.
+        findings: What was found and left out.
+    """
+
+    dataset: Dataset
+    digests: tuple[str, ...]
+    findings: tuple[Finding, ...]
+
+
+def fingerprints(dataset: Dataset, progress: Progress = silence) -> tuple[tuple[str, ...], dict[int, str]]:
+    """Return the SHA-256 of every file ("" where it cannot be read), and row → why it cannot be read."""
+    failures: dict[int, str] = {}
+    digests: list[str] = []
+
+    def look(index: int) -> str:
+        try:
+            return images.digest(images.read_bytes(dataset[index].path))
+        except PictureError as error:
+            failures[index] = error.message
+            return ""
+
+    with ThreadPoolExecutor(READERS) as pool:
+        rows = iter(range(len(dataset)))
+        while block := list(islice(rows, 256)):  # in blocks, so that Ctrl-C waits for one block, not for all files
+            digests += pool.map(look, block)
+            progress("Reading", len(digests), len(dataset))
+    return tuple(digests), failures
+
+
+def inspect(dataset: Dataset, progress: Progress = silence, *, keep_conflicting: bool = False) -> Inspection:
+    """Look at a labelled dataset and leave out what must not be learned from.
+
+    The result is in the order of the names: the order in which a disk or a table gave them decides nothing.
+
+    Args:
+        dataset: With labels.
+        progress: Hears of every file.
+        keep_conflicting: Whether byte-identical pictures with different labels stay, for whoever wants to mend them.
+
+    Raises:
+        DataError: Fewer than two classes are left.
+    """
+    refuse_one_class(dataset, dataset.findings)
+    dataset = dataset.select(sorted(range(len(dataset)), key=lambda row: dataset[row].name))
+    digests, failures = fingerprints(dataset, progress)
+    conflicting = [] if keep_conflicting else _conflicting(dataset, digests)
+    out = set(failures) | {row for rows in conflicting for row in rows}
+    kept = [row for row in range(len(dataset)) if row not in out]
+    counts = Counter(digests[row] for row in kept)
+    findings = [
+        *dataset.findings,
+        *unusable(dataset, failures),
+        *found(
+            "conflicting-duplicates", "error",
+            "{n} group(s) of byte-identical pictures carry different labels and are left out",
+            [" = ".join(f"{dataset[row].name} ({dataset[row].label})" for row in rows) for rows in conflicting],
+            "Keep the right label of each, or remove them.",
+        ),
+        *found(
+            "identical-pictures", "note",
+            "{n} pictures are byte-identical to another; copies never stand on both sides of a split",
+            [dataset[row].name for row in kept if counts[digests[row]] > 1],
+        ),
+    ]  # fmt: skip
+    usable = dataset.select(kept)
+    refuse_one_class(usable, findings)
+    findings += _class_sizes(usable)
+    return Inspection(usable, tuple(digests[row] for row in kept), tuple(findings))
+
+
+def unusable(dataset: Dataset, failures: Mapping[int, str]) -> list[Finding]:
+    """Return the finding that names pictures which cannot be used, each with its reason."""
+    names = [f"{dataset[row].name} ({failures[row]})" for row in sorted(failures)]
+    return found("unusable-pictures", "error", "{n} picture(s) cannot be used and are left out", names,
+                 "Replace or remove them.")  # fmt: skip
+
+
+def remarks(observations: Mapping[str, Sequence[str]]) -> list[Finding]:
+    """Return one finding per kind of remark that decoding made."""
+    seen = {key: observations.get(key, ()) for key in ("many-frames", "wrong-suffix", "sixteen-bit", "changed-file")}
+    return [
+        *found("many-frames", "note", "{n} picture(s) have several frames; the first is used", seen["many-frames"]),
+        *found("wrong-suffix", "note", "{n} picture(s) are of another format than their suffix says; they are read all "
+               "the same", seen["wrong-suffix"]),
+        *found("sixteen-bit", "warning", "{n} picture(s) have over 8 bits a channel; 0…65535 (or 0…1) is scaled to "
+               "0…255", seen["sixteen-bit"]),
+        *found("changed-file", "warning", "{n} picture(s) changed while being read; the later content is used",
+               seen["changed-file"]),
+    ]  # fmt: skip
+
+
+def refuse_one_class(dataset: Dataset, findings: Sequence[Finding]) -> None:
+    """Raise a `DataError` if fewer than two classes are left, with the findings that made it so."""
+    if len(dataset.classes) >= 2:
+        return
+    what = f"one class only ({dataset.classes[0]!r})" if dataset.classes else "no usable picture"
+    why = "".join(f"\n- {finding.message}" for finding in findings if finding.severity == "error")
+    raise DataError(
+        f"{dataset.root} holds {what}; at least two classes are needed.{why}",
+        "A classifier tells classes apart. Give pictures of the other classes too.",
+    )
+
+
+def _conflicting(dataset: Dataset, digests: Sequence[str]) -> list[list[int]]:
+    rows: dict[str, list[int]] = defaultdict(list)
+    for row, digest in enumerate(digests):
+        if digest:
+            rows[digest].append(row)
+    return [same for same in rows.values() if len({dataset[row].label for row in same}) > 1]
+
+
+def _class_sizes(dataset: Dataset) -> list[Finding]:
+    counts = Counter(str(label) for label in dataset.labels)
+    few = [f"{label} ({count})" for label, count in sorted(counts.items()) if count < 5]
+    largest, smallest = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
+    apart = [f"{name} ({counts[name]})" for name in (largest, smallest)]
+    return [
+        *found("tiny-classes", "warning", "{n} class(es) have fewer than five pictures", few,
+               "More pictures of these classes help most."),
+        *found("imbalance", "warning", "the largest class has more than ten times the pictures of the smallest",
+               apart if counts[largest] > 10 * counts[smallest] else [],
+               "If rare classes matter as much, train with --set head.class_weight=balanced."),
+    ]  # fmt: skip

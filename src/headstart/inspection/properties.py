@@ -1,0 +1,108 @@
+"""A decoded picture → what can be seen of it at a glance: size, light, sharpness, border, camera, and a thumbnail.
+
+Nothing here knows what a picture shows. From these figures come the findings on bad pictures and on shortcuts, from
+the thumbnails those on copies. They are one vector of numbers, so that it can be kept beside the features.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from headstart.data.images import FORMATS, Picture
+from headstart.records import Floats, ImageProperties
+
+VERSION = "properties/1"  # the digit counts changes of what is computed
+SIDE = 32  # of a thumbnail
+DIM = len(ImageProperties.FIGURES) + SIDE * SIDE
+_WORKING = 256  # longer side, in pixels, of what light and sharpness are measured on
+_BORDERLESS = 25  # pixels of the shorter side
+_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+
+
+def measure(picture: Picture, size: int) -> Floats:
+    """Return the (`DIM`,) image properties: the figures of `ImageProperties.FIGURES`, then the thumbnail row by row.
+
+    Args:
+        picture: Upright.
+        size: Of its file, in bytes.
+    """
+    image = Image.fromarray(picture.pixels)
+    grey = image.convert("L")
+    thumbnail = np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32)
+    if max(grey.size) > _WORKING:
+        grey.thumbnail((_WORKING, _WORKING), Image.Resampling.BOX)
+    luma = np.asarray(grey, dtype=np.float32)
+    share = np.array(grey.histogram(), dtype=np.float64) / luma.size
+    facts = picture.facts
+    figures = [
+        facts.width,
+        facts.height,
+        size,
+        FORMATS.index(facts.format),
+        zlib.crc32(facts.camera.encode("utf-8", "replace")) % 0xFFFFFF + 1 if facts.camera else 0,
+        *_light(share),
+        _sharpness(luma),
+        _entropy(share),
+        *_border(picture.pixels),
+    ]
+    return np.concatenate([np.array(figures, dtype=np.float32), thumbnail.ravel()])
+
+
+def unpack(vectors: Floats) -> ImageProperties:
+    """Return the properties in (N, `DIM`) vectors."""
+    split = len(ImageProperties.FIGURES)
+    thumbnails = vectors[:, split:].astype(np.uint8).reshape(-1, SIDE, SIDE)
+    return ImageProperties(np.ascontiguousarray(vectors[:, :split]), thumbnails)
+
+
+def _light(share: NDArray[np.float64]) -> tuple[float, float, float, float]:
+    """Return what 5 % are darker than, mean, what 5 % are brighter than, and deviation, of a luma histogram (256,)."""
+    levels = np.arange(256)
+    dark, bright = np.searchsorted(np.cumsum(share), [0.05, 0.95])
+    mean = float(share @ levels)
+    return float(dark), mean, float(bright), float(np.sqrt(share @ (levels - mean) ** 2))
+
+
+def _sharpness(luma: Floats) -> float:
+    if min(luma.shape) < 3 or luma.std() < 1:
+        return 0.0
+    laplacian = luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:] - 4 * luma[1:-1, 1:-1]
+    return float(laplacian.var() / luma.var())
+
+
+def _entropy(share: NDArray[np.float64]) -> float:
+    steps = share.reshape(64, 4).sum(axis=1)
+    steps = steps[steps > 0]
+    return float(-(steps * np.log2(steps)).sum())
+
+
+def _border(pixels: np.ndarray) -> tuple[float, float, float, float, float]:
+    """Return mean red, green and blue of the border, the deviation of its luma, and its step to what lies inside.
+
+    All 0 where a ring of one pixel would be more than a border.
+    """
+    height, width = pixels.shape[:2]
+    if min(height, width) < _BORDERLESS:
+        return 0.0, 0.0, 0.0, 0.0, 0.0
+    thick = max(1, round(0.02 * min(height, width)))
+    outer = _ring(pixels, 0, thick)
+    inner = _ring(pixels, thick, 2 * thick)
+    luma = outer @ _LUMA
+    step = abs(float(luma.mean() - (inner @ _LUMA).mean())) if len(inner) else 0.0
+    red, green, blue = outer.mean(axis=0)
+    return float(red), float(green), float(blue), float(luma.std()), step
+
+
+def _ring(pixels: np.ndarray, begin: int, end: int) -> Floats:
+    """Return the (M, 3) float32 pixels that are from `begin` up to `end` pixels away from the edge."""
+    height, width = pixels.shape[:2]
+    frame = pixels[begin : height - begin, begin : width - begin]
+    thick = end - begin
+    if min(frame.shape[:2]) <= 2 * thick:
+        return frame.reshape(-1, 3).astype(np.float32)
+    sides = [frame[:thick], frame[-thick:], frame[thick:-thick, :thick], frame[thick:-thick, -thick:]]
+    return np.concatenate([side.reshape(-1, 3) for side in sides]).astype(np.float32)

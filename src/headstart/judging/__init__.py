@@ -1,1 +1,0 @@
-"""A classifier or its predictions → how good they are."""

@@ -1,0 +1,1 @@
+"""The verbs that command line and API both call."""

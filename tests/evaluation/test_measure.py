@@ -1,0 +1,121 @@
+"""Predictions with known labels: what is measured, what is refused, what is counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import draw_folders, write_table
+
+from headstart import metrics
+from headstart.data import sources
+from headstart.errors import DataError
+from headstart.evaluation import measure
+from headstart.records import ClassNames, Dataset, Predictions, Sample
+from headstart.workflows.train import TrainingResult
+
+CLASSES = ClassNames(["ash", "birch", "cedar"])
+
+
+def said(answers: str, targets: str, errors: dict[int, str] | None = None) -> Predictions:
+    """Return fairly sure predictions, each class by its first letter; `-` is a picture without a targets."""
+    full = {name[0]: name for name in CLASSES}
+    shares = 0.1 + 0.7 * np.eye(3)[[list(full).index(letter) for letter in answers]]
+    shares[list(errors or {})] = np.nan
+    names = tuple(f"{row}.png" for row in range(len(answers)))
+    return Predictions(names, CLASSES, shares, errors or {}, tuple(full.get(letter) for letter in targets))
+
+
+def test_the_figures_are_those_of_the_metrics():
+    result = measure.measure(said("aabbcc", "aabbca"))
+    wanted = metrics.overall_intervals(said("aabbcc", "").probabilities, np.array([0, 0, 1, 1, 2, 0]))
+    assert {name: result.overall[name] for name in wanted} == wanted
+    assert result.overall["accuracy"].value == pytest.approx(5 / 6)
+
+
+def test_confusions_are_counted_by_given_label_and_listed_worst_first():
+    result = measure.measure(said("abbbca", "aaaabb"))
+    np.testing.assert_array_equal(result.confusion, [[1, 3, 0], [1, 0, 1], [0, 0, 0]])
+    assert result.confused == (("ash", "birch", 3), ("birch", "ash", 1), ("birch", "cedar", 1))
+    assert result.support.tolist() == [4, 2, 0]
+
+
+def test_classes_without_pictures_are_in_no_figure_per_class():
+    result = measure.measure(said("abab", "abba"))
+    assert list(result.per_class) == ["ash", "birch"]
+    assert result.per_class["ash"]["recall"].value == 0.5
+
+
+def test_failures_are_counted_and_in_no_figure():
+    result = measure.measure(said("aabbcc", "aabbca", {5: "truncated"}))
+    assert (result.pictures, result.failures) == (5, 1)
+    assert result.overall["accuracy"].value == 1
+    assert result.confusion.sum() == 5
+
+
+def test_failures_do_not_change_the_other_rows():
+    with_failure = measure.measure(said("aabbccb", "aabbcac", {6: "empty"}))
+    without = measure.measure(said("aabbcc", "aabbca"))
+    assert with_failure.overall == without.overall
+
+
+def test_predictions_without_targets_cannot_be_measured():
+    plain = said("ab", "ab")
+    with pytest.raises(DataError, match="no labels"):
+        measure.measure(Predictions(plain.names, CLASSES, plain.probabilities))
+
+
+def test_predictions_that_all_failed_cannot_be_measured():
+    with pytest.raises(DataError, match="None of the 2 pictures"):
+        measure.measure(said("ab", "ab", {0: "empty", 1: "truncated"}))
+
+
+def test_a_picture_without_label_among_labelled_ones_is_refused():
+    with pytest.raises(DataError, match="None"):
+        measure.measure(said("ab", "a-"))
+
+
+def test_B16_a_class_the_model_does_not_have_is_refused_with_both_lists(small_result: TrainingResult):
+    dataset = Dataset(Path(), (Sample(Path("1.png"), "1", "ash"), Sample(Path("2.png"), "2", "oak")))
+    with pytest.raises(DataError) as error:
+        measure.evaluate(small_result.classifier, dataset)
+    assert "'oak'" in error.value.message
+    assert "'ash', 'birch', 'cedar'" in error.value.message
+    assert error.value.hint
+
+
+def test_B16_it_is_refused_before_any_picture_is_read(small_result: TrainingResult, tmp_path: Path):
+    dataset = Dataset(tmp_path, (Sample(tmp_path / "none.png", "none", "oak"),))
+    heard = []
+    with pytest.raises(DataError, match="oak"):
+        measure.evaluate(small_result.classifier, dataset, cache=tmp_path / "c", progress=lambda *_: heard.append(_))
+    assert heard == []
+    assert not (tmp_path / "c").exists()
+
+
+def test_evaluate_predicts_and_measures(small_result: TrainingResult, tmp_path: Path):
+    dataset = sources.read(draw_folders(tmp_path / "photos", ("ash", "cedar"), each=4))
+    result = measure.evaluate(small_result.classifier, dataset)
+    assert result.overall["accuracy"].value == 1
+    assert result.support.tolist() == [4, 0, 4]
+    assert result.classes == CLASSES
+
+
+def test_unreadable_pictures_are_counted_not_measured(small_result: TrainingResult, tmp_path: Path):
+    photos = draw_folders(tmp_path / "photos", ("ash", "cedar"), each=3)
+    (photos / "ash" / "ash_01.png").write_bytes(b"")
+    result = measure.evaluate(small_result.classifier, sources.read(photos))
+    assert (result.pictures, result.failures, result.support.tolist()) == (5, 1, [2, 0, 3])
+
+
+def test_copies_and_groups_are_one_in_the_intervals(small_result: TrainingResult, tmp_path: Path):
+    photos = draw_folders(tmp_path / "photos", ("ash",), each=4) / "ash"
+    (photos / "copy.png").write_bytes((photos / "ash_00.png").read_bytes())
+    rows = [f"{file.stem},ash,{int(file.stem in ('ash_01', 'ash_02'))}" for file in sorted(photos.iterdir())]
+    rows = [row if row.endswith("1") else row[:-1] for row in rows]
+    table = write_table(tmp_path / "labels.csv", "id,label,group", *rows)
+    groups = measure.predict_labelled(small_result.classifier, sources.read(photos, table)).groups
+    assert groups[0] == groups[4]
+    assert groups[1] == groups[2]
+    assert len(set(groups.tolist())) == 3

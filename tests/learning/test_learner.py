@@ -1,0 +1,251 @@
+"""From usable pictures to a head in epochs: who is learned from, who is watched, who decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from headstart.config import EncoderPlan, Plan, read_config, resolve
+from headstart.data import splits
+from headstart.encoding.backbone import Backbone
+from headstart.errors import ConfigError
+from headstart.learning import calibration, learner, sgd
+from headstart.learning.calibration import Calibration
+from headstart.learning.heads import Head
+from headstart.learning.learner import Learned, Material
+from headstart.learning.sgd import Rows
+from headstart.records import Dataset, Finding, Preprocess, Sample
+
+FEATURES = 10
+NAMES = ("ash", "birch", "cedar")
+NO_BACKBONE: Backbone = None  # type: ignore[assignment]  # a head in epochs starts from nothing
+
+
+def samples(each: int, group: Callable[[int], str] | None = None, parts: tuple[str, ...] = ()) -> Dataset:
+    """Return so many samples of each class; their groups and parts by their number within the class."""
+    return Dataset(
+        Path("/nowhere"),
+        tuple(
+            Sample(
+                Path(f"/nowhere/{name}/{number}.png"),
+                f"{name}/{number:03d}.png",
+                name,
+                group(number) if group else None,
+                parts[number % len(parts)] if parts else None,
+            )
+            for name in NAMES
+            for number in range(each)
+        ),
+    )
+
+
+def material(dataset: Dataset, spread: float = 2.0) -> Material:
+    """Return clouds of features, one a class, as features of these samples."""
+    generator = np.random.default_rng(0)
+    classes = dataset.classes
+    targets = classes.encode(dataset.labels)
+    centres = generator.normal(0, 1, (len(classes), FEATURES))
+    values = centres[targets][:, None] + generator.normal(0, spread, (len(dataset), 2, FEATURES))
+    digests = tuple(f"{row:064d}" for row in range(len(dataset)))
+    groups = splits.group_ids(dataset, digests)
+    parts = splits.split(dataset, groups, 0.2, 0)
+    return Material(dataset, values.astype(np.float32), classes, targets, digests, groups, parts)
+
+
+def plan(*settings: str) -> Plan:
+    """Return the tutorial's plan of a small head in few epochs."""
+    config = read_config(None, ["recipe=tutorial", "head.hidden=[8]", "head.epochs=6", *settings])
+    return resolve(
+        config, Preprocess(64, 1, "bicubic", (0.5,) * 3, (0.5,) * 3), EncoderPlan("x", "", "torch", "cpu", "f32")
+    )
+
+
+def learn(given: Material, *settings: str, **more: Any) -> Learned:
+    """Fit the head."""
+    return learner.learn(given, NO_BACKBONE, plan(*settings), **more)
+
+
+def same(one: Head, other: Head) -> bool:
+    """Whether two heads are equal to the bit."""
+    theirs = other.state_dict()
+    return all(torch.equal(value, theirs[name]) for name, value in one.state_dict().items())
+
+
+def found(learned: Learned, code: str) -> Finding | None:
+    """Return the finding with this code, if there is one."""
+    return next((finding for finding in learned.findings if finding.code == code), None)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Rows]:
+    """Which rows each fit in epochs was asked to use."""
+    heard: list[Rows] = []
+    real = sgd.fit
+
+    def fit(*arguments: Any, **more: Any) -> sgd.SgdFit:
+        heard.append(arguments[3])
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(sgd, "fit", fit)
+    return heard
+
+
+def test_watched_pictures_are_a_tenth_of_the_training_part_of_every_class(asked: list[Rows]):
+    given = material(samples(100))
+    learned = learn(given)
+    (rows,) = asked
+    assert sorted([*rows.learned, *rows.watched]) == given.parts.train.tolist()
+    assert np.bincount(given.targets[rows.watched]).tolist() == [8, 8, 8]
+    assert learned.told["watched"] == 24
+
+
+def test_E5_validation_pictures_are_neither_learned_from_nor_watched(asked: list[Rows]):
+    given = material(samples(40))
+    learn(given)
+    (rows,) = asked
+    assert not {*rows.learned, *rows.watched} & {*given.parts.validation}
+    assert rows.shown.tolist() == given.parts.validation.tolist()
+
+
+def test_E1_groups_are_never_on_both_sides_of_the_watch(asked: list[Rows]):
+    given = material(samples(60, group=lambda number: f"owner {number // 3}"))
+    learn(given)
+    (rows,) = asked
+    assert len(rows.watched) > 0
+    assert not {*given.groups[rows.watched]} & {*given.groups[rows.learned]}
+
+
+def test_a_large_group_is_not_what_is_watched(asked: list[Rows]):
+    learn(material(samples(40, group=lambda number: "one" if number < 20 else str(number))))
+    (rows,) = asked
+    assert 5 <= len(rows.watched) <= 13  # of 96
+
+
+def test_E5_validation_pictures_decide_nothing():
+    given = material(samples(130))
+    values, targets = given.values.copy(), given.targets.copy()
+    values[given.parts.validation], targets[given.parts.validation] = 50, 0
+    clean, poisoned = learn(given), learn(replace(given, values=values, targets=targets))
+    assert same(clean.head, poisoned.head)
+    assert clean.rules.calibration == poisoned.rules.calibration != Calibration()
+    assert clean.told == poisoned.told
+    assert clean.history[-1].validation_loss != poisoned.history[-1].validation_loss
+
+
+def test_the_temperature_comes_from_the_watched_pictures(asked: list[Rows]):
+    given = material(samples(130))
+    learned = learn(given)
+    watched = asked[0].watched
+    logits = learned.head.logits(given.values[watched, 0])
+    assert len(watched) >= calibration.FEWEST
+    assert learned.rules.calibration.temperature == calibration.fit_temperature(logits, given.targets[watched])[0] != 1
+    assert learned.findings == ()
+
+
+def test_too_few_to_watch_give_no_temperature_and_are_said_to_be():
+    learned = learn(material(samples(20)))
+    finding = found(learned, "too-few-to-watch")
+    assert learned.rules.calibration == Calibration()
+    assert finding is not None
+    assert finding.severity == "warning"
+    assert "5 picture(s) can be watched" in finding.message
+
+
+def test_where_none_can_be_watched_all_epochs_run():
+    given = material(samples(6, parts=("train", "test", "test", "test", "test", "test")))
+    learned = learn(given, "head.patience=1", "head.min_delta=50")
+    assert learned.told["watched"] == 0
+    assert len(learned.history) == 6
+    assert found(learned, "too-few-to-watch") is not None
+
+
+def test_watching_validation_watches_it_all_and_says_that_it_flatters(asked: list[Rows]):
+    given = material(samples(60))
+    learned = learn(given, "head.watch=validation")
+    (rows,) = asked
+    assert rows.learned.tolist() == given.parts.train.tolist()
+    assert rows.watched.tolist() == given.parts.validation.tolist()
+    assert all(step.watched_loss <= step.validation_loss for step in learned.history)  # scaled by a temperature
+    finding = found(learned, "watched-validation")
+    assert finding is not None
+    assert finding.names == (f"{learned.told['watched']} pictures",)
+
+
+def test_watching_training_flatters_nothing():
+    assert found(learn(material(samples(40))), "watched-validation") is None
+
+
+def test_watching_validation_where_there_is_none_is_refused():
+    given = material(samples(20, parts=("train", "train", "test")))
+    with pytest.raises(ConfigError, match=r"head\.watch is 'validation'.*no validation part") as refused:
+        learn(given, "head.watch=validation")
+    assert "head.watch=training" in refused.value.hint
+
+
+def test_watching_validation_where_there_is_none_is_found_out_before_any_work():
+    dataset = samples(20, parts=("train", "train", "test"))
+    with pytest.raises(ConfigError, match="no validation part"):
+        learner.check(dataset, plan("head.watch=validation"))
+    learner.check(dataset, plan())
+    learner.check(samples(20), plan("head.watch=validation"))
+
+
+def test_where_there_is_no_validation_part_the_test_part_is_shown(asked: list[Rows]):
+    given = material(samples(20, parts=("train", "train", "test")))
+    learn(given)
+    assert asked[0].shown.tolist() == given.parts.test.tolist()
+
+
+def test_E6_test_pictures_of_a_given_split_decide_nothing():
+    given = material(samples(20, parts=("train", "train", "validation", "test")))
+    values, targets = given.values.copy(), given.targets.copy()
+    values[given.parts.test], targets[given.parts.test] = 50, 0
+    assert same(learn(given).head, learn(replace(given, values=values, targets=targets)).head)
+
+
+def test_the_refit_learns_from_the_rows_it_is_given_for_the_best_number_of_epochs(asked: list[Rows]):
+    given, decided = material(samples(60)), plan("head.epochs=20", "head.patience=3", "head.learning_rate=0.05")
+    learned = learner.learn(given, NO_BACKBONE, decided)
+    best, rows = learned.told["best_epoch"], np.arange(len(given.dataset))
+    head = learner.refit(given, NO_BACKBONE, decided, learned.best, rows)
+    nothing = np.array([], dtype=np.int64)
+    assert best < len(learned.history) < 20  # or there is nothing to tell apart
+    assert asked[1].learned.tolist() == rows.tolist()
+    assert len(asked[1].watched) == 0
+    until = Rows(rows, nothing, nothing, until=best)  # with the schedule of all epochs
+    assert same(head, sgd.fit(given.values, given.targets, 3, until, decided.head, 0).head)
+
+
+def test_what_is_told_of_the_fit_is_what_happened():
+    learned = learn(material(samples(60)), "head.epochs=20", "head.patience=3", "head.learning_rate=0.05")
+    epochs = len(learned.history)
+    best = 1 + int(np.argmin([step.watched_loss for step in learned.history[: learned.told["best_epoch"]]]))
+    assert learned.told == {
+        "head": f"dense 8 → 3, adam, epoch {best} of {epochs} was best",
+        "best_epoch": best,
+        "epochs": epochs,
+        "stopped_early": True,
+        "watched": 14,
+    }
+    assert learned.matched == {}
+
+
+def test_a_killed_fit_goes_on_from_the_cache_and_leaves_nothing_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sgd, "SAVE_EVERY", 0)
+    given = material(samples(40))
+
+    def die(stage: str, done: int, total: int) -> None:
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learn(given, cache=tmp_path, progress=die)
+    assert len(list((tmp_path / "fits").iterdir())) == 1
+    assert same(learn(given, cache=tmp_path).head, learn(given).head)
+    assert not list((tmp_path / "fits").iterdir())

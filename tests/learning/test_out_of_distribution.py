@@ -1,0 +1,125 @@
+"""None of these: scores that know the familiar, a rate that is kept, and the choice between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from headstart.learning import out_of_distribution
+from headstart.learning.out_of_distribution import SCORES, Score
+
+
+def drawn(rows: int = 400, classes: int = 4, seed: int = 0, apart: float = 4.0) -> tuple[np.ndarray, np.ndarray]:
+    """Return features in as many clusters as classes, and the classes."""
+    generator = np.random.default_rng(seed)
+    targets = np.arange(rows) % classes
+    centres = apart * np.eye(classes, 12)
+    return (centres[targets] + generator.normal(size=(rows, 12))).astype(np.float32), targets
+
+
+def logits(features: np.ndarray, classes: int = 4, apart: float = 4.0) -> np.ndarray:
+    """Return those of the head that knows the clusters."""
+    centres = apart * np.eye(classes, 12)
+    return (features @ centres.T - (centres**2).sum(axis=1) / 2).astype(np.float32)
+
+
+def strangers(rows: int = 200) -> np.ndarray:
+    """Return features in a cluster that belongs to no class."""
+    return (-4 * np.eye(4, 12).sum(axis=0) + np.random.default_rng(9).normal(size=(rows, 12))).astype(np.float32)
+
+
+def rule(score: Score, refused: float = 0.05) -> out_of_distribution.OutOfDistributionRule:
+    features, targets = drawn()
+    rows = np.arange(len(targets))
+    own = out_of_distribution.held_out(score, features, targets, rows, rows % 5, logits(features), rows)
+    return out_of_distribution.fit(score, refused, own, out_of_distribution.learn(score, features, targets))
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_strangers_are_refused_and_own_pictures_at_the_rate_that_was_asked_for(score: Score):
+    fresh, foreign = drawn(2000, seed=1)[0], strangers()
+    own, other = (rule(score).p_value(logits(values), values) for values in (fresh, foreign))
+    assert (other < 0.05).mean() > 0.99
+    assert (own < 0.05).mean() == pytest.approx(0.05, abs=0.03)  # 400 held-out scores: a deviation of 1.1 points
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_p_value_of_own_pictures_is_uniform(score: Score):
+    fresh = drawn(4000, seed=2)[0]
+    typical = np.sort(rule(score).p_value(logits(fresh), fresh))
+    # 400 scores may be off by 0.07 by chance, and the folds had four fifths of the pictures to be near to
+    assert np.abs(typical - np.linspace(0, 1, 4000)).max() < 0.15
+    assert 0 < typical[0] <= typical[-1] < 1
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_a_row_does_not_depend_on_its_company(score: Score):
+    fresh = drawn(300, seed=3)[0]
+    whole = rule(score).p_value(logits(fresh), fresh)
+    parts = [rule(score).p_value(logits(fresh[n : n + 1]), fresh[n : n + 1])[0] for n in (0, 17, 299)]
+    np.testing.assert_array_equal(whole[[0, 17, 299]], parts)
+
+
+def test_held_out_rows_are_scored_without_their_fold():
+    features, targets = drawn(100)
+    twins = np.concatenate([features, features])  # each row has a copy, in the same fold
+    rows, fold = np.arange(200), np.tile(np.arange(100) % 5, 2)
+    held = out_of_distribution.held_out(
+        "neighbours", twins, np.tile(targets, 2), rows, fold, np.zeros((200, 4), np.float32), rows
+    )
+    known = out_of_distribution.familiarity(
+        "neighbours", np.zeros((200, 4), np.float32), twins, out_of_distribution.learn("neighbours", twins, targets)
+    )
+    assert (held < known).all()
+
+
+def fitted(features: np.ndarray) -> Callable[..., Callable[[np.ndarray], np.ndarray]]:
+    """Return what "fits" the head that knows the clusters of the given classes."""
+    return lambda rows, known: lambda values: logits(values)[:, known]
+
+
+def test_compare_prefers_what_tells_classes_left_out():
+    features, targets = drawn(600)
+    areas = out_of_distribution.compare(features, targets, np.arange(600), fitted(features), seed=0)
+    assert set(areas) == set(SCORES)
+    assert min(areas.values()) > 0.9
+
+
+def test_compare_sees_that_a_score_knows_nothing():
+    features, targets = drawn(600)
+    blind = lambda rows, known: lambda values: np.zeros((len(values), len(known)), np.float32)  # noqa: E731
+    areas = out_of_distribution.compare(features, targets, np.arange(600), blind, seed=0)
+    assert areas["energy"] == pytest.approx(0.5)
+    assert areas["neighbours"] > 0.8
+
+
+def test_energy_is_the_logarithm_of_the_summed_exponentials():
+    values = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    found = out_of_distribution.familiarity("energy", values, np.zeros((5, 2), np.float32), {})
+    np.testing.assert_allclose(found, np.log(np.exp(values.astype(float)).sum(axis=1)))
+
+
+def test_mahalanobis_heeds_the_shape_of_the_clusters():
+    """Along the direction in which pictures vary a step means little."""
+    generator = np.random.default_rng(0)
+    values = (generator.normal(size=(2000, 2)) * (10, 1)).astype(np.float32)
+    arrays = out_of_distribution.learn("mahalanobis", values, np.zeros(2000, np.int64))
+    along, across = out_of_distribution.familiarity(
+        "mahalanobis", np.zeros((2, 1), np.float32), np.array([[8, 0], [0, 8]], np.float32), arrays
+    )
+    assert along > across
+
+
+def test_few_held_out_pictures_refuse_nobody():
+    few = out_of_distribution.fit("energy", 0.05, np.arange(10.0), {})
+    assert few.p_value(np.full((1, 2), -99, np.float32), np.zeros((1, 2), np.float32))[0] > 0.05
+
+
+def test_the_grid_keeps_the_ranks_of_many_scores():
+    own = np.random.default_rng(0).normal(size=20_000)
+    many = out_of_distribution.fit("energy", 0.05, own, {})
+    assert len(many.own) == out_of_distribution.GRID
+    score = np.array([[np.quantile(own, 0.05)]], dtype=np.float32)
+    assert many.p_value(score, np.zeros((1, 1), np.float32))[0] == pytest.approx(0.05, abs=2e-3)
