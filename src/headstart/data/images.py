@@ -161,7 +161,9 @@ def from_pil(image: Image.Image, background: tuple[int, int, int] = WHITE) -> Pi
         raise ConfigError(f"Expected an image of Pillow; got {type(image).__name__}.")
     with _reasons():
         limits.check_size(*image.size)
-        with limits.ROOM.lend(limits.weigh(_format(image), image.width * image.height)):
+        pixels = image.width * image.height
+        waiting = len(image.getbands()) * pixels if "progressive" in image.info else 0
+        with limits.ROOM.lend(limits.weigh(_format(image), pixels, coefficients=waiting)):
             return _finish(image, image.size, background)
 
 
