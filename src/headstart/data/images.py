@@ -57,7 +57,10 @@ _FOREIGN = {
 
 
 class Facts(NamedTuple):
-    """What a file says of its picture: width and height in pixels (upright), its format, and the camera EXIF names."""
+    """What a file says of its picture: width and height in pixels (upright), its format, and the camera EXIF names.
+
+    The format of what came from no file is "".
+    """
 
     width: int
     height: int
