@@ -26,6 +26,7 @@ ORDER = [
     "settings",
     "config",
     "storage",
+    "data.limits",
     "data.images",
     "data.tables",
     "data.columns",
