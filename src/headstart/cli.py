@@ -461,7 +461,7 @@ def predict(
         _write(out, text)
         terminal.say(quiet, f"Wrote {len(said if sample is None else sample.rows)} rows to {out}.")
     if not quiet:
-        terminal.print_findings(dataset.findings)
+        terminal.print_findings((*dataset.findings, *said.findings))
     for row, reason in list(said.errors.items())[:20]:
         terminal.say(False, f"error: {terminal.printable(said.names[row])}: {reason}")
     if said.known is not None and not quiet:
@@ -626,6 +626,7 @@ def main() -> None:
         signal.signal(number, _stop)
     warnings.showwarning = terminal.show_warning
     warnings.filterwarnings("default", category=UserWarning, module=r"headstart\..*")
+    warnings.filterwarnings("ignore", module=r"PIL\..*")  # what matters in them is an error or a remark of ours
     try:
         app()
     except HeadstartError as error:

@@ -191,7 +191,8 @@ def fit(
 
     def judge(learned: Learned, rows: Integers) -> Predictions:
         judging = Classifier(backbone, extraction.encoder, learned.head, learned.rules, material.classes)
-        said = judging.judge(material.dataset.select(rows), material.values[rows, 0])
+        measured = material.dataset.select(rows)
+        said = judging.predict_features(material.values[rows, 0], [s.name for s in measured], targets=measured.labels)
         return replace(said, groups=material.groups[rows])
 
     rounds = [learn(partition.rounds[0], listener=listen)]
