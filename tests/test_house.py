@@ -25,6 +25,7 @@ ORDER = [
     "metrics",
     "config",
     "storage",
+    "data.limits",
     "data.images",
     "data.properties",
     "data.tables",

@@ -47,14 +47,14 @@ def read_regular(path: Path, most: int) -> bytes:
 def _require_regular(path: Path, status: os.stat_result, most: int) -> int:
     """Return the size of what the status is of."""
     if not stat.S_ISREG(status.st_mode):
-        raise StorageError(f"{path} is not a regular file.")
+        raise StorageError(f"{path} is not a regular file")
     if status.st_size > most:
         raise _too_large(path, most)
     return status.st_size
 
 
 def _too_large(path: Path, most: int) -> StorageError:
-    return StorageError(f"{path} is larger than {most:,} bytes, the most that is read here.")
+    return StorageError(f"{path} is larger than {most:,} bytes, the most that is read here")
 
 
 def write_whole(path: Path, content: bytes, mode: int = 0o666) -> None:

@@ -1,0 +1,203 @@
+"""What decoding may cost: files that are small in bytes and large in memory or time, and the room that threads share."""
+
+from __future__ import annotations
+
+import io
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from headstart.data import images, limits
+from headstart.errors import PictureError
+from headstart.records import Preprocess
+
+MEMORY = """
+import resource, sys
+from concurrent.futures import ThreadPoolExecutor
+from headstart.data import images, limits
+limits.ROOM = limits.Room(250_000_000)
+data = open(sys.argv[1], "rb").read()
+images.decode(data[:0] + open(sys.argv[2], "rb").read())
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with ThreadPoolExecutor(4) as pool:
+    list(pool.map(lambda _: images.decode(data).facts, range(4)))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    """Return the bytes of a file."""
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def reason(data: bytes) -> str:
+    """Return why these bytes are refused, which must be at once."""
+    start = time.thread_time()
+    with images.quiet_pillow(), pytest.raises(PictureError) as refused:
+        images.decode(data)
+    assert time.thread_time() - start < 1
+    return refused.value.message
+
+
+def progressive(scans: int, middle: bytes = b"") -> bytes:
+    """Return a JPEG that has its last scan again and again, with something else before it."""
+    data = encoded(Image.new("RGB", (64, 48), (200, 30, 40)), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + middle + data[last:-2] * (scans - data.count(b"\xff\xda") + 1) + b"\xff\xd9"
+
+
+def tiff(directories: int = 1, strips: int = 1, values: int = 0) -> bytes:
+    """Return a TIFF of 8×8 pixels by hand: many directories, or a first one of many strips or of many values."""
+    tags = [(256, 3, 1, 8), (257, 3, 1, 8), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, strips, 0)]
+    tags += [(277, 3, 1, 1), (278, 3, 1, 8), (279, 4, 1, 64)] + [(700, 12, values, 8)] * bool(values)
+    body = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    size = 2 + len(body) + 4
+    places = [8 + size * index for index in range(1, directories)]
+    chain = b"".join(struct.pack("<H", len(tags)) + body + struct.pack("<I", place) for place in (*places, 0))
+    return b"II\x2a\x00" + struct.pack("<I", 8) + chain + bytes(8 * values)
+
+
+def webp_header(side: int) -> bytes:
+    """Return the beginning of a lossless WebP of side × side pixels."""
+    pixels = b"\x2f" + struct.pack("<I", (side - 1) | (side - 1) << 14) + bytes(64)
+    chunk = b"VP8L" + struct.pack("<I", len(pixels)) + pixels + bytes(len(pixels) % 2)
+    return b"RIFF" + struct.pack("<I", len(chunk) + 4) + b"WEBP" + chunk
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def test_A17_a_webp_of_some_bytes_that_needs_gigabytes_is_refused_with_what_it_needs():
+    message = reason(webp_header(9000))
+    assert message == (
+        "too large: its 81,000,000 pixels of WEBP need 1.62 GB to decode, at most 1.07 GB are lent to a picture"
+    )
+
+
+@pytest.mark.parametrize(("kind", "mode", "each"), [("WEBP", "RGB", 20), ("TIFF", "I", 12)])
+def test_A17_large_pictures_are_decoded_one_after_the_other(tmp_path: Path, kind: str, mode: str, each: int):
+    options = {"compression": "tiff_adobe_deflate"} if kind == "TIFF" else {"lossless": True, "method": 0}
+    (tmp_path / "x").write_bytes(encoded(Image.new(mode, (3000, 3000)), kind, **options))
+    (tmp_path / "warm-up").write_bytes(encoded(Image.new(mode, (8, 8)), kind, **options))
+    command = [sys.executable, "-c", MEMORY, str(tmp_path / "x"), str(tmp_path / "warm-up")]
+    grown = 1024 * int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    pixels = 3000 * 3000
+    assert grown < 250e6 + 4 * 3 * pixels  # the room, and what leaves it: four together would take twice that
+    assert limits.weigh(kind, pixels) == each * pixels
+
+
+def test_A17_a_room_lends_no_more_than_it_has_and_takes_back_after_errors():
+    room, inside, seen = limits.Room(100), [], []
+    lock = threading.Lock()
+
+    def use(wanted: int) -> None:
+        with pytest.raises(ZeroDivisionError), room.lend(wanted):
+            with lock:
+                inside.append(wanted)
+                seen.append(sum(inside))
+            time.sleep(0.001)
+            with lock:
+                inside.remove(wanted)
+            raise ZeroDivisionError
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(use, [60, 30, 100, 10, 45, 55] * 8))
+    assert 60 < max(seen) <= 100
+    with room.lend(100):
+        pass  # all of it is there again
+
+
+def test_A17_a_broken_picture_gives_back_what_it_was_lent(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(limits, "ROOM", limits.Room(10_000_000))
+    broken = encoded(Image.effect_noise((900, 900), 50), "PNG")[:50_000]
+    for _ in range(3):
+        assert "truncated" in reason(broken)
+    with limits.ROOM.lend(10_000_000):
+        pass
+
+
+@pytest.mark.parametrize("size", [(403, 301), (301, 403)])
+def test_A17_giants_are_averaged_down_alike_in_every_orientation(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(limits, "MOST_KEPT", 20_000)
+    stored = Image.effect_noise(size, 90).convert("RGB")
+    upright = {}
+    for orientation, turn in enumerate([None, *Image.Transpose], start=1):
+        exif = Image.Exif()
+        exif[0x0112] = {2: 2, 3: 4, 4: 6, 5: 3, 6: 8, 7: 5, 8: 7}.get(orientation, 1)
+        turned = stored if turn is None else stored.transpose(turn)
+        upright[orientation] = images.decode(encoded(turned, "PNG", exif=exif), side=40)
+    assert min(upright[1].pixels.shape[:2]) == 301 // 3
+    assert upright[1].facts[:2] == size
+    for picture in upright.values():
+        np.testing.assert_array_equal(picture.pixels, upright[1].pixels)
+
+
+def test_A17_preparing_a_large_picture_waits_for_its_room(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(limits, "ROOM", limits.Room(1000))  # less than the picture: it gets all there is
+    pixels = np.zeros((40, 40, 3), dtype=np.uint8)
+    assert images.prepare(pixels, Preprocess(8, 1.0, "bicubic", (0, 0, 0), (1, 1, 1))).shape == (8, 8, 3)
+
+
+# --- time -------------------------------------------------------------------------------------------------------------
+
+
+def test_A19_a_jpeg_of_endless_scans_is_refused():
+    assert reason(progressive(24_000)) == "takes too long to decode: a JPEG of more than 50 scans"
+
+
+@pytest.mark.parametrize("data", [progressive(50), progressive(10, b"\xff\xfe\x00\xfa" + b"\xff\xda" * 124)])
+def test_A19_a_jpeg_of_many_scans_or_of_a_thumbnail_that_looks_like_them_is_read(data: bytes):
+    assert images.decode(data).pixels.shape == (48, 64, 3)
+
+
+def test_A19_what_follows_the_end_of_a_jpeg_is_not_counted():
+    assert images.decode(progressive(10) + progressive(60)).pixels.shape == (48, 64, 3)
+
+
+def test_A19_of_a_tiff_of_endless_directories_only_the_first_is_read():
+    data, start = tiff(directories=40_000), time.thread_time()
+    assert images.decode(data).remarks == ("many-frames",)
+    assert time.thread_time() - start < 0.2
+
+
+def test_A19_a_tiff_of_endless_values_is_refused():
+    assert reason(tiff(strips=1_000_000)).startswith("takes too long to decode: 1,000,008 values of TIFF tags")
+    assert "values of TIFF tags, at most 262,144" in reason(tiff(values=300_000))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_A19_a_tiff_of_endless_tags_is_refused(order: str):
+    head = (b"II\x2a\x00" if order == "<" else b"MM\x00\x2a") + struct.pack(order + "IH", 8, 60_000)
+    assert reason(head + bytes(12 * 60_000)) == "takes too long to decode: 60,000 TIFF tags, at most 4,096 are read"
+
+
+def test_A19_a_tiff_of_jpeg_with_endless_scans_is_refused():
+    data = encoded(Image.new("RGB", (64, 64)), "TIFF", compression="jpeg")
+    assert images.decode(data).pixels.shape == (64, 64, 3)
+    assert "scans of JPEG" in reason(data + b"\xff\xda" * 1000)
+
+
+def test_A19_a_file_that_is_parsed_for_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(limits, "MOST_SECONDS", 0.05)
+    whole = encoded(Image.new("L", (8, 8)), "PNG")
+    chunk = struct.pack(">I", 0) + b"abCd" + struct.pack(">I", zlib.crc32(b"abCd"))
+    message = reason(whole[:33] + chunk * 300_000 + whole[33:])
+    assert message == "takes too long to decode: more than 0.05 seconds of the processor"
+
+
+def test_A19_a_large_webp_file_is_refused_by_its_bytes(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(limits, "MOST_WEBP_BYTES", 50)
+    assert "bytes of WebP, at most 50" in reason(encoded(Image.new("RGB", (64, 64)), "WEBP", lossless=True) + bytes(99))
