@@ -20,11 +20,12 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import platformdirs
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from headstart.errors import StorageError
-from headstart.records import Floats, Integers, Pixels
+from headstart.records import Floats, Integers
 from headstart.storage import read_regular, remove_stale, storage_errors, write_whole
 
 FITS = "fits"  # where fits in epochs keep their state
@@ -184,28 +185,24 @@ class Store:
                 if held.keys and held.values.shape[1] != self.dim:
                     raise ValueError(f"its rows have {held.values.shape[1]} features instead of {self.dim}")
             except (SafetensorError, OSError, ValueError) as error:
-                warnings.warn(
-                    f"The cache file {path} is damaged and not used: {error}. What it held is computed again; "
-                    "`headstart cache verify --remove` removes it.",
-                    stacklevel=2,
-                )
+                self._pass_over(path, error)
                 continue
             for key, vector, code in zip(*held, strict=True):
                 if key in keys:
                     yield Row(keys[key], vector, int(code))
 
     def new_keys(self) -> Iterator[bytes]:
-        """Yield the keys of the shards that appeared since this was last asked; what is damaged, `take` will tell."""
-        for path in self._shards():
-            if path.name not in self._listed:
-                self._listed.add(path.name)
-                try:
-                    if not distrust(path):
-                        with safe_open(path, framework="numpy") as file:
-                            keys = _keys(file, file.metadata() or {}, self.recipe)
-                        yield from keys
-                except (SafetensorError, OSError, ValueError):
-                    continue
+        """Yield the keys of the shards that appeared since this was last asked; it warns as `take` does."""
+        fresh = [path for path in self._shards() if path.name not in self._listed]
+        self._listed.update(path.name for path in fresh)
+        for path in self._own(fresh):
+            try:
+                with safe_open(path, framework="numpy") as file:
+                    keys = _keys(file, file.metadata() or {}, self.recipe)
+            except (SafetensorError, OSError, ValueError) as error:
+                self._pass_over(path, error)
+                continue
+            yield from keys
 
     def add(self, digests: Sequence[str], values: Floats, remarks: Sequence[int] = ()) -> None:
         """Commit rows as a new shard, with a code of what was remarked of each picture, where anything was.
@@ -216,7 +213,10 @@ class Store:
         if not self.trusted:
             return
         keys = np.frombuffer(b"".join(bytes.fromhex(digest) for digest in digests), dtype=np.uint8).reshape(-1, 32)
-        tensors = {"keys": keys.copy(), "values": np.ascontiguousarray(values, dtype=np.float32)}
+        tensors: dict[str, NDArray[Any]] = {
+            "keys": keys.copy(),
+            "values": np.ascontiguousarray(values, dtype=np.float32),
+        }
         if any(remarks):
             tensors["remarks"] = np.array(remarks, dtype=np.int64)
         metadata = {"recipe": self.recipe} | {name: _sha(tensor) for name, tensor in tensors.items()}
@@ -242,6 +242,14 @@ class Store:
 
     def _shards(self) -> list[Path]:
         return shards(self.folder) if self.trusted else []
+
+    def _pass_over(self, path: Path, error: Exception) -> None:
+        self._read.add(path.name)
+        warnings.warn(
+            f"The cache file {path} is damaged and not used: {error}. What it held is computed again; "
+            "`headstart cache verify --remove` removes it.",
+            stacklevel=3,
+        )
 
     def _own(self, paths: Iterable[Path]) -> Iterator[Path]:
         """Yield the shards that nobody else could have written, and tell of the others in one warning."""
@@ -350,5 +358,5 @@ def clear(cache: Path) -> None:
             remove_stale(folder)
 
 
-def _sha(array: Floats | Pixels | Integers) -> str:
+def _sha(array: NDArray[Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()

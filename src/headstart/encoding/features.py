@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import random
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -192,7 +192,7 @@ class _Job:
         self.blind = False
         self._fetch()  # what was found to be kept when its file was read
 
-    def _prepared(self, waiting: deque[tuple[list[int], Loaded]]) -> Iterator[Pixels]:
+    def _prepared(self, waiting: deque[tuple[list[int], Loaded]]) -> Generator[Pixels]:
         """Yield the views of each missing picture, after noting in `waiting` which rows they are for."""
         self.first: dict[str, int] = {}  # digest → row that is encoded
         self.copies: list[tuple[int, int]] = []  # row, and the row whose features are its own too

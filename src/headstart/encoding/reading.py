@@ -7,7 +7,7 @@ to the bytes; whether a file's name ends as its content should is told here, for
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +71,7 @@ def load(
     return Loaded(digest, images.prepare(picture.pixels, preprocess), _code(picture), properties=seen)
 
 
-def ahead(load: Callable[[int], Loaded], wanted: Iterable[list[int]]) -> Iterator[tuple[list[int], Loaded]]:
+def ahead(load: Callable[[int], Loaded], wanted: Iterable[list[int]]) -> Generator[tuple[list[int], Loaded]]:
     """Yield each list of rows with its first picture, loaded by threads; at most eight a core wait in memory.
 
     Closed early, or after an error, what was not begun is not begun any more.

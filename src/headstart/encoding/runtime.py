@@ -173,10 +173,16 @@ class TorchEncoder:
             yield from self._run(network, torch.from_numpy(padded))[: len(batch)]
 
     def _place(self) -> nn.Module:
-        network = _Normalised(self._backbone)
+        network: nn.Module = _Normalised(self._backbone)
         if self.plan.device != "cpu":
             network = copy.deepcopy(network)  # the backbone itself stays on the CPU, where others use it
-        return network.to(memory_format=torch.channels_last).to(self.plan.device).eval()
+        network = network.to(memory_format=torch.channels_last).to(self.plan.device).eval()
+        size = self.preprocess.size
+        try:
+            self._run(network, torch.zeros(1, size, size, 3, dtype=torch.uint8))
+        except Exception as error:  # a saved model's size that its network cannot take; each trips over its own
+            raise cannot_take(self._backbone.name, size, error) from error
+        return network
 
     def _run(self, network: nn.Module, batch: Tensor) -> Floats:
         device = self.plan.device

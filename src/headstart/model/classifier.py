@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from headstart.data import pictures as forms
 from headstart.data.pictures import AnyPicture, InMemory, Pictures
@@ -23,7 +24,7 @@ from headstart.errors import ConfigError, PictureError
 from headstart.inspection import files
 from headstart.learning import rules
 from headstart.learning.heads import Head
-from headstart.learning.rules import PredictionRules
+from headstart.learning.rules import Applied, PredictionRules
 from headstart.records import (
     ClassNames,
     Dataset,
@@ -42,7 +43,7 @@ from headstart.records import (
 class Classifier:
     """Everything that a prediction needs, in one piece.
 
-    A picture is the path of a file, the bytes of a file, an image of Pillow, or a uint8 array: (H, W) or (H, W, 1) grey,
+    A picture is the path of a file, the bytes of one, an image of Pillow, or a uint8 array: (H, W) or (H, W, 1) grey,
     (H, W, 3) RGB, (H, W, 4) RGB and opacity. One that is not a file is called `picture i` after its place in the list.
 
     Attributes:
@@ -188,13 +189,8 @@ class Classifier:
                 + (f" and {len(targets)} targets." if targets is not None else "."),
                 "Give one of each for every row.",
             )
-        failures = dict(failures or {})
-        logits = self.head.logits(known)
-        finite = np.isfinite(known).all(axis=1) & np.isfinite(logits).all(axis=1)
-        known, logits = np.where(finite[:, None], known, 0), np.where(finite[:, None], logits, 0)
-        said = rules.apply(self.rules, logits, known)
-        finite &= np.isfinite(said.probabilities).all(axis=1)
-        failures = dict.fromkeys(np.flatnonzero(~finite).tolist(), NOT_FINITE) | failures
+        said, finite = self._apply(known)
+        failures = dict.fromkeys(np.flatnonzero(~finite).tolist(), NOT_FINITE) | dict(failures or {})
         unusable = sorted(failures)
         said.probabilities[unusable] = np.nan
         for flags in (said.sets, said.known):
@@ -231,6 +227,15 @@ class Classifier:
             findings=files.remarks(table.observations),
         )
 
+    def _apply(self, values: Floats) -> tuple[Applied, NDArray[np.bool_]]:
+        """Return what the rules make of (N, D) features, and which rows are finite from end to end."""
+        logits = self.head.logits(values)
+        finite = _finite(values) & _finite(logits)
+        if not finite.all():  # the rules need not know such numbers
+            values, logits = (np.where(finite[:, None], part, np.float32(0)) for part in (values, logits))
+        said = rules.apply(self.rules, logits, values)
+        return said, finite & _finite(said.probabilities)
+
     def _features(self, values: ArrayLike) -> Floats:
         known = np.ascontiguousarray(values, dtype=np.float32)
         if known.ndim != 2 or known.shape[1] != self.backbone.dim:
@@ -239,3 +244,8 @@ class Classifier:
                 "`embed` gives them; one picture's are `features[None]`.",
             )
         return known
+
+
+def _finite(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which rows of a table are finite numbers."""
+    return np.asarray(np.isfinite(values).all(axis=1), dtype=np.bool_)
