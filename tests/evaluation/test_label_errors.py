@@ -106,7 +106,9 @@ def test_the_label_of_the_fewer_copies_comes_first_whatever_the_model_says():
 
 def test_the_probabilities_decide_between_as_many_copies():
     probabilities = told([0.1, 0.7, 0.2], [0.2, 0.7, 0.1], [0.9, 0, 0.1], [0, 0.9, 0.1])
-    suspects = find_suspects(["a", "b", "c", "d"], np.array([0, 1, 0, 1]), CLASSES, probabilities, near_duplicates=[[0, 1]])
+    suspects = find_suspects(
+        ["a", "b", "c", "d"], np.array([0, 1, 0, 1]), CLASSES, probabilities, near_duplicates=[[0, 1]]
+    )
     assert suspects[0] == Suspect("a", "ash", "birch", pytest.approx(0.7 / 0.8), "b")
 
 
@@ -121,7 +123,9 @@ def test_copies_that_agree_are_not_suspected_but_named():
 
 def test_a_copy_with_the_suggested_label_is_named_before_another():
     probabilities = np.full((4, 3), 1 / 3)
-    suspects = find_suspects(list("abcd"), np.array([2, 0, 1, 1]), CLASSES, probabilities, near_duplicates=[[0, 1, 2, 3]])
+    suspects = find_suspects(
+        list("abcd"), np.array([2, 0, 1, 1]), CLASSES, probabilities, near_duplicates=[[0, 1, 2, 3]]
+    )
     assert [(s.name, s.suggested, s.duplicate_of) for s in suspects[:2]] == [("a", "birch", "c"), ("b", "birch", "c")]
 
 
