@@ -602,6 +602,25 @@ def test_a_pattern_that_matches_nothing_is_asked_wrongly(run: Run, model_folder:
     assert "*.jpg" in ran.err
 
 
+def test_what_is_known_is_a_column_if_asked_and_has_no_place_in_a_sample(run: Run, model_folder: Path, photos: Path):
+    header, row = table(run("predict", model_folder, photos / "ash" / "ash_00.png", "--known").out)
+    assert header == ["image_id", "label", "known"]
+    assert row[-1] in ("yes", "no")
+    like = write_table(photos / "sample.csv", "id,ash,birch,cedar", "ash_00,0,0,0")
+    refused = run("predict", model_folder, photos, "--like", like, "--known")
+    assert (refused.code, "no place for a column 'known'" in refused.err) == (2, True)
+
+
+def test_classes_of_a_sample_that_the_model_does_not_know_are_filled_on_demand(
+    run: Run, model_folder: Path, photos: Path
+):
+    like = write_table(photos / "sample.csv", "id,ash,birch,cedar,yew", "ash_00,0,0,0,0")
+    assert "--fill-missing" in run("predict", model_folder, photos, "--like", like).err
+    assert table(run("predict", model_folder, photos, "--like", like, "--fill-missing").out)[1][-1] == "0.0"
+    refused = run("predict", model_folder, photos, "--fill-missing")
+    assert (refused.code, "--like" in refused.err) == (2, True)
+
+
 def test_B9_formulas_are_defused_on_demand(run: Run, model_folder: Path, photos: Path, monkeypatch: pytest.MonkeyPatch):
     shutil.copy(photos / "ash" / "ash_00.png", photos / "=1+1.png")
     monkeypatch.chdir(photos)

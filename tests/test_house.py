@@ -26,12 +26,13 @@ ORDER = [
     "settings",
     "config",
     "storage",
+    "data.limits",
     "data.images",
     "data.tables",
     "data.columns",
     "data.frames",
-    "data.folders",
     "data.corrections",
+    "data.folders",
     "data.sources",
     "data.splits",
     "inspection.properties",
@@ -289,6 +290,13 @@ def test_help_loads_nothing_heavy(arguments: list[str]):
         f"sys.argv = ['headstart', *{arguments}]\nfrom headstart.cli import main\ntry: main()\nexcept SystemExit: pass"
     )
     assert not loaded_after(code) & HEAVY
+
+
+@pytest.mark.parametrize("verb", ["train", "check", "audit", "show", "evaluate", "predict"])
+def test_a_place_that_is_not_there_is_refused_before_anything_heavy_is_loaded(verb: str):
+    arguments = ["headstart", verb, "phtoos", *(["pictures.png"] if verb in ("evaluate", "predict") else [])]
+    code = f"sys.argv = {arguments}\nfrom headstart.cli import main\ntry: main()\nexcept SystemExit: pass"
+    assert not loaded_after(code) & (HEAVY - {"PIL"})
 
 
 def test_nothing_pickles():

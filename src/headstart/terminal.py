@@ -212,15 +212,6 @@ def print_suspects(suspects: Sequence[Suspect]) -> None:
     stdout.print(table)
 
 
-def print_strangers(names: Sequence[str], pictures: int) -> None:
-    """Say which pictures look like none of the classes."""
-    if not names:
-        return
-    shown = ", ".join(printable(name) for name in names[:3])
-    more = f", … {len(names) - 3} more" if len(names) > 3 else ""
-    say(False, f"{len(names)} of {pictures} picture(s) look like none of the model's classes: {shown}{more}.")
-
-
 def print_trust(trust: Mapping[str, Any]) -> None:
     """Print how far the figures can be believed."""
     from headstart.report.summary import trust_lines

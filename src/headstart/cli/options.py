@@ -48,10 +48,11 @@ class Source:
     data: Data = None
     labels: Labels = None
     images: Images = None
-    id_column: Annotated[str | None, typer.Option(help="The column of picture names, if it has no usual name.")] = None
-    label_column: Annotated[str | None, typer.Option(help="The column of labels, if it has no usual name.")] = None
+    id_column: Annotated[str | None, typer.Option(help="The column of picture names, if nothing tells.")] = None
+    label_column: Annotated[str | None, typer.Option(help="The column of labels, if nothing tells.")] = None
     group_column: Annotated[
-        str | None, typer.Option(help="A column whose values must not straddle a split (a patient).")
+        str | None,
+        typer.Option(help="A column whose values must not straddle a split (a patient); '' uses none."),
     ] = None
     split_column: Annotated[
         str | None, typer.Option(help="A column with train, val, test; '' ignores a column `split`.")

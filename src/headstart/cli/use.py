@@ -103,13 +103,20 @@ def predict(
     pictures: Annotated[list[str], typer.Argument(help="Files, folders, glob patterns, or a Kaggle folder's test/.")],
     out: Annotated[Path | None, typer.Option(help="The file to write; default: stdout.")] = None,
     form: Annotated[
-        str, typer.Option("--format", help="labels, probabilities, table (label, probability, known, set) or jsonl.")
+        str,
+        typer.Option("--format", help="labels, probabilities, table (probability, known, set, error) or jsonl."),
     ] = "labels",
     like: Annotated[
         Path | None, typer.Option(help="A sample submission, whose id and class columns are taken.")
     ] = None,
     spreadsheet_safe: Annotated[
         bool, typer.Option("--spreadsheet-safe", help="Put ' before cells that a spreadsheet would run as a formula.")
+    ] = False,
+    fill_missing: Annotated[
+        bool, typer.Option("--fill-missing", help="With --like: 0 for its classes that the model does not know.")
+    ] = False,
+    known: Annotated[
+        bool, typer.Option("--known", help="A column that says whether the picture is like those learned from.")
     ] = False,
     follow_links: FollowLinks = False,
     *,
@@ -126,6 +133,8 @@ def predict(
     form = "jsonl" if as_json else form
     if like is not None and form != "labels":
         raise ConfigError(f"--like decides the columns, so it does not go with {'--json' if as_json else '--format'}.")
+    if fill_missing and like is None:
+        raise ConfigError("--fill-missing fills columns of a sample submission; name it with --like FILE.")
     if form not in submission.FORMATS:
         raise ConfigError(f"--format is {form!r}; it is one of {', '.join(submission.FORMATS)}.")
     sample = tables.read_table(like) if like is not None else None
@@ -133,11 +142,15 @@ def predict(
     if out is not None:
         places.check_out(out, [model / "model.json", *([like] if like else []), *(sample.path for sample in dataset)])
     classifier = engine.load(model)
+    if known:
+        submission.check_known(form, sample, classifier.classes)
     if sample is not None:
-        submission.check_like(sample, classifier.classes)
+        submission.check_like(sample, classifier.classes, fill_missing=fill_missing)
     with terminal.progress(quiet) as progress:
         said = classifier.predict_many(dataset, cache=places.cache(no_cache), progress=progress)
-    text = submission.render(said, form, sample, spreadsheet_safe=spreadsheet_safe)
+    text = submission.render(
+        said, form, sample, spreadsheet_safe=spreadsheet_safe, fill_missing=fill_missing, known=known
+    )
     if out is None:
         terminal.print_text(text)
     else:
@@ -147,8 +160,8 @@ def predict(
         terminal.print_findings(dataset.findings)
     for row, reason in list(said.errors.items())[:20]:
         terminal.say(False, f"error: {terminal.printable(said.names[row])}: {reason}")
-    if said.known is not None and not quiet:
-        terminal.print_strangers([one.path for one in said if one.known is False], len(said))
+    if not quiet and (line := submission.unknown_line(said, sample, header=form != "jsonl")):
+        terminal.say(False, f"{terminal.printable(line)}.")
     if said.errors:
         terminal.say(False, f"{len(said.errors)} of {len(said)} picture(s) could not be used; their rows are marked.")
         raise typer.Exit(1)

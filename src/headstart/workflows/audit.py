@@ -46,7 +46,7 @@ def audit(
     groups = splits.united(splits.group_ids(features.dataset, features.digests), near)
     fold = splits.folds(features.dataset, groups, plan.head.folds, plan.seed)
     held = prepared.learner(progress=progress).out_of_fold(rows, fold)
-    scaled = calibration.fit(held.logits, features.targets[held.rows], held.fold, "temperature")
+    scaled = calibration.fit(held.logits, features.targets[held.rows], held.fold, "temperature", groups[held.rows])
     probabilities = np.full((len(rows), len(features.classes)), np.nan)
     probabilities[held.rows] = scaled.probabilities(held.logits)
     twins = duplicates.members(near)

@@ -169,7 +169,9 @@ def train(
         *grouped.findings,
         *last.split.findings,
         *last.fitted.findings,
+        *rules.findings(last.rules, last.fitted, grouped.groups),
         *leakage.findings(leaked),
+        *measure.findings(evaluations.get("test") or evaluations["validation"]),
         *comparison.findings(changes),
         *unmeasured,
     )
