@@ -1,4 +1,4 @@
-"""Bytes → files that are whole or not there, and what the operating system says about it → `StorageError`.
+"""Bytes ⇄ files that are whole or not there, and what the operating system says about it → `StorageError`.
 
 A temporary file always lies beside its target (another folder may be another disk), is flushed before it is renamed,
 and its folder after; what a killed process leaves behind goes after a day.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,43 @@ from pathlib import Path
 from headstart.errors import StorageError
 
 STALE_SECONDS = 24 * 3600
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """Return the bytes of a regular file, links followed; anything else is an error at once and never hangs.
+
+    Args:
+        path: The file.
+        most: The most bytes that it may have.
+
+    Raises:
+        StorageError: It is no regular file (a pipe or a device may never end), or larger than `most` bytes.
+        OSError: It cannot be opened or read, e.g. FileNotFoundError.
+    """
+    _require_regular(path, os.stat(path), most)  # before opening, for opening alone moves some devices
+    # O_NONBLOCK: what was a file a moment ago may be a FIFO now, and opening one that nobody writes to hangs
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(descriptor, "rb") as file:
+        size = _require_regular(path, os.fstat(descriptor), most)
+        data = file.read(size + 1) or b""
+        if len(data) > size:  # it grows, or is one of those of /proc that tell no size
+            data += file.read(most + 1 - len(data)) or b""
+    if len(data) > most:
+        raise _too_large(path, most)
+    return data
+
+
+def _require_regular(path: Path, status: os.stat_result, most: int) -> int:
+    """Return the size of what the status is of."""
+    if not stat.S_ISREG(status.st_mode):
+        raise StorageError(f"{path} is not a regular file.")
+    if status.st_size > most:
+        raise _too_large(path, most)
+    return status.st_size
+
+
+def _too_large(path: Path, most: int) -> StorageError:
+    return StorageError(f"{path} is larger than {most:,} bytes, the most that is read here.")
 
 
 def write_whole(path: Path, content: bytes) -> None:
