@@ -23,6 +23,9 @@ Check = Callable[[Any, str], list[str]]
 MOST_BYTES = 256 * 1024 * 1024  # of a JSON file; of a model of 10,000 classes it has about ten million
 MOST_SHOWN = 20  # problems of one file
 
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxother = 160
+
 
 def read_json(path: Path, most: int = MOST_BYTES) -> Any:
     """Return what a JSON file holds; numbers that are not finite, which JSON does not know, are damage.
@@ -176,11 +179,11 @@ def _inner(where: str, name: str) -> str:
 
 
 def _unknown(where: str, name: str) -> str:
-    return f"{_inner(where, reprlib.repr(name)[1:-1])} is not known here"
+    return f"{_inner(where, _BRIEF.repr(name)[1:-1])} is not known here"
 
 
 def _shown(value: Any) -> str:
-    return json.dumps(value) if value is None or isinstance(value, bool) else reprlib.repr(value)
+    return json.dumps(value) if value is None or isinstance(value, bool) else _BRIEF.repr(value)
 
 
 def _refuse(constant: str) -> float:
