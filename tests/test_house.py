@@ -67,7 +67,12 @@ ORDER = [
     "report.logs",
     "demo",
     "terminal",
-    "options",
+    "cli.options",
+    "cli.places",
+    "cli.look",
+    "cli.train",
+    "cli.use",
+    "cli.housekeeping",
     "cli",
     "__main__",
 ]
@@ -79,7 +84,7 @@ DOORS = {
     "safetensors": {"encoding.backbone", "encoding.cache", "learning.checkpoint", "model.artifact"},
     "platformdirs": {"encoding.cache"},
     "matplotlib": {"report.plots", "report.gallery"},
-    "typer": {"cli", "options"},
+    "typer": {"cli", "cli.housekeeping", "cli.look", "cli.options", "cli.train", "cli.use"},
     "rich": {"terminal"},
     "tensorboardX": {"report.logs"},
     "mlflow": {"report.logs"},
@@ -157,10 +162,14 @@ TRAIN_FLAGS = [
 
 
 def rooms() -> dict[str, ast.Module]:
-    """Return every module but the facade and the empty fronts of wings, by its name inside the package."""
+    """Return every module but the facade and the empty fronts of wings, by its name inside the package.
+
+    The front of `cli` is a room: it holds the program.
+    """
     files = [file for file in HOME.rglob("*.py") if file.name != "__init__.py"]
-    names = [".".join(file.relative_to(HOME).with_suffix("").parts) for file in files]
-    return {name: ast.parse(file.read_text("utf-8")) for name, file in zip(names, files, strict=True)}
+    trees = {".".join(file.relative_to(HOME).with_suffix("").parts): file for file in files}
+    trees["cli"] = HOME / "cli" / "__init__.py"
+    return {name: ast.parse(file.read_text("utf-8")) for name, file in trees.items()}
 
 
 def imported(tree: ast.Module) -> Iterator[str]:
@@ -193,7 +202,7 @@ def test_a_room_imports_only_from_rooms_above(room: str):
 
 
 def test_the_fronts_of_wings_are_empty():
-    for file in HOME.glob("*/__init__.py"):
+    for file in set(HOME.glob("*/__init__.py")) - {HOME / "cli" / "__init__.py"}:
         (docstring,) = ast.parse(file.read_text("utf-8")).body
         assert isinstance(docstring, ast.Expr)
 

@@ -257,8 +257,7 @@ def resolve(config: TrainConfig, preprocess: Preprocess, encoder: EncoderPlan) -
         ConfigError: Settings of the head that exclude each other.
     """
     config = apply_recipe(config)
-    if config.split.folds == 1:
-        raise ConfigError("split.folds is 1; one fold leaves nothing to learn from.", "Take 5, or 0 for one share.")
+    refuse_contradictions(config)
     return Plan(
         recipe=config.recipe,
         pictures=PicturePlan(preprocess.size, config.pictures.resize, config.pictures.mirror),
@@ -269,6 +268,28 @@ def resolve(config: TrainConfig, preprocess: Preprocess, encoder: EncoderPlan) -
         seed=config.seed,
         refit=config.refit is True,
     )
+
+
+def refuse_contradictions(config: TrainConfig) -> None:
+    """Refuse settings that exclude each other, before anything is read or fetched.
+
+    Args:
+        config: With its recipe applied.
+
+    Raises:
+        ConfigError: With what excludes what.
+    """
+    split = config.split
+    resolve_head(config.head)
+    if split.folds == 1:
+        raise ConfigError("split.folds is 1; one fold leaves nothing to learn from.", "Take 5, or 0 for one share.")
+    if config.head.watch == "validation" and (split.folds or split.repeats > 1):
+        name, value = ("split.folds", split.folds) if split.folds else ("split.repeats", split.repeats)
+        raise ConfigError(
+            f"head.watch is 'validation' and {name} is {value}: the head that is saved then learns from every picture, "
+            "and none is left to watch.",
+            "With head.watch=training a tenth of the training part is watched.",
+        )
 
 
 def resolve_head(head: HeadConfig) -> HeadPlan:

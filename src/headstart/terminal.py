@@ -278,6 +278,12 @@ def print_evaluation(evaluation: Mapping[str, Any], title: str) -> None:
         print_line("Most confused: " + ", ".join(map(printable, told)) + ".")
 
 
+def print_parts(figures: Mapping[str, Any]) -> None:
+    """Print the figures of `summary.of_evaluations`: validation, test."""
+    for name, evaluation in figures.items():
+        print_evaluation(evaluation, f"{name.capitalize()}: {evaluation['pictures']} pictures, held out")
+
+
 def print_rows(header: Sequence[str], rows: Sequence[Sequence[str]], total: int) -> None:
     """Print the first rows of a table in columns, and how large it is; of many columns the first six."""
     cells = [[_cut(printable(cell)) for cell in row[:6]] for row in (header, *rows)]

@@ -14,6 +14,7 @@ import os
 import stat
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,6 +44,20 @@ class ShardState(NamedTuple):
 def default_cache() -> Path:
     """Return the cache folder: `HEADSTART_CACHE`, else the platform's place for caches."""
     return Path(os.environ.get("HEADSTART_CACHE") or platformdirs.user_cache_dir("headstart", appauthor=False))
+
+
+class Default(Enum):
+    """The type of `DEFAULT`."""
+
+    FOLDER = "default"
+
+
+DEFAULT = Default.FOLDER  # stands for `default_cache()` where a cache is asked for; None keeps nothing, everywhere
+
+
+def resolve(cache: Path | Default | None) -> Path | None:
+    """Return the folder that a `cache` argument stands for; None: keep nothing."""
+    return default_cache() if isinstance(cache, Default) else cache
 
 
 def open_cache(folder: Path) -> Path:

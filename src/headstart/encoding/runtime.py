@@ -160,10 +160,9 @@ class TorchEncoder:
     def encode(self, pictures: Iterable[Pixels]) -> Iterator[Floats]:
         """See `Encoder.encode`."""
         if self._network is None:
-            network = _Normalised(self._backbone)
-            if self.plan.device != "cpu":
-                network = copy.deepcopy(network)  # the backbone itself stays on the CPU, where others use it
-            self._network = network.to(memory_format=torch.channels_last).to(self.plan.device).eval()
+            # a copy: others use the backbone, and another memory layout gives other roundings on the same weights
+            network = copy.deepcopy(_Normalised(self._backbone)).to(memory_format=torch.channels_last)
+            self._network = network.to(self.plan.device).eval()
         source, size = iter(pictures), BATCHES[self.plan.device]
         while batch := list(islice(source, size)):
             padded = np.zeros((size, *batch[0].shape), dtype=np.uint8)

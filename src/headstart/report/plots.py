@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from headstart.experiments.grouping import Optimism
+from headstart.experiments.leakage import LeakageReport
 from headstart.experiments.learning_curve import LearningCurve
 from headstart.learning.heads import Step
 from headstart.metrics import BINS, wilson
@@ -125,12 +125,12 @@ def risk_coverage(evaluation: Evaluation) -> Figure:
     return figure
 
 
-def similarity(optimism: Optimism) -> Figure:
+def similarity(leakage: LeakageReport) -> Figure:
     """Return accuracy by how alike the nearest learned picture is; bars are as wide as the share of the pictures."""
     figure = _figure(6.4, 4.2)
     axis = figure.subplots()
     begin = 0.0
-    for band, colour in zip(optimism.bands, (ORANGE, GREY, BLUE), strict=False):
+    for band, colour in zip(leakage.bands, (ORANGE, GREY, BLUE), strict=False):
         value, low, high = band.accuracy
         middle = begin + band.share / 2
         axis.bar(middle, value, width=0.98 * band.share, color=colour, alpha=0.75)

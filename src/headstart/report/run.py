@@ -16,7 +16,8 @@ from headstart.model import artifact
 from headstart.model.classifier import Classifier
 from headstart.records import SPLIT_NAMES, ClassNames, Evaluation, Predictions
 from headstart.report import plots, summary
-from headstart.workflows.train import PreviousRun, TrainingResult
+from headstart.workflows.resume import PreviousRun
+from headstart.workflows.train import TrainingResult
 
 EVALUATION, TRUST, PICTURES, PREDICTIONS = "evaluation.json", "trust.json", "pictures.csv", "predictions.csv"
 
@@ -82,6 +83,7 @@ def read_previous(directory: Path) -> PreviousRun:
         pictures, said = read_table(directory / PICTURES), read_table(directory / PREDICTIONS)
         digests = dict(zip(pictures.column("path"), pictures.column("sha256"), strict=True))
         parts = dict(zip(pictures.column("sha256"), pictures.column("split"), strict=True))
+        labels = dict(zip(pictures.column("sha256"), pictures.column("label"), strict=True))
         names, predicted = said.column("path"), said.column("predicted")
         answers = {digests[name]: label for name, label in zip(names, predicted, strict=True)}
     except (DataError, KeyError, ValueError) as error:
@@ -89,7 +91,7 @@ def read_previous(directory: Path) -> PreviousRun:
             f"{directory} cannot be gone on from: {error}",
             f"--from takes a folder that `headstart train` wrote, with its {PICTURES} and {PREDICTIONS}.",
         ) from error
-    return PreviousRun(parts, answers, ClassNames(said.header[4:]))
+    return PreviousRun(parts, answers, ClassNames(said.header[4:]), labels)
 
 
 def save_plots(evaluation: Evaluation, folder: Path, result: TrainingResult | None = None) -> None:
@@ -101,7 +103,7 @@ def save_plots(evaluation: Evaluation, folder: Path, result: TrainingResult | No
         "per_class": plots.per_class(evaluation),
     }
     if result is not None:
-        figures["similarity"] = plots.similarity(result.optimism)
+        figures["similarity"] = plots.similarity(result.leakage)
         if result.curve is not None:
             figures["learning_curve"] = plots.learning_curve(result.curve)
         figures["training"] = plots.training_curves(

@@ -58,7 +58,8 @@ def of_evaluations(evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
 
 def of_trust(result: TrainingResult) -> dict[str, Any]:
     """Return what tells how far the figures can be believed, and what the model does beyond naming a class."""
-    optimism, rules = result.optimism, result.classifier.rules
+    leakage, rules = result.leakage, result.classifier.rules
+    drawn = leakage.random_split
     out_of_distribution = rules.out_of_distribution
     return {
         "similarity": [
@@ -69,19 +70,19 @@ def of_trust(result: TrainingResult) -> dict[str, Any]:
                 "share": round(band.share, 4),
                 "accuracy": _numbers(band.accuracy),
             }
-            for band in optimism.bands
+            for band in leakage.bands
         ],
         "same_object": {
-            "accuracy_lost_without": None if optimism.gap is None else _numbers(optimism.gap),
-            "kept_together": optimism.together,
-            "split_of_the_data": optimism.given,
+            "accuracy_lost_without": None if leakage.gap is None else _numbers(leakage.gap),
+            "kept_together": leakage.together,
+            "split_of_the_data": leakage.given,
         },
-        "naive_split": None
-        if optimism.naive is None
+        "random_split": None
+        if drawn is None
         else {
-            "accuracy": _numbers(optimism.naive),
-            "pictures": optimism.measured,
-            "with_a_copy_or_look_alike_among_the_learned": optimism.leaked,
+            "accuracy": _numbers(drawn.accuracy),
+            "pictures": len(drawn.measured.rows),
+            "leaked": drawn.leaked,
         },
         "calibration": str(rules.calibration),
         "sets": None if rules.sets is None else {"method": rules.sets.method, "level": rules.sets.level},
@@ -177,12 +178,12 @@ def trust_lines(trust: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"Accuracy that same-object pictures among the learned pictures add: {_told(gap)}; they were {kept}"
         )
-    naive = trust["naive_split"]
-    if naive is not None:
+    drawn = trust["random_split"]
+    if drawn is not None:
         lines.append(
             f"A split that ignores copies, same-object pictures and groups would have reported an accuracy of "
-            f"{_told(naive['accuracy'])}, with {naive['with_a_copy_or_look_alike_among_the_learned']} of its "
-            f"{naive['pictures']} measured pictures having one among the learned"
+            f"{_told(drawn['accuracy'])}, with {drawn['leaked']} of its "
+            f"{drawn['pictures']} measured pictures having one among the learned"
         )
     if trust["sets"] is not None:
         lines.append(

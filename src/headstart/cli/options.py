@@ -28,6 +28,14 @@ Data = Annotated[
 ]
 Labels = Annotated[Path | None, typer.Option("--labels", help="A CSV or TSV with an id and a label column.")]
 Images = Annotated[Path | None, typer.Option("--images", help="The folder that the ids of the table are relative to.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep computed features.")]
+BackboneName = Annotated[str | None, typer.Option("--backbone", help="See `headstart models`. Default: the recipe's.")]
+Corrections = Annotated[
+    Path | None, typer.Option("--corrections", help="A sheet of `headstart audit` that was filled in.")
+]
+Model = Annotated[Path, typer.Argument(help="A folder that `headstart train` wrote.")]
 FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Follow links that lead out of the folder.")]
 
 
