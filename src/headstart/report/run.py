@@ -2,32 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any
 
-from headstart.data.tables import read_table, to_csv
-from headstart.errors import ArtifactError, DataError
+from headstart.data.tables import to_csv
 from headstart.learning.heads import Step
 from headstart.model import artifact
 from headstart.model.classifier import Classifier
-from headstart.records import SPLIT_NAMES, ClassNames, Evaluation, Predictions
+from headstart.records import Evaluation
 from headstart.report import plots, summary
-from headstart.workflows.resume import PreviousRun
+from headstart.report.stored import (
+    EVALUATION,
+    PICTURES,
+    PREDICTIONS,
+    TRUST,
+    read_evaluation,
+    read_previous,
+    read_trust,
+    write_pictures,
+    write_predictions,
+)
 from headstart.workflows.train import TrainingResult
 
-EVALUATION, TRUST, PICTURES, PREDICTIONS = "evaluation.json", "trust.json", "pictures.csv", "predictions.csv"
+__all__ = ["card", "read_evaluation", "read_previous", "read_trust", "save", "save_plots"]
 
 
 def save(result: TrainingResult | Classifier, directory: str | Path) -> None:
-    """Write a classifier; of a `TrainingResult` also its predictions, figures, plots, history and card. All or nothing.
+    """Write a classifier; of a `TrainingResult` also its predictions, figures, history, plots and card.
+
+    The model with its tables and figures is whole or not there. Plots and card come after it, and one that fails costs
+    nothing else.
 
     Raises:
         ConfigError: There is something at that place that is not a model.
         StorageError: The disk is full or the place cannot be written.
+
+    Warns:
+        UserWarning: A plot or the card could not be made.
     """
     if isinstance(result, Classifier):
         artifact.save(result, directory)
@@ -35,84 +52,59 @@ def save(result: TrainingResult | Classifier, directory: str | Path) -> None:
     with artifact.writing(Path(directory)) as folder:
         artifact.write_into(folder, result.classifier, {"plan": result.plan.to_dict()})
         _write(folder / "plan.toml", result.plan.to_toml())
-        _write(folder / PREDICTIONS, _predictions_table(result.predictions))
+        write_predictions(folder / PREDICTIONS, result.predictions)
+        write_pictures(folder / PICTURES, result)
         _write(folder / "history.csv", _history_table(result.history))
-        _write(folder / PICTURES, _pictures_table(result))
         _write_json(folder / EVALUATION, summary.of_evaluations(result.evaluations))
         _write_json(folder / TRUST, summary.of_trust(result))
         _write_json(folder / "findings.json", summary.of_findings(result.findings))
-        save_plots(result.evaluation, folder / "plots", result)
-        _write(folder / "README.md", card(result))
+    _save_extras(result, Path(directory))
 
 
-def read_evaluation(directory: Path) -> dict[str, Any]:
-    """Return what a training measured, as `summary.of_evaluations` gave it.
-
-    Raises:
-        ArtifactError: There are no figures in that folder.
-    """
-    path = directory / EVALUATION
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ArtifactError(
-            f"{directory} holds no {EVALUATION}, the figures of its training.",
-            "Measure it on labelled pictures: headstart evaluate MODEL DATA",
-        ) from error
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path} cannot be read: {error}.") from error
-    return content
-
-
-def read_trust(directory: Path) -> dict[str, Any] | None:
-    """Return what `summary.of_trust` gave when the model was trained; None where it was not kept."""
-    try:
-        content: dict[str, Any] = json.loads((directory / TRUST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content
-
-
-def read_previous(directory: Path) -> PreviousRun:
-    """Return what a run left for a later one on the same pictures and more.
-
-    Raises:
-        ArtifactError: The folder is no run, or one of its tables is damaged.
-    """
-    try:
-        pictures, said = read_table(directory / PICTURES), read_table(directory / PREDICTIONS)
-        digests = dict(zip(pictures.column("path"), pictures.column("sha256"), strict=True))
-        parts = dict(zip(pictures.column("sha256"), pictures.column("split"), strict=True))
-        labels = dict(zip(pictures.column("sha256"), pictures.column("label"), strict=True))
-        names, predicted = said.column("path"), said.column("predicted")
-        answers = {digests[name]: label for name, label in zip(names, predicted, strict=True)}
-    except (DataError, KeyError, ValueError) as error:
-        raise ArtifactError(
-            f"{directory} cannot be gone on from: {error}",
-            f"--from takes a folder that `headstart train` wrote, with its {PICTURES} and {PREDICTIONS}.",
-        ) from error
-    return PreviousRun(parts, answers, ClassNames(said.header[4:]), labels)
+def _save_extras(result: TrainingResult, folder: Path) -> None:
+    """Write what is only to be looked at, as much of it as can be."""
+    figures = _drawings(result.evaluation, result)
+    extras: dict[Path, Callable[[Path], None]] = {
+        folder / "plots" / f"{name}.png": lambda path, draw=draw: plots.save({path.stem: draw()}, path.parent)  # type: ignore[misc]
+        for name, draw in figures.items()
+    }
+    extras[folder / "README.md"] = lambda path: _write(path, card(result))
+    failed = []
+    for path, write in extras.items():
+        try:
+            write(path)
+        except Exception as error:  # whatever it is, the model is worth more
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+            failed.append(f"{path.relative_to(folder)} ({type(error).__name__}: {error})")
+    if failed:
+        warnings.warn(f"The model is saved in {folder}, but without {', '.join(failed)}.", stacklevel=3)
 
 
 def save_plots(evaluation: Evaluation, folder: Path, result: TrainingResult | None = None) -> None:
     """Write the plots of an evaluation, and of the training where there was one."""
-    figures = {
-        "confusion": plots.confusion(evaluation),
-        "reliability": plots.reliability(evaluation),
-        "risk_coverage": plots.risk_coverage(evaluation),
-        "per_class": plots.per_class(evaluation),
+    plots.save({name: draw() for name, draw in _drawings(evaluation, result).items()}, folder)
+
+
+def _drawings(evaluation: Evaluation, result: TrainingResult | None = None) -> dict[str, Callable[[], Any]]:
+    """Return the plots by their names, to be drawn one by one."""
+    figures: dict[str, Callable[[], Any]] = {
+        "confusion": lambda: plots.confusion(evaluation),
+        "reliability": lambda: plots.reliability(evaluation),
+        "risk_coverage": lambda: plots.risk_coverage(evaluation),
+        "per_class": lambda: plots.per_class(evaluation),
     }
     if result is not None:
-        figures["similarity"] = plots.similarity(result.leakage)
-        if result.curve is not None:
-            figures["learning_curve"] = plots.learning_curve(result.curve)
-        figures["training"] = plots.training_curves(
+        figures["similarity"] = lambda: plots.similarity(result.leakage)
+        if (curve := result.curve) is not None:
+            figures["learning_curve"] = lambda: plots.learning_curve(curve)
+        figures["training"] = lambda: plots.training_curves(
             result.history,
             "validation" if "validation" in result.evaluations else "test",
             "epoch" if result.plan.head.in_epochs else "L-BFGS iteration (0: the prior alone)",
             result.classifier.provenance.training.get("best_epoch"),
         )
-    plots.save(figures, folder)
+    return figures
 
 
 def card(result: TrainingResult) -> str:
@@ -159,8 +151,8 @@ def _beyond(result: TrainingResult) -> str:
         return "It answers with one of its classes whatever it is shown, also a picture of something else."
     return (
         "With `--format table` or `--json` each answer says whether the picture is `known`: like those learned from. "
-        f"{out_of_distribution.refused:.0%} of pictures of its own classes are refused wrongly; what else is refused depends on "
-        "how unlike them it is. The label is then the best of wrong answers."
+        f"{out_of_distribution.refused:.0%} of pictures of its own classes are refused wrongly; what else is refused "
+        "depends on how unlike them it is. The label is then the best of wrong answers."
     )
 
 
@@ -171,26 +163,6 @@ def _figures(part: str, evaluation: Evaluation) -> str:
     ]
     heading = [f"| {part}, {evaluation.pictures} pictures | value | 95 % interval |", "|---|---|---|"]
     return "\n".join(heading + rows)
-
-
-def _predictions_table(predictions: Mapping[str, Predictions]) -> str:
-    first = next(iter(predictions.values()))
-    rows = [["path", "split", "label", "predicted", *first.classes]]
-    for split, said in predictions.items():
-        for row, one in enumerate(said):
-            targets = said.targets[row] if said.targets is not None else None
-            cells = [f"{p:.9g}" for p in said.probabilities[row]]
-            rows.append([one.path, split, targets or "", one.label or "", *cells])
-    return to_csv(rows)
-
-
-def _pictures_table(result: TrainingResult) -> str:
-    part = dict.fromkeys(range(len(result.dataset)), "")
-    for name in SPLIT_NAMES:
-        part |= dict.fromkeys(result.splits.part(name).tolist(), name)
-    rows = zip(result.dataset, result.digests, strict=True)
-    header = ["path", "label", "split", "sha256"]
-    return to_csv([header, *([s.name, str(s.label), part[n], digest] for n, (s, digest) in enumerate(rows))])
 
 
 def _history_table(history: Sequence[Step]) -> str:
