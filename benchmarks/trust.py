@@ -489,8 +489,8 @@ def sets(bench: Bench) -> Outcome:
             bounds.append(Bound(f"mean coverage, {method}, not too much", mean, "<=", top + 3 * error, "{:.4f}"))
     own = result.evaluations["validation"].overall
     grouped = (
-        f"- Whole groups: the {len(np.unique(groups)):,} groups of near-duplicates or same-object pictures are halved, so "
-        "that none is on both sides. The pictures are then no independent draws, and the band is not promised; no bound."
+        f"- Whole groups: the {len(np.unique(groups)):,} groups of near-duplicates or same-object pictures are halved, "
+        "none is on both sides. The pictures are then no independent draws, and the band is not promised; no bound."
     )
     lines = [
         f"- Predictions of {len(targets):,} pictures, each by a head that had learned from neither it nor its group (5 "
@@ -617,7 +617,7 @@ def honest(bench: Bench) -> Outcome:
     ]
     remarks = []
     for title, result in (("without", without), ("with", within)):
-        codes = ("same-object pictures", "optimistic", "split-leak")
+        codes = ("same-object", "optimistic", "split-leak")
         remarks += [f"- Told {title} the split, {one.code}: {one.message}." for one in result.findings
                     if one.code in codes]  # fmt: skip
         gap = result.leakage.gap

@@ -23,15 +23,19 @@ ORDER = [
     "errors",
     "records",
     "metrics",
+    "settings",
     "config",
     "storage",
+    "schema",
+    "data.limits",
     "data.images",
     "data.tables",
     "data.columns",
     "data.frames",
-    "data.folders",
     "data.corrections",
+    "data.folders",
     "data.sources",
+    "data.pictures",
     "data.splits",
     "inspection.properties",
     "inspection.files",
@@ -39,14 +43,17 @@ ORDER = [
     "inspection.shortcuts",
     "inspection.similarity",
     "inspection.duplicates",
+    "encoding.architecture",
+    "encoding.weights",
     "encoding.backbone",
     "encoding.runtime",
     "encoding.cache",
+    "encoding.reading",
     "encoding.features",
-    "learning.exact",
     "learning.prior",
     "learning.calibration",
     "learning.conformal",
+    "learning.exact",
     "learning.out_of_distribution",
     "learning.heads",
     "learning.logistic",
@@ -55,7 +62,9 @@ ORDER = [
     "learning.learner",
     "learning.rules",
     "model.classifier",
+    "model.description",
     "model.artifact",
+    "model.layers",
     "experiments.grouping",
     "experiments.random_split",
     "experiments.leakage",
@@ -73,12 +82,15 @@ ORDER = [
     "report.plots",
     "report.summary",
     "report.gallery",
+    "report.card",
+    "report.redraw",
+    "report.stored",
     "report.run",
     "report.logs",
     "demo",
     "terminal",
-    "cli.options",
     "cli.places",
+    "cli.options",
     "cli.housekeeping",
     "cli.look",
     "cli.train",
@@ -91,28 +103,28 @@ DOORS = {
     "timm": {"encoding.backbone"},
     "huggingface_hub": {"encoding.backbone"},
     "openvino": {"encoding.runtime"},
-    "safetensors": {"encoding.backbone", "encoding.cache", "learning.checkpoint", "model.artifact"},
+    "safetensors": {"encoding.weights", "encoding.cache", "learning.checkpoint", "model.artifact"},
     "platformdirs": {"encoding.cache"},
-    "matplotlib": {"report.plots", "report.gallery"},
+    "matplotlib": {"report.plots", "report.gallery", "report.redraw"},
     "typer": {"cli", "cli.housekeeping", "cli.look", "cli.options", "cli.train", "cli.use"},
     "rich": {"terminal"},
     "tensorboardX": {"report.logs"},
     "mlflow": {"report.logs"},
-    "PIL": {"data.images", "inspection.properties", "demo"},
+    "PIL": {"data.images", "data.pictures", "inspection.properties", "demo"},
     "cleanlab": {"evaluation.label_errors"},
     "sklearn": {"inspection.shortcuts", "demo"},
     "scipy": {
         "data.splits",
         "evaluation.comparison",
         "inspection.duplicates",
-        "metrics",
         "learning.calibration",
         "learning.logistic",
         "learning.out_of_distribution",
+        "metrics",
     },
     "threadpoolctl": {"learning.logistic"},
     "tomli_w": {"config"},
-    "tomllib": {"config"},
+    "tomllib": {"config", "settings"},
 }
 
 PUBLIC = [
@@ -224,11 +236,10 @@ def test_a_library_has_its_door(library: str):
     assert users == DOORS[library]
 
 
-def test_the_first_rooms_need_numpy_at_most():
-    own = {"headstart", "numpy", "tomli_w", *sys.stdlib_module_names}
-    statistics = {name for name in imported(rooms()["metrics"]) if name.startswith("scipy.special.")}  # quick
-    for room in ("errors", "records", "metrics", "config", "storage"):
-        assert {name.split(".")[0] for name in {*imported(rooms()[room])} - statistics} <= own
+def test_the_first_rooms_need_numpy_and_scipy_at_most():
+    own = {"headstart", "numpy", "scipy", "tomli_w", *sys.stdlib_module_names}
+    for room in ("errors", "records", "metrics", "settings", "config", "storage"):
+        assert {name.split(".")[0] for name in imported(rooms()[room])} <= own
 
 
 def test_the_public_names_are_these():
@@ -291,6 +302,13 @@ def test_help_loads_nothing_heavy(arguments: list[str]):
         f"sys.argv = ['headstart', *{arguments}]\nfrom headstart.cli import main\ntry: main()\nexcept SystemExit: pass"
     )
     assert not loaded_after(code) & HEAVY
+
+
+@pytest.mark.parametrize("verb", ["train", "check", "audit", "show", "evaluate", "predict"])
+def test_a_place_that_is_not_there_is_refused_before_anything_heavy_is_loaded(verb: str):
+    arguments = ["headstart", verb, "phtoos", *(["pictures.png"] if verb in ("evaluate", "predict") else [])]
+    code = f"sys.argv = {arguments}\nfrom headstart.cli import main\ntry: main()\nexcept SystemExit: pass"
+    assert not loaded_after(code) & (HEAVY - {"PIL"})
 
 
 def test_nothing_pickles():

@@ -360,6 +360,52 @@ def test_E1_a_copy_of_a_test_picture_is_left_out_of_a_given_training_part():
     assert (parts.train.tolist(), parts.test.tolist()) == ([2, 4], [1, 3])
 
 
+def test_a_class_of_the_training_part_that_would_be_left_out_whole_stays_and_is_told():
+    rows = [Row("a", "scene", split=part) for part in ("train", "train", "test")]
+    parts = brought(*made([*rows, Row("b", split="train"), Row("b", split="test")]))
+    assert (parts.train.tolist(), parts.test.tolist()) == ([0, 1, 3], [2, 4])
+    (told,) = parts.findings
+    assert (told.code, told.names) == ("split-leak-kept", ("000.png", "001.png"))
+    assert "figures flatter" in told.message
+
+
+def test_a_validation_part_whose_pictures_all_have_a_copy_in_test_stays_and_is_told():
+    rows = [Row(label, f"{label} scene", split=part) for label in "ab" for part in ("validation", "test")]
+    parts = brought(*made([*rows, Row("a", split="train"), Row("b", split="train")]))
+    assert (parts.validation.tolist(), parts.test.tolist()) == ([0, 2], [1, 3])
+    assert [finding.code for finding in parts.findings] == ["split-leak-kept"]
+
+
+def test_a_part_of_doubtful_pictures_alone_is_measured_all_the_same():
+    dataset, groups = made([Row("a"), Row("b"), Row("a", split="test"), Row("b", split="test")])
+    found = brought(dataset, groups, np.array([False, False, True, True]))
+    assert found.test.tolist() == [2, 3]
+
+
+# --- a previous run ---------------------------------------------------------------------------------------------------
+
+
+def followed(dataset: Dataset, groups: np.ndarray, *parts: str) -> Splits:
+    """Return the split of pictures of which a previous run had some."""
+    return splits.partition(dataset, grouping(groups), SplitConfig(), 0, previous=np.array(parts)).final
+
+
+def test_pictures_of_a_previous_run_stay_where_they_were_and_new_ones_are_dealt_out():
+    dataset, groups = made([Row(label) for label in "ab" for _ in range(15)])
+    old = [*["train"] * 4, "validation", *[""] * 10]
+    found = followed(dataset, groups, *old, *old)
+    assert {4, 19} <= set(found.validation)
+    assert set(range(4)) | set(range(15, 19)) <= set(found.train)
+    assert len(found.validation) == 2 + 4  # a fifth of the new ones of each class
+    assert found.origin == "previous run"
+
+
+def test_new_pictures_follow_their_group():
+    rows = [Row("a", "g"), Row("a", "g"), Row("b", "h"), Row("b", "h"), Row("a"), Row("b")]
+    found = followed(*made(rows), "validation", "", "train", "", "train", "validation")
+    assert (found.train.tolist(), found.validation.tolist()) == ([2, 3, 4], [0, 1, 5])
+
+
 # --- rounds -----------------------------------------------------------------------------------------------------------
 
 
@@ -430,6 +476,12 @@ def test_folds_of_a_given_split_leave_its_test_part_alone():
     tested = {0, 1, 12, 13}
     assert set(found.final.test) == tested
     assert not tested & {int(row) for one in found.rounds for row in (*one.train, *one.validation)}
+
+
+def test_without_turns_one_share_is_held_out_even_of_large_groups():
+    dataset, groups = made([Row(label, f"{label}{n // 6}") for label in "ab" for n in range(18)])
+    found = splits.partition(dataset, grouping(groups, same_object=True), SplitConfig(), 0, in_turn=False)
+    assert len(found.rounds) == 1
 
 
 def test_joined_rows_are_called_by_their_first_and_join_through_others():

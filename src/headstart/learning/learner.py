@@ -365,9 +365,10 @@ def _remarks(plan: HeadPlan, watched: int) -> tuple[Finding, ...]:
         *found(
             "too-few-to-watch",
             "warning",
-            f"{watched} picture(s) can be watched, too few to tell more of how sure the answers may be than that they "
-            "may not be very sure",
+            f"only {watched} picture(s) can be watched, so the last epoch and the temperature rest on chance"
+            if watched
+            else "no picture can be watched, so all epochs are run and the probabilities are not calibrated",
             [f"{watched} pictures"] if watched < calibration.FEWEST else [],
-            f"From {calibration.FEWEST} on, of some {WATCHED * calibration.FEWEST} training pictures, they tell more.",
+            f"{calibration.FEWEST} of some {WATCHED * calibration.FEWEST} training pictures would be enough.",
         ),
     )

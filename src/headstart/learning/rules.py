@@ -72,7 +72,7 @@ def fit(
         learner: That fitted it, for the quick heads by which scores of "none of these" are compared.
         fitted: With what it says of held-out rows.
         train: Rows that were learned from, the held-out ones among them or not.
-        groups: (N,) rows of one group are one observation, and are held out together where folds do not say it.
+        groups: (N,) rows of one group are held out together where folds do not say it.
         plan: Methods and rates.
     """
     held, features = fitted.held, learner.features
@@ -107,19 +107,19 @@ def _fit_out_of_distribution(
     return out_of_distribution.fit(score, plan.refused, own, arrays, compared)
 
 
-def findings(
-    rules: PredictionRules, logits: Floats, targets: Integers, groups: Integers | None = None
-) -> list[Finding]:
+def findings(rules: PredictionRules, fitted: Fitted, groups: Integers) -> list[Finding]:
     """Return what to know of rules: what they cannot do, since too little was held out or too few of it was wrong.
 
     Args:
         rules: What was fitted.
-        logits: (N, K) of the held-out pictures that they were fitted to.
-        targets: (N,) their classes.
-        groups: (N,) rows of one group are one observation; None: every row is its own group.
+        fitted: With the held-out rows that they were fitted to.
+        groups: (N,) rows of one group are one observation.
     """
+    held = fitted.held
+    some = held is not None and len(held.rows)
+    targets = fitted.features.targets
     return [
-        *(calibration.findings(logits, targets, groups) if len(targets) else []),
+        *(calibration.findings(held.logits, targets[held.rows], groups[held.rows]) if held and some else []),
         *(conformal.findings(rules.sets) if rules.sets is not None else []),
         *out_of_distribution.findings(rules.out_of_distribution),
     ]
