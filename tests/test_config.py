@@ -15,6 +15,7 @@ from headstart.config import (
     TrainConfig,
     apply_recipe,
     read_config,
+    refuse_contradictions,
     resolve,
     resolve_head,
     settings_table,
@@ -388,3 +389,11 @@ def test_a_setting_of_the_epochs_out_of_range_is_shown_with_what_was_expected(as
     text = refused("recipe=tutorial", asked)
     assert asked.partition("=")[0] in text
     assert expected in text
+
+
+@pytest.mark.parametrize("setting", ["split.folds=5", "split.repeats=2"])
+def test_watching_validation_pictures_that_the_saved_head_learns_from_is_refused(setting: str):
+    asked = read_config(None, ["recipe=tutorial", "head.watch=validation", setting])
+    with pytest.raises(ConfigError, match="none is left to watch") as refused:
+        refuse_contradictions(apply_recipe(asked))
+    assert "head.watch=training" in refused.value.hint

@@ -1,9 +1,9 @@
 """Labelled pictures → a trained, calibrated, measured classifier: the recipe, in the order of the drawing.
 
 Prepare, group, partition, fit the rounds, measure, experiment, refit. Validation pictures measure and decide nothing:
-whatever there is to choose is chosen within the training part. After measuring, the head is fitted once more on training
-and validation pictures together, unless the plan says otherwise; pictures that the data itself calls "test" are never
-learned from.
+whatever there is to choose is chosen within the training part. After measuring, the head is fitted once more on
+training and validation pictures together, unless the plan says otherwise; pictures that the data itself calls "test"
+are never learned from.
 """
 
 from __future__ import annotations
