@@ -48,6 +48,12 @@ def doubtful(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.fixture
+def few(tmp_path: Path) -> Path:
+    """Two classes of two."""
+    return draw_folders(tmp_path / "few", ("ash", "birch"), each=2)
+
+
 def rows(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text, newline="")))
 
@@ -195,6 +201,16 @@ def test_a_model_without_the_rule_refuses_nothing(run: Run, doubtful: Path, tmp_
     ran = run("predict", tmp_path / "model", doubtful / "ash", "--format", "table")
     assert {row["known"] for row in rows(ran.out)} == {""}
     assert "It answers with one of its classes whatever it is shown" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_check_without_mirror_images_encodes_each_picture_once(
+    run: Run, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cold"))
+    run("check", few, "--no-mirror", *QUICK)
+    once = json.loads(run("cache", "--json").out)["vectors"]
+    run("check", few, *QUICK)
+    assert json.loads(run("cache", "--json").out)["vectors"] == once + 4
 
 
 def test_check_without_a_cache_keeps_nothing(run: Run, doubtful: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

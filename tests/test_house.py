@@ -23,8 +23,11 @@ ORDER = [
     "errors",
     "records",
     "metrics",
+    "settings",
     "config",
     "storage",
+    "schema",
+    "data.limits",
     "data.images",
     "data.tables",
     "data.columns",
@@ -32,6 +35,7 @@ ORDER = [
     "data.folders",
     "data.corrections",
     "data.sources",
+    "data.pictures",
     "data.splits",
     "inspection.properties",
     "inspection.files",
@@ -39,13 +43,17 @@ ORDER = [
     "inspection.shortcuts",
     "inspection.similarity",
     "inspection.duplicates",
+    "encoding.architecture",
+    "encoding.weights",
     "encoding.backbone",
     "encoding.runtime",
     "encoding.cache",
+    "encoding.reading",
     "encoding.features",
     "learning.prior",
     "learning.calibration",
     "learning.conformal",
+    "learning.exact",
     "learning.out_of_distribution",
     "learning.heads",
     "learning.logistic",
@@ -54,7 +62,9 @@ ORDER = [
     "learning.learner",
     "learning.rules",
     "model.classifier",
+    "model.description",
     "model.artifact",
+    "model.layers",
     "experiments.grouping",
     "experiments.random_split",
     "experiments.leakage",
@@ -72,12 +82,15 @@ ORDER = [
     "report.plots",
     "report.summary",
     "report.gallery",
+    "report.card",
+    "report.redraw",
+    "report.stored",
     "report.run",
     "report.logs",
     "demo",
     "terminal",
-    "cli.options",
     "cli.places",
+    "cli.options",
     "cli.housekeeping",
     "cli.look",
     "cli.train",
@@ -90,14 +103,14 @@ DOORS = {
     "timm": {"encoding.backbone"},
     "huggingface_hub": {"encoding.backbone"},
     "openvino": {"encoding.runtime"},
-    "safetensors": {"encoding.backbone", "encoding.cache", "learning.checkpoint", "model.artifact"},
+    "safetensors": {"encoding.weights", "encoding.cache", "learning.checkpoint", "model.artifact"},
     "platformdirs": {"encoding.cache"},
-    "matplotlib": {"report.plots", "report.gallery"},
+    "matplotlib": {"report.plots", "report.gallery", "report.redraw"},
     "typer": {"cli", "cli.housekeeping", "cli.look", "cli.options", "cli.train", "cli.use"},
     "rich": {"terminal"},
     "tensorboardX": {"report.logs"},
     "mlflow": {"report.logs"},
-    "PIL": {"data.images", "inspection.properties", "demo"},
+    "PIL": {"data.images", "data.pictures", "inspection.properties", "demo"},
     "cleanlab": {"evaluation.label_errors"},
     "sklearn": {"inspection.shortcuts", "demo"},
     "scipy": {
@@ -107,10 +120,11 @@ DOORS = {
         "learning.calibration",
         "learning.logistic",
         "learning.out_of_distribution",
+        "metrics",
     },
     "threadpoolctl": {"learning.logistic"},
     "tomli_w": {"config"},
-    "tomllib": {"config"},
+    "tomllib": {"config", "settings"},
 }
 
 PUBLIC = [
@@ -222,9 +236,9 @@ def test_a_library_has_its_door(library: str):
     assert users == DOORS[library]
 
 
-def test_the_first_rooms_need_numpy_at_most():
-    own = {"headstart", "numpy", "tomli_w", *sys.stdlib_module_names}
-    for room in ("errors", "records", "metrics", "config", "storage"):
+def test_the_first_rooms_need_numpy_and_scipy_at_most():
+    own = {"headstart", "numpy", "scipy", "tomli_w", *sys.stdlib_module_names}
+    for room in ("errors", "records", "metrics", "settings", "config", "storage"):
         assert {name.split(".")[0] for name in imported(rooms()[room])} <= own
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import os
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headstart.errors import ArtifactError, ConfigError
+from headstart.cli import places
+from headstart.errors import ConfigError
 
 if TYPE_CHECKING:
     from headstart.model.classifier import Classifier
@@ -33,6 +33,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep computed features.")]
 BackboneName = Annotated[str | None, typer.Option("--backbone", help="See `headstart models`. Default: the recipe's.")]
+Mirror = Annotated[bool | None, typer.Option("--mirror/--no-mirror", help="Learn from mirror images too.")]
 Corrections = Annotated[
     Path | None, typer.Option("--corrections", help="A sheet of `headstart audit` that was filled in.")
 ]
@@ -95,7 +96,7 @@ class Engine:
 
     def load(self, model: Path) -> Classifier:
         """Return a saved model, run as asked."""
-        check_model(model)
+        places.check_model(model)
         from headstart.config import read_config
         from headstart.model import artifact
 
@@ -107,7 +108,7 @@ def locate(data: Path | None, labels: Path | None, images: Path | None) -> tuple
     """Return (folder of pictures, table or None) of the ways in which data can be named.
 
     Raises:
-        ConfigError: Pictures are named twice, not at all, or are not there.
+        ConfigError: Nothing is named, or too much, or what is not there.
     """
     if data is not None and data.is_file():
         if labels is not None:
@@ -118,20 +119,11 @@ def locate(data: Path | None, labels: Path | None, images: Path | None) -> tuple
     root = data or images or (labels.parent if labels is not None else None)
     if root is None:
         raise ConfigError("Which pictures?", "headstart train photos/, or --labels labels.csv --images photos/")
-    from headstart.data import sources
-
-    sources.check_root(root)
+    for path, expected in ((root, "a folder of pictures"), (labels, "a table of labels")):
+        if path is not None and not path.exists():
+            hint = "DATA is a folder of pictures, or a table of labels beside them; --images names another folder."
+            raise ConfigError(f"{path} is not there; {expected} was expected.", hint)
     return root, labels
-
-
-def check_model(model: Path) -> None:
-    """Refuse a model that is not there, before anything is loaded that takes seconds.
-
-    Raises:
-        ArtifactError: Nothing is there, nor what a later training has put aside from there.
-    """
-    if not os.path.lexists(model) and not (model.name and os.path.lexists(model.with_name(f"{model.name}.1"))):
-        raise ArtifactError(f"There is no model at {model}.", "`headstart train DATA --out FOLDER` makes one.")
 
 
 def unfolded(command: Callable[..., None]) -> Callable[..., None]:

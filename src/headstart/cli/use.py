@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from headstart import storage, terminal
 from headstart.cli import places
-from headstart.cli.options import AsJson, Engine, FollowLinks, Model, NoCache, Quiet, Source, check_model
+from headstart.cli.options import AsJson, Engine, FollowLinks, Model, NoCache, Quiet, Source
 from headstart.errors import ConfigError
+
+if TYPE_CHECKING:
+    from headstart.records import Dataset
 
 
 def evaluate(
@@ -28,54 +32,71 @@ def evaluate(
 
     Without pictures: the figures that its training measured, on pictures that it did not learn from.
     """
-    check_model(model)
+    places.check_model(model)
     if not source.named:
         if split is not None or plots is not None or no_cache or source != Source() or engine != Engine():
             raise ConfigError(
                 "Without pictures the stored figures are printed; the flags that were given go with pictures.",
                 "headstart evaluate MODEL DATA",
             )
-        from headstart.report import run
-
-        figures = run.read_evaluation(model)
-        if as_json:
-            terminal.print_json(figures)
-            return
-        terminal.print_parts(figures)
-        if (trust := run.read_trust(model)) is not None:
-            terminal.print_trust(trust)
+        _print_stored(model, as_json=as_json)
         return
-    dataset = source.read()
-    from headstart.evaluation import measure
-    from headstart.inspection import files
-    from headstart.records import SPLIT_NAMES
-    from headstart.report import run, summary
-
-    if split is not None:
-        rows = [row for row, sample in enumerate(dataset) if sample.split == split]
-        if split not in SPLIT_NAMES or not rows:
-            raise ConfigError(
-                f"No picture belongs to the split {split!r}; it is one of {', '.join(SPLIT_NAMES)}.",
-                "The column with the split is named with --split-column.",
-            )
-        dataset = dataset.select(rows)
+    dataset = _part(source.read(), split)
     if plots is not None:
         with storage.storage_errors(plots, "Name another folder with --plots."):
             plots.mkdir(parents=True, exist_ok=True)
+    from headstart.evaluation import measure
+    from headstart.inspection import files
+    from headstart.report import summary
+
     classifier = engine.load(model)
     with terminal.progress(quiet) as progress:
         said = measure.predict_labelled(classifier, dataset, cache=places.cache(no_cache), progress=progress)
-    result = measure.measure(said)
+    figures = summary.of_evaluation(measure.measure(said))
     findings = [*dataset.findings, *files.unusable(dataset, said.errors)]
     if not quiet:
         terminal.print_findings(findings)
     if plots is not None:
-        run.save_plots(result, plots)
+        _draw(figures, split, plots)
         terminal.say(quiet, f"Plots: {plots}")
     if as_json:
-        terminal.print_json(summary.of_evaluation(result) | {"findings": summary.of_findings(findings)})
+        terminal.print_json(figures | {"findings": summary.of_findings(findings)})
         return
-    terminal.print_evaluation(summary.of_evaluation(result), f"{result.pictures} pictures of {source.root}")
+    terminal.print_evaluation(figures, f"{figures['pictures']} pictures of {source.root}")
+
+
+def _print_stored(model: Path, *, as_json: bool) -> None:
+
+    from headstart.report import stored
+
+    figures = stored.read_evaluation(model)
+    if as_json:
+        terminal.print_json(figures)
+        return
+    terminal.print_parts(figures)
+    if (trust := stored.read_trust(model)) is not None:
+        terminal.print_trust(trust)
+
+
+def _part(dataset: Dataset, split: str | None) -> Dataset:
+    """Return the pictures of a part, or all."""
+    from headstart.records import SPLIT_NAMES
+
+    if split is None:
+        return dataset
+    rows = [row for row, sample in enumerate(dataset) if sample.split == split]
+    if split not in SPLIT_NAMES or not rows:
+        raise ConfigError(
+            f"No picture belongs to the split {split!r}; it is one of {', '.join(SPLIT_NAMES)}.",
+            "The column with the split is named with --split-column.",
+        )
+    return dataset.select(rows)
+
+
+def _draw(figures: Mapping[str, Any], split: str | None, folder: Path) -> None:
+    from headstart.report import plots, redraw
+
+    plots.save(redraw.of_evaluation(figures, split or "test"), folder)
 
 
 def predict(
@@ -106,6 +127,7 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Predict pictures, in the order given. One that cannot be used keeps its row, and the exit code is then 1."""
+    places.check_model(model)
     from headstart.data import sources, tables
     from headstart.delivery import submission
 
@@ -136,7 +158,7 @@ def predict(
         places.write(out, text)
         terminal.say(quiet, f"Wrote {len(said if sample is None else sample.rows)} rows to {out}.")
     if not quiet:
-        terminal.print_findings(dataset.findings)
+        terminal.print_findings((*dataset.findings, *said.findings))
     for row, reason in list(said.errors.items())[:20]:
         terminal.say(False, f"error: {terminal.printable(said.names[row])}: {reason}")
     if not quiet and (line := submission.unknown_line(said, sample, header=form != "jsonl")):
