@@ -150,7 +150,13 @@ def test_train_writes_the_folder_of_a_run_and_nothing_beside_it(trained: tuple[R
 
 def test_train_says_its_plan_and_its_progress_on_stderr_alone(trained: tuple[Ran, Path]):
     ran, _ = trained
-    for text in ("Plan: 36 pictures of 3 classes", "64 px", "tf_efficientnet_lite0", "Encoding: 36 of 36"):
+    for text in (
+        "Plan: 36 pictures of 3 classes",
+        "64 px",
+        "the crop cuts away 36% of a picture (median of 36)",
+        "tf_efficientnet_lite0",
+        "Encoding: 36 of 36",
+    ):
         assert text in ran.err
         assert text not in ran.out
 
@@ -719,6 +725,7 @@ def test_show_draws_a_batch_as_the_model_sees_it(run: Run, few: Path, model_fold
     ran = run("show", few, "--batch", "--model", model_folder, "--out", tmp_path / "batch.png")
     assert ran.code == 0
     assert "One batch: (8, 64, 64, 3)" in ran.err
+    assert "Here the crop cuts away 36% of a picture (median of 4)." in ran.err
     assert (tmp_path / "batch.png").stat().st_size > 10_000
 
 
