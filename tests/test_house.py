@@ -35,6 +35,7 @@ ORDER = [
     "data.corrections",
     "data.folders",
     "data.sources",
+    "data.pictures",
     "data.splits",
     "inspection.properties",
     "inspection.files",
@@ -42,13 +43,16 @@ ORDER = [
     "inspection.shortcuts",
     "inspection.similarity",
     "inspection.duplicates",
+    "encoding.weights",
     "encoding.backbone",
     "encoding.runtime",
     "encoding.cache",
+    "encoding.reading",
     "encoding.features",
     "learning.prior",
     "learning.calibration",
     "learning.conformal",
+    "learning.exact",
     "learning.out_of_distribution",
     "learning.heads",
     "learning.logistic",
@@ -96,14 +100,14 @@ DOORS = {
     "timm": {"encoding.backbone"},
     "huggingface_hub": {"encoding.backbone"},
     "openvino": {"encoding.runtime"},
-    "safetensors": {"encoding.backbone", "encoding.cache", "learning.checkpoint", "model.artifact"},
+    "safetensors": {"encoding.weights", "encoding.cache", "learning.checkpoint", "model.artifact"},
     "platformdirs": {"encoding.cache"},
     "matplotlib": {"report.plots", "report.gallery", "report.redraw"},
     "typer": {"cli", "cli.housekeeping", "cli.look", "cli.options", "cli.train", "cli.use"},
     "rich": {"terminal"},
     "tensorboardX": {"report.logs"},
     "mlflow": {"report.logs"},
-    "PIL": {"data.images", "data.shapes", "inspection.properties", "demo"},
+    "PIL": {"data.images", "data.pictures", "data.shapes", "inspection.properties", "demo"},
     "cleanlab": {"evaluation.label_errors"},
     "sklearn": {"inspection.shortcuts", "demo"},
     "scipy": {
@@ -113,6 +117,7 @@ DOORS = {
         "learning.calibration",
         "learning.logistic",
         "learning.out_of_distribution",
+        "metrics",
     },
     "threadpoolctl": {"learning.logistic"},
     "tomli_w": {"config"},
@@ -228,8 +233,8 @@ def test_a_library_has_its_door(library: str):
     assert users == DOORS[library]
 
 
-def test_the_first_rooms_need_numpy_at_most():
-    own = {"headstart", "numpy", "tomli_w", *sys.stdlib_module_names}
+def test_the_first_rooms_need_numpy_and_scipy_at_most():
+    own = {"headstart", "numpy", "scipy", "tomli_w", *sys.stdlib_module_names}
     for room in ("errors", "records", "metrics", "settings", "config", "storage"):
         assert {name.split(".")[0] for name in imported(rooms()[room])} <= own
 

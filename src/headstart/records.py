@@ -373,6 +373,7 @@ class Predictions(Sequence[Prediction]):
             hold the true class can be measured. None in a model without such a rule.
         p_value: (N,) see `Prediction`; NaN in rows of pictures that could not be used.
         known: (N,) False for pictures that look like none of the classes, and in rows that could not be used.
+        findings: What was noticed of single pictures that were used all the same, e.g. that they have several frames.
     """
 
     names: tuple[str, ...]
@@ -384,6 +385,7 @@ class Predictions(Sequence[Prediction]):
     sets: NDArray[np.bool_] | None = None
     p_value: NDArray[np.float64] | None = None
     known: NDArray[np.bool_] | None = None
+    findings: tuple[Finding, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of pictures."""
@@ -437,6 +439,7 @@ def joined(parts: Sequence[Predictions]) -> Predictions:
             for row, why in part.errors.items()
         },
         targets=None if first.targets is None else tuple(label for part in parts for label in part.targets or ()),
+        findings=tuple(finding for part in parts for finding in part.findings),
         **{name: rows(name) for name in ("groups", "sets", "p_value", "known")},
     )
 

@@ -66,6 +66,7 @@ def main() -> None:
         signal.signal(number, _stop)
     warnings.showwarning = terminal.show_warning
     warnings.filterwarnings("default", category=UserWarning, module=r"headstart\..*")
+    warnings.filterwarnings("ignore", module=r"PIL\..*")  # what matters in them is an error or a remark of ours
     try:
         app()
     except HeadstartError as error:

@@ -93,9 +93,9 @@ def _part(dataset: Dataset, split: str | None) -> Dataset:
 
 
 def _draw(figures: Mapping[str, Any], split: str | None, folder: Path) -> None:
-    from headstart.report import plots, redraw
+    from headstart.report import redraw
 
-    plots.save(redraw.of_evaluation(figures, split or "test"), folder)
+    redraw.save(redraw.of_evaluation(figures, split or "test"), folder)
 
 
 def predict(
@@ -157,7 +157,7 @@ def predict(
         places.write(out, text)
         terminal.say(quiet, f"Wrote {len(said if sample is None else sample.rows)} rows to {out}.")
     if not quiet:
-        terminal.print_findings(dataset.findings)
+        terminal.print_findings((*dataset.findings, *said.findings))
     for row, reason in list(said.errors.items())[:20]:
         terminal.say(False, f"error: {terminal.printable(said.names[row])}: {reason}")
     if not quiet and (line := submission.unknown_line(said, sample, header=form != "jsonl")):

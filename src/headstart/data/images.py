@@ -146,9 +146,14 @@ def decode(
             weight = limits.weigh(kind, image.width * image.height, size=len(data), coefficients=waiting)
             with limits.ROOM.lend(weight):
                 picture = _finish(image, (width, height), background, _reduction(*image.size, side), file.check_time)
-    if suffix and _FORMAT_OF_SUFFIX.get(suffix.lower(), "JPEG") != kind:
+    if belies(suffix, kind):
         return picture._replace(remarks=(*picture.remarks, "wrong-suffix"))
     return picture
+
+
+def belies(suffix: str, kind: str) -> bool:
+    """Return whether a file's suffix, e.g. `.jpg`, belongs to another format than its content, e.g. `PNG`."""
+    return bool(suffix) and _FORMAT_OF_SUFFIX.get(suffix.lower(), "JPEG") != kind
 
 
 def from_pil(image: Image.Image, background: tuple[int, int, int] = WHITE) -> Picture:

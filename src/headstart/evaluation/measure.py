@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headstart import metrics
 from headstart.data import splits
+from headstart.encoding.cache import DEFAULT, CacheChoice
 from headstart.errors import DataError
+from headstart.inspection import files
 from headstart.model.classifier import Classifier
 from headstart.records import (
     Dataset,
@@ -33,9 +34,15 @@ ROUNDS = 200  # resamples of the figures that are not means
 
 
 def evaluate(
-    classifier: Classifier, dataset: Dataset, *, cache: Path | None = None, progress: Progress = silence
+    classifier: Classifier, dataset: Dataset, *, cache: CacheChoice = DEFAULT, progress: Progress = silence
 ) -> Evaluation:
     """Predict a labelled dataset and measure.
+
+    Args:
+        classifier: Of any model.
+        dataset: From `read`.
+        cache: A folder for features; `DEFAULT`: the default cache folder; None: keep nothing.
+        progress: Hears of every picture.
 
     Raises:
         DataError: A label is none of the model's classes (both lists are shown), or no picture can be used.
@@ -44,7 +51,7 @@ def evaluate(
 
 
 def predict_labelled(
-    classifier: Classifier, dataset: Dataset, *, cache: Path | None = None, progress: Progress = silence
+    classifier: Classifier, dataset: Dataset, *, cache: CacheChoice = None, progress: Progress = silence
 ) -> Predictions:
     """Return the predictions of a labelled dataset, with its groups, which the intervals need.
 
@@ -53,7 +60,13 @@ def predict_labelled(
     """
     classifier.classes.encode(dataset.labels)
     table = classifier.extract(dataset, cache=cache, progress=progress).table
-    said = classifier.judge(dataset, table.values[:, 0], table.failures)
+    said = classifier.predict_features(
+        table.values[:, 0],
+        [sample.name for sample in dataset],
+        targets=dataset.labels,
+        failures=table.failures,
+        findings=files.remarks(table.observations),
+    )
     return replace(said, groups=splits.group_ids(dataset, table.digests))
 
 

@@ -369,6 +369,6 @@ def _remarks(plan: HeadPlan, watched: int) -> tuple[Finding, ...]:
             if watched
             else "no picture can be watched, so all epochs are run and the probabilities are not calibrated",
             [f"{watched} pictures"] if watched < calibration.FEWEST else [],
-            f"With {calibration.FEWEST}, of some {WATCHED * calibration.FEWEST} training pictures, both are worth more.",
+            f"{calibration.FEWEST} of some {WATCHED * calibration.FEWEST} training pictures would be enough.",
         ),
     )

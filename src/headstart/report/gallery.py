@@ -82,15 +82,14 @@ def batch(dataset: Dataset, preprocess: Preprocess, seed: int, *, mirror: bool =
 
 def _draw(dataset: Dataset, number: int, seed: int, preprocess: Preprocess) -> list[tuple[Sample, Picture]]:
     drawn: list[tuple[Sample, Picture]] = []
-    with images.quiet_pillow():
-        for index in np.random.default_rng(seed).permutation(len(dataset)):
-            sample = dataset[int(index)]
-            try:
-                drawn.append((sample, images.load(images.read_bytes(sample.path), preprocess)))
-            except PictureError:
-                continue  # `train` names the pictures that cannot be used
-            if len(drawn) == number:
-                break
+    for index in np.random.default_rng(seed).permutation(len(dataset)):
+        sample = dataset[int(index)]
+        try:
+            drawn.append((sample, images.load(images.read_bytes(sample.path), preprocess)))
+        except PictureError:
+            continue  # `train` names the pictures that cannot be used
+        if len(drawn) == number:
+            break
     if not drawn:
         raise ConfigError(f"None of the {len(dataset)} pictures of {dataset.root} can be shown.")
     return drawn

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ from matplotlib.figure import Figure
 from headstart.errors import ArtifactError
 from headstart.report import plots, summary
 
+Drawings = dict[str, Callable[[], Figure]]  # name → what draws it
 
-def of_evaluation(figures: Mapping[str, Any], part: str = "test") -> dict[str, Figure]:
-    """Return the plots of what `summary.of_evaluation` gave, by name.
+
+def of_evaluation(figures: Mapping[str, Any], part: str = "test") -> Drawings:
+    """Return the plots of what `summary.of_evaluation` gave.
 
     Args:
         figures: What it gave.
@@ -23,10 +25,10 @@ def of_evaluation(figures: Mapping[str, Any], part: str = "test") -> dict[str, F
     """
     part = "training" if part == "train" else part
     return {
-        "confusion": plots.confusion(figures),
-        "reliability": plots.reliability(figures, part),
-        "risk_coverage": plots.risk_coverage(figures),
-        "per_class": plots.per_class(figures, part),
+        "confusion": lambda: plots.confusion(figures),
+        "reliability": lambda: plots.reliability(figures, part),
+        "risk_coverage": lambda: plots.risk_coverage(figures),
+        "per_class": lambda: plots.per_class(figures, part),
     }
 
 
@@ -35,8 +37,8 @@ def of_run(
     trust: Mapping[str, Any],
     history: Sequence[Mapping[str, float | None]],
     model: Mapping[str, Any],
-) -> dict[str, Figure]:
-    """Return the plots of a training, by name.
+) -> Drawings:
+    """Return the plots of a training.
 
     Args:
         evaluations: From `summary.of_evaluations`; drawn is the test part where there is one, else validation.
@@ -49,11 +51,18 @@ def of_run(
     in_epochs = model["plan"]["head"]["optimizer"] != "lbfgs"
     unit = "epoch" if in_epochs else "L-BFGS iteration (0: the prior alone)"
     figures = of_evaluation(evaluations[part], part)
-    figures["similarity"] = plots.similarity(trust["similarity"], part, summary.split_of_bands(trust))
-    if trust["learning_curve"] is not None:
-        figures["learning_curve"] = plots.learning_curve(trust["learning_curve"], watched)
-    figures["training"] = plots.training_curves(history, watched, unit, model["training"].get("best_epoch"))
+    figures["similarity"] = lambda: plots.similarity(trust["similarity"], part, summary.split_of_bands(trust))
+    if (curve := trust["learning_curve"]) is not None:
+        figures["learning_curve"] = lambda: plots.learning_curve(curve, watched)
+    best = model["training"].get("best_epoch")
+    figures["training"] = lambda: plots.training_curves(history, watched, unit, best)
     return figures
+
+
+def save(drawings: Drawings, folder: Path) -> None:
+    """Draw and write one plot after the other: figures of many classes are large."""
+    for name, draw in drawings.items():
+        plots.save({name: draw()}, folder)
 
 
 def redraw(folder: Path, out: Path | None = None) -> None:
@@ -73,10 +82,9 @@ def redraw(folder: Path, out: Path | None = None) -> None:
         )
         with open(folder / "history.csv", newline="", encoding="utf-8") as file:
             history = [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)]
-        figures = of_run(evaluations, trust, history, model)
+        save(of_run(evaluations, trust, history, model), out or folder / "plots")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(
             f"The plots of {folder} cannot be drawn again: {type(error).__name__}: {error}.",
             "A folder that `headstart train` wrote was expected, with its figures and history.csv.",
         ) from error
-    plots.save(figures, out or folder / "plots")

@@ -15,7 +15,7 @@ from headstart.learning.heads import Step
 from headstart.model import artifact
 from headstart.model.classifier import Classifier
 from headstart.records import SPLIT_NAMES, ClassNames, Predictions
-from headstart.report import card, plots, redraw, summary
+from headstart.report import card, redraw, summary
 from headstart.workflows.resume import PreviousRun
 from headstart.workflows.train import TrainingResult
 
@@ -43,7 +43,7 @@ def save(result: TrainingResult | Classifier, directory: str | Path) -> None:
         _write_json(folder / TRUST, trust)
         _write_json(folder / "findings.json", summary.of_findings(result.findings))
         told = {"plan": result.plan.to_dict(), "training": result.classifier.provenance.training}
-        plots.save(redraw.of_run(evaluations, trust, summary.of_history(result.history), told), folder / "plots")
+        redraw.save(redraw.of_run(evaluations, trust, summary.of_history(result.history), told), folder / "plots")
         _write(folder / "README.md", card.of(result, evaluations, trust))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ def audit(
     data: Any,
     config: TrainConfig | None = None,
     *,
-    cache: Path | caches.Default | None = caches.DEFAULT,
+    cache: caches.CacheChoice = caches.DEFAULT,
     progress: Progress = silence,
 ) -> tuple[Suspect, ...]:
     """Return the pictures whose label is doubtful, the most doubtful first.
