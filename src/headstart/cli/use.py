@@ -66,14 +66,15 @@ def evaluate(
 
 
 def _print_stored(model: Path, *, as_json: bool) -> None:
-    from headstart.report import run
 
-    figures = run.read_evaluation(model)
+    from headstart.report import stored
+
+    figures = stored.read_evaluation(model)
     if as_json:
         terminal.print_json(figures)
         return
     terminal.print_parts(figures)
-    if (trust := run.read_trust(model)) is not None:
+    if (trust := stored.read_trust(model)) is not None:
         terminal.print_trust(trust)
 
 
@@ -93,9 +94,9 @@ def _part(dataset: Dataset, split: str | None) -> Dataset:
 
 
 def _draw(figures: Mapping[str, Any], split: str | None, folder: Path) -> None:
-    from headstart.report import redraw
+    from headstart.report import plots, redraw
 
-    redraw.save(redraw.of_evaluation(figures, split or "test"), folder)
+    plots.save(redraw.of_evaluation(figures, split or "test"), folder)
 
 
 def predict(

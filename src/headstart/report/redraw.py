@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from headstart.errors import ArtifactError
 from headstart.report import plots, summary
+from headstart.report.plots import Drawing
 
-Drawings = dict[str, Callable[[], Figure]]  # name → what draws it
 
-
-def of_evaluation(figures: Mapping[str, Any], part: str = "test") -> Drawings:
-    """Return the plots of what `summary.of_evaluation` gave.
+def of_evaluation(figures: Mapping[str, Any], part: str = "test") -> dict[str, Drawing]:
+    """Return the plots of what `summary.of_evaluation` gave, by name, to be drawn one by one.
 
     Args:
         figures: What it gave.
@@ -25,10 +23,10 @@ def of_evaluation(figures: Mapping[str, Any], part: str = "test") -> Drawings:
     """
     part = "training" if part == "train" else part
     return {
-        "confusion": lambda: plots.confusion(figures),
-        "reliability": lambda: plots.reliability(figures, part),
-        "risk_coverage": lambda: plots.risk_coverage(figures),
-        "per_class": lambda: plots.per_class(figures, part),
+        "confusion": partial(plots.confusion, figures),
+        "reliability": partial(plots.reliability, figures, part),
+        "risk_coverage": partial(plots.risk_coverage, figures),
+        "per_class": partial(plots.per_class, figures, part),
     }
 
 
@@ -37,8 +35,8 @@ def of_run(
     trust: Mapping[str, Any],
     history: Sequence[Mapping[str, float | None]],
     model: Mapping[str, Any],
-) -> Drawings:
-    """Return the plots of a training.
+) -> dict[str, Drawing]:
+    """Return the plots of a training, by name, to be drawn one by one.
 
     Args:
         evaluations: From `summary.of_evaluations`; drawn is the test part where there is one, else validation.
@@ -50,19 +48,13 @@ def of_run(
     watched = "validation" if "validation" in evaluations else "test"
     in_epochs = model["plan"]["head"]["optimizer"] != "lbfgs"
     unit = "epoch" if in_epochs else "L-BFGS iteration (0: the prior alone)"
-    figures = of_evaluation(evaluations[part], part)
-    figures["similarity"] = lambda: plots.similarity(trust["similarity"], part, summary.split_of_bands(trust))
-    if (curve := trust["learning_curve"]) is not None:
-        figures["learning_curve"] = lambda: plots.learning_curve(curve, watched)
+    drawings = of_evaluation(evaluations[part], part)
+    drawings["similarity"] = partial(plots.similarity, trust["similarity"], part, summary.split_of_bands(trust))
+    if trust["learning_curve"] is not None:
+        drawings["learning_curve"] = partial(plots.learning_curve, trust["learning_curve"], watched)
     best = model["training"].get("best_epoch")
-    figures["training"] = lambda: plots.training_curves(history, watched, unit, best)
-    return figures
-
-
-def save(drawings: Drawings, folder: Path) -> None:
-    """Draw and write one plot after the other: figures of many classes are large."""
-    for name, draw in drawings.items():
-        plots.save({name: draw()}, folder)
+    drawings["training"] = partial(plots.training_curves, history, watched, unit, best)
+    return drawings
 
 
 def redraw(folder: Path, out: Path | None = None) -> None:
@@ -82,7 +74,7 @@ def redraw(folder: Path, out: Path | None = None) -> None:
         )
         with open(folder / "history.csv", newline="", encoding="utf-8") as file:
             history = [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)]
-        save(of_run(evaluations, trust, history, model), out or folder / "plots")
+        plots.save(of_run(evaluations, trust, history, model), out or folder / "plots")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(
             f"The plots of {folder} cannot be drawn again: {type(error).__name__}: {error}.",
