@@ -596,6 +596,23 @@ def test_an_out_that_cannot_be_a_file_is_refused_at_once(
     assert "Encoding" not in ran.err
 
 
+@pytest.mark.parametrize("content", ["a picture", "nothing"])
+def test_a_picture_can_come_from_standard_input(
+    run: Run, model_folder: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, content: str
+):
+    data = (photos / "birch" / "birch_00.png").read_bytes() if content == "a picture" else b""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    ran = run("predict", model_folder, "-", *TORCH)
+    assert table(ran.out)[1] == ["-", "birch" if data else ""]
+    assert (ran.code, "error: -: " in ran.err) == ((0, False) if data else (1, True))
+
+
+def test_standard_input_goes_alone(run: Run, model_folder: Path, photos: Path):
+    ran = run("predict", model_folder, "-", photos)
+    assert (ran.code, ran.out) == (2, "")
+    assert "goes alone" in ran.err
+
+
 def test_an_unknown_format_is_refused(run: Run, model_folder: Path, photos: Path):
     ran = run("predict", model_folder, photos, "--format", "xml")
     assert ran.code == 2
