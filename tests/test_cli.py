@@ -150,7 +150,13 @@ def test_train_writes_the_folder_of_a_run_and_nothing_beside_it(trained: tuple[R
 
 def test_train_says_its_plan_and_its_progress_on_stderr_alone(trained: tuple[Ran, Path]):
     ran, _ = trained
-    for text in ("Plan: 36 pictures of 3 classes", "64 px", "tf_efficientnet_lite0", "Encoding: 36 of 36"):
+    for text in (
+        "Plan: 36 pictures of 3 classes",
+        "64 px",
+        "the crop cuts away 36% of a picture (median of 36)",
+        "tf_efficientnet_lite0",
+        "Encoding: 36 of 36",
+    ):
         assert text in ran.err
         assert text not in ran.out
 
@@ -590,6 +596,23 @@ def test_an_out_that_cannot_be_a_file_is_refused_at_once(
     assert "Encoding" not in ran.err
 
 
+@pytest.mark.parametrize("content", ["a picture", "nothing"])
+def test_a_picture_can_come_from_standard_input(
+    run: Run, model_folder: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, content: str
+):
+    data = (photos / "birch" / "birch_00.png").read_bytes() if content == "a picture" else b""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    ran = run("predict", model_folder, "-", *TORCH)
+    assert table(ran.out)[1] == ["-", "birch" if data else ""]
+    assert (ran.code, "error: -: " in ran.err) == ((0, False) if data else (1, True))
+
+
+def test_standard_input_goes_alone(run: Run, model_folder: Path, photos: Path):
+    ran = run("predict", model_folder, "-", photos)
+    assert (ran.code, ran.out) == (2, "")
+    assert "goes alone" in ran.err
+
+
 def test_an_unknown_format_is_refused(run: Run, model_folder: Path, photos: Path):
     ran = run("predict", model_folder, photos, "--format", "xml")
     assert ran.code == 2
@@ -719,6 +742,7 @@ def test_show_draws_a_batch_as_the_model_sees_it(run: Run, few: Path, model_fold
     ran = run("show", few, "--batch", "--model", model_folder, "--out", tmp_path / "batch.png")
     assert ran.code == 0
     assert "One batch: (8, 64, 64, 3)" in ran.err
+    assert "Here the crop cuts away 36% of a picture (median of 4)." in ran.err
     assert (tmp_path / "batch.png").stat().st_size > 10_000
 
 

@@ -8,7 +8,7 @@ import csv
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,8 +30,10 @@ from headstart.schema import (
     table,
     wrong,
 )
-from headstart.workflows.resume import PreviousRun
-from headstart.workflows.train import TrainingResult
+
+if TYPE_CHECKING:  # figures are read without what trained the model
+    from headstart.workflows.resume import PreviousRun
+    from headstart.workflows.train import TrainingResult
 
 EVALUATION, TRUST, PICTURES, PREDICTIONS = "evaluation.json", "trust.json", "pictures.csv", "predictions.csv"
 
@@ -190,6 +192,8 @@ def read_previous(directory: Path) -> PreviousRun:
     Raises:
         ArtifactError: The folder is no run, or one of its tables is damaged.
     """
+    from headstart.workflows.resume import PreviousRun
+
     try:
         _, pictures = _read_columns(directory / PICTURES, PICTURE_COLUMNS)
         header, said = _read_columns(directory / PREDICTIONS, HELD_OUT_COLUMNS)
