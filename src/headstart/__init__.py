@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from headstart.data.sources import read as read
     from headstart.errors import HeadstartError as HeadstartError
     from headstart.evaluation.measure import evaluate as evaluate
-    from headstart.model.artifact import load_classifier as load
+    from headstart.model.artifact import load_classifier as load  # noqa: F401
     from headstart.model.classifier import Classifier as Classifier
     from headstart.records import (
         Dataset as Dataset,

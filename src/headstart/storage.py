@@ -12,6 +12,7 @@ import errno
 import os
 import shutil
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -48,21 +49,28 @@ def read_regular(path: Path, most: int) -> bytes:
 def _require_regular(path: Path, status: os.stat_result, most: int) -> int:
     """Return the size of what the status is of."""
     if not stat.S_ISREG(status.st_mode):
-        raise StorageError(f"{path} is not a regular file.")
+        raise StorageError(f"{path} is not a regular file")
     if status.st_size > most:
         raise _too_large(path, most)
     return status.st_size
 
 
 def _too_large(path: Path, most: int) -> StorageError:
-    return StorageError(f"{path} is larger than {most:,} bytes, the most that is read here.")
+    return StorageError(f"{path} is larger than {most:,} bytes, the most that is read here")
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that after a kill or a power cut it is as it was or as it shall be."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
+def write_whole(path: Path, content: bytes, mode: int = 0o666) -> None:
+    """Write a file so that after a kill or a power cut it is as it was or as it shall be.
+
+    Args:
+        path: The file.
+        content: All of it.
+        mode: Who may read and write a new file, less what the process's umask takes away.
+    """
+    # several threads may write the same file at once, and not every clock tells them apart
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.{time.monotonic_ns()}.tmp")
     try:
-        with open(temporary, "xb") as file:
+        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

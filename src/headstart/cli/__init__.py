@@ -24,7 +24,6 @@ app = typer.Typer(
     help="From labelled photographs to an image classifier that can be trusted and used. Offline, in minutes.",
     epilog="Start with: headstart demo · then: headstart train photos/ --out runs/photos",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
@@ -67,6 +66,7 @@ def main() -> None:
         signal.signal(number, _stop)
     warnings.showwarning = terminal.show_warning
     warnings.filterwarnings("default", category=UserWarning, module=r"headstart\..*")
+    warnings.filterwarnings("ignore", module=r"PIL\..*")  # what matters in them is an error or a remark of ours
     try:
         app()
     except HeadstartError as error:

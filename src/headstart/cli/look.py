@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +19,7 @@ from headstart.cli.options import (
     Engine,
     Images,
     Labels,
+    Mirror,
     Model,
     NoCache,
     Quiet,
@@ -26,11 +28,15 @@ from headstart.cli.options import (
 )
 from headstart.errors import ConfigError
 
+if TYPE_CHECKING:
+    from headstart.records import Preprocess
+
 
 def check(
     source: Source,
     corrections: Corrections = None,
     backbone: BackboneName = None,
+    mirror: Mirror = None,
     *,
     engine: Engine,
     no_cache: NoCache = False,
@@ -42,11 +48,12 @@ def check(
     The features that it computes are kept, so that `headstart train` on the same pictures begins where this ends.
     """
     from headstart.config import read_config
+
+    asked = read_config(None, flags={"encoder.backbone": backbone, "pictures.mirror": mirror} | engine.flags)
+    dataset = places.corrected(source.read(), corrections)
     from headstart.report import summary
     from headstart.workflows import check as workflow
 
-    asked = read_config(None, flags={"encoder.backbone": backbone} | engine.flags)
-    dataset = places.corrected(source.read(), corrections)
     with terminal.progress(quiet) as progress:
         findings = workflow.check(dataset, asked, cache=places.cache(no_cache), progress=progress)
     if as_json:
@@ -58,54 +65,107 @@ def check(
     terminal.print_findings_table(findings)
 
 
-def show(
-    data: Data = None,
-    out: Annotated[Path, typer.Option(help="The PNG file to write.")] = Path("headstart-show.png"),
+@dataclass(frozen=True)
+class Batch:
+    """How the pictures of a batch are prepared."""
+
     batch: Annotated[
         bool, typer.Option("--batch", help="Show a batch as the network sees it, mirror images included.")
-    ] = False,
+    ] = False
+    model: Annotated[Path | None, typer.Option(help="Prepare the batch as this model does.")] = None
+    backbone: Annotated[
+        str | None, typer.Option(help="Prepare the batch as this backbone wants it; default: lite2.")
+    ] = None
+    size: Annotated[int | None, typer.Option(min=16, max=2048, help="Side of the batch's pictures in pixels.")] = None
+    resize: Annotated[str | None, typer.Option(help="crop, letterbox or squash; default: crop.")] = None
+    mirror: Annotated[bool | None, typer.Option("--mirror/--no-mirror", help="With mirror images, or without.")] = None
+
+    def given(self, *names: str) -> list[str]:
+        """Return those of these flags that were given."""
+        flags = {name: f"--{name}" for name in names} | ({"mirror": "--no-mirror"} if self.mirror is False else {})
+        return [flags[name] for name in names if getattr(self, name) is not None and (name != "batch" or self.batch)]
+
+    def preprocess(self) -> Preprocess:
+        """Return how each picture is prepared."""
+        if self.model is not None:
+            return Engine().load(self.model).preprocess
+        from headstart.encoding import backbone as backbones
+
+        return backbones.preprocessing(self.backbone or "lite2", self.size, self.resize or "crop")
+
+
+def show(
+    data: Data = None,
+    out: Annotated[Path | None, typer.Option(help="The PNG file to write; default: headstart-show.png.")] = None,
     rows: Annotated[
         int | None, typer.Option(min=1, help="Print so many rows instead; of a CSV file as they stand there.")
     ] = None,
-    model: Annotated[Path | None, typer.Option(help="Prepare the batch as this model does.")] = None,
-    backbone: Annotated[str, typer.Option(help="Prepare the batch as this backbone wants it.")] = "lite2",
-    size: Annotated[int | None, typer.Option(min=16, max=2048, help="Side of the batch's pictures in pixels.")] = None,
-    resize: Annotated[str, typer.Option(help="crop, letterbox or squash.")] = "crop",
     labels: Labels = None,
     images: Images = None,
-    seed: Annotated[int, typer.Option(help="Which pictures are drawn.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Which pictures are drawn; default: 0.")] = None,
+    *,
+    batch: Batch,
     quiet: Quiet = False,
 ) -> None:
     """Draw 25 pictures with their labels, or (--batch) 16 of them and their mirror images as the network sees them."""
-    from headstart.report import gallery
-
     root, table = locate(data, labels, images)
+    _check_heeded(rows, out, seed, batch)
     if rows is not None:
-        header, cells = gallery.rows(root, table)
-        terminal.print_rows(header, cells[:rows], len(cells))
+        _print_rows(root, table, rows)
         return
+    out = out or Path("headstart-show.png")
     if out.suffix.lower() != ".png":
         raise ConfigError(f"--out is {str(out)!r}, but must end in .png.")
+    from headstart.report import gallery
+
     dataset = gallery.open_any(root, table)
     places.check_out(out, [*([table] if table else []), *(sample.path for sample in dataset)])
-    if batch:
-        from headstart.encoding import backbone as backbones
-
-        preprocess = Engine().load(model).preprocess if model else backbones.preprocessing(backbone, size, resize)
-        figure, shape = gallery.batch(dataset, preprocess, seed)
-        terminal.say(quiet, f"One batch: {shape} 8-bit RGB; normalised to float32 inside the encoder.")
+    if batch.batch:
+        drawn = gallery.batch(dataset, batch.preprocess(), seed or 0, mirror=batch.mirror is not False)
+        terminal.say(quiet, f"One batch: {drawn.shape} 8-bit RGB; normalised to float32 inside the encoder.")
+        terminal.say(quiet or not drawn.cropped, drawn.cropped)
+        figure = drawn.figure
     else:
-        figure = gallery.grid(dataset, seed)
+        figure = gallery.grid(dataset, seed or 0)
     figure.savefig(out, dpi=110)
     terminal.print_line(str(out))
 
 
+def _check_heeded(rows: int | None, out: Path | None, seed: int | None, batch: Batch) -> None:
+    """Refuse flags that would change nothing.
+
+    Raises:
+        ConfigError: With the flags.
+    """
+    prepared = ("model", "backbone", "size", "resize", "mirror")
+    if rows is not None:
+        others = ["--out"] * (out is not None) + ["--seed"] * (seed is not None)
+        unheeded, reason = [*others, *batch.given("batch", *prepared)], "--rows prints rows and draws nothing"
+    elif not batch.batch:
+        unheeded, reason = batch.given(*prepared), "without --batch the pictures are shown as they are"
+    else:
+        unheeded, reason = batch.given("backbone", "size", "resize"), "--model decides how pictures are prepared"
+        unheeded = unheeded if batch.model is not None else []
+    if unheeded:
+        raise ConfigError(f"{', '.join(unheeded)}: {reason}.", "Leave out what does not go together.")
+
+
+def _print_rows(root: Path, table: Path | None, rows: int) -> None:
+    from headstart.data import images
+    from headstart.report import gallery
+
+    if table is not None and table.suffix.lower() in images.SUFFIXES:
+        raise ConfigError(f"{table} is a picture, and --rows prints the rows of a table.", "Leave out --rows.")
+    header, cells = gallery.rows(root, table)
+    terminal.print_rows(header, cells[:rows], len(cells))
+
+
 def summary(model: Model, as_json: AsJson = False) -> None:
     """The layers of a model in the order a picture passes them: type, output shape, parameters."""
-    from headstart.report import summary as summaries
-
     classifier = Engine().load(model)
-    rows = summaries.of_layers(classifier)
+    from headstart.model import layers
+
+    rows = layers.layers(classifier)
     if as_json:
         terminal.print_json(rows)
         return

@@ -1,17 +1,26 @@
-"""Where the verbs read and write besides the pictures: refused before any work where that cannot succeed."""
+"""Where the verbs read and write besides the pictures: refused before any work, and before anything heavy is imported,
+where that cannot succeed.
+"""
 
 from __future__ import annotations
 
+import os
+import shlex
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headstart import storage
-from headstart.errors import ConfigError
+from headstart.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
     from headstart.records import Dataset
+
+
+def quoted(path: Path) -> str:
+    """Return a path as a shell takes it, for commands that are to be copied."""
+    return shlex.quote(str(path))
 
 
 def cache(without: bool) -> Path | None:
@@ -28,6 +37,16 @@ def corrected(dataset: Dataset, sheet: Path | None) -> Dataset:
     from headstart.data import corrections, tables
 
     return corrections.apply(dataset, tables.read_table(sheet))
+
+
+def check_model(model: Path) -> None:
+    """Refuse a mistyped name of a model at once; whether it is one, whoever loads it finds out.
+
+    Raises:
+        ArtifactError: There is nothing at that place, nor anything that was moved away from it.
+    """
+    if not model.is_dir() and not os.path.lexists(model.with_name(f"{model.name}.1") if model.name else model):
+        raise ArtifactError(f"There is no model at {model}.", "`headstart train DATA --out FOLDER` makes one.")
 
 
 def check_out(out: Path, inputs: Sequence[Path]) -> None:

@@ -12,7 +12,7 @@ import typer
 
 from headstart import terminal
 from headstart.cli import places
-from headstart.cli.options import AsJson, BackboneName, Corrections, Engine, NoCache, Quiet, Source
+from headstart.cli.options import AsJson, BackboneName, Corrections, Engine, Mirror, NoCache, Quiet, Source
 from headstart.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Wishes:
     backbone: BackboneName = None
     weights: Annotated[str | None, typer.Option(help="A .safetensors or .pth file of the backbone's weights.")] = None
     resize: Annotated[str | None, typer.Option(help="crop, letterbox or squash.")] = None
-    mirror: Annotated[bool | None, typer.Option("--mirror/--no-mirror", help="Learn from mirror images too.")] = None
+    mirror: Mirror = None
     refit: Annotated[
         bool | None, typer.Option("--refit/--no-refit", help="After measuring, fit again on all pictures.")
     ] = None
@@ -99,18 +99,19 @@ def train(
     Pictures go in as they are; the folder they lie in is never written to. Interrupt it whenever you like: what was
     encoded is kept, and the same command goes on from there.
     """
+    root = source.root
     asked = wishes.read(engine, extras.previous)
-    out = out or Path("runs") / source.root.resolve().name
+    out = out or Path("runs") / root.resolve().name
+    dataset = places.corrected(source.read(), corrections)
+    if dataset.layout == "folders" and out.resolve().is_relative_to(root.resolve()):
+        raise ConfigError(
+            f"--out {out} lies in {root}, where the next training would take its plots for pictures of a class.",
+            "Name a place outside of the folder of pictures.",
+        )
     from headstart.model import artifact
     from headstart.report import logs
 
-    logs.check(extras.log or ())
-    dataset = places.corrected(source.read(), corrections)
-    if dataset.layout == "folders" and out.resolve().is_relative_to(source.root.resolve()):
-        raise ConfigError(
-            f"--out {out} lies in {source.root}, where the next training would take its plots for pictures of a class.",
-            "Name a place outside of the folder of pictures.",
-        )
+    logs.check(extras.log or (), out)
     artifact.probe(out)
     result = _fit(dataset, asked, out, extras)
     moved = artifact.aside(out)
@@ -171,14 +172,16 @@ def _report(result: TrainingResult, out: Path, moved: Path | None, *, as_json: b
         }
         terminal.print_json(content)
         return
-    terminal.print_parts(figures)
+    terminal.print_parts(figures, told.data["pictures"])
     terminal.print_trust(trust)
     terminal.print_line(
         f"Head: {told.training['head']}; {result.classifier.rules.calibration}. "
         f"The saved head was fitted on {told.training['fitted_on']}."
     )
     terminal.print_line(f"Saved: {out}" + (f" (the model that was there is now {moved})" if moved else ""))
-    terminal.print_line(f"Plots: {out / 'plots'}   Card: {out / 'README.md'}   Next: headstart predict {out} PICTURES")
+    terminal.print_line(
+        f"Plots: {out / 'plots'}   Card: {out / 'README.md'}   Next: headstart predict {places.quoted(out)} PICTURES"
+    )
 
 
 def _save(result: TrainingResult, out: Path) -> None:
@@ -192,6 +195,7 @@ def audit(
     out: Annotated[Path, typer.Option(help="The sheet to write.")] = Path("suspects.csv"),
     corrections: Corrections = None,
     backbone: BackboneName = None,
+    mirror: Mirror = None,
     *,
     engine: Engine,
     no_cache: NoCache = False,
@@ -204,10 +208,8 @@ def audit(
     label is right. Then: headstart train DATA --corrections suspects.csv
     """
     from headstart.config import read_config
-    from headstart.data import corrections as sheets
-    from headstart.workflows import audit as workflow
 
-    asked = read_config(None, flags={"encoder.backbone": backbone} | engine.flags)
+    asked = read_config(None, flags={"encoder.backbone": backbone, "pictures.mirror": mirror} | engine.flags)
     read = source.read()
     places.check_out(out, [sample.path for sample in read])
     if out.exists():
@@ -215,6 +217,9 @@ def audit(
             f"--out {out} is there already, perhaps filled in by hand; it is left alone.", "Name another with --out."
         )
     dataset = places.corrected(read, corrections)
+    from headstart.data import corrections as sheets
+    from headstart.workflows import audit as workflow
+
     with terminal.progress(quiet) as progress:
         suspects = workflow.audit(dataset, asked, cache=places.cache(no_cache), progress=progress)
     places.write(out, sheets.sheet(suspects))
@@ -229,7 +234,7 @@ def audit(
     )
     terminal.print_line(
         "Next: fill in its column `correction` with accept, remove or a class name, then train on the same pictures "
-        f"with --corrections {out}"
+        f"with --corrections {places.quoted(out)}"
     )
 
 
@@ -267,6 +272,6 @@ def demo(
     terminal.print_line(f"""
 Look at {out / "model" / "plots"} and {out / "model" / "README.md"}, then:
 
-  headstart predict {out / "model"} {data.new}
-  headstart show {data.photos}
+  headstart predict {places.quoted(out / "model")} {places.quoted(data.new)}
+  headstart show {places.quoted(data.photos)}
   headstart train YOUR_FOLDER        one folder per class, any names""")

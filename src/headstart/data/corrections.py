@@ -100,12 +100,12 @@ def changed_labels(previous: Mapping[str, str], dataset: Dataset, digests: Seque
         dataset: N pictures with their labels now, whatever their files are called now.
         digests: N, of the bytes of each; empty where a file could not be read.
     """
-    then = [previous.get(digest, sample.label) for sample, digest in zip(dataset, digests, strict=True)]
-    return found(
-        "changed-labels", "note", "{n} label(s) changed since the previous run",
-        [f"{sample.name}: {old} -> {sample.label}" for sample, old in zip(dataset, then, strict=True)
-         if old != sample.label],
-    )  # fmt: skip
+    changed = [
+        f"{sample.name}: {previous[digest]} → {sample.label}"
+        for sample, digest in zip(dataset, digests, strict=True)
+        if digest and previous.get(digest, sample.label) != sample.label
+    ]
+    return found("changed-labels", "note", "{n} label(s) changed since the previous run", changed)
 
 
 class _Decision(NamedTuple):

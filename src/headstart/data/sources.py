@@ -89,9 +89,7 @@ def read(
         ConfigError: A named column or folder does not exist.
     """
     root = Path(data)
-    if not root.is_dir():
-        hint = "A table of labels goes with --labels FILE, and DATA is then the folder of its pictures."
-        raise ConfigError(f"{root} is {'a file' if root.exists() else 'not there'}; a folder was expected.", hint)
+    check_root(root)
     if missing not in ("error", "drop"):
         raise ConfigError(f"missing is {missing!r}, but must be 'error' or 'drop'.")
     kaggle = labels is None and (root / "labels.csv").is_file() and (root / "train").is_dir()
@@ -102,6 +100,19 @@ def read(
     table = read_table(Path(labels) if labels is not None else root / "labels.csv")
     dataset = _read_labelled(table, root / "train" if kaggle else root, columns or Columns(), missing, follow_links)
     return replace(dataset, layout="kaggle" if kaggle else "table")
+
+
+def check_root(root: Path) -> None:
+    """Refuse a place that is no folder; cheap, so that a slip of the pen is told before anything is loaded.
+
+    Raises:
+        ConfigError: It is not there, or is a file.
+    """
+    if not root.is_dir():
+        raise ConfigError(
+            f"{root} is {'a file' if root.exists() else 'not there'}; a folder was expected.",
+            "A table of labels goes with --labels FILE, and DATA is then the folder of its pictures.",
+        )
 
 
 def read_pictures(sources: Sequence[str | Path], *, follow_links: bool = False) -> Dataset:

@@ -312,7 +312,7 @@ def _brought(dataset: Dataset, part: Parts, grouping: Grouping, origin: Literal[
     gone = np.setdiff1d(before, np.concatenate([train, validation]))
     whose = "given split" if origin == "data" else "split of the previous run"
     findings = (
-        *_not_measured(sorted(set(labels[train]) - set(labels[measured])), "are in no measured part"),
+        *_not_measured(sorted(set(labels[train].tolist()) - set(labels[measured].tolist())), "are in no measured part"),
         *found(
             "split-leak",
             "warning",
@@ -341,10 +341,10 @@ def _without(rows: Integers, out: Rows, kinds: NDArray[np.generic]) -> Integers:
 
 
 def _refuse_unlearned(labels: NDArray[np.str_], train: Integers, measured: Integers) -> None:
-    learned = sorted(set(labels[train]))
+    learned = sorted(set(labels[train].tolist()))
     if not learned:
         raise DataError("The given split has no training pictures.", "Its parts are train, validation and test.")
-    if unseen := sorted(set(labels[measured]) - set(learned)):
+    if unseen := sorted(set(labels[measured].tolist()) - set(learned)):
         raise DataError(
             f"{len(unseen)} class(es) are measured but never learned: {', '.join(map(repr, unseen[:8]))}; "
             f"learned are {', '.join(map(repr, learned[:12]))}.",

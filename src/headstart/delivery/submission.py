@@ -80,7 +80,9 @@ def check_known(form: str, like: Table | None, classes: Sequence[str]) -> None:
 
 
 def unknown_line(predictions: Predictions, like: Table | None = None, *, header: bool = True) -> str:
-    """Return e.g. `2 of 30 are unknown: row 4 (b.jpg), row 9 (c.jpg)`; empty if none are.
+    """Return which rows of the file are of none of the classes, for its last line on the terminal; empty if none are.
+
+    E.g. `2 of 30 picture(s) look like none of the model's classes: row 4 (b.jpg); row 9 (c.jpg)`.
 
     Args:
         predictions: What was written.
@@ -95,7 +97,9 @@ def unknown_line(predictions: Predictions, like: Table | None = None, *, header:
         for place, row in enumerate(order, start=2 if header else 1)
         if not predictions.known[row] and row not in predictions.errors
     ]
-    return f"{len(strange)} of {len(order)} are unknown: {listing(strange)}" if strange else ""
+    if not strange:
+        return ""
+    return f"{len(strange)} of {len(order)} picture(s) look like none of the model's classes: {listing(strange)}"
 
 
 def as_dicts(predictions: Predictions) -> Iterable[dict[str, object]]:

@@ -1,7 +1,7 @@
 """A name → a frozen backbone with its weights, how it wants its pictures, and what it was pre-trained to tell apart.
 
-The only door to timm and to the weights that come with the installation. Weights are read without ever running code
-from a file; a network of the wrong shape or with numbers that are not finite is refused.
+The only door to timm and to the weights that come with the installation. A network of the wrong shape, with numbers
+that are not finite, or that cannot take pictures of the size asked for is refused.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import importlib
 import json
 import logging
 import socket
+import threading
 import urllib.parse
 import urllib.request
 import warnings
@@ -36,9 +37,10 @@ BUNDLED = {
     for n in (0, 1, 2)
 }
 ALIASES = {f"lite{n}": f"tf_efficientnet_lite{n}" for n in (0, 1, 2)}
+ONE_AT_A_TIME = threading.RLock()  # threads that build, compile or compare networks
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Backbone:
     """A frozen network from pictures to features.
 
@@ -64,6 +66,20 @@ class Backbone:
     rows: Floats
     offsets: Floats
 
+    def __repr__(self) -> str:
+        """Return one line instead of the whole network."""
+        return f"Backbone({self.name} at {self.preprocess.size} px, {self.dim} features)"
+
+
+def cannot_take(name: str, size: int, error: Exception, native: int | None = None) -> ConfigError:
+    """Return the error that says that a network cannot take pictures of this size."""
+    reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+    known = f" {name} was made for {native} pixels." if native else ""
+    return ConfigError(
+        f"{name} cannot take pictures of {size} pixels (pictures.size): {reason}.",
+        f"Many networks take multiples of 16, 28 or 32 pixels only.{known} Set pictures.size to such a side.",
+    )
+
 
 def load(name: str, weights: str = "", *, size: int | None = None, resize: str = "crop") -> Backbone:
     """Return a backbone with pre-trained weights.
@@ -76,10 +92,11 @@ def load(name: str, weights: str = "", *, size: int | None = None, resize: str =
 
     Raises:
         BackboneError: The name is unknown (the closest ones are shown), or its weights cannot be had or do not fit.
+        ConfigError: The network cannot take pictures of that size.
     """
     name = ALIASES.get(name, name)
     _check_name(name)
-    with _quiet():
+    with quiet():
         if weights:
             module = _from_file(name, Path(weights), size)
         elif name in BUNDLED:
@@ -88,7 +105,11 @@ def load(name: str, weights: str = "", *, size: int | None = None, resize: str =
             _timm().models.load_checkpoint(module, _bundled_file(package, holder), remap=True)
         else:
             module = _from_hub(name, size)
-        return _describe(name, module, size, resize)
+        native = _timm().data.resolve_model_data_config(module)["input_size"][-1]
+        backbone = _describe(name, module, size, resize)
+        if size not in (None, native):
+            _try(backbone, native)
+        return backbone
 
 
 def preprocessing(name: str, size: int | None = None, resize: str = "crop") -> Preprocess:
@@ -98,7 +119,7 @@ def preprocessing(name: str, size: int | None = None, resize: str = "crop") -> P
     known = None if name.startswith("local-dir:") else _timm().get_pretrained_cfg(name)
     if known is not None:
         return _preprocess(_timm().data.resolve_data_config(pretrained_cfg=known.to_dict()), size, resize)
-    with _quiet():
+    with quiet():
         return _preprocess(_timm().data.resolve_model_data_config(_create(name)), size, resize)
 
 
@@ -114,7 +135,7 @@ def rebuild(name: str, state: Mapping[str, Tensor], preprocess: Preprocess, argu
         raise BackboneError(f"There is no architecture {name!r}.")
     if problems := ARGUMENTS(dict(arguments), "arguments"):
         raise BackboneError(f"{name} cannot be built: {'; '.join(problems[:3])}.")
-    with _quiet():
+    with quiet():
         if arguments and (shapes := _shapes(name, preprocess.size, arguments)):
             _require_fit(shapes, state, "the saved model")  # forged ones may ask for terabytes
         module = _built(name, preprocess.size, arguments)
@@ -165,17 +186,22 @@ def _timm() -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the libraries' own remarks off the terminal; what matters in them becomes an error here."""
-    logger = logging.getLogger("timm")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+def quiet() -> Iterator[None]:
+    """Keep the libraries' own remarks off the terminal; what matters in them becomes an error here.
+
+    Warning filters and levels of loggers belong to the whole process, so one thread at a time may change them: two
+    that overlap would leave behind what the other had set.
+    """
+    with ONE_AT_A_TIME:
+        logger = logging.getLogger("timm")
+        level = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            logger.setLevel(level)
 
 
 def _bundled_file(package: str, holder: str) -> Path:
@@ -203,9 +229,21 @@ def _create(name: str, size: int | None = None, **options: Any) -> nn.Module:
             options["img_size"] = size  # e.g. a ViT, whose position embedding has to be resampled
     try:
         module: nn.Module = _timm().create_model(name, **options)
-    except TypeError as error:
-        raise ConfigError(f"{name} cannot take pictures of {size} pixels: {error}.") from error
+    except (TypeError, AssertionError) as error:  # some have no such argument, some divide by their patches at once
+        if size is None:
+            raise
+        raise cannot_take(name, size, error) from error
     return module
+
+
+def _try(backbone: Backbone, native: int) -> None:
+    """Run the network once on an empty picture: many notice a size that their patches do not divide only then."""
+    size = backbone.preprocess.size
+    try:
+        with torch.inference_mode():
+            backbone.module(torch.zeros(1, 3, size, size))
+    except Exception as error:  # each architecture trips over something else
+        raise cannot_take(backbone.name, size, error, native) from error
 
 
 def _from_file(name: str, file: Path, size: int | None) -> nn.Module:

@@ -1,4 +1,4 @@
-"""A file of weights → its tensors by name, without ever running code from it; what it is instead is said."""
+"""A weights file → a table of tensors, without ever running code that the file holds."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from headstart.errors import BackboneError
 
 
 def read(file: Path) -> Mapping[str, Tensor]:
-    """Return the tensors of a `.safetensors` or `.pth` file by their names.
+    """Return the tensors of a `.safetensors` file, or of one that torch wrote, by name.
 
     Raises:
-        BackboneError: There is no such file, it is damaged, of another library, or asks for code.
+        BackboneError: It is not there, is damaged, holds something else, or asks for code.
     """
     if not file.is_file():
         raise BackboneError(f"The weights file {file} is not there.")

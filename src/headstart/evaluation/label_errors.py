@@ -29,8 +29,8 @@ class Suspect:
         confidence: p(suggested) / (p(suggested) + p(label)), in [0, 1]: how probable the suggested class is if one of
             the two is right. Below 0.5 the given label is the more probable one.
         duplicate_of: Another picture that is the same photograph, one with the suggested label if there is; or empty.
-        is_likely: Whether it is among the labels that are estimated to be wrong, or a near-duplicate contradicts it. The others
-            come next in the ranking, for whoever goes on looking.
+        is_likely: Whether it is among the labels that are estimated to be wrong, or a near-duplicate contradicts it.
+            The others come next in the ranking, for whoever goes on looking.
     """
 
     name: str
@@ -52,17 +52,17 @@ def find_suspects(
 ) -> tuple[Suspect, ...]:
     """Return the pictures whose label is doubted, the most doubtful first; the order of the rows decides nothing.
 
-    Near-duplicates with different labels come first: one of them is wrong whatever a model says. Then the pictures are ranked
-    by p(label) / p(suggested). cleanlab's normalized margin puts a plain error behind every picture that is confidently
-    taken for something else, its self-confidence is worse at labels that are nearly right and moves with the
-    temperature; the odds do neither.
+    Near-duplicates with different labels come first: one of them is wrong whatever a model says. Then the pictures are
+    ranked by p(label) / p(suggested). cleanlab's normalized margin puts a plain error behind every picture that is
+    confidently taken for something else, its self-confidence is worse at labels that are nearly right and moves with
+    the temperature; the odds do neither.
 
     Args:
         names: N names.
         targets: (N,) positions of the given labels.
         classes: K names, two or more.
-        probabilities: (N, K), each row by a model that has not seen the picture or its near-duplicates. NaN in rows that no
-            model has judged: they are suspected for the sake of their near-duplicates only.
+        probabilities: (N, K), each row by a model that has not seen the picture or its near-duplicates. NaN in rows
+            that no model has seen: they are suspected for the sake of their near-duplicates only.
         near_duplicates: Groups of rows that are the same photograph; no row is in two of them.
         most: How many to return; None: as many as are estimated to be wrong, at least one in `SHOWN`.
     """

@@ -1,7 +1,7 @@
 """Labelled pictures + configuration → all that is known of them before anything is learned.
 
-What every workflow begins with: decide, read and hash (`begin`), then encode and look (`encode`). What is found is told;
-nothing is left out here but what could not be used.
+What every workflow begins with: decide, read and hash (`begin`), then encode and look (`encode`). What is found is
+told; nothing is left out here but what could not be used.
 """
 
 from __future__ import annotations
@@ -87,16 +87,15 @@ def begin(
         ConfigError: Settings exclude each other, do not go with the data, or are not to be had on this machine.
         BackboneError: The weights cannot be had.
     """
+    config = apply_recipe(config)
     refuse_contradictions(config)
     splits.check(dataset, config.split, config.head.watch)
     inspection = files.inspect(dataset, progress, keep_conflicting=keep_conflicting)
-    return Begun(inspection, *decide(config))
+    return Begun(inspection, *_decide(config))
 
 
-def decide(config: TrainConfig) -> tuple[Backbone, Plan]:
-    """Load the backbone and decide what the configuration left open; see `begin`."""
-    config = apply_recipe(config)
-    refuse_contradictions(config)
+def _decide(config: TrainConfig) -> tuple[Backbone, Plan]:
+    """Load the backbone and decide what the configuration left open."""
     encoder = runtime.choose(config.encoder)
     size = None if config.pictures.size == "auto" else config.pictures.size
     backbone = backbones.load(config.encoder.backbone, config.encoder.weights, size=size, resize=config.pictures.resize)

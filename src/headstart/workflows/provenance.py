@@ -1,4 +1,4 @@
-"""What a training did → the `Provenance` that its classifier carries: plain values for the card and for who repeats it."""
+"""What a training did → the `Provenance` of its classifier: plain values for the card and for whoever repeats it."""
 
 from __future__ import annotations
 

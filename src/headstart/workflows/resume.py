@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from headstart.config import SplitConfig
-from headstart.data import splits
+from headstart.data import corrections, splits
 from headstart.data.splits import Parts
 from headstart.errors import ConfigError
 from headstart.evaluation import comparison
@@ -46,11 +46,6 @@ def arrivals(previous: PreviousRun, dataset: Dataset, digests: tuple[str, ...]) 
             "DATA holds the old pictures and the new ones; they are known by their bytes, not by their names.",
         )
     gone = len(previous.parts.keys() - set(digests))
-    changed = [
-        f"{sample.name}: {previous.labels[digest]} → {sample.label}"
-        for sample, digest in zip(dataset, digests, strict=True)
-        if previous.labels.get(digest, sample.label) != sample.label
-    ]
     return [
         *found(
             "new-pictures",
@@ -64,7 +59,7 @@ def arrivals(previous: PreviousRun, dataset: Dataset, digests: tuple[str, ...]) 
             "{n} class(es) are new since the previous run",
             [name for name in dataset.classes if name not in previous.classes],
         ),
-        *found("changed-labels", "note", "{n} label(s) changed since the previous run", changed),
+        *corrections.changed_labels(previous.labels, dataset, digests),
         *found(
             "gone-pictures",
             "warning",
