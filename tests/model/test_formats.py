@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from headstart.model.artifact import FORMAT, load_classifier
-from headstart.report import run
+from headstart.report import stored
 
 ARTIFACTS = Path(__file__).parents[1] / "artifacts"
 sys.path.insert(0, str(ARTIFACTS))
@@ -38,14 +38,14 @@ def test_the_format_says_which_it_is(name: str):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_figures_of_every_format_are_read(name: str):
-    assert run.read_evaluation(ARTIFACTS / name)["validation"]["pictures"] == 16
-    trust = run.read_trust(ARTIFACTS / name)
+    assert stored.read_evaluation(ARTIFACTS / name)["validation"]["pictures"] == 16
+    trust = stored.read_trust(ARTIFACTS / name)
     assert (trust is None) == (name == "v1")
     assert trust is None or trust["same_object"]["kept_together"] is False
 
 
 @pytest.mark.parametrize("name", FORMATS[1:])
 def test_a_run_of_every_format_can_be_gone_on_from(name: str):
-    previous = run.read_previous(ARTIFACTS / name)
+    previous = stored.read_previous(ARTIFACTS / name)
     assert previous.classes == ("ash", "birch", "cedar", "elm")
     assert (len(previous.parts), len(previous.answers)) == (80, 16)

@@ -49,7 +49,7 @@ def test_classes_of_any_name_come_back(folder: Path):
     stored.write_predictions(folder / "predictions.csv", {"validation": said})
     rows = "".join(f" {row}.png,x,validation,{row:064}\n" for row in range(20))
     (folder / "pictures.csv").write_text("path,label,split,sha256\n" + rows, encoding="utf-8")
-    previous = run.read_previous(folder)
+    previous = stored.read_previous(folder)
     assert previous.classes == tuple(ODD)
     assert list(previous.answers.values()) == [ODD[k] for k in said.probabilities.argmax(axis=1)]
 
@@ -69,7 +69,7 @@ def test_predictions_are_written_row_by_row(tmp_path: Path):
 def test_a_damaged_table_is_named(folder: Path, damage: str):
     (folder / "predictions.csv").write_text(damage, encoding="utf-8")
     with pytest.raises(ArtifactError, match=r"cannot be gone on from: .*predictions\.csv"):
-        run.read_previous(folder)
+        stored.read_previous(folder)
 
 
 @pytest.mark.parametrize("name", ["evaluation.json", "trust.json"])
@@ -77,7 +77,7 @@ def test_a_damaged_table_is_named(folder: Path, damage: str):
 def test_damaged_figures_are_an_error(folder: Path, name: str, text: str):
     (folder / name).write_text(text, encoding="utf-8")
     with pytest.raises(ArtifactError, match=name):
-        run.read_evaluation(folder) if name == "evaluation.json" else run.read_trust(folder)
+        stored.read_evaluation(folder) if name == "evaluation.json" else stored.read_trust(folder)
 
 
 def test_every_damaged_figure_is_told(folder: Path):
@@ -86,7 +86,7 @@ def test_every_damaged_figure_is_told(folder: Path):
     content["validation"]["pictures"] = None
     (folder / "evaluation.json").write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(ArtifactError, match=r"(?s)validation\.pictures is null.*validation\.overall\.accuracy"):
-        run.read_evaluation(folder)
+        stored.read_evaluation(folder)
 
 
 def test_a_plot_or_card_that_fails_loses_no_model(
@@ -97,7 +97,7 @@ def test_a_plot_or_card_that_fails_loses_no_model(
 
     monkeypatch.setattr(plots, "confusion", broken)
     monkeypatch.setattr(card, "of", broken)
-    with pytest.warns(UserWarning, match=r"plots \(ValueError: no fonts\), README.md \(ValueError: no fonts\)"):
+    with pytest.warns(UserWarning, match=r"plots/confusion\.png \(ValueError: no fonts\), README\.md \(ValueError: no fonts\)"):
         run.save(small_result, tmp_path / "model")
     assert load_classifier(tmp_path / "model").classes == small_result.classifier.classes
-    assert run.read_previous(tmp_path / "model").classes == small_result.classifier.classes
+    assert stored.read_previous(tmp_path / "model").classes == small_result.classifier.classes

@@ -121,7 +121,7 @@ def train(
 
 def _fit(dataset: Dataset, asked: TrainConfig, out: Path, extras: Extras) -> TrainingResult:
     """Return what a training gives, having told its plan, its progress and its findings."""
-    from headstart.report import logs, run
+    from headstart.report import logs, stored
     from headstart.workflows import train as workflow
 
     listeners: list[Listener] = []
@@ -144,7 +144,7 @@ def _fit(dataset: Dataset, asked: TrainConfig, out: Path, extras: Extras) -> Tra
             progress=progress,
             listen=lambda step: logs.join(*listeners)(step),
             planned=planned,
-            previous=None if extras.previous is None else run.read_previous(extras.previous),
+            previous=None if extras.previous is None else stored.read_previous(extras.previous),
             learning_curve=extras.learning_curve,
         )
         for conclude in concluded:

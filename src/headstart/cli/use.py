@@ -66,14 +66,15 @@ def evaluate(
 
 
 def _print_stored(model: Path, *, as_json: bool) -> None:
-    from headstart.report import run
 
-    figures = run.read_evaluation(model)
+    from headstart.report import stored
+
+    figures = stored.read_evaluation(model)
     if as_json:
         terminal.print_json(figures)
         return
     terminal.print_parts(figures)
-    if (trust := run.read_trust(model)) is not None:
+    if (trust := stored.read_trust(model)) is not None:
         terminal.print_trust(trust)
 
 
