@@ -75,9 +75,12 @@ TRUSTED: Check = record(
         "same_object": record(
             {"accuracy_lost_without": nullable(_INTERVAL), "kept_together": FLAG, "split_of_the_data": FLAG}, extra=True
         ),
-        "random_split": nullable(record({"accuracy": _INTERVAL, "pictures": _COUNT, "leaked": _COUNT}, extra=True)),
-        "sets": nullable(record({"method": TEXT, "level": _SHARE}, extra=True)),
-        "unknown": nullable(record({"score": TEXT, "refused": _SHARE}, extra=True)),
+        "sets": nullable(
+            record({"method": TEXT, "level": _SHARE}, {"classes": _COUNT, "always_all": FLAG}, extra=True)
+        ),
+        "unknown": nullable(
+            record({"score": TEXT, "refused": _SHARE}, {"pictures": _COUNT, "needed": _COUNT}, extra=True)
+        ),
         "learning_curve": nullable(
             record(
                 {
@@ -102,6 +105,7 @@ TRUSTED: Check = record(
             )
         ),
     },
+    {"random_split": nullable(record({"accuracy": _INTERVAL, "pictures": _COUNT, "leaked": _COUNT}, extra=True))},
     extra=True,
 )
 # sections and fields of trust.json as they were called beside models up to format 2
