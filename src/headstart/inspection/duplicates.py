@@ -141,11 +141,13 @@ def _near_duplicates(properties: ImageProperties, near: Integers) -> Integers:
     rows = np.flatnonzero(alone)
     described = thumbnails.descriptors(properties.thumbnails[rows])
     turned = rows[similarity.pairs(described, DESCRIBED, most=_MOST * max(1, len(rows)))[0]]
-    turned = np.concatenate([turned, *map(scenes.alike, shared)])
     cropped = near[alone[near].all(axis=1)]
-    cropped = cropped[thumbnails.within(properties, cropped)]
-    cropped = cropped[~_parts_of_scenes(properties, cropped, shared)]
-    return np.concatenate([turned[thumbnails.same(properties, turned)], cropped])
+    pairs = np.concatenate(
+        [turned[thumbnails.same(properties, turned)], cropped[thumbnails.within(properties, cropped)]]
+    )
+    inside = np.concatenate([np.zeros((0, 2), dtype=np.int64), *map(scenes.alike, shared)])
+    inside = inside[thumbnails.same(properties, inside)]
+    return np.concatenate([pairs[~_parts_of_scenes(properties, pairs, shared)], inside])
 
 
 def _parts_of_scenes(properties: ImageProperties, pairs: Integers, shared: Sequence[Scene]) -> NDArray[np.bool_]:

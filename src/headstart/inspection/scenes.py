@@ -22,6 +22,8 @@ FRINGE = 0.9  # … and from which on one belongs to a scene that is there: othe
 LEFT = 0.4  # least correlation of what is left of copies; noise of σ = 6 in 640×480 pixels, re-encoded at 50: 0.45
 _STEADY = 4  # … and so many times (as Fisher's z) what nine in ten pairs of the scene stay below
 _OUTLIER = 3  # times the deviation of a quiet picture of the scene: more counts no more, be it ever so bright
+_LEVEL = 0.5  # differences of so many levels are what saving leaves
+_LOCAL = 3  # pixels over which what is smooth goes
 _COMMON = 16  # a direction in which so many pictures differ from the mean is common too: light, shaking
 _SAMPLE = 500  # pictures of a scene from which that is learned
 _MOST = 20  # pairs a picture that are proposed
@@ -73,11 +75,12 @@ def find(pictures: ImageProperties, rows: Integers) -> list[Scene]:
 def alike(scene: Scene) -> Integers:
     """Return (P, 2) rows, first before second, that have more in common than their scene."""
     left = _without_common(scene.thumbnails)
+    quiet = _quiet(left)
+    left = _normal_without_shared(left[quiet])
     views = [np.ascontiguousarray(view).reshape(len(left), -1) for view in thumbnails.orientations(left)]
-    least = _least(views)
-    most = _MOST * len(left)
+    least, most = _least(views), _MOST * len(left)
     pairs = [similarity.pairs(views[0], least, most=most, others=view)[0] for view in views]
-    result: Integers = np.unique(np.sort(scene.rows[np.concatenate(pairs)], axis=1), axis=0)
+    result: Integers = np.unique(np.sort(scene.rows[quiet][np.concatenate(pairs)], axis=1), axis=0)
     return result
 
 
@@ -102,19 +105,29 @@ def _upright(pictures: Floats, turned: Integers) -> Floats:
 
 
 def _without_common(pictures: Floats) -> Floats:
-    """Return what is left of (M, 32, 32) thumbnails of one scene, with mean 0 and norm 1.
+    """Return what is left of (M, 32, 32) thumbnails of one scene, in levels.
 
-    Light and contrast, the mean of all, what is smooth, and directions that many share are taken off.
+    Light and contrast, the mean of all, and what is smooth (shadows, another lamp) are taken off.
     """
     flat = pictures - pictures.mean(axis=(1, 2), keepdims=True)
     mean = flat.mean(axis=0)
     contrast = np.einsum("pij,ij->p", flat, mean) / np.maximum((mean * mean).sum(), 1e-6)
-    left = thumbnails.fine(flat / contrast[:, None, None] - mean).reshape(len(flat), -1)
-    limit = _OUTLIER * np.quantile(left.std(axis=1), 0.25)
-    left = np.clip(left, -limit, limit)
-    shared = _shared_directions(left)
-    left = left - (left @ shared.T) @ shared
-    return thumbnails.normal(left.reshape(pictures.shape))
+    return thumbnails.fine(flat / contrast[:, None, None] - mean, _LOCAL)
+
+
+def _quiet(left: Floats) -> Integers:
+    """Return which pictures differ from their scene in places only; of others, cropped or shaken, nothing is told."""
+    everywhere = np.median(np.abs(left), axis=(1, 2))
+    quiet: Integers = np.flatnonzero(everywhere <= max(_LEVEL, _OUTLIER * float(np.quantile(everywhere, 0.25))))
+    return quiet
+
+
+def _normal_without_shared(left: Floats) -> Floats:
+    """Return what is left without what stands out and without directions that many share, with mean 0 and norm 1."""
+    limit = _OUTLIER * np.quantile(left.std(axis=(1, 2)), 0.25)
+    flat = np.clip(left, -limit, limit).reshape(len(left), -1)
+    shared = _shared_directions(flat)
+    return thumbnails.normal((flat - (flat @ shared.T) @ shared).reshape(left.shape))
 
 
 def _shared_directions(left: Floats) -> Floats:
