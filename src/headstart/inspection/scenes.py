@@ -77,7 +77,7 @@ def alike(scene: Scene) -> Integers:
     left = _without_common(scene.thumbnails)
     quiet = _quiet(left)
     left = _normal_without_shared(left[quiet])
-    views = [np.ascontiguousarray(view).reshape(len(left), -1) for view in thumbnails.orientations(left)]
+    views = [np.ascontiguousarray(view).reshape(len(left), -1) for view in _views(left, scene.mean)]
     least, most = _least(views), _MOST * len(left)
     pairs = [similarity.pairs(views[0], least, most=most, others=view)[0] for view in views]
     result: Integers = np.unique(np.sort(scene.rows[quiet][np.concatenate(pairs)], axis=1), axis=0)
@@ -128,6 +128,16 @@ def _normal_without_shared(left: Floats) -> Floats:
     flat = np.clip(left, -limit, limit).reshape(len(left), -1)
     shared = _shared_directions(flat)
     return thumbnails.normal((flat - (flat @ shared.T) @ shared).reshape(left.shape))
+
+
+def _views(left: Floats, mean: Floats) -> list[Floats]:
+    """Return (M, 32, 32) as they are, and in those orientations in which their scene looks the same."""
+    scenes = [thumbnails.normal(view).ravel() for view in thumbnails.orientations(mean[None])]
+    return [
+        view
+        for view, scene in zip(thumbnails.orientations(left), scenes, strict=True)
+        if scene @ scenes[0] >= FRINGE
+    ]
 
 
 def _shared_directions(left: Floats) -> Floats:
