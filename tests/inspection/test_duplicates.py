@@ -125,7 +125,7 @@ def test_one_drawing_in_two_colours_is_two_pictures(other: tuple[int, int, int])
 
 def test_textures_of_one_kind_are_no_near_duplicates():
     """As under a microscope: light falls off alike in all, and what lies there differs."""
-    rows, columns = np.mgrid[-1 : 1 : 96j, -1 : 1 : 96j]
+    rows, columns = np.mgrid[-1:1:96j, -1:1:96j]
     light = 220 - 120 * (rows**2 + columns**2)
     grains = [np.repeat(np.repeat(np.random.default_rng(n).normal(0, 8, (24, 24)), 4, 0), 4, 1) for n in range(30)]
     pictures = [Image.fromarray(np.clip(light + grain, 0, 255).astype(np.uint8)) for grain in grains]

@@ -163,8 +163,7 @@ def _parts_of_scenes(properties: ImageProperties, pairs: Integers, shared: Seque
     which, scene = np.meshgrid(np.arange(len(rows)), len(rows) + np.arange(len(shared)), indexing="ij")
     asked = np.stack([which.ravel(), scene.ravel()], axis=1)
     parts = rows[np.unique(asked[thumbnails.within(both, asked, roughly=True), 0])]
-    result: NDArray[np.bool_] = np.isin(pairs, parts).any(axis=1)
-    return result
+    return np.asarray(np.isin(pairs, parts).any(axis=1))
 
 
 def _own_class(vectors: Floats, targets: Integers, alike: float) -> Integers:

@@ -97,7 +97,7 @@ def _of_scene(pictures: ImageProperties, rows: Integers, normed: Floats, leader:
 
 def _upright(pictures: Floats, turned: Integers) -> Floats:
     """Return pictures (M, S, S) that are in these orientations (M,) of something, in its own."""
-    marks = np.arange(SIDE * SIDE).reshape(1, SIDE, SIDE)
+    marks = np.arange(SIDE * SIDE, dtype=np.float32).reshape(1, SIDE, SIDE)
     back = [np.argsort(view.ravel()) for view in thumbnails.orientations(marks)]
     flat = pictures.reshape(len(pictures), -1)
     upright: Floats = np.take_along_axis(flat, np.stack(back)[turned], axis=1).reshape(pictures.shape)
@@ -134,9 +134,7 @@ def _views(left: Floats, mean: Floats) -> list[Floats]:
     """Return (M, 32, 32) as they are, and in those orientations in which their scene looks the same."""
     scenes = [thumbnails.normal(view).ravel() for view in thumbnails.orientations(mean[None])]
     return [
-        view
-        for view, scene in zip(thumbnails.orientations(left), scenes, strict=True)
-        if scene @ scenes[0] >= FRINGE
+        view for view, scene in zip(thumbnails.orientations(left), scenes, strict=True) if scene @ scenes[0] >= FRINGE
     ]
 
 

@@ -89,7 +89,8 @@ def normal(pictures: NDArray[np.floating]) -> Floats:
     """Return pictures (N, H, W) with mean 0 and norm 1, so that products are correlations."""
     values = pictures - pictures.mean(axis=(1, 2), keepdims=True)
     values /= np.maximum(np.linalg.norm(values, axis=(1, 2), keepdims=True), 1e-6)
-    return values.astype(np.float32, copy=False)
+    result: Floats = values.astype(np.float32, copy=False)
+    return result
 
 
 def fine(pictures: NDArray[np.floating], side: int = _LOCAL) -> Floats:
@@ -136,7 +137,7 @@ def _same(pictures: ImageProperties, pairs: Integers) -> NDArray[np.bool_]:
     normed = normal(one)
     correlations = np.stack([_product(normed, turned) for turned in orientations(normal(other))])
     which = correlations.argmax(axis=0)
-    result = correlations.max(axis=0) >= WHOLE.all
+    result: NDArray[np.bool_] = correlations.max(axis=0) >= WHOLE.all
     for number in np.unique(which[result]):
         rows = np.flatnonzero(result & (which == number))
         turned = orientations(other[rows])[number]
@@ -186,7 +187,7 @@ def _is_within(
 ) -> NDArray[np.bool_]:
     """Return (P,) whether a part (32, 32) is what one window of its whole (32, 32) shows."""
     whole = window(0.0, 1.0, SIDE, _CELLS)
-    small = whole @ parts @ whole.T
+    small = np.asarray(whole @ parts @ whole.T, dtype=np.float32)
     down, across, correlation = _place(wholes, small)
     result: NDArray[np.bool_] = correlation >= ROUGHLY
     if roughly:
