@@ -97,7 +97,9 @@ def test_a_plot_or_card_that_fails_loses_no_model(
 
     monkeypatch.setattr(plots, "confusion", broken)
     monkeypatch.setattr(card, "of", broken)
-    with pytest.warns(UserWarning, match=r"plots/confusion\.png \(ValueError: no fonts\), README\.md \(ValueError: no fonts\)"):
+    with pytest.warns(
+        UserWarning, match=r"plots/confusion\.png \(ValueError: no fonts\), README\.md \(ValueError: no fonts\)"
+    ):
         run.save(small_result, tmp_path / "model")
     assert load_classifier(tmp_path / "model").classes == small_result.classifier.classes
     assert stored.read_previous(tmp_path / "model").classes == small_result.classifier.classes
