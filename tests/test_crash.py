@@ -240,45 +240,72 @@ def train(photos: Path, out: Path, *more: object) -> str:
     return command("train", photos, "--out", out, "--backbone", "lite0", "--set", "pictures.size=64", *more)
 
 
+def killed_with(pattern: str, count: int = 1) -> str:
+    """Code of a child that is killed as soon as its cache holds so many files of this kind."""
+    return f"""
+victim = os.getpid()
+def many():
+    try:
+        return len(list((tmp / "cache").glob({pattern!r}))) >= {count}
+    except FileNotFoundError:  # a folder that went while it was looked at
+        return False
+if os.fork() == 0:
+    while os.getppid() == victim and not many():
+        time.sleep(0.001)
+    if os.getppid() == victim:
+        os.kill(victim, signal.SIGKILL)
+    os._exit(0)
+"""
+
+
+SHARDS = "features/*/*.safetensors"
+
+
 @pytest.mark.slow
 def test_D3_killed_and_repeated_training_gives_the_same_head_to_the_byte(nursery: Nursery, tmp_path: Path):
     photos = draw_folders(tmp_path / "photos", each=20)
-    begun = time.monotonic()
-    assert nursery(train(photos, tmp_path / "whole")) == [0], log(tmp_path)
-    whole = time.monotonic() - begun
+    model = train(photos, tmp_path / "model")
+    kept: dict[Path, bytes] = {}
+    for count in (2, 10, 24):  # of the 24 shards for 60 pictures: two views and the properties
+        assert nursery(killed_with(SHARDS, count) + model) == [-signal.SIGKILL], log(tmp_path)
+        assert not list(tmp_path.glob("*model*"))
+        assert {path: path.read_bytes() for path in kept} == kept
+        kept = {path: path.read_bytes() for path in (tmp_path / "cache").glob(SHARDS)}
+        assert len(kept) >= count
+    assert nursery(model) == [0], log(tmp_path)
+    assert stored_rows(tmp_path / "cache") == 180  # nothing is computed twice
+    assert {path: path.read_bytes() for path in (tmp_path / "cache").glob(SHARDS)} == kept
     shutil.rmtree(tmp_path / "cache")
-    codes = [nursery(train(photos, tmp_path / "model"), kill_after=whole * part)[0] for part in (0.3, 0.55, 0.8)]
-    assert codes.count(-signal.SIGKILL) >= 2, log(tmp_path)
-    assert nursery(train(photos, tmp_path / "model")) == [0], log(tmp_path)
+    assert nursery(train(photos, tmp_path / "whole")) == [0], log(tmp_path)
     heads = [(tmp_path / name / "head.safetensors").read_bytes() for name in ("whole", "model")]
     assert heads[0] == heads[1]
     assert "Traceback" not in log(tmp_path)
 
 
 EPOCHS = """
-import headstart.learning.sgd as descent, torch
+from headstart.learning import sgd
+import torch
 sgd.SAVE_EVERY = 0
 torch.set_num_threads(1)
-"""
-
-DIE_IN_EPOCH = f"""{EPOCHS}
 save = sgd.Checkpoint.save
-def die(self, tensors, told):
+def noted(self, tensors, told):
     save(self, tensors, told)
-    if len(told["history"]) == NUMBER:
+    with open(tmp / "epochs.txt", "a") as file:
+        print(len(told["history"]), file=file)
+    if len(told["history"]) == LAST:
         os.kill(os.getpid(), signal.SIGKILL)
-sgd.Checkpoint.save = die
+sgd.Checkpoint.save = noted
 """
 
-KILL_WHEN_THERE_IS_A_STATE = f"""{EPOCHS}
-victim = os.getpid()
-if os.fork() == 0:
-    while os.getppid() == victim and not list((tmp / "cache" / "fits").glob("*.safetensors")):
-        time.sleep(0.001)
-    if os.getppid() == victim:
-        os.kill(victim, signal.SIGKILL)
-    os._exit(0)
-"""
+
+def epochs(last: int | None = None) -> str:
+    """Code that keeps the state of each epoch and notes its number; of a child that dies after the last one."""
+    return EPOCHS.replace("LAST", str(last))
+
+
+def computed(tmp_path: Path) -> list[int]:
+    """Return the numbers of the epochs that were computed."""
+    return [int(line) for line in (tmp_path / "epochs.txt").read_text().splitlines()]
 
 
 def train_in_epochs(photos: Path, out: Path, epochs: int) -> str:
@@ -290,13 +317,14 @@ def train_in_epochs(photos: Path, out: Path, epochs: int) -> str:
 def test_D3_epochs_killed_again_and_again_end_in_the_same_head_to_the_byte(nursery: Nursery, tmp_path: Path):
     photos = draw_folders(tmp_path / "photos")
     whole, model = (train_in_epochs(photos, tmp_path / name, 40) for name in ("whole", "model"))
-    assert nursery(whole) == [0], log(tmp_path)
     for epoch in (7, 39):
-        assert nursery(DIE_IN_EPOCH.replace("NUMBER", str(epoch)) + model) == [-signal.SIGKILL], log(tmp_path)
+        assert nursery(epochs(epoch) + model) == [-signal.SIGKILL], log(tmp_path)
         assert len(list((tmp_path / "cache" / "fits").iterdir())) == 1
         assert not list(tmp_path.glob("*model*"))
-    assert nursery(model) == [0], log(tmp_path)
+    assert nursery(epochs() + model) == [0], log(tmp_path)
+    assert computed(tmp_path)[:40] == list(range(1, 41))  # each once, over three processes
     assert not list((tmp_path / "cache" / "fits").iterdir())
+    assert nursery(whole) == [0], log(tmp_path)
     heads = [(tmp_path / name / "head.safetensors").read_bytes() for name in ("whole", "model")]
     assert heads[0] == heads[1]
 
@@ -304,10 +332,12 @@ def test_D3_epochs_killed_again_and_again_end_in_the_same_head_to_the_byte(nurse
 @pytest.mark.slow
 def test_D3_epochs_killed_from_outside_end_in_the_same_head_to_the_byte(nursery: Nursery, tmp_path: Path):
     photos = draw_folders(tmp_path / "photos")
-    whole, model = (train_in_epochs(photos, tmp_path / name, 200) for name in ("whole", "model"))
-    assert nursery(KILL_WHEN_THERE_IS_A_STATE + model) == [-signal.SIGKILL], log(tmp_path)
+    whole, model = (train_in_epochs(photos, tmp_path / name, 100) for name in ("whole", "model"))
+    assert nursery(killed_with("fits/*.safetensors") + epochs() + model) == [-signal.SIGKILL], log(tmp_path)
     assert not list(tmp_path.glob("*model*"))
-    assert [nursery(model), nursery(whole)] == [[0], [0]], log(tmp_path)
+    (tmp_path / "epochs.txt").unlink(missing_ok=True)
+    assert [nursery(epochs() + model), nursery(whole)] == [[0], [0]], log(tmp_path)
+    assert computed(tmp_path)[0] > 1  # it went on from the state that was there
     heads = [(tmp_path / name / "head.safetensors").read_bytes() for name in ("whole", "model")]
     assert heads[0] == heads[1]
     assert "Traceback" not in log(tmp_path)

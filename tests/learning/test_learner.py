@@ -247,5 +247,8 @@ def test_a_killed_fit_goes_on_from_the_cache_and_leaves_nothing_there(tmp_path: 
     with pytest.raises(KeyboardInterrupt):
         learn(given, cache=tmp_path, progress=die)
     assert len(list((tmp_path / "fits").iterdir())) == 1
-    assert same(learn(given, cache=tmp_path).head, learn(given).head)
+    begun: list[int] = []
+    again = learn(given, cache=tmp_path, progress=lambda _, done, __: begun.append(done))
+    assert begun[0] == 4  # nothing is done twice
+    assert same(again.head, learn(given).head)
     assert not list((tmp_path / "fits").iterdir())
