@@ -40,12 +40,16 @@ from headstart.records import ClassNames, Dataset, FeatureTable
 
 NURSERY = """
 import json, os, signal, sys, time, traceback
+import cleanlab.count, matplotlib.backends.backend_agg, sklearn.linear_model, sklearn.tree  # what is imported late
 import headstart.cli, headstart.workflows.train, headstart.report.run, headstart.terminal
 from headstart.inspection import files
 from headstart.data import sources
 from headstart.encoding import features, runtime
 from headstart.model import artifact
-import contracts, timm
+import contracts, PIL.Image, timm, torch
+import openvino.tools.ovc
+PIL.Image.init()
+torch.optim.Adam([torch.zeros(1)])  # brings its compiler along
 
 def born(code, log):
     begun, tell = os.pipe()
@@ -90,6 +94,7 @@ def extract(photos, cache, progress=lambda *_: None):
 """
 
 Nursery = Callable[..., list[int]]
+SMALL = ("--backbone", "lite0", "--set", "pictures.size=64")
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +242,7 @@ headstart.cli.main()
 
 
 def train(photos: Path, out: Path, *more: object) -> str:
-    return command("train", photos, "--out", out, "--backbone", "lite0", "--set", "pictures.size=64", *more)
+    return command("train", photos, "--out", out, *SMALL, *more)
 
 
 def killed_with(pattern: str, count: int = 1) -> str:
@@ -261,20 +266,25 @@ if os.fork() == 0:
 SHARDS = "features/*/*.safetensors"
 
 
+def shards(cache: Path) -> dict[Path, int]:
+    """Return the shards of a cache and when each was written."""
+    return {path: path.stat().st_mtime_ns for path in cache.glob(SHARDS)}
+
+
 @pytest.mark.slow
 def test_D3_killed_and_repeated_training_gives_the_same_head_to_the_byte(nursery: Nursery, tmp_path: Path):
     photos = draw_folders(tmp_path / "photos", each=20)
     model = train(photos, tmp_path / "model")
-    kept: dict[Path, bytes] = {}
-    for count in (2, 10, 24):  # of the 24 shards for 60 pictures: two views and the properties
+    before: dict[Path, int] = {}
+    for count in (4, 10, 24):  # of the 24 shards for 60 pictures: eight of two views and of the properties
         assert nursery(killed_with(SHARDS, count) + model) == [-signal.SIGKILL], log(tmp_path)
         assert not list(tmp_path.glob("*model*"))
-        assert {path: path.read_bytes() for path in kept} == kept
-        kept = {path: path.read_bytes() for path in (tmp_path / "cache").glob(SHARDS)}
-        assert len(kept) >= count
+        after = shards(tmp_path / "cache")
+        assert len(after) >= count
+        assert sum(after[path] != when for path, when in before.items()) <= 2  # those that the kill parted
+        before = after
     assert nursery(model) == [0], log(tmp_path)
-    assert stored_rows(tmp_path / "cache") == 180  # nothing is computed twice
-    assert {path: path.read_bytes() for path in (tmp_path / "cache").glob(SHARDS)} == kept
+    assert shards(tmp_path / "cache") == before  # all were there: nothing is computed twice
     shutil.rmtree(tmp_path / "cache")
     assert nursery(train(photos, tmp_path / "whole")) == [0], log(tmp_path)
     heads = [(tmp_path / name / "head.safetensors").read_bytes() for name in ("whole", "model")]
@@ -373,7 +383,7 @@ def started(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
     """Start `headstart train` on 600 pictures, as a person would."""
     draw_folders(tmp_path / "photos", each=200)
     environment = {**os.environ, "HEADSTART_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "headstart", "train", "photos", "--out", "model", "--set", "pictures.size=128"]
+    command = [sys.executable, "-m", "headstart", "train", "photos", "--out", "model", *SMALL]
     pipe = subprocess.PIPE
     with contextlib.ExitStack() as stack:
         yield lambda: stack.enter_context(
@@ -383,10 +393,10 @@ def started(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
 
 def wait_for(process: subprocess.Popen[str], cache: Path, pattern: str) -> None:
     """Wait until there is such a file in the cache."""
-    for _ in range(1000):
+    for _ in range(10_000):
         if process.poll() is not None or list(cache.rglob(pattern)):
             return
-        time.sleep(0.1)
+        time.sleep(0.01)
     raise AssertionError(f"no {pattern} for 100 seconds")
 
 
