@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -185,6 +186,7 @@ TRAIN_FLAGS = [
 ]
 
 
+@functools.cache
 def rooms() -> dict[str, ast.Module]:
     """Return every module but the facade and the empty fronts of wings, by its name inside the package.
 

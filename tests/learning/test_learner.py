@@ -288,5 +288,8 @@ def test_a_killed_fit_goes_on_from_the_cache_and_leaves_nothing_there(tmp_path: 
     with pytest.raises(KeyboardInterrupt):
         learn(given, checkpoints=tmp_path / "fits", progress=die)
     assert len(list((tmp_path / "fits").iterdir())) == 1
-    assert same(learn(given, checkpoints=tmp_path / "fits").fitted.head, learn(given).fitted.head)
+    begun: list[int] = []
+    again = learn(given, checkpoints=tmp_path / "fits", progress=lambda _, done, __: begun.append(done))
+    assert begun[0] == 4  # nothing is done twice
+    assert same(again.fitted.head, learn(given).fitted.head)
     assert not list((tmp_path / "fits").iterdir())
