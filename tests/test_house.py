@@ -23,20 +23,24 @@ ORDER = [
     "errors",
     "records",
     "metrics",
+    "settings",
     "config",
     "storage",
     "data.limits",
     "data.images",
-    "data.properties",
     "data.tables",
+    "data.columns",
+    "data.frames",
     "data.corrections",
+    "data.folders",
     "data.sources",
-    "data.checks",
-    "data.quality",
-    "data.shortcuts",
     "data.splits",
-    "data.similarity",
-    "data.duplicates",
+    "inspection.properties",
+    "inspection.files",
+    "inspection.quality",
+    "inspection.shortcuts",
+    "inspection.similarity",
+    "inspection.duplicates",
     "encoding.backbone",
     "encoding.runtime",
     "encoding.cache",
@@ -45,21 +49,27 @@ ORDER = [
     "learning.calibration",
     "learning.conformal",
     "learning.out_of_distribution",
-    "learning.rules",
     "learning.heads",
     "learning.logistic",
     "learning.checkpoint",
     "learning.sgd",
-    "learning.fitting",
+    "learning.learner",
+    "learning.rules",
     "model.classifier",
     "model.artifact",
-    "judging.evaluation",
-    "judging.comparison",
-    "judging.curve",
-    "judging.audit",
-    "judging.optimism",
-    "examination",
-    "training",
+    "experiments.grouping",
+    "experiments.random_split",
+    "experiments.leakage",
+    "experiments.learning_curve",
+    "evaluation.measure",
+    "evaluation.comparison",
+    "evaluation.label_errors",
+    "workflows.prepare",
+    "workflows.check",
+    "workflows.audit",
+    "workflows.resume",
+    "workflows.provenance",
+    "workflows.train",
     "delivery.submission",
     "report.plots",
     "report.summary",
@@ -68,7 +78,12 @@ ORDER = [
     "report.logs",
     "demo",
     "terminal",
-    "options",
+    "cli.options",
+    "cli.places",
+    "cli.housekeeping",
+    "cli.look",
+    "cli.train",
+    "cli.use",
     "cli",
     "__main__",
 ]
@@ -80,24 +95,24 @@ DOORS = {
     "safetensors": {"encoding.backbone", "encoding.cache", "learning.checkpoint", "model.artifact"},
     "platformdirs": {"encoding.cache"},
     "matplotlib": {"report.plots", "report.gallery"},
-    "typer": {"cli", "options"},
+    "typer": {"cli", "cli.housekeeping", "cli.look", "cli.options", "cli.train", "cli.use"},
     "rich": {"terminal"},
     "tensorboardX": {"report.logs"},
     "mlflow": {"report.logs"},
-    "PIL": {"data.images", "data.properties", "demo"},
-    "cleanlab": {"judging.audit"},
-    "sklearn": {"data.shortcuts", "demo"},
+    "PIL": {"data.images", "inspection.properties", "demo"},
+    "cleanlab": {"evaluation.label_errors"},
+    "sklearn": {"inspection.shortcuts", "demo"},
     "scipy": {
-        "data.duplicates",
         "data.splits",
-        "judging.comparison",
+        "evaluation.comparison",
+        "inspection.duplicates",
         "learning.calibration",
         "learning.logistic",
         "learning.out_of_distribution",
     },
     "threadpoolctl": {"learning.logistic"},
     "tomli_w": {"config"},
-    "tomllib": {"config"},
+    "tomllib": {"config", "settings"},
 }
 
 PUBLIC = [
@@ -158,10 +173,14 @@ TRAIN_FLAGS = [
 
 
 def rooms() -> dict[str, ast.Module]:
-    """Return every module but the facade and the empty fronts of wings, by its name inside the package."""
+    """Return every module but the facade and the empty fronts of wings, by its name inside the package.
+
+    The front of `cli` is a room: it holds the program.
+    """
     files = [file for file in HOME.rglob("*.py") if file.name != "__init__.py"]
-    names = [".".join(file.relative_to(HOME).with_suffix("").parts) for file in files]
-    return {name: ast.parse(file.read_text("utf-8")) for name, file in zip(names, files, strict=True)}
+    trees = {".".join(file.relative_to(HOME).with_suffix("").parts): file for file in files}
+    trees["cli"] = HOME / "cli" / "__init__.py"
+    return {name: ast.parse(file.read_text("utf-8")) for name, file in trees.items()}
 
 
 def imported(tree: ast.Module) -> Iterator[str]:
@@ -194,7 +213,7 @@ def test_a_room_imports_only_from_rooms_above(room: str):
 
 
 def test_the_fronts_of_wings_are_empty():
-    for file in HOME.glob("*/__init__.py"):
+    for file in set(HOME.glob("*/__init__.py")) - {HOME / "cli" / "__init__.py"}:
         (docstring,) = ast.parse(file.read_text("utf-8")).body
         assert isinstance(docstring, ast.Expr)
 
@@ -207,7 +226,7 @@ def test_a_library_has_its_door(library: str):
 
 def test_the_first_rooms_need_numpy_at_most():
     own = {"headstart", "numpy", "tomli_w", *sys.stdlib_module_names}
-    for room in ("errors", "records", "metrics", "config", "storage"):
+    for room in ("errors", "records", "metrics", "settings", "config", "storage"):
         assert {name.split(".")[0] for name in imported(rooms()[room])} <= own
 
 
@@ -271,6 +290,13 @@ def test_help_loads_nothing_heavy(arguments: list[str]):
         f"sys.argv = ['headstart', *{arguments}]\nfrom headstart.cli import main\ntry: main()\nexcept SystemExit: pass"
     )
     assert not loaded_after(code) & HEAVY
+
+
+@pytest.mark.parametrize("verb", ["train", "check", "audit", "show", "evaluate", "predict"])
+def test_a_place_that_is_not_there_is_refused_before_anything_heavy_is_loaded(verb: str):
+    arguments = ["headstart", verb, "phtoos", *(["pictures.png"] if verb in ("evaluate", "predict") else [])]
+    code = f"sys.argv = {arguments}\nfrom headstart.cli import main\ntry: main()\nexcept SystemExit: pass"
+    assert not loaded_after(code) & (HEAVY - {"PIL"})
 
 
 def test_nothing_pickles():

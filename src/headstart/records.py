@@ -154,14 +154,14 @@ class Splits:
             where the data brings its own test part.
         test: Rows the data itself keeps for testing; never learned from. Empty unless given.
         findings: What to know about the split, e.g. classes too small to be measured.
-        given: Whether the data brought the split along.
+        origin: Who divided the pictures: "drawn" here, the "data", or the "previous run".
     """
 
     train: Integers
     validation: Integers
     test: Integers
     findings: tuple[Finding, ...] = ()
-    given: bool = False
+    origin: Literal["drawn", "data", "previous run"] = "drawn"
 
     def part(self, name: str) -> Integers:
         """Return the rows of "train", "validation" or "test"."""
@@ -284,6 +284,33 @@ class FeatureTable:
     properties: ImageProperties | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class LabelledFeatures:
+    """Usable pictures, encoded and labelled: what is learned from. It never changes; rows and groups are arguments.
+
+    Attributes:
+        dataset: N samples.
+        values: (N, V, D) float32, the backbone's features of each view.
+        classes: K names.
+        targets: (N,) the index of each label among the classes.
+        digests: (N,) SHA-256 of each file's bytes.
+    """
+
+    dataset: Dataset
+    values: Floats = field(repr=False)
+    classes: ClassNames
+    targets: Integers = field(repr=False)
+    digests: tuple[str, ...] = field(repr=False)
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return len(self.targets)
+
+    def names(self, rows: Integers) -> tuple[str, ...]:
+        """Return the names of some pictures."""
+        return tuple(self.dataset[row].name for row in rows)
+
+
 class Interval(NamedTuple):
     """A number with its 95 % interval."""
 
@@ -357,6 +384,10 @@ class Predictions(Sequence[Prediction]):
     def __len__(self) -> int:
         """Return the number of pictures."""
         return len(self.names)
+
+    def grouped(self) -> Integers:
+        """Return (N,) `groups`, or where there are none each row as its own."""
+        return np.arange(len(self)) if self.groups is None else self.groups
 
     def __getitem__(self, index: int) -> Prediction:  # type: ignore[override]  # rows only, no slices
         """Return what is said of one picture."""

@@ -173,10 +173,9 @@ class TorchEncoder:
             yield from self._run(network, torch.from_numpy(padded))[: len(batch)]
 
     def _place(self) -> nn.Module:
-        network: nn.Module = _Normalised(self._backbone)
-        if self.plan.device != "cpu":
-            network = copy.deepcopy(network)  # the backbone itself stays on the CPU, where others use it
-        network = network.to(memory_format=torch.channels_last).to(self.plan.device).eval()
+        # a copy: others use the backbone, and another memory layout gives other roundings on the same weights
+        network = copy.deepcopy(_Normalised(self._backbone)).to(memory_format=torch.channels_last)
+        network = network.to(self.plan.device).eval()
         size = self.preprocess.size
         try:
             self._run(network, torch.zeros(1, size, size, 3, dtype=torch.uint8))

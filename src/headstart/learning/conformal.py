@@ -103,8 +103,8 @@ def _scores(probabilities: Array, method: Method) -> Array:
     if method == "lac":
         return 1 - probabilities
     # The probability of all classes that come before it. With its own included, as APS is often told, a sure picture
-    # would score near 1 though it is right, and at an accuracy of 0.9 sets for 0.9 would hold the true class 99.8 times of
-    # 100 and five classes instead of one. Of equals, the first comes first.
+    # would score near 1 though it is right, and at an accuracy of 0.9 sets for 0.9 would hold the true class 99.8 times
+    # of 100 and five classes instead of one. Of equals, the first comes first.
     order = np.argsort(-probabilities, axis=1, kind="stable")
     before = np.cumsum(np.take_along_axis(probabilities, order, axis=1), axis=1)[:, :-1]
     scores = np.zeros_like(probabilities)

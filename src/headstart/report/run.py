@@ -14,9 +14,10 @@ from headstart.errors import ArtifactError, DataError
 from headstart.learning.heads import Step
 from headstart.model import artifact
 from headstart.model.classifier import Classifier
-from headstart.records import SPLIT_NAMES, ClassNames, Evaluation, Predictions
-from headstart.report import plots, summary
-from headstart.workflows.train import PreviousRun, TrainingResult
+from headstart.records import SPLIT_NAMES, ClassNames, Predictions
+from headstart.report import card, plots, redraw, summary
+from headstart.workflows.resume import PreviousRun
+from headstart.workflows.train import TrainingResult
 
 EVALUATION, TRUST, PICTURES, PREDICTIONS = "evaluation.json", "trust.json", "pictures.csv", "predictions.csv"
 
@@ -37,11 +38,13 @@ def save(result: TrainingResult | Classifier, directory: str | Path) -> None:
         _write(folder / PREDICTIONS, _predictions_table(result.predictions))
         _write(folder / "history.csv", _history_table(result.history))
         _write(folder / PICTURES, _pictures_table(result))
-        _write_json(folder / EVALUATION, summary.of_evaluations(result.evaluations))
-        _write_json(folder / TRUST, summary.of_trust(result))
+        evaluations, trust = summary.of_evaluations(result.evaluations), summary.of_trust(result)
+        _write_json(folder / EVALUATION, evaluations)
+        _write_json(folder / TRUST, trust)
         _write_json(folder / "findings.json", summary.of_findings(result.findings))
-        save_plots(result.evaluation, folder / "plots", result)
-        _write(folder / "README.md", card(result))
+        told = {"plan": result.plan.to_dict(), "training": result.classifier.provenance.training}
+        plots.save(redraw.of_run(evaluations, trust, summary.of_history(result.history), told), folder / "plots")
+        _write(folder / "README.md", card.of(result, evaluations, trust))
 
 
 def read_evaluation(directory: Path) -> dict[str, Any]:
@@ -82,6 +85,7 @@ def read_previous(directory: Path) -> PreviousRun:
         pictures, said = read_table(directory / PICTURES), read_table(directory / PREDICTIONS)
         digests = dict(zip(pictures.column("path"), pictures.column("sha256"), strict=True))
         parts = dict(zip(pictures.column("sha256"), pictures.column("split"), strict=True))
+        labels = dict(zip(pictures.column("sha256"), pictures.column("label"), strict=True))
         names, predicted = said.column("path"), said.column("predicted")
         answers = {digests[name]: label for name, label in zip(names, predicted, strict=True)}
     except (DataError, KeyError, ValueError) as error:
@@ -89,86 +93,7 @@ def read_previous(directory: Path) -> PreviousRun:
             f"{directory} cannot be gone on from: {error}",
             f"--from takes a folder that `headstart train` wrote, with its {PICTURES} and {PREDICTIONS}.",
         ) from error
-    return PreviousRun(parts, answers, ClassNames(said.header[4:]))
-
-
-def save_plots(evaluation: Evaluation, folder: Path, result: TrainingResult | None = None) -> None:
-    """Write the plots of an evaluation, and of the training where there was one."""
-    figures = {
-        "confusion": plots.confusion(evaluation),
-        "reliability": plots.reliability(evaluation),
-        "risk_coverage": plots.risk_coverage(evaluation),
-        "per_class": plots.per_class(evaluation),
-    }
-    if result is not None:
-        figures["similarity"] = plots.similarity(result.optimism)
-        if result.curve is not None:
-            figures["learning_curve"] = plots.learning_curve(result.curve)
-        figures["training"] = plots.training_curves(
-            result.history,
-            "validation" if "validation" in result.evaluations else "test",
-            "epoch" if result.plan.head.in_epochs else "L-BFGS iteration (0: the prior alone)",
-            result.classifier.provenance.training.get("best_epoch"),
-        )
-    plots.save(figures, folder)
-
-
-def card(result: TrainingResult) -> str:
-    """Return the model card as Markdown: what it is, how good, on what, and what to mind."""
-    told, plan, classes = result.classifier.provenance, result.plan, result.classifier.classes
-    tables = "\n\n".join(_figures(name, evaluation) for name, evaluation in result.evaluations.items())
-    findings = "\n".join(f"- {f.severity}: {f.message}." for f in result.findings) or "- none"
-    trust = "\n".join(f"- {line}" for line in summary.trust_lines(summary.of_trust(result)))
-    return f"""# An image classifier of {len(classes)} classes
-
-Made by Headstart {told.versions["headstart"]} on {told.created}. Backbone {plan.encoder.backbone}, frozen, at
-{plan.pictures.size} px ({plan.pictures.resize}); head: {told.training["head"]};
-{result.classifier.rules.calibration}.
-
-The head in this folder was fitted on {told.training["fitted_on"]}. The figures below are of
-{told.training["figures_of"]}, on pictures that it never learned from.
-
-{tables}
-
-Per class: `evaluation.json`, `plots/per_class.png`. Held-out predictions: `predictions.csv`.
-
-## How far to believe them
-
-{trust}
-
-## What was found in the data
-
-{findings}
-
-## Use
-
-```
-headstart predict FOLDER_OF_THIS_FILE pictures/ --out predictions.csv
-```
-
-{_beyond(result)}
-"""
-
-
-def _beyond(result: TrainingResult) -> str:
-    """Return what the model says of pictures that are of none of its classes."""
-    out_of_distribution = result.classifier.rules.out_of_distribution
-    if out_of_distribution is None:
-        return "It answers with one of its classes whatever it is shown, also a picture of something else."
-    return (
-        "With `--format table` or `--json` each answer says whether the picture is `known`: like those learned from. "
-        f"{out_of_distribution.refused:.0%} of pictures of its own classes are refused wrongly; what else is refused depends on "
-        "how unlike them it is. The label is then the best of wrong answers."
-    )
-
-
-def _figures(part: str, evaluation: Evaluation) -> str:
-    rows = [
-        f"| {name.replace('_', ' ')} | {figure.value:.4f} | {figure.low:.4f} … {figure.high:.4f} |"
-        for name, figure in evaluation.overall.items()
-    ]
-    heading = [f"| {part}, {evaluation.pictures} pictures | value | 95 % interval |", "|---|---|---|"]
-    return "\n".join(heading + rows)
+    return PreviousRun(parts, answers, ClassNames(said.header[4:]), labels)
 
 
 def _predictions_table(predictions: Mapping[str, Predictions]) -> str:
