@@ -125,7 +125,7 @@ DOORS = {
     },
     "threadpoolctl": {"learning.logistic"},
     "tomli_w": {"config"},
-    "tomllib": {"config", "settings"},
+    "tomllib": {"settings"},
 }
 
 PUBLIC = [
