@@ -182,9 +182,10 @@ def test_the_temperature_comes_from_the_watched_pictures(asked: list[Rows]):
     assert learned.fitted.findings == ()
 
 
-def test_too_few_to_watch_are_said_to_be():
+def test_too_few_to_watch_are_said_to_be_and_make_no_answer_sure():
     learned = learn(case(samples(20)))
-    finding = found(learned, "too-few-to-watch")
+    finding, held = found(learned, "too-few-to-watch"), learned.fitted.held
+    assert learned.rules.calibration.probabilities(held.logits).max(axis=1).mean() < 1 - 0.9 / (5 + 2)
     assert finding is not None
     assert finding.severity == "warning"
     assert "only 5 picture(s) can be watched" in finding.message
