@@ -129,7 +129,7 @@ DOORS = {
     },
     "threadpoolctl": {"learning.logistic"},
     "tomli_w": {"config"},
-    "tomllib": {"config", "settings"},
+    "tomllib": {"settings"},
 }
 
 PUBLIC = [
