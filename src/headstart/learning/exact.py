@@ -39,10 +39,11 @@ def factor(matrix: NDArray[np.floating]) -> Factor:
 
 def product(rows: NDArray[np.floating], right: Factor) -> Array:
     """Return rows (N, D) times the right side (D, K), as (N, K) float64."""
-    whole, scale = rounded(rows)
-    result: Array = whole @ right.whole
-    result *= scale  # powers of two: nothing is rounded
-    result *= right.scale
+    with np.errstate(invalid="ignore", over="ignore"):  # of a row that is not finite; it gives none that is
+        whole, scale = rounded(rows)
+        result: Array = whole @ right.whole
+        result *= scale  # powers of two: nothing is rounded
+        result *= right.scale
     return result
 
 

@@ -114,7 +114,8 @@ class Head(nn.Sequential):
             rows = features[begin : begin + BLOCK].astype(np.float64)
             for layer in layers:
                 rows = layer(rows)
-            result[begin : begin + BLOCK] = rows
+            with np.errstate(over="ignore"):  # what is beyond float32 is infinite, and whoever uses it refuses that
+                result[begin : begin + BLOCK] = rows
         return result
 
     def _layers(self) -> tuple[Layer, ...]:
