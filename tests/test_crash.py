@@ -90,7 +90,7 @@ def extract(photos, cache, progress=lambda *_: None):
     dataset = sources.read(photos)
     digests, _ = files.fingerprints(dataset)
     encoder = contracts.encoder("openvino-f32")
-    return features.extract(dataset, digests, encoder, contracts.lite0(), cache=cache, progress=progress)
+    return features.extract(dataset, digests, encoder, cache=cache, progress=progress)
 """
 
 Nursery = Callable[..., list[int]]
@@ -135,7 +135,7 @@ def dataset(tmp_path: Path) -> Dataset:
 
 def extracted(dataset: Dataset, cache: Path | None) -> FeatureTable:
     digests, _ = files.fingerprints(dataset)
-    return features.extract(dataset, digests, contracts.encoder(), contracts.lite0(), cache=cache).table
+    return features.extract(dataset, digests, contracts.encoder(), cache=cache).table
 
 
 def log(tmp_path: Path) -> str:

@@ -23,6 +23,7 @@ HOME = Path(headstart.__file__).parent
 ORDER = [
     "errors",
     "records",
+    "predictions",
     "metrics",
     "settings",
     "config",
@@ -244,7 +245,7 @@ def test_a_library_has_its_door(library: str):
 
 def test_the_first_rooms_need_numpy_and_scipy_at_most():
     own = {"headstart", "numpy", "scipy", "tomli_w", *sys.stdlib_module_names}
-    for room in ("errors", "records", "metrics", "settings", "config", "storage"):
+    for room in ("errors", "records", "predictions", "metrics", "settings", "config", "storage"):
         assert {name.split(".")[0] for name in imported(rooms()[room])} <= own
 
 

@@ -15,7 +15,8 @@ from PIL import Image
 
 from headstart.evaluation import measure
 from headstart.learning.heads import Step
-from headstart.records import ClassNames, Interval, Predictions
+from headstart.predictions import Interval, Predictions
+from headstart.records import ClassNames
 from headstart.report import plots, summary
 
 HOSTILE = (

@@ -12,7 +12,8 @@ import pytest
 
 from headstart.errors import ArtifactError
 from headstart.model.artifact import load_classifier
-from headstart.records import ClassNames, Predictions
+from headstart.predictions import Predictions
+from headstart.records import ClassNames
 from headstart.report import card, plots, run, stored
 from headstart.workflows.train import TrainingResult
 

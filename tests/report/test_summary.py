@@ -17,7 +17,8 @@ from headstart.errors import ArtifactError
 from headstart.learning.conformal import SetRule
 from headstart.learning.out_of_distribution import OutOfDistributionRule
 from headstart.learning.rules import PredictionRules
-from headstart.records import Finding, Interval
+from headstart.predictions import Interval
+from headstart.records import Finding
 from headstart.report import redraw, summary
 from headstart.workflows.train import TrainingResult
 

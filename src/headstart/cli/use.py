@@ -17,7 +17,8 @@ from headstart.errors import ConfigError, PictureError
 
 if TYPE_CHECKING:
     from headstart.data.tables import Table
-    from headstart.records import Dataset, Predictions
+    from headstart.predictions import Predictions
+    from headstart.records import Dataset
 
 STDIN = "-"  # a picture's name that means standard input
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from headstart.data.tables import to_csv
 from headstart.errors import ArtifactError
-from headstart.records import SPLIT_NAMES, ClassNames, Predictions
+from headstart.predictions import Predictions
+from headstart.records import SPLIT_NAMES, ClassNames
 from headstart.schema import (
     FLAG,
     SECTION,
