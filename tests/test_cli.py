@@ -363,7 +363,7 @@ def test_a_split_column_is_honoured(run: Run, loose: Path, tmp_path: Path):
     columns = (*COLUMNS, "--split-column", "part")
     ran = run("train", loose, "--labels", tmp_path / "labels.csv", *columns, "--out", tmp_path / "model", *SMALL)
     data = told(tmp_path / "model")["data"]
-    assert (data["parts"], data["given_split"]) == ({"train": 24, "validation": 6, "test": 6}, True)
+    assert (data["parts"], data["split"]) == ({"train": 24, "validation": 6, "test": 6}, "data")
     assert "Validation: 6 pictures" in ran.out
     assert "Test: 6 pictures" in ran.out
 

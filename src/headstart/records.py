@@ -121,6 +121,10 @@ class Dataset:
         """Return the number of pictures."""
         return len(self.samples)
 
+    def __repr__(self) -> str:
+        """Return e.g. `Dataset(8640 pictures, 120 classes, table, '/data/dogs')`."""
+        return f"Dataset({_counted(len(self), len(self.classes))}, {self.layout}, {str(self.root)!r})"
+
     def __iter__(self) -> Iterator[Sample]:
         """Go over the pictures."""
         return iter(self.samples)
@@ -335,7 +339,8 @@ class Prediction:
         top: The best five classes with their probabilities, best first.
         error: Why the picture could not be used; None if it could.
         set: Classes of which one is the true one at the rate that the model was asked for, most probable first; empty
-            on error and in a model without such a rule.
+            on error, in a model without such a rule, and where `known` is False: of a picture that looks like none of
+            the classes no set can be promised to hold the true one.
         known: False if the picture looks like none of the classes, so that `label` is the best of wrong answers; None
             on error and in a model that refuses nothing.
         p_value: In (0, 1), the share of the model's own kind of pictures that look as strange or stranger; None
@@ -364,7 +369,8 @@ class Predictions(Sequence[Prediction]):
         errors: Row → why its picture could not be used.
         targets: The given label of each picture where there is one, else None.
         groups: N integers; rows of one group are not independent of each other. None: every row is its own group.
-        sets: (N, K) whether a class is in the picture's set; None in a model without such a rule.
+        sets: (N, K) whether a class is in the picture's set; of refused pictures too, so that the share of sets that
+            hold the true class can be measured. None in a model without such a rule.
         p_value: (N,) see `Prediction`; NaN in rows of pictures that could not be used.
         known: (N,) False for pictures that look like none of the classes, and in rows that could not be used.
         findings: What was noticed of single pictures that were used all the same, e.g. that they have several frames.
@@ -389,6 +395,11 @@ class Predictions(Sequence[Prediction]):
         """Return (N,) `groups`, or where there are none each row as its own."""
         return np.arange(len(self)) if self.groups is None else self.groups
 
+    def __repr__(self) -> str:
+        """Return e.g. `Predictions(372 pictures, 10 classes, 2 could not be used)`."""
+        errors = f", {len(self.errors)} could not be used" if self.errors else ""
+        return f"Predictions({_counted(len(self), len(self.classes))}{errors})"
+
     def __getitem__(self, index: int) -> Prediction:  # type: ignore[override]  # rows only, no slices
         """Return what is said of one picture."""
         index = range(len(self))[index]
@@ -397,13 +408,15 @@ class Predictions(Sequence[Prediction]):
         row = self.probabilities[index]
         order = np.argsort(-row, kind="stable")
         top = tuple((self.classes[k], float(row[k])) for k in order[:5])
+        known = None if self.known is None else bool(self.known[index])
+        said = () if self.sets is None or known is False else np.flatnonzero(self.sets[index, order])
         return Prediction(
             self.names[index],
             "ok",
             *top[0],
             top,
-            set=() if self.sets is None else tuple(self.classes[k] for k in order if self.sets[index, k]),
-            known=None if self.known is None else bool(self.known[index]),
+            set=tuple(self.classes[order[place]] for place in said),
+            known=known,
             p_value=None if self.p_value is None else float(self.p_value[index]),
         )
 
@@ -461,6 +474,11 @@ class Evaluation:
     risk_coverage: tuple[tuple[float, float], ...] = ()
     failures: int = 0
 
+    def __repr__(self) -> str:
+        """Return e.g. `Evaluation(372 pictures, 10 classes, accuracy 0.901 [0.868, 0.930])`."""
+        accuracy = f", accuracy {self.overall['accuracy']}" if "accuracy" in self.overall else ""
+        return f"Evaluation({_counted(self.pictures, len(self.classes))}{accuracy})"
+
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
@@ -479,6 +497,10 @@ class Provenance:
     data: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     engine: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _counted(pictures: int, classes: int) -> str:
+    return f"{pictures} picture{'s' * (pictures != 1)}, {classes} class{'es' * (classes != 1)}"
 
 
 def listing(items: Sequence[str], most: int = 5) -> str:

@@ -379,7 +379,7 @@ def test_A14_a_foreign_format_is_refused_and_starts_no_process(kind: str, monkey
 
 
 def boxed(brands: bytes) -> bytes:
-    """Return the beginning of a file of this family: its main brand, a version, and the brands it is compatible with."""
+    """Return the beginning of a file of this family: main brand, version, brands it is compatible with."""
     return struct.pack(">I", len(brands) + 8) + b"ftyp" + brands + bytes(64)
 
 

@@ -182,18 +182,18 @@ def test_the_temperature_comes_from_the_watched_pictures(asked: list[Rows]):
     assert learned.fitted.findings == ()
 
 
-def test_too_few_to_watch_give_no_temperature_and_are_said_to_be():
+def test_too_few_to_watch_are_said_to_be():
     learned = learn(case(samples(20)))
     finding = found(learned, "too-few-to-watch")
-    assert learned.rules.calibration == Calibration()
     assert finding is not None
     assert finding.severity == "warning"
-    assert "5 picture(s) can be watched" in finding.message
+    assert "only 5 picture(s) can be watched" in finding.message
 
 
 def test_where_none_can_be_watched_all_epochs_run():
     given = case(samples(6, parts=("train", "test", "test", "test", "test", "test")))
     learned = learn(given, "head.patience=1", "head.min_delta=50")
+    assert learned.rules.calibration == Calibration()
     assert learned.fitted.provenance["watched"] == 0
     assert len(learned.fitted.history) == 6
     assert found(learned, "too-few-to-watch") is not None

@@ -162,9 +162,9 @@ def _print_rows(root: Path, table: Path | None, rows: int) -> None:
 
 def summary(model: Model, as_json: AsJson = False) -> None:
     """The layers of a model in the order a picture passes them: type, output shape, parameters."""
+    classifier = Engine().load(model)
     from headstart.model import layers
 
-    classifier = Engine().load(model)
     rows = layers.layers(classifier)
     if as_json:
         terminal.print_json(rows)

@@ -57,7 +57,10 @@ _FOREIGN = {
 
 
 class Facts(NamedTuple):
-    """What a file says of its picture: width and height in pixels (upright), its format, and the camera EXIF names."""
+    """What a file says of its picture: width and height in pixels (upright), its format, and the camera EXIF names.
+
+    The format of what came from no file is "".
+    """
 
     width: int
     height: int
@@ -166,7 +169,9 @@ def from_pil(image: Image.Image, background: tuple[int, int, int] = WHITE) -> Pi
         raise ConfigError(f"Expected an image of Pillow; got {type(image).__name__}.")
     with _reasons():
         limits.check_size(*image.size)
-        with limits.ROOM.lend(limits.weigh(_format(image), image.width * image.height)):
+        pixels = image.width * image.height
+        waiting = len(image.getbands()) * pixels if "progressive" in image.info else 0
+        with limits.ROOM.lend(limits.weigh(_format(image), pixels, coefficients=waiting)):
             return _finish(image, image.size, background)
 
 

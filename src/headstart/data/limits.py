@@ -24,14 +24,14 @@ MOST_BYTES = 1 << 29
 MOST_WEBP_BYTES = 1 << 26  # up to 60 ns each, and libwebp cannot be stopped
 MOST_MEMORY = 1 << 30  # bytes that all pictures being decoded may take at once
 MOST_KEPT = 1 << 24  # pixels of a decoded picture that waits for its turn, where its reader says what side it needs
-MOST_SECONDS = 5.0  # of the processor, checked whenever Pillow reads from the file
+MOST_SECONDS = 4.5  # of the processor, checked whenever Pillow reads from the file
 MOST_SCANS = 50  # of a JPEG: cameras and libjpeg write up to 10 (18 of CMYK), libtiff refuses more than 100
 MOST_SEGMENTS = 20_000  # of a JPEG; a segment holds 64 kB, so that even profiles need a handful
 MOST_TAGS = 4096  # of a TIFF directory
 MOST_VALUES = 1 << 18  # of these tags: two for each strip or tile, and 89 million pixels make 1,400 tiles of 256×256
 
 # bytes a pixel: Pillow's 4, ours 3, and what the format's decoder holds beside them
-_COST = {"JPEG": 8, "PNG": 8, "BMP": 8, "GIF": 8, "TIFF": 12, "WEBP": 20}
+_COST = {"": 8, "JPEG": 8, "PNG": 8, "BMP": 8, "GIF": 8, "TIFF": 12, "WEBP": 20}
 _COST_OF_ANOTHER = 24
 _MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)
 _LONE = (b"\x01", b"\xd8")  # markers without a length
@@ -87,9 +87,9 @@ class WatchedFile(io.BytesIO):
             raise PictureError(f"takes too long to decode: more than {MOST_SECONDS:g} seconds of the processor")
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read on, if there is time left; the clock is asked at large reads and now and then, since it costs as much."""
+        """Read on, if there is time left; the clock costs as much as a small read, so few of these ask for it."""
         self._reads += 1
-        if not 0 <= (size or 0) < 4096 or self._reads % 64 == 0:
+        if size is None or not 0 <= size < 4096 or self._reads % 64 == 0:
             self.check_time()
         return super().read(size)
 
@@ -118,7 +118,7 @@ def weigh(kind: str, pixels: int, *, size: int = 0, coefficients: int = 0) -> in
     """Return how many bytes decoding takes at its peak.
 
     Args:
-        kind: The format, as Pillow calls it.
+        kind: The format, as Pillow calls it; "" if the pixels are in memory already.
         pixels: That are decoded, e.g. the fewer of a JPEG at a fraction of its size.
         size: Of the file in bytes.
         coefficients: Of a JPEG of several scans, which all wait in memory for the last scan.

@@ -174,7 +174,7 @@ class TorchEncoder:
 
     def _place(self) -> nn.Module:
         # a copy: others use the backbone, and another memory layout gives other roundings on the same weights
-        network = copy.deepcopy(_Normalised(self._backbone)).to(memory_format=torch.channels_last)
+        network: nn.Module = copy.deepcopy(_Normalised(self._backbone)).to(memory_format=torch.channels_last)
         network = network.to(self.plan.device).eval()
         size = self.preprocess.size
         try:

@@ -53,9 +53,9 @@ def find_suspects(
     """Return the pictures whose label is doubted, the most doubtful first; the order of the rows decides nothing.
 
     Near-duplicates with different labels come first: one of them is wrong whatever a model says. Then the pictures are
-    ranked by p(label) / p(suggested). cleanlab's normalized margin puts a plain error behind every picture that is confidently
-    taken for something else, its self-confidence is worse at labels that are nearly right and moves with the
-    temperature; the odds do neither.
+    ranked by p(label) / p(suggested). cleanlab's normalized margin puts a plain error behind every picture that is
+    confidently taken for something else, its self-confidence is worse at labels that are nearly right and moves with
+    the temperature; the odds do neither.
 
     Args:
         names: N names.

@@ -365,8 +365,10 @@ def _remarks(plan: HeadPlan, watched: int) -> tuple[Finding, ...]:
         *found(
             "too-few-to-watch",
             "warning",
-            f"{watched} picture(s) can be watched, too few for a temperature; the probabilities are not calibrated",
-            ["temperature 1"] if watched < calibration.FEWEST else [],
-            f"From {calibration.FEWEST} on, of some {WATCHED * calibration.FEWEST} training pictures, it is fitted.",
+            f"only {watched} picture(s) can be watched, so the last epoch and the temperature rest on chance"
+            if watched
+            else "no picture can be watched, so all epochs are run and the probabilities are not calibrated",
+            [f"{watched} pictures"] if watched < calibration.FEWEST else [],
+            f"{calibration.FEWEST} of some {WATCHED * calibration.FEWEST} training pictures would be enough.",
         ),
     )

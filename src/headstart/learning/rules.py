@@ -17,7 +17,7 @@ from headstart.learning.calibration import Calibration
 from headstart.learning.conformal import SetRule
 from headstart.learning.learner import Fitted, Learner
 from headstart.learning.out_of_distribution import OutOfDistributionRule
-from headstart.records import Floats, Integers
+from headstart.records import Finding, Floats, Integers
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,8 @@ class Applied:
 
     Attributes:
         probabilities: (N, K).
-        sets: (N, K) whether a class is in the picture's set; None without a rule.
+        sets: (N, K) whether a class is in the picture's set; None without a rule. Of refused pictures too: the share of
+            sets that hold the true class is promised for all of the model's own pictures, of which some are refused.
         p_value: (N,) in (0, 1), see `OutOfDistributionRule.p_value`; None without a rule.
         known: (N,) False for pictures that look like none of the classes; None without a rule.
     """
@@ -77,7 +78,7 @@ def fit(
     held, features = fitted.held, learner.features
     assert held is not None  # noqa: S101  # a refit has none, and no rules come of it
     targets = features.targets[held.rows]
-    scaled = calibration.fit(held.logits, targets, held.fold, plan.scaling)
+    scaled = calibration.fit(held.logits, targets, held.fold, plan.scaling, groups[held.rows])
     sets = conformal.fit(scaled.probabilities(held.logits), targets, level=plan.level, method=plan.sets)
     return PredictionRules(scaled, sets, _fit_out_of_distribution(learner, fitted, train, groups, plan))
 
@@ -104,3 +105,21 @@ def _fit_out_of_distribution(
     own = out_of_distribution.held_out(score, values, targets, rows, fold, logits, train)
     arrays = out_of_distribution.learn(score, values[train], targets[train], learner.seed)
     return out_of_distribution.fit(score, plan.refused, own, arrays, compared)
+
+
+def findings(rules: PredictionRules, fitted: Fitted, groups: Integers) -> list[Finding]:
+    """Return what to know of rules: what they cannot do, since too little was held out or too few of it was wrong.
+
+    Args:
+        rules: What was fitted.
+        fitted: With the held-out rows that they were fitted to.
+        groups: (N,) rows of one group are one observation.
+    """
+    held = fitted.held
+    some = held is not None and len(held.rows)
+    targets = fitted.features.targets
+    return [
+        *(calibration.findings(held.logits, targets[held.rows], groups[held.rows]) if held and some else []),
+        *(conformal.findings(rules.sets) if rules.sets is not None else []),
+        *out_of_distribution.findings(rules.out_of_distribution),
+    ]

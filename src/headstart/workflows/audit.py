@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ def audit(
     data: Any,
     config: TrainConfig | None = None,
     *,
-    cache: Path | caches.Default | None = caches.DEFAULT,
+    cache: caches.CacheChoice = caches.DEFAULT,
     progress: Progress = silence,
 ) -> tuple[Suspect, ...]:
     """Return the pictures whose label is doubtful, the most doubtful first.
@@ -46,7 +45,7 @@ def audit(
     groups = splits.united(splits.group_ids(features.dataset, features.digests), near)
     fold = splits.folds(features.dataset, groups, plan.head.folds, plan.seed)
     held = prepared.learner(progress=progress).out_of_fold(rows, fold)
-    scaled = calibration.fit(held.logits, features.targets[held.rows], held.fold, "temperature")
+    scaled = calibration.fit(held.logits, features.targets[held.rows], held.fold, "temperature", groups[held.rows])
     probabilities = np.full((len(rows), len(features.classes)), np.nan)
     probabilities[held.rows] = scaled.probabilities(held.logits)
     twins = duplicates.members(near)

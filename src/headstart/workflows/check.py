@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from headstart.config import TrainConfig
@@ -18,7 +17,7 @@ def check(
     data: Any,
     config: TrainConfig | None = None,
     *,
-    cache: Path | caches.Default | None = caches.DEFAULT,
+    cache: caches.CacheChoice = caches.DEFAULT,
     progress: Progress = silence,
 ) -> tuple[Finding, ...]:
     """Return everything a person should know about labelled pictures before training.

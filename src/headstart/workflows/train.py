@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -109,7 +108,7 @@ def train(
     data: Any,
     config: TrainConfig | None = None,
     *,
-    cache: Path | caches.Default | None = caches.DEFAULT,
+    cache: caches.CacheChoice = caches.DEFAULT,
     progress: Progress = silence,
     listen: Listener = ignore,
     planned: Callable[[Begun], None] = unheard,
@@ -169,7 +168,9 @@ def train(
         *grouped.findings,
         *last.split.findings,
         *last.fitted.findings,
+        *rules.findings(last.rules, last.fitted, grouped.groups),
         *leakage.findings(leaked),
+        *measure.findings(evaluations.get("test") or evaluations["validation"]),
         *comparison.findings(changes),
         *unmeasured,
     )
