@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -26,13 +27,15 @@ ORDER = [
     "settings",
     "config",
     "storage",
+    "schema",
     "data.limits",
     "data.images",
+    "data.shapes",
     "data.tables",
     "data.columns",
     "data.frames",
-    "data.corrections",
     "data.folders",
+    "data.corrections",
     "data.sources",
     "data.pictures",
     "data.splits",
@@ -41,8 +44,11 @@ ORDER = [
     "inspection.quality",
     "inspection.shortcuts",
     "inspection.similarity",
+    "inspection.thumbnails",
+    "inspection.scenes",
     "inspection.duplicates",
     "encoding.weights",
+    "encoding.architecture",
     "encoding.backbone",
     "encoding.runtime",
     "encoding.cache",
@@ -60,6 +66,7 @@ ORDER = [
     "learning.learner",
     "learning.rules",
     "model.classifier",
+    "model.description",
     "model.artifact",
     "model.layers",
     "experiments.grouping",
@@ -78,9 +85,10 @@ ORDER = [
     "delivery.submission",
     "report.plots",
     "report.summary",
-    "report.gallery",
-    "report.card",
+    "report.stored",
     "report.redraw",
+    "report.card",
+    "report.gallery",
     "report.run",
     "report.logs",
     "demo",
@@ -101,18 +109,19 @@ DOORS = {
     "openvino": {"encoding.runtime"},
     "safetensors": {"encoding.weights", "encoding.cache", "learning.checkpoint", "model.artifact"},
     "platformdirs": {"encoding.cache"},
-    "matplotlib": {"report.plots", "report.gallery", "report.redraw"},
+    "matplotlib": {"report.plots", "report.gallery"},
     "typer": {"cli", "cli.housekeeping", "cli.look", "cli.options", "cli.train", "cli.use"},
     "rich": {"terminal"},
     "tensorboardX": {"report.logs"},
     "mlflow": {"report.logs"},
-    "PIL": {"data.images", "data.pictures", "inspection.properties", "demo"},
+    "PIL": {"data.images", "data.pictures", "data.shapes", "inspection.properties", "demo"},
     "cleanlab": {"evaluation.label_errors"},
     "sklearn": {"inspection.shortcuts", "demo"},
     "scipy": {
         "data.splits",
         "evaluation.comparison",
         "inspection.duplicates",
+        "inspection.thumbnails",
         "learning.calibration",
         "learning.logistic",
         "learning.out_of_distribution",
@@ -120,7 +129,7 @@ DOORS = {
     },
     "threadpoolctl": {"learning.logistic"},
     "tomli_w": {"config"},
-    "tomllib": {"config", "settings"},
+    "tomllib": {"settings"},
 }
 
 PUBLIC = [
@@ -180,6 +189,7 @@ TRAIN_FLAGS = [
 ]
 
 
+@functools.cache
 def rooms() -> dict[str, ast.Module]:
     """Return every module but the facade and the empty fronts of wings, by its name inside the package.
 

@@ -226,11 +226,14 @@ class ImageProperties:
 
     Attributes:
         figures: (N, len(FIGURES)) float32, columns as named in `FIGURES`; NaN in rows that could not be read.
-        thumbnails: (N, 32, 32) uint8, grey, the whole picture squashed to a square; zeros in rows that could not be.
+        thumbnails: (N, 32, 32) float32, luma 0 … 255, the whole picture squashed to a square; each number is the mean
+            of exactly its part of the picture and is not rounded. Zeros in rows that could not be read.
+        colours: (N, 8, 8, 2) float32, Cb and Cr (-128 … 128, grey is 0) of the parts of the same square.
     """
 
     figures: Floats
-    thumbnails: Pixels
+    thumbnails: Floats
+    colours: Floats
 
     FIGURES: ClassVar[tuple[str, ...]] = (
         "width",  # pixels, upright
@@ -262,7 +265,7 @@ class ImageProperties:
 
     def select(self, rows: Integers) -> ImageProperties:
         """Return the properties of these rows."""
-        return ImageProperties(self.figures[rows], self.thumbnails[rows])
+        return ImageProperties(self.figures[rows], self.thumbnails[rows], self.colours[rows])
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,14 @@ and its folder after; what a killed process leaves behind goes after a day.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import os
 import shutil
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from headstart.errors import StorageError
@@ -88,6 +90,36 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Have two files or folders of one file system change their names in one step; False where it knows no such step.
+
+    Raises:
+        OSError: One of them is not there, or may not be renamed.
+    """
+    call = _exchange_call()
+    if call is None:
+        return False
+    if call(os.fsencode(one), os.fsencode(other)) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP):
+        return False
+    raise OSError(number, os.strerror(number), str(one), None, str(other))
+
+
+def _exchange_call() -> Callable[[bytes, bytes], int] | None:
+    """Return the system's call that exchanges two paths: `renameat2` of Linux, `renamex_np` of macOS."""
+    if os.name != "posix":
+        return None
+    system = ctypes.CDLL(None, use_errno=True)
+    here, swap = -100, 2  # AT_FDCWD; RENAME_EXCHANGE and RENAME_SWAP are both 2
+    if hasattr(system, "renameat2"):
+        return lambda one, other: int(system.renameat2(here, one, here, other, swap))
+    if hasattr(system, "renamex_np"):
+        return lambda one, other: int(system.renamex_np(one, other, swap))
+    return None
 
 
 def remove_stale(folder: Path, pattern: str = ".*.tmp") -> None:

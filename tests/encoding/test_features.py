@@ -76,6 +76,7 @@ def rows(cache: Path) -> int:
     return sum(state.rows for state in caches.survey(cache))
 
 
+@pytest.mark.slow
 def test_second_run_computes_nothing(dataset: Dataset, cache: Path):
     first, second = extracted(dataset, cache), extracted(dataset, cache)
     assert (first.encoded, second.encoded) == (12, 0)
@@ -130,6 +131,7 @@ def test_engines_do_not_share_features(dataset: Dataset, cache: Path):
     assert extracted(dataset, cache, "torch-f32").encoded == 12
 
 
+@pytest.mark.slow
 def test_progress_ends_at_the_whole(dataset: Dataset, cache: Path):
     heard: list[tuple[str, int, int]] = []
     digests, _ = files.fingerprints(dataset)

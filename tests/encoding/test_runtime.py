@@ -78,6 +78,7 @@ def test_wrong_engine_is_replaced_with_a_warning(monkeypatch: pytest.MonkeyPatch
     assert agreement.relative_error == 0
 
 
+@pytest.mark.slow
 def test_wrong_bf16_falls_back_to_f32_of_the_same_engine(monkeypatch: pytest.MonkeyPatch):
     own, real = fresh("openvino-bf16"), OpenVinoEncoder.encode
 

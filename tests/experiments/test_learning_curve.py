@@ -53,6 +53,7 @@ def asked(each: int = EACH, groups: Integers | None = None, **more) -> list[tupl
     return heard
 
 
+@pytest.mark.slow
 def test_the_intervals_of_a_known_law_hold_the_targets_in_most_of_40_draws():
     now, later = 0.05 + 0.9 * EACH**-0.5, 0.05 + 0.9 * (2 * EACH) ** -0.5
     curves = [follow(power, seed) for seed in range(40)]

@@ -144,9 +144,28 @@ def test_thumbnail_is_the_whole_picture_in_grey():
     image = Image.new("L", (320, 64), 10)
     image.paste(250, (160, 0, 320, 64))
     (thumbnail,) = see(image).thumbnails
-    assert (thumbnail.shape, thumbnail.dtype) == ((32, 32), np.uint8)
-    assert (thumbnail[:, :16] == 10).all()
-    assert (thumbnail[:, 16:] == 250).all()
+    assert (thumbnail.shape, thumbnail.dtype) == ((32, 32), np.float32)
+    np.testing.assert_allclose(thumbnail[:, :16], 10, atol=1e-3)
+    np.testing.assert_allclose(thumbnail[:, 16:], 250, atol=1e-3)
+
+
+def test_thumbnail_divides_pixels_between_the_cells_that_share_them():
+    """100 pixels in 32 cells: means by whole pixels would differ between a picture and its mirror image."""
+    pixels = np.random.default_rng(0).integers(0, 256, (100, 77), dtype=np.uint8)
+    down, across = (properties.window(0.0, 1.0, side, 32) for side in pixels.shape)
+    (thumbnail,) = see(Image.fromarray(pixels)).thumbnails
+    np.testing.assert_allclose(thumbnail, down @ pixels @ across.T, atol=1e-3)
+    (mirrored,) = see(Image.fromarray(pixels[:, ::-1])).thumbnails
+    np.testing.assert_allclose(mirrored[:, ::-1], thumbnail, atol=1e-3)
+
+
+def test_colours_are_those_of_each_part():
+    image = Image.new("RGB", (90, 70), (128, 128, 128))
+    image.paste((0, 0, 255), (45, 0, 90, 70))
+    (colours,) = see(image).colours
+    assert colours.shape == (8, 8, 2)
+    np.testing.assert_allclose(colours[:, :4], 0, atol=1e-3)
+    np.testing.assert_allclose(colours[:, 4:], np.broadcast_to([127.5, -20.7], (8, 4, 2)), atol=0.1)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 2), (1, 40), (40, 1)])

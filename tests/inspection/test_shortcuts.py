@@ -29,7 +29,7 @@ def alike(**planted: float) -> ImageProperties:
             figures[:, column] = random.integers(50, 200, len(TRUTH))
         if name in planted:
             figures[TRUTH == 3, column] = planted[name]
-    return ImageProperties(figures, np.zeros((len(TRUTH), 32, 32), dtype=np.uint8))
+    return ImageProperties(figures, np.zeros((len(TRUTH), 32, 32)), np.zeros((len(TRUTH), 8, 8, 2)))
 
 
 def inspect(properties: ImageProperties, targets: np.ndarray = TRUTH, fold: np.ndarray = FOLD) -> dict[str, Finding]:

@@ -121,7 +121,7 @@ def train(
 
 def _fit(dataset: Dataset, asked: TrainConfig, out: Path, extras: Extras) -> TrainingResult:
     """Return what a training gives, having told its plan, its progress and its findings."""
-    from headstart.report import logs, run
+    from headstart.report import logs, stored
     from headstart.workflows import train as workflow
 
     listeners: list[Listener] = []
@@ -129,7 +129,7 @@ def _fit(dataset: Dataset, asked: TrainConfig, out: Path, extras: Extras) -> Tra
 
         def planned(begun: Begun) -> None:
             if not extras.quiet:
-                terminal.print_plan(begun.plan, len(begun.inspection.dataset), len(begun.inspection.dataset.classes))
+                _print_plan(begun)
             opened = stack.enter_context(logs.opened(extras.log or (), begun.plan, out))
             for place in opened.places:
                 terminal.say(extras.quiet, f"Logs: {place}")
@@ -144,7 +144,7 @@ def _fit(dataset: Dataset, asked: TrainConfig, out: Path, extras: Extras) -> Tra
             progress=progress,
             listen=lambda step: logs.join(*listeners)(step),
             planned=planned,
-            previous=None if extras.previous is None else run.read_previous(extras.previous),
+            previous=None if extras.previous is None else stored.read_previous(extras.previous),
             learning_curve=extras.learning_curve,
         )
         for conclude in concluded:
@@ -152,6 +152,15 @@ def _fit(dataset: Dataset, asked: TrainConfig, out: Path, extras: Extras) -> Tra
     if not extras.quiet:
         terminal.print_findings(result.findings)
     return result
+
+
+def _print_plan(begun: Begun) -> None:
+    from headstart.data import shapes
+
+    dataset = begun.inspection.dataset
+    sizes = shapes.sample([sample.path for sample in dataset])
+    cut = shapes.cropped(sizes, begun.backbone.preprocess)
+    terminal.print_plan(begun.plan, len(dataset), len(dataset.classes), cut)
 
 
 def _report(result: TrainingResult, out: Path, moved: Path | None, *, as_json: bool) -> None:

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from headstart.encoding import weights as weights_files
+from headstart.encoding.architecture import ARGUMENTS, NAME
 from headstart.errors import BackboneError, ConfigError
 from headstart.records import Floats, Preprocess
 
@@ -125,18 +126,38 @@ def preprocessing(name: str, size: int | None = None, resize: str = "crop") -> P
 def rebuild(name: str, state: Mapping[str, Tensor], preprocess: Preprocess, arguments: Mapping[str, Any]) -> Backbone:
     """Return the backbone of a saved classifier, from its architecture's name, arguments and weights alone.
 
+    Nothing is opened and nobody is asked, whatever name and arguments are.
+
     Raises:
-        BackboneError: There is no such architecture, or the weights do not fit it.
+        BackboneError: There is no such architecture, an argument is not one that shapes it, or the weights do not fit.
     """
-    if ":" in name or not _timm().is_model(name.split(".")[0]):  # a model file must not send us to other places
+    if NAME(name, "") or not _timm().is_model(name.split(".")[0]):
         raise BackboneError(f"There is no architecture {name!r}.")
+    if problems := ARGUMENTS(dict(arguments), "arguments"):
+        raise BackboneError(f"{name} cannot be built: {'; '.join(problems[:3])}.")
     with quiet():
-        module = _create(name, preprocess.size, num_classes=0, **arguments)
+        if arguments and (shapes := _shapes(name, preprocess.size, arguments)):
+            _require_fit(shapes, state, "the saved model")  # forged ones may ask for terabytes
+        module = _built(name, preprocess.size, arguments)
         _load_strictly(module, state, "the saved model")
     module.eval().requires_grad_(False)
     empty = torch.empty(0).numpy()
     digest = _digest(name, arguments, module)
     return Backbone(name, module, _dimension(module), preprocess, dict(arguments), digest, (), empty, empty)
+
+
+def _built(name: str, size: int, arguments: Mapping[str, Any]) -> nn.Module:
+    try:
+        return _create(name, size, num_classes=0, **arguments)
+    except Exception as error:  # an architecture checks little of what it is told
+        raise BackboneError(f"{name} cannot be built with {dict(arguments)!r}: {error}.") from error
+
+
+def _shapes(name: str, size: int, arguments: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    """Return the network's tensors without memory for their numbers; none of one that cannot be built without."""
+    with contextlib.suppress(BackboneError), torch.device("meta"):
+        return _built(name, size, arguments).state_dict()
+    return {}
 
 
 def available() -> list[tuple[str, int, str]]:
@@ -291,7 +312,11 @@ def _fill(module: nn.Module, state: Mapping[str, Tensor], source: str) -> nn.Mod
 
 
 def _load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    own = module.state_dict()
+    _require_fit(module.state_dict(), state, source)
+    module.load_state_dict(dict(state))
+
+
+def _require_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:
     problems = [f"{key} is missing" for key in own if key not in state]
     problems += [f"{key} is unknown to this network" for key in state if key not in own]
     problems += [
@@ -306,11 +331,10 @@ def _load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) 
             + (f"; and {len(problems) - 3} more." if len(problems) > 3 else "."),
             "Name the network that the weights belong to with --backbone.",
         )
-    module.load_state_dict(dict(state))
 
 
 def _finite(tensor: Tensor) -> bool:
-    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+    return not (tensor.is_floating_point() or tensor.is_complex()) or bool(torch.isfinite(tensor).all())
 
 
 def _describe(name: str, module: nn.Module, size: int | None, resize: str) -> Backbone:
@@ -346,9 +370,16 @@ def _preprocess(wanted: Mapping[str, Any], size: int | None, resize: str) -> Pre
 
 
 def _local_arguments(folder: Path) -> dict[str, Any]:
-    """Return what timm's `save_for_hf` noted of how the network in this folder was built."""
+    """Return what timm's `save_for_hf` noted of how the network in this folder was built.
+
+    Raises:
+        BackboneError: It was built with something that a saved model may not ask for.
+    """
     noted = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_args") or {}
-    return {key: value for key, value in noted.items() if key not in ("num_classes", "in_chans", "img_size")}
+    arguments = {key: value for key, value in noted.items() if key not in ("num_classes", "in_chans", "img_size")}
+    if problems := ARGUMENTS(arguments, "model_args"):
+        raise BackboneError(f"A model cannot be saved with the network in {folder}: {'; '.join(problems[:3])}.")
+    return arguments
 
 
 def _dimension(module: nn.Module) -> int:
@@ -357,8 +388,12 @@ def _dimension(module: nn.Module) -> int:
 
 def _digest(name: str, arguments: Mapping[str, Any], module: nn.Module) -> str:
     # the same tensors mean something else to another architecture, e.g. one that pads otherwise
-    described = json.dumps([name.split(".")[0], dict(arguments)], sort_keys=True, default=str)
-    result = hashlib.sha256(described.encode())
+    return weights_digest(module, json.dumps([name.split(".")[0], dict(arguments)], sort_keys=True, default=str))
+
+
+def weights_digest(module: nn.Module, about: str = "") -> str:
+    """Return the SHA-256 over what is said of the weights, and their names, shapes and bytes."""
+    result = hashlib.sha256(about.encode())
     for key, value in sorted(module.state_dict().items()):
         result.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
         result.update(value.contiguous().view(-1).view(torch.uint8).numpy())

@@ -1,9 +1,8 @@
-"""Thumbnails and features → which pictures are the same photograph, and which show the same thing once more.
+"""Image properties and features → which pictures are one photograph, and which show the same thing once more.
 
-**Copies** are one photograph: re-encoded, resized, mirrored, turned by 90°, or cropped by a tenth. Candidates come from
-a descriptor of the thumbnail that no mirroring or turning changes (symmetrised magnitudes of its cosine transform,
-after the perceptual hash of Zauner 2010) and, since cropping changes it, from the features. Each candidate is then
-looked at: the thumbnails must correlate, as they are or one within a window of the other, also in what is fine.
+**Near-duplicates** are one photograph: re-encoded, resized, mirrored, turned by 90°, or cropped by a tenth. Candidates
+come from a descriptor of the thumbnail that no mirroring or turning changes and, since cropping changes it, from the
+features; thumbnails and colours decide. What many pictures share, a fixed camera's background, is no evidence.
 
 **Same-object pictures** are further photographs of one thing: pictures of one class more alike than 85 in 100 pictures
 are to any picture of another class. Whether they matter to a figure is not decided here.
@@ -16,36 +15,24 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.fft import dctn
-from scipy.ndimage import uniform_filter
+from scipy.cluster.hierarchy import DisjointSet
 
 from headstart.data.splits import joined
-from headstart.inspection import similarity
+from headstart.inspection import scenes, similarity, thumbnails
 from headstart.inspection.properties import SIDE
-from headstart.records import Dataset, Finding, Floats, ImageProperties, Integers, Pixels, found
+from headstart.inspection.scenes import Scene
+from headstart.records import Dataset, Finding, Floats, ImageProperties, Integers, found
 
-# Measured on 120 pictures of dogs and 120 of grocery, each re-encoded, resized by a third to 1.5, mirrored or turned:
-# the smallest correlation was 0.988, of what is finer than a quarter of a thumbnail 0.967, of descriptors 0.997. Pairs
-# of dogs that are not one photograph stay below; scans of digits do not, hence the second bound.
-SAME, SAME_FINE = 0.98, 0.965
-SAME_DESCRIPTOR = 0.97
-# Cropped by 10 % anywhere: 99 in 100 correlate by 0.965 or more within the best window, finely by 0.905.
-CROPPED, CROPPED_FINE = 0.955, 0.9
-CROPPED_DESCRIPTOR = 0.75  # the least of 240 cropped pictures was 0.80
-CROPPED_PLAIN = 0.2  # correlation without any window; the least of 240 was 0.27
+DESCRIBED = 0.97  # correlation of descriptors from which on thumbnails are compared; the least of copies was 0.99
 LEAST_ALIKE = 0.5  # features of a cropped picture are at least this alike, with any backbone
-FLAT = 3.0  # deviation of a thumbnail, in levels of grey, below which it says nothing
+FLAT = 1.0  # deviation of a thumbnail, in levels of grey, below which it says nothing
 SMALLEST = SIDE  # pixels of the shorter side below which a thumbnail shows no more than any other of its kind
 
-ALIKE_SHARE = (
-    85  # of 100 pictures, how many are less alike to every other class than same-object pictures are to each other
-)
-MOST_OF_CLASS = (
-    0.8  # a group of same-object pictures is no larger, so that something of each class is left for other parts
-)
+ALIKE_SHARE = 85  # of 100 pictures, how many are less alike to every other class than same-object pictures are
+MOST_OF_CLASS = 0.8  # a group of same-object pictures is no larger, so that something is left for other parts
 _SAMPLE = 500  # pictures from which similarities to expect are estimated
-_FREQUENCIES = 8
-_CELLS = 12  # a window of a thumbnail is compared in 12×12 cells
+_MOST = 20  # pairs a picture whose thumbnails are compared, those of the most alike descriptors or features
+_LINKS = 30  # pairs a picture that may join groups of same-object pictures
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,48 +55,45 @@ class Resemblance:
 def find(
     properties: ImageProperties, features: Floats, targets: Integers, digests: Sequence[str], seed: int = 0
 ) -> Resemblance:
-    """Return which pictures are copies and same-object pictures.
+    """Return which pictures are near-duplicates and same-object pictures.
 
     Args:
-        properties: Of N pictures; those without detail are copies by their bytes only.
+        properties: Of N pictures; those without detail are near-duplicates by their bytes only.
         features: (N, D).
-        targets: (N,) classes; same-object pictures are of one class, copies of any.
-        digests: (N,) of the files; equal ones are copies.
+        targets: (N,) classes; same-object pictures are of one class, near-duplicates of any.
+        digests: (N,) of the files; equal ones are near-duplicates.
         seed: Of the sample from which similarities are estimated.
     """
     mean = features.mean(axis=0)
     vectors = similarity.directions(features, mean)
     alike, unlike, candidate = _expected(vectors, targets, seed)
-    close, values = similarity.pairs(vectors, min(alike, candidate))
-    own = _own_class(close, values, targets, alike)
-    near = close[values >= candidate]
-    thumbnails, telling = properties.thumbnails, _telling(properties)
-    turned = _turned_copies(thumbnails, np.flatnonzero(telling))
-    same = np.concatenate([turned, _cropped_copies(thumbnails, near[telling[near].all(axis=1)])])
+    near, _ = similarity.pairs(vectors, candidate, most=_MOST * len(vectors))
+    same = _near_duplicates(properties, near)
     copies = joined(np.unique(digests, return_inverse=True)[1], same)
-    return Resemblance(copies, _same_object(copies, own, targets), alike, unlike)
+    return Resemblance(copies, _same_object(copies, _own_class(vectors, targets, alike), targets), alike, unlike)
 
 
 def findings(dataset: Dataset, resemblance: Resemblance, digests: Sequence[str]) -> list[Finding]:
     """Return what to know of the copies: how many there are, and which carry different labels."""
     sets = [rows for rows in members(resemblance.near_duplicates) if len({digests[row] for row in rows}) > 1]
-    named = [" = ".join(f"{dataset[row].name}" for row in rows) for rows in sets]
     apart = [rows for rows in sets if len({dataset[row].label for row in rows}) > 1]
+    agreed = [rows for rows in sets if rows not in apart]
     return [
         *found(
             "near-duplicates",
             "warning",
-            f"{{n}} group(s), {sum(map(len, sets))} pictures in all, look like one photograph re-encoded, resized, "
+            f"{{n}} group(s), {sum(map(len, agreed))} pictures in all, look like one photograph re-encoded, resized, "
             "mirrored, turned or cropped; a group never stands on both sides of a split",
-            named,
+            [" = ".join(dataset[row].name for row in rows) for rows in agreed],
             "Nothing need be done; remove all but one of each for a smaller dataset.",
         ),
         *found(
             "conflicting-near-duplicates",
             "warning",
-            "{n} group(s) of near-duplicates carry different labels; they are learned from but measure nothing",
+            f"{{n}} group(s), {sum(map(len, apart))} pictures in all, look like one photograph and carry different "
+            "labels; they are learned from but measure nothing",
             [" = ".join(f"{dataset[row].name} ({dataset[row].label})" for row in rows) for rows in apart],
-            "Look at them: `headstart audit` puts them first in its sheet.",
+            "Look at them before anything is removed: `headstart audit` puts them first in its sheet.",
         ),
     ]
 
@@ -147,32 +131,70 @@ def _expected(vectors: Floats, targets: Integers, seed: int) -> tuple[float, flo
     return float(alike), float(unlike), candidate
 
 
-def _own_class(close: Integers, values: Floats, targets: Integers, alike: float) -> Integers:
-    """Return the pairs of one class that are same-object pictures, the most alike first; at most thirty a picture."""
-    fits = (values >= alike) & (targets[close[:, 0]] == targets[close[:, 1]])
-    order = np.lexsort((close[fits][:, 1], close[fits][:, 0], -values[fits]))
-    result: Integers = close[fits][order][: 30 * len(targets)]
+def _near_duplicates(properties: ImageProperties, near: Integers) -> Integers:
+    """Return the pairs that are one photograph; `near` are pairs (P, 2) of alike features, to find cropped ones in."""
+    telling = _telling(properties)
+    shared = scenes.find(properties, np.flatnonzero(telling))
+    alone = telling.copy()
+    for scene in shared:
+        alone[scene.rows] = False
+    rows = np.flatnonzero(alone)
+    described = thumbnails.descriptors(properties.thumbnails[rows])
+    turned = rows[similarity.pairs(described, DESCRIBED, most=_MOST * max(1, len(rows)))[0]]
+    cropped = near[alone[near].all(axis=1)]
+    pairs = np.concatenate(
+        [turned[thumbnails.same(properties, turned)], cropped[thumbnails.within(properties, cropped)]]
+    )
+    inside = np.concatenate([np.zeros((0, 2), dtype=np.int64), *map(scenes.alike, shared)])
+    inside = inside[thumbnails.same(properties, inside)]
+    return np.concatenate([pairs[~_parts_of_scenes(properties, pairs, shared)], inside])
+
+
+def _parts_of_scenes(properties: ImageProperties, pairs: Integers, shared: Sequence[Scene]) -> NDArray[np.bool_]:
+    """Return (P,) whether a picture of a pair is a part of a scene: that it resembles the other is no evidence then."""
+    rows = np.unique(pairs)
+    if not shared or not len(rows):
+        return np.zeros(len(pairs), dtype=bool)
+    both = ImageProperties(
+        np.concatenate([properties.figures[rows], np.zeros((len(shared), properties.figures.shape[1]))]),
+        np.concatenate([properties.thumbnails[rows], [scene.mean for scene in shared]]),
+        np.concatenate([properties.colours[rows], [scene.colours for scene in shared]]),
+    )
+    which, scene = np.meshgrid(np.arange(len(rows)), len(rows) + np.arange(len(shared)), indexing="ij")
+    asked = np.stack([which.ravel(), scene.ravel()], axis=1)
+    parts = rows[np.unique(asked[thumbnails.within(both, asked, roughly=True), 0])]
+    return np.asarray(np.isin(pairs, parts).any(axis=1))
+
+
+def _own_class(vectors: Floats, targets: Integers, alike: float) -> Integers:
+    """Return the pairs of one class that are same-object pictures, the most alike first."""
+    found, values = [np.zeros((0, 2), dtype=np.int64)], [np.zeros(0, dtype=np.float32)]
+    for rows in members(targets):
+        close, similar = similarity.pairs(vectors[rows], alike, most=_LINKS * len(rows))
+        found.append(np.array(rows)[close])
+        values.append(similar)
+    pairs = np.concatenate(found)
+    order = np.lexsort((pairs[:, 1], pairs[:, 0], -np.concatenate(values)))
+    result: Integers = pairs[order]
     return result
 
 
 def _same_object(copies: Integers, pairs: Integers, targets: Integers) -> Integers:
-    """Join same-object pictures from the most alike pair on (single linkage), never past `MOST_OF_CLASS` of their class."""
-    parent = copies.copy()
-    sizes = np.bincount(copies, minlength=len(copies))
+    """Join same-object pictures, the most alike first (single linkage), never past `MOST_OF_CLASS` of their class."""
+    groups = DisjointSet(range(len(copies)))
+    for rows in members(copies):
+        for row in rows[1:]:
+            groups.merge(rows[0], row)
     limit = np.maximum(2, MOST_OF_CLASS * np.bincount(targets))
-
-    def top(row: int) -> int:
-        while parent[row] != row:
-            parent[row] = parent[parent[row]]
-            row = int(parent[row])
-        return row
-
     for first, second in pairs.tolist():
-        one, other = top(first), top(second)
-        if one != other and sizes[one] + sizes[other] <= limit[targets[first]]:
-            parent[max(one, other)] = min(one, other)
-            sizes[min(one, other)] += sizes[max(one, other)]
-    return np.array([top(row) for row in range(len(parent))], dtype=np.int64)
+        if not groups.connected(first, second):
+            together = groups.subset_size(first) + groups.subset_size(second)
+            if together <= limit[targets[first]]:
+                groups.merge(first, second)
+    result = np.empty(len(copies), dtype=np.int64)
+    for group in groups.subsets():
+        result[list(group)] = min(group)
+    return result
 
 
 def _telling(properties: ImageProperties) -> NDArray[np.bool_]:
@@ -180,107 +202,3 @@ def _telling(properties: ImageProperties) -> NDArray[np.bool_]:
     side = np.minimum(properties.figure("width"), properties.figure("height"))
     telling: NDArray[np.bool_] = (properties.thumbnails.std(axis=(1, 2)) > FLAT) & (side >= SMALLEST)
     return telling
-
-
-def _turned_copies(thumbnails: Pixels, rows: Integers) -> Integers:
-    """Return the pairs of rows whose thumbnails are the same, as they are, mirrored or turned."""
-    if len(rows) < 2:
-        return np.zeros((0, 2), dtype=np.int64)
-    close, _ = similarity.pairs(_descriptors(thumbnails[rows]), SAME_DESCRIPTOR)
-    close = rows[close]
-    first, second = thumbnails[close[:, 0]].astype(np.float32), thumbnails[close[:, 1]].astype(np.float32)
-    same = np.zeros(len(close), dtype=bool)
-    for turned in _orientations(second):
-        alike = _correlation(_normal(first), _normal(turned)) >= SAME
-        same |= alike & (_correlation(_normal(_fine(first, 9)), _normal(_fine(turned, 9))) >= SAME_FINE)
-    return close[same]
-
-
-def _cropped_copies(thumbnails: Pixels, close: Integers) -> Integers:
-    """Return the pairs of which one is found within a window of the other, perhaps mirrored."""
-    described = _descriptors(thumbnails)
-    close = close[np.einsum("pd,pd->p", described[close[:, 0]], described[close[:, 1]]) >= CROPPED_DESCRIPTOR]
-    kept = np.zeros(len(close), dtype=bool)
-    for begin in range(0, len(close), 256):
-        first, second = (thumbnails[close[begin : begin + 256, side]].astype(np.float32) for side in (0, 1))
-        plain = _correlation(_normal(first), _normal(second))
-        mirrored = _correlation(_normal(first), _normal(second[:, :, ::-1]))
-        second = np.where((mirrored > plain)[:, None, None], second[:, :, ::-1], second)
-        hopeful = np.flatnonzero(np.maximum(plain, mirrored) >= CROPPED_PLAIN)
-        first, second = first[hopeful], second[hopeful]
-        kept[begin + hopeful] = _is_within(first, second) | _is_within(second, first)
-    return close[kept]
-
-
-def _descriptors(thumbnails: Pixels) -> Floats:
-    """Return (N, 64) unit vectors that are the same for all eight orientations of a thumbnail.
-
-    Mirroring changes the sign of some coefficients of the cosine transform, turning exchanges rows and columns: sums
-    and absolute differences of the magnitudes at (u, v) and (v, u) feel neither.
-    """
-    values = thumbnails.astype(np.float32)
-    values -= values.mean(axis=(1, 2), keepdims=True)
-    size = np.abs(dctn(values, axes=(1, 2), norm="ortho")[:, :_FREQUENCIES, :_FREQUENCIES])
-    other = size.transpose(0, 2, 1)
-    upper, strict = np.triu_indices(_FREQUENCIES), np.triu_indices(_FREQUENCIES, 1)
-    parts = [(size + other)[:, upper[0], upper[1]], np.abs(size - other)[:, strict[0], strict[1]]]
-    vectors = np.concatenate(parts, axis=1)
-    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
-    return np.ascontiguousarray(vectors, dtype=np.float32)
-
-
-def _orientations(thumbnails: Floats) -> list[Floats]:
-    turned = [np.rot90(thumbnails, quarter, (1, 2)) for quarter in range(4)]
-    return [*turned, *(view[:, :, ::-1] for view in turned)]
-
-
-def _normal(pictures: NDArray[np.generic]) -> Floats:
-    """Return pictures (N, H, W) with mean 0 and norm 1, so that products are correlations."""
-    values = pictures.astype(np.float32)
-    values -= values.mean(axis=(1, 2), keepdims=True)
-    values /= np.maximum(np.linalg.norm(values, axis=(1, 2), keepdims=True), 1e-6)
-    return values
-
-
-def _correlation(one: Floats, other: Floats) -> Floats:
-    product: Floats = np.einsum("pij,pij->p", one, other)
-    return product
-
-
-def _fine(pictures: NDArray[np.floating], side: int) -> Floats:
-    """Return what is left of pictures (N, H, W) without their local mean over side × side pixels."""
-    values = pictures.astype(np.float32, copy=False)
-    fine: Floats = values - uniform_filter(values, size=(1, side, side), mode="nearest")
-    return fine
-
-
-def _window(begin: float, width: float, side: int) -> Floats:
-    """Return (cells, side) weights: each cell is the mean of its part of [begin, begin + width] of the side."""
-    edges = (begin + width * np.arange(_CELLS + 1) / _CELLS) * side
-    pixel = np.arange(side)
-    overlap = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
-    weights = np.clip(overlap, 0, None)
-    shares: Floats = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
-    return shares
-
-
-def _is_within(wholes: Floats, parts: Floats) -> NDArray[np.bool_]:
-    """Return (P,) whether a part is what one window of its whole shows.
-
-    Windows keep 100, 95 or 90 % of the width, and as much of the height or not, in steps of a fortieth.
-    """
-    shown = [(step / 40, keep / 40) for keep in (40, 38, 36) for step in range(41 - keep)]
-    windows = np.stack([_window(begin, width, wholes.shape[1]) for begin, width in shown])  # (W, cells, side)
-    number = len(windows)
-    flat = windows.reshape(number * _CELLS, -1)
-    seen = (flat @ wholes @ flat.T).reshape(-1, number, _CELLS, number, _CELLS)
-    small = windows[0] @ parts @ windows[0].T
-    product = np.einsum("piajb,pab->pij", seen, _normal(small), optimize=True)
-    total, square = seen.sum(axis=(2, 4)), np.einsum("piajb,piajb->pij", seen, seen)
-    correlation = product / np.sqrt(np.maximum(square - total**2 / _CELLS**2, 1e-3))
-    place = correlation.reshape(len(parts), number * number).argmax(axis=1)
-    each, (down, across) = np.arange(len(parts)), np.unravel_index(place, (number, number))
-    best = seen[each, down, :, across, :]
-    fine = _correlation(_normal(_fine(best, 3)), _normal(_fine(small, 3)))
-    found: NDArray[np.bool_] = (correlation[each, down, across] >= CROPPED) & (fine >= CROPPED_FINE)
-    return found

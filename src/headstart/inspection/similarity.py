@@ -36,22 +36,45 @@ def nearest(queries: Floats, references: Floats, count: int = 1) -> Floats:
     return result
 
 
-def pairs(vectors: Floats, least: float) -> tuple[Integers, Floats]:
+def company(vectors: Floats, least: float) -> Integers:
+    """Return (N,) how many others of the (N, D) directions are at least this alike to each."""
+    held = torch.from_numpy(vectors)
+    counts = [(held[begin : begin + BLOCK] @ held.T >= least).sum(dim=1) for begin in range(0, len(held), BLOCK)]
+    return (torch.cat(counts) - 1).numpy() if counts else np.zeros(0, dtype=np.int64)
+
+
+def pairs(
+    vectors: Floats, least: float, *, most: int | None = None, others: Floats | None = None
+) -> tuple[Integers, Floats]:
     """Return the (P, 2) pairs of rows at least this alike, first row before second, and their (P,) similarities.
 
     Args:
         vectors: (N, D) directions.
         least: The smallest similarity.
+        most: So many pairs at most, the most alike; memory is bounded by it. None: all.
+        others: (N, D) what the second row of a pair is taken from; None: `vectors`.
     """
-    held = torch.from_numpy(vectors)
-    found: list[Integers] = []
-    values: list[Floats] = []
-    for row in range(0, len(held), BLOCK):
-        for column in range(row, len(held), BLOCK):
-            block = held[row : row + BLOCK] @ held[column : column + BLOCK].T
+    one, other = torch.from_numpy(vectors), torch.from_numpy(vectors if others is None else others)
+    found: list[Integers] = [np.zeros((0, 2), dtype=np.int64)]
+    values: list[Floats] = [np.zeros(0, dtype=np.float32)]
+    for row in range(0, len(one), BLOCK):
+        for column in range(row, len(one), BLOCK):
+            block = one[row : row + BLOCK] @ other[column : column + BLOCK].T
             first, second = (place.numpy() for place in torch.nonzero(block >= least, as_tuple=True))
             alike = block.numpy()[first, second]
             fits = first + row < second + column
             found.append(np.stack([first[fits] + row, second[fits] + column], axis=1))
             values.append(alike[fits])
-    return np.concatenate(found), np.concatenate(values)
+            if most is not None and sum(map(len, values)) > 2 * most:
+                kept, alike = _most_alike(np.concatenate(found), np.concatenate(values), most)
+                found, values, least = [kept], [alike], max(least, float(alike.min()))
+    result, alike = np.concatenate(found), np.concatenate(values)
+    return (result, alike) if most is None else _most_alike(result, alike, most)
+
+
+def _most_alike(found: Integers, values: Floats, most: int) -> tuple[Integers, Floats]:
+    """Return the `most` pairs of the largest values, in their order."""
+    if len(values) <= most:
+        return found, values
+    kept = np.sort(np.argpartition(values, len(values) - most)[len(values) - most :])
+    return found[kept], values[kept]

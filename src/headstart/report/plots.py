@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from headstart.metrics import BINS, wilson
 from headstart.records import Interval, Pixels
 
+Drawing = Callable[[], Figure]
 Figures = Mapping[str, Any]  # what `summary.of_evaluation` gives
 
 # One colour means one thing in every plot: pictures that were learned from, the parts that measure, right and wrong
@@ -238,11 +239,16 @@ def grid(pictures: Sequence[Pixels], titles: Sequence[str], heading: str, column
     return figure
 
 
-def save(figures: Mapping[str, Figure], folder: Path) -> None:
-    """Write figures as `<name>.png`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, figure in figures.items():
-        figure.savefig(folder / f"{name}.png", dpi=110)
+def save(drawings: Mapping[str, Drawing], folder: Path) -> None:
+    """Draw and write figures as `<name>.png`."""
+    for name, draw in drawings.items():
+        save_one(draw, folder / f"{name}.png")
+
+
+def save_one(draw: Drawing, path: Path) -> None:
+    """Draw and write one figure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw().savefig(path, dpi=110)
 
 
 def _worst_pairs(figures: Figures) -> Figure:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from headstart.errors import ArtifactError
-from headstart.report import plots, summary
+from headstart.report import plots, stored, summary
+from headstart.report.plots import Drawing
 
 
-def of_evaluation(figures: Mapping[str, Any], part: str = "test") -> dict[str, Figure]:
-    """Return the plots of what `summary.of_evaluation` gave, by name.
+def of_evaluation(figures: Mapping[str, Any], part: str = "test") -> dict[str, Drawing]:
+    """Return the plots of what `summary.of_evaluation` gave, by name, to be drawn one by one.
 
     Args:
         figures: What it gave.
@@ -23,10 +23,10 @@ def of_evaluation(figures: Mapping[str, Any], part: str = "test") -> dict[str, F
     """
     part = "training" if part == "train" else part
     return {
-        "confusion": plots.confusion(figures),
-        "reliability": plots.reliability(figures, part),
-        "risk_coverage": plots.risk_coverage(figures),
-        "per_class": plots.per_class(figures, part),
+        "confusion": partial(plots.confusion, figures),
+        "reliability": partial(plots.reliability, figures, part),
+        "risk_coverage": partial(plots.risk_coverage, figures),
+        "per_class": partial(plots.per_class, figures, part),
     }
 
 
@@ -35,8 +35,8 @@ def of_run(
     trust: Mapping[str, Any],
     history: Sequence[Mapping[str, float | None]],
     model: Mapping[str, Any],
-) -> dict[str, Figure]:
-    """Return the plots of a training, by name.
+) -> dict[str, Drawing]:
+    """Return the plots of a training, by name, to be drawn one by one.
 
     Args:
         evaluations: From `summary.of_evaluations`; drawn is the test part where there is one, else validation.
@@ -48,12 +48,13 @@ def of_run(
     watched = "validation" if "validation" in evaluations else "test"
     in_epochs = model["plan"]["head"]["optimizer"] != "lbfgs"
     unit = "epoch" if in_epochs else "L-BFGS iteration (0: the prior alone)"
-    figures = of_evaluation(evaluations[part], part)
-    figures["similarity"] = plots.similarity(trust["similarity"], part, summary.split_of_bands(trust))
+    drawings = of_evaluation(evaluations[part], part)
+    drawings["similarity"] = partial(plots.similarity, trust["similarity"], part, summary.split_of_bands(trust))
     if trust["learning_curve"] is not None:
-        figures["learning_curve"] = plots.learning_curve(trust["learning_curve"], watched)
-    figures["training"] = plots.training_curves(history, watched, unit, model["training"].get("best_epoch"))
-    return figures
+        drawings["learning_curve"] = partial(plots.learning_curve, trust["learning_curve"], watched)
+    best = model["training"].get("best_epoch")
+    drawings["training"] = partial(plots.training_curves, history, watched, unit, best)
+    return drawings
 
 
 def redraw(folder: Path, out: Path | None = None) -> None:
@@ -67,16 +68,15 @@ def redraw(folder: Path, out: Path | None = None) -> None:
         ArtifactError: A file of the run is missing or damaged.
     """
     try:
-        evaluations, trust, model = (
-            json.loads((folder / name).read_text(encoding="utf-8"))
-            for name in ("evaluation.json", "trust.json", "model.json")
-        )
+        evaluations, trust = stored.read_evaluation(folder), stored.read_trust(folder)
+        if trust is None:
+            raise FileNotFoundError(f"there is no {stored.TRUST}")
+        model = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         with open(folder / "history.csv", newline="", encoding="utf-8") as file:
             history = [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)]
-        figures = of_run(evaluations, trust, history, model)
+        plots.save(of_run(evaluations, trust, history, model), out or folder / "plots")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(
             f"The plots of {folder} cannot be drawn again: {type(error).__name__}: {error}.",
             "A folder that `headstart train` wrote was expected, with its figures and history.csv.",
         ) from error
-    plots.save(figures, out or folder / "plots")
