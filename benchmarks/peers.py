@@ -80,7 +80,7 @@ class Exam:
         """Return the (N, K) probabilities in a table of predictions, joined by the names of pictures and classes."""
         with file.open(newline="", encoding="utf-8") as stream:
             header, *rows = csv.reader(stream)
-        classes = header[-len(self.classes) :]
+        classes = [name.removeprefix("probability:") for name in header[-len(self.classes) :]]
         said = {row[0]: row[-len(self.classes) :] for row in rows if row[1] == "test"}
         if set(classes) != set(self.classes) or set(said) != set(self.names):
             raise RuntimeError(f"{file.name} has other classes or other pictures than it was asked for")

@@ -44,12 +44,14 @@ from headstart import metrics
 from headstart.config import PictureConfig, SplitConfig, TrainConfig
 from headstart.data import sources, splits
 from headstart.data.sources import Columns
-from headstart.inspection import duplicates, files
+from headstart.experiments import grouping
+from headstart.inspection import duplicates
 from headstart.learning import conformal
 from headstart.records import Dataset, Integers, Interval, Predictions, Sample
 from headstart.workflows import prepare
 from headstart.workflows import train as workflow
-from headstart.workflows.prepare import Examination
+from headstart.workflows.audit import audit
+from headstart.workflows.prepare import Prepared
 from headstart.workflows.train import TrainingResult
 
 SEED = 0
@@ -110,30 +112,24 @@ class Bench:
     # nothing that is examined needs mirror images; it saves half of the encoding
     plain: TrainConfig = field(default_factory=lambda: TrainConfig(pictures=PictureConfig(mirror=False)))
 
-    def examine(self, dataset: Dataset) -> Examination:
+    def prepare(self, dataset: Dataset) -> Prepared:
         """Return what headstart knows of pictures before it learns from them."""
-        inspection = files.inspect(dataset)
-        extraction = prepare.extract(inspection, *self._prepared, cache=self.cache)
-        return prepare.examine(inspection, extraction, *self._prepared)
+        return prepare.encode(prepare.begin(dataset, self.plain), cache=self.cache)
 
     def train(self, dataset: Dataset, **settings: object) -> TrainingResult:
         """Train on pictures, with some settings changed."""
         return workflow.train(dataset, TrainConfig(**settings), cache=self.cache)
 
     @cached_property
-    def _prepared(self) -> tuple:
-        return prepare.prepare(self.plain)
-
-    @cached_property
-    def untouched(self) -> Examination:
-        """The examination of the pictures as they are."""
-        return self.examine(self.dataset)
+    def untouched(self) -> Prepared:
+        """What is known of the pictures as they are."""
+        return self.prepare(self.dataset)
 
     @cached_property
     def groups(self) -> Integers:
         """The groups of the untouched pictures that must stay on one side of a split."""
-        together = prepare.weigh_same_object(self.untouched, *self._prepared).together
-        return self.untouched.alike if together else self.untouched.material.groups
+        seen = self.untouched
+        return grouping.decide(seen.learner(), seen.resemblance, seen.plan.split).groups
 
     @cached_property
     def crossed(self) -> TrainingResult:
@@ -211,9 +207,9 @@ PLANTED: dict[str, tuple[str, Change]] = {"border": ("a black border of 6 px", b
 def copies(bench: Bench, recall_bounds: dict[str, float] | None = None, precision_bound: float = 0.95) -> Outcome:
     """Plant copies of each kind and look at the groups that are found; kinds without a bound are told only."""
     least = RECALL if recall_bounds is None else recall_bounds
-    material = bench.untouched.material
-    number = len(material.dataset)
-    joined = dict(zip(_names(material.dataset), bench.untouched.resemblance.near_duplicates.tolist(), strict=True))
+    features = bench.untouched.features
+    number = len(features)
+    joined = dict(zip(_names(features.dataset), bench.untouched.resemblance.near_duplicates.tolist(), strict=True))
     before = sum(math.comb(len(rows), 2) for rows in duplicates.members(bench.untouched.resemblance.near_duplicates))
     drawn = np.sort(np.random.default_rng(SEED).permutation(number)[: bench.planted])
     rows: list[tuple[str, ...]] = []
@@ -224,27 +220,27 @@ def copies(bench: Bench, recall_bounds: dict[str, float] | None = None, precisio
         folder = side_by_side.fresh(bench.work, "copies")
         planted = []
         for place, row in enumerate(drawn):
-            sample = material.dataset[row]
+            sample = features.dataset[row]
             path = save(kind.change(load(sample.path), generator), folder / f"{place}.jpg", kind.quality)
             planted.append(replace(sample, path=path, name=COPY + sample.name))
-        seen = bench.examine(replace(bench.dataset, samples=(*bench.dataset.samples, *planted)))
-        names = _names(seen.material.dataset)
+        seen = bench.prepare(replace(bench.dataset, samples=(*bench.dataset.samples, *planted)))
+        names = _names(seen.features.dataset)
         group = dict(zip(names, seen.resemblance.near_duplicates.tolist(), strict=True))
         recall = float(np.mean([group[one.name] == group[one.name.removeprefix(COPY)] for one in planted]))
         right, wrong, known = _judged_pairs(names, seen.resemblance.near_duplicates, joined)
-        precision = right / max(1, right + wrong)
-        strict = (right - known) / max(1, right + wrong - known)
+        shares = [_precision(right, wrong), _precision(right - known, wrong)]
         recalls[kind.family].append(recall)
-        precisions.append(precision)
-        cells = f"{len(planted):,}", f"{recall:.3f}", f"{right + wrong:,}", f"{wrong:,}", f"{precision:.3f}"
-        rows.append((kind.name, *cells, f"{strict:.3f}"))
+        precisions += [share for share in shares[:1] if share is not None]
+        cells = f"{len(planted):,}", f"{recall:.3f}", f"{right + wrong:,}", f"{wrong:,}"
+        rows.append((kind.name, *cells, *("–" if share is None else f"{share:.3f}" for share in shares)))
         say(f"copies, {kind.name}: recall {recall:.3f}, {wrong} of {right + wrong} pairs wrong")
     lines = [
         f"- In the untouched data {before:,} pairs of pictures are called copies: {1000 * before / number:.1f} per "
         "1,000 pictures. Nobody planted them, so nobody knows how many are right; below they count as right.",
         f"- Recall: share of copies in the group of their original, among all {number:,} pictures. Precision: share of "
         "pairs within the groups found that are an original and its copy, are joined in the untouched data too, or "
-        "follow from these; in the last column, of pairs that are not pairs of the untouched data.",
+        "follow from these; in the last column, of pairs that are not pairs of the untouched data. Where no pair is "
+        "found there is none to be right (–), and recall says so.",
         "",
         *side_by_side.table(
             ("copies", "planted", "recall", "pairs found", "wrong", "precision", "of new pairs"), rows
@@ -256,7 +252,12 @@ def copies(bench: Bench, recall_bounds: dict[str, float] | None = None, precisio
         for family, values in recalls.items()
         if family in least
     ]  # fmt: skip
-    return Outcome(lines, [*bounds, Bound("precision, the least", min(precisions), ">=", precision_bound, "{:.3f}")])
+    precision = min(precisions, default=None)
+    return Outcome(lines, [*bounds, Bound("precision, the least", precision, ">=", precision_bound, "{:.3f}")])
+
+
+def _precision(right: int, wrong: int) -> float | None:
+    return right / (right + wrong) if right + wrong else None
 
 
 def _judged_pairs(names: Sequence[str], groups: Integers, joined: dict[str, int]) -> tuple[int, int, int]:
@@ -286,7 +287,7 @@ def labels(bench: Bench) -> Outcome:
             other = classes[(own + int(generator.integers(1, len(classes)))) % len(classes)]
             wrong[samples[row].name] = samples[row].label
             samples[row] = replace(samples[row], label=other)
-        suspects = prepare.audit(replace(dataset, samples=tuple(samples)), bench.plain, cache=bench.cache)
+        suspects = audit(replace(dataset, samples=tuple(samples)), bench.plain, cache=bench.cache)
         top, likely = suspects[:number], [suspect for suspect in suspects if suspect.is_likely]
         found = [suspect for suspect in top if suspect.name in wrong]
         precisions.append(len(found) / len(top))
@@ -329,7 +330,7 @@ def shortcuts(bench: Bench) -> Outcome:
                 else sample
                 for place, sample in enumerate(dataset)
             )
-            named = _named(bench.examine(replace(dataset, samples=samples)), f"shortcut-{key}")
+            named = _named(bench.prepare(replace(dataset, samples=samples)), f"shortcut-{key}")
             others = [name for name in named if name != chosen]
             found.append(chosen in named)
             accused += len(others)
@@ -350,7 +351,7 @@ def shortcuts(bench: Bench) -> Outcome:
     ])  # fmt: skip
 
 
-def _named(seen: Examination, code: str) -> list[str]:
+def _named(seen: Prepared, code: str) -> list[str]:
     """Return the classes that a finding on a shortcut names, without their figures."""
     return [name.rpartition(" (F1 ")[0] for one in seen.findings if one.code == code for name in one.names]
 
@@ -433,11 +434,11 @@ class Refusals:
 def held_out(bench: Bench, classes: Collection[str | None]) -> TrainingResult:
     """Return a model of these classes that had not learned from its own test part, a fifth of their pictures.
 
-    The fifth is one of five folds, of whole groups of copies and, where they matter, same-object pictures. Left to itself,
-    `train` would measure every picture in its turn where same-object pictures matter, and its saved head would have learned
-    from all.
+    The fifth is one of five folds, of whole groups of near-duplicates and, where they matter, same-object pictures.
+    Left to itself, `train` would measure every picture in its turn where same-object pictures matter, and its saved
+    head would have learned from all.
     """
-    whole = bench.untouched.material.dataset
+    whole = bench.untouched.features.dataset
     rows = np.flatnonzero([sample.label in classes for sample in whole])
     dataset = whole.select(rows)
     parts = np.where(splits.folds(dataset, bench.groups[rows], 5, SEED) == 0, "test", "train").tolist()
@@ -498,8 +499,8 @@ def sets(bench: Bench) -> Outcome:
             bounds.append(Bound(f"mean coverage, {method}, not too much", mean, "<=", top + 3 * error, "{:.4f}"))
     own = result.evaluations["validation"].overall
     grouped = (
-        f"- Whole groups: the {len(np.unique(groups)):,} groups of copies or same-object pictures are halved, so that none is "
-        "on both sides. The pictures are then no independent draws, and the band is not promised; no bound."
+        f"- Whole groups: the {len(np.unique(groups)):,} groups of near-duplicates or same-object pictures are halved, "
+        "none is on both sides. The pictures are then no independent draws, and the band is not promised; no bound."
     )
     lines = [
         f"- Predictions of {len(targets):,} pictures, each by a head that had learned from neither it nor its group (5 "
@@ -618,24 +619,26 @@ def honest(bench: Bench) -> Outcome:
     within = bench.train(bench.given)
     told, targets = (result.evaluation.overall["accuracy"] for result in (without, within))
     points = 100 * (told.value - targets.value)
-    naive = without.optimism.naive
+    drawn = without.leakage.random_split
     rows = [
         ("told without the given split", f"{without.evaluation.pictures:,}", str(told)),
         ("measured on its test part", f"{within.evaluation.pictures:,}", str(targets)),
-        ("a split that heeds no resemblance", f"{without.optimism.measured:,}", str(naive) if naive else "–"),
+        ("a random split", f"{len(drawn.measured.rows) if drawn else 0:,}", str(drawn.accuracy) if drawn else "–"),
     ]
     remarks = []
     for title, result in (("without", without), ("with", within)):
-        codes = ("same-object pictures", "optimistic", "split-leak")
+        codes = ("same-object", "optimistic", "split-leak")
         remarks += [f"- Told {title} the split, {one.code}: {one.message}." for one in result.findings
                     if one.code in codes]  # fmt: skip
-        gap = result.optimism.gap
-        kept = "kept together" if result.optimism.together else "not kept together"
+        gap = result.leakage.gap
+        kept = "kept together" if result.leakage.together else "not kept together"
         remarks.append(
             f"- {title.capitalize()} the split: accuracy lost when same-object pictures are not learned from "
             f"{'none to measure' if gap is None else gap}; same-object pictures {kept}."
         )
-    excess = "" if naive is None else f", the naive split's by {100 * (naive.value - targets.value):+.1f} points"
+    excess = (
+        "" if drawn is None else f", a random split's by {100 * (drawn.accuracy.value - targets.value):+.1f} points"
+    )
     say(f"honest: {told} against {targets}, {points:+.1f} points{excess}")
     lines = [
         "- The same pictures, once without the split that the data brings, once with it: its test part is never "
@@ -662,10 +665,13 @@ PARTS: dict[str, tuple[str, Callable[[Bench], Outcome]]] = {
 # ---- telling ------------------------------------------------------------------------------------------------------
 
 
-def write(name: str, part: str, about: Sequence[str], outcome: Outcome, results: Path) -> list[str]:
+def write(
+    name: str, part: str, about: Sequence[str], outcome: Outcome, results: Path, parts: Iterable[str] = PARTS
+) -> list[str]:
     """Print a part, put it into its place within the section of this data, and return the bounds that were missed.
 
-    Parts that were not measured now keep what a previous run wrote.
+    Parts that were not measured now keep what a previous run wrote; a section that is not there yet gets places for
+    `parts`.
     """
     text = "\n".join([f"### {PARTS[part][0]}", "", *(f"- {line}" for line in about), *outcome.lines])
     if outcome.bounds:
@@ -676,7 +682,7 @@ def write(name: str, part: str, about: Sequence[str], outcome: Outcome, results:
     print(f"\n{text}\n", flush=True)
     section = f"trust-{name}"
     if not results.is_file() or f"<!-- {section}: begin -->" not in results.read_text(encoding="utf-8"):
-        places = [f"<!-- {section}-{one}: begin -->\n<!-- {section}-{one}: end -->" for one in PARTS]
+        places = [f"<!-- {section}-{one}: begin -->\n<!-- {section}-{one}: end -->" for one in parts]
         title = f"## Figures that can be believed, of `{name}`"
         side_by_side.write_section(results, section, "\n\n".join([title, *places]))
     side_by_side.write_section(results, f"{section}-{part}", text)

@@ -19,7 +19,7 @@ from headstart.encoding import backbone as backbones
 from headstart.encoding import runtime
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.runtime import Encoder
-from headstart.model import artifact
+from headstart.model import artifact, description
 from headstart.model.classifier import Classifier
 from headstart.records import Dataset, Pixels
 
@@ -104,11 +104,13 @@ def rewrite(folder: Path, members: Mapping[str, bytes] | None = None, **changes:
         (folder / name).write_bytes(data)
         content["files"][name] = hashlib.sha256(data).hexdigest()
     for name, value in changes.items():
-        section, _, key = name.partition("__")
-        if key:
-            content[section][key] = value
-        else:
-            content[section] = value
+        *sections, key = name.split("__")
+        inner = content
+        for section in sections:
+            inner = inner[section]
+        inner[key] = value
+    if "digest" in content:
+        content["digest"] = description.seal(content)
     (folder / "model.json").write_text(json.dumps(content), encoding="utf-8")
     return folder
 

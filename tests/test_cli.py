@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -130,6 +131,10 @@ def test_train_without_data_says_how_to_name_it(run: Run):
     ran = run("train")
     assert (ran.code, ran.out) == (2, "")
     assert "hint: headstart train photos/" in ran.err
+
+
+def test_completion_can_be_installed(run: Run):
+    assert "--install-completion" in run("--help").out
 
 
 # ── train ──
@@ -266,6 +271,57 @@ def test_an_unknown_backbone_is_answered_with_the_closest(run: Run, photos: Path
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "phtoos"),
+        ("check", "phtoos"),
+        ("audit", "phtoos"),
+        ("show", "phtoos"),
+        ("predict", "nosuch", "x.jpg"),
+        ("evaluate", "nosuch"),
+        ("evaluate", "nosuch", "."),
+        ("summary", "nosuch"),
+        ("show", ".", "--batch", "--model", "nosuch"),
+    ],
+)
+def test_a_mistyped_path_is_refused_before_anything_heavy_is_imported(
+    run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+):
+    for name in [name for name in sys.modules if name.split(".")[0] == "headstart"]:
+        if name.startswith(("headstart.model", "headstart.workflows", "headstart.learning", "headstart.evaluation")):
+            monkeypatch.setitem(sys.modules, name, None)  # importing it fails
+    monkeypatch.chdir(photos)
+    ran = run(*arguments)
+    assert ran.code in (1, 2)
+    assert "phtoos is not there" in ran.err or "no model at nosuch" in ran.err
+
+
+@pytest.mark.parametrize("there", ["nothing", "a model"])
+def test_the_place_of_tensorboard_is_no_place_for_a_model(
+    run: Run, photos: Path, model_folder: Path, tmp_path: Path, there: str
+):
+    out = tmp_path / ("tensorboard" if there == "nothing" else "other")
+    if there == "a model":
+        shutil.copytree(model_folder, tmp_path / "tensorboard")
+    ran = run("train", photos, "--out", out, "--log", "tensorboard", *SMALL)
+    assert (ran.code, ran.out) == (2, "")
+    assert f"--log tensorboard writes its files to {tmp_path / 'tensorboard'}" in ran.err
+    assert "Reading" not in ran.err
+
+
+def test_commands_to_copy_are_quoted_for_the_shell(run: Run, few: Path, tmp_path: Path):
+    ran = run("train", few, "--out", tmp_path / "my model", *SMALL, "--set", "calibration.unknown=none")
+    assert f"Next: headstart predict '{tmp_path / 'my model'}' PICTURES" in ran.out
+
+
+def test_what_is_held_out_is_an_intention_before_and_a_count_after(run: Run, few: Path, tmp_path: Path):
+    ran = run("train", few, "--out", tmp_path / "model", *SMALL)
+    assert "about 20% of each class, at least one picture, held out" in ran.err
+    assert "Validation: 2 pictures, held out (50% of 4)" in ran.out
+    assert "Sets list all 2 classes: there are too few" in ran.out
+
+
 # ── data in all its shapes ──
 
 
@@ -307,7 +363,7 @@ def test_a_split_column_is_honoured(run: Run, loose: Path, tmp_path: Path):
     columns = (*COLUMNS, "--split-column", "part")
     ran = run("train", loose, "--labels", tmp_path / "labels.csv", *columns, "--out", tmp_path / "model", *SMALL)
     data = told(tmp_path / "model")["data"]
-    assert (data["parts"], data["given_split"]) == ({"train": 24, "validation": 6, "test": 6}, True)
+    assert (data["parts"], data["split"]) == ({"train": 24, "validation": 6, "test": 6}, "data")
     assert "Validation: 6 pictures" in ran.out
     assert "Test: 6 pictures" in ran.out
 
@@ -546,11 +602,30 @@ def test_a_pattern_that_matches_nothing_is_asked_wrongly(run: Run, model_folder:
     assert "*.jpg" in ran.err
 
 
+def test_what_is_known_is_a_column_if_asked_and_has_no_place_in_a_sample(run: Run, model_folder: Path, photos: Path):
+    header, row = table(run("predict", model_folder, photos / "ash" / "ash_00.png", "--known").out)
+    assert header == ["image_id", "label", "known"]
+    assert row[-1] in ("yes", "no")
+    like = write_table(photos / "sample.csv", "id,ash,birch,cedar", "ash_00,0,0,0")
+    refused = run("predict", model_folder, photos, "--like", like, "--known")
+    assert (refused.code, "no place for a column 'known'" in refused.err) == (2, True)
+
+
+def test_classes_of_a_sample_that_the_model_does_not_know_are_filled_on_demand(
+    run: Run, model_folder: Path, photos: Path
+):
+    like = write_table(photos / "sample.csv", "id,ash,birch,cedar,yew", "ash_00,0,0,0,0")
+    assert "--fill-missing" in run("predict", model_folder, photos, "--like", like).err
+    assert table(run("predict", model_folder, photos, "--like", like, "--fill-missing").out)[1][-1] == "0.0"
+    refused = run("predict", model_folder, photos, "--fill-missing")
+    assert (refused.code, "--like" in refused.err) == (2, True)
+
+
 def test_B9_formulas_are_defused_on_demand(run: Run, model_folder: Path, photos: Path, monkeypatch: pytest.MonkeyPatch):
     shutil.copy(photos / "ash" / "ash_00.png", photos / "=1+1.png")
     monkeypatch.chdir(photos)
-    assert table(run("predict", model_folder, "=1+1.png").out)[1] == ["=1+1", "ash"]
-    assert table(run("predict", model_folder, "=1+1.png", "--spreadsheet-safe").out)[1] == ["'=1+1", "ash"]
+    assert table(run("predict", model_folder, "=1+1.png").out)[1] == ["=1+1.png", "ash"]
+    assert table(run("predict", model_folder, "=1+1.png", "--spreadsheet-safe").out)[1] == ["'=1+1.png", "ash"]
 
 
 def test_B10_odd_names_come_back_as_they_are(run: Run, model_folder: Path, tmp_path: Path):
@@ -559,7 +634,7 @@ def test_B10_odd_names_come_back_as_they_are(run: Run, model_folder: Path, tmp_p
     for seed, name in enumerate(names):
         picture((60, 60, 60), seed).save(tmp_path / "odd" / f"{name}.png")
     rows = table(run("predict", model_folder, tmp_path / "odd", *TORCH).out)[1:]
-    assert sorted(name for name, _ in rows) == sorted(names)
+    assert sorted(name for name, _ in rows) == sorted(f"{name}.png" for name in names)
 
 
 def test_B10_rows_are_counted_not_lines(run: Run, model_folder: Path, tmp_path: Path):
@@ -574,7 +649,7 @@ def test_B10_a_name_that_is_no_utf_8_can_be_predicted(run: Run, model_folder: Pa
     (tmp_path / "odd").mkdir()
     picture((60, 60, 60), 1).save(tmp_path / "odd" / name)
     assert run("predict", model_folder, tmp_path / "odd", *(("--out", tmp_path / "p.csv") if out else ())).code == 0
-    assert not out or b"caf\xe9,ash" in (tmp_path / "p.csv").read_bytes()
+    assert not out or b"caf\xe9.png,ash" in (tmp_path / "p.csv").read_bytes()
 
 
 def test_a_place_with_an_emoji_code_in_its_name_is_printed_as_it_is(run: Run, few: Path, tmp_path: Path):
@@ -645,6 +720,32 @@ def test_show_draws_a_batch_as_the_model_sees_it(run: Run, few: Path, model_fold
     assert ran.code == 0
     assert "One batch: (8, 64, 64, 3)" in ran.err
     assert (tmp_path / "batch.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("flags", "unheeded"),
+    [
+        (("--size", 64, "--no-mirror"), "--size, --no-mirror: without --batch"),
+        (("--model", "m", "--backbone", "lite0", "--resize", "crop"), "--model, --backbone, --resize: without --batch"),
+        (("--rows", 2, "--batch", "--out", "x.png", "--seed", 1), "--out, --seed, --batch: --rows prints rows"),
+        (("--batch", "--model", "m", "--size", 64), "--size: --model decides"),
+    ],
+)
+def test_show_refuses_flags_that_it_would_not_heed(run: Run, few: Path, flags: tuple[object, ...], unheeded: str):
+    ran = run("show", few, *flags)
+    assert (ran.code, ran.out) == (2, "")
+    assert unheeded in ran.err
+
+
+def test_rows_of_a_picture_are_refused(run: Run, few: Path):
+    ran = run("show", few / "ash" / "ash_00.png", "--rows", 3)
+    assert (ran.code, ran.out) == (2, "")
+    assert "is a picture" in ran.err
+
+
+def test_a_batch_without_mirror_images_has_none(run: Run, few: Path, tmp_path: Path):
+    ran = run("show", few, "--batch", "--no-mirror", "--size", 64, "--out", tmp_path / "batch.png")
+    assert "One batch: (4, 64, 64, 3)" in ran.err
 
 
 def test_show_writes_png_only(run: Run, photos: Path, tmp_path: Path):

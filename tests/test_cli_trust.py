@@ -48,6 +48,12 @@ def doubtful(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.fixture
+def few(tmp_path: Path) -> Path:
+    """Two classes of two."""
+    return draw_folders(tmp_path / "few", ("ash", "birch"), each=2)
+
+
 def rows(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text, newline="")))
 
@@ -175,11 +181,11 @@ def strangers(tmp_path: Path, model_folder: Path) -> Path:
 def test_predict_says_which_pictures_are_like_none_of_the_classes(run: Run, model_folder: Path, strangers: Path):
     ran = run("predict", model_folder, strangers, "--format", "table")
     said = {row["image_id"]: row for row in rows(ran.out)}
-    assert said["ash"]["known"] == "yes"
-    assert "ash" in said["ash"]["set"].split("|")
+    assert said["ash.png"]["known"] == "yes"
+    assert "ash" in said["ash.png"]["set"].split("|")
     unknown = [name for name, row in said.items() if row["known"] == "no"]
     assert len(unknown) >= 7
-    assert f"{len(unknown)} of 10 picture(s) look like none of the model's classes" in ran.err
+    assert f"{len(unknown)} of 10 picture(s) look like none of the model's classes: row " in ran.err
     assert all(0 < float(row["p_value"]) < 1 for row in said.values())
 
 
@@ -195,6 +201,16 @@ def test_a_model_without_the_rule_refuses_nothing(run: Run, doubtful: Path, tmp_
     ran = run("predict", tmp_path / "model", doubtful / "ash", "--format", "table")
     assert {row["known"] for row in rows(ran.out)} == {""}
     assert "It answers with one of its classes whatever it is shown" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_check_without_mirror_images_encodes_each_picture_once(
+    run: Run, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cold"))
+    run("check", few, "--no-mirror", *QUICK)
+    once = json.loads(run("cache", "--json").out)["vectors"]
+    run("check", few, *QUICK)
+    assert json.loads(run("cache", "--json").out)["vectors"] == once + 4
 
 
 def test_check_without_a_cache_keeps_nothing(run: Run, doubtful: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from headstart.config import (
+    FORMER_NAMES,
     L2_CANDIDATES,
     RECIPES,
     EncoderPlan,
@@ -15,6 +16,7 @@ from headstart.config import (
     TrainConfig,
     apply_recipe,
     read_config,
+    refuse_contradictions,
     resolve,
     resolve_head,
     settings_table,
@@ -192,7 +194,43 @@ def test_the_table_of_settings_names_every_setting_and_its_default():
     assert read_config(None, flags=table) == TrainConfig()
 
 
+def test_former_names_are_understood_in_files_and_settings(tmp_path: Path):
+    (tmp_path / "plan.toml").write_text("[split]\ncopies = 'apart'\nlook_alikes = 'together'\n")
+    split = read_config(tmp_path / "plan.toml", ["split.look_alikes=apart"]).split
+    assert (split.near_duplicates, split.same_object) == ("apart", "apart")
+    assert set(FORMER_NAMES.values()) <= {name for name, _, _ in settings_table()}
+
+
+def test_a_former_name_beside_todays_is_refused(tmp_path: Path):
+    (tmp_path / "plan.toml").write_text("[split]\ncopies = 'apart'\nnear_duplicates = 'together'\n")
+    with pytest.raises(ConfigError, match=r"split\.copies is not a setting"):
+        read_config(tmp_path / "plan.toml")
+
+
+def test_the_help_says_which_optimizers_heed_a_setting():
+    about = {name: text for name, _, text in settings_table()}
+    assert about["head.l2"].startswith("lbfgs: l2 penalty")
+    assert about["head.batch"] == "epochs: pictures a step"
+    assert about["head.momentum"] == "sgd: momentum"
+    assert not about["head.hidden"].startswith(("lbfgs", "epochs"))
+
+
 # ── recipes ──
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_another_recipe_than_that_of_a_plan_is_refused(recipe: str, tmp_path: Path):
+    file, other = tmp_path / "plan.toml", next(name for name in RECIPES if name != recipe)
+    file.write_text(decided(apply_recipe(read_config(None, [f"recipe={recipe}"]))).to_toml(), encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"'{other}', but .* was made by '{recipe}'.*only the name would change"):
+        read_config(file, flags={"recipe": other})
+    assert read_config(file, flags={"recipe": recipe}).recipe == recipe
+    assert read_config(file, ["head.hidden=auto"], {"recipe": other}).recipe == other
+
+
+def test_another_recipe_than_that_of_a_file_that_leaves_it_open_is_heeded(tmp_path: Path):
+    (tmp_path / "own.toml").write_text("recipe = 'headstart'\nseed = 3\n")
+    assert read_config(tmp_path / "own.toml", flags={"recipe": "tutorial"}).recipe == "tutorial"
 
 
 def excluded(*settings: str) -> list[str]:
@@ -388,3 +426,11 @@ def test_a_setting_of_the_epochs_out_of_range_is_shown_with_what_was_expected(as
     text = refused("recipe=tutorial", asked)
     assert asked.partition("=")[0] in text
     assert expected in text
+
+
+@pytest.mark.parametrize("setting", ["split.folds=5", "split.repeats=2"])
+def test_watching_validation_pictures_that_the_saved_head_learns_from_is_refused(setting: str):
+    asked = read_config(None, ["recipe=tutorial", "head.watch=validation", setting])
+    with pytest.raises(ConfigError, match="none is left to watch") as refused:
+        refuse_contradictions(apply_recipe(asked))
+    assert "head.watch=training" in refused.value.hint

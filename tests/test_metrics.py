@@ -138,6 +138,21 @@ def test_intervals_contain_their_value(rows: int):
         assert name in ("log_loss", "brier") or 0 <= low <= high <= 1, name
 
 
+@pytest.mark.parametrize(("temperature", "wanted"), [(1.0, 0.0), (0.6, 0.078)])
+def test_the_ece_interval_lies_about_its_value_and_holds_the_error_of_many_pictures(temperature: float, wanted: float):
+    generator, around, held = np.random.default_rng(0), 0, 0
+    for seed in range(40):
+        logits = generator.normal(0, 1.2, (400, 10))
+        logits[:, 0] += generator.choice([2, 6, 10], 400)
+        targets = (logits + generator.gumbel(size=logits.shape)).argmax(axis=1)
+        said = np.exp(logits / temperature) / np.exp(logits / temperature).sum(axis=1, keepdims=True)
+        value, low, high = metrics.overall_intervals(said, targets, rounds=200, seed=seed)["ece"]
+        around += low < value - 0.01 and high > value + 0.01
+        held += low <= wanted + 0.005 and wanted <= high
+    assert around == 40
+    assert held >= 34  # none and 37 with the plain percentiles
+
+
 def test_intervals_depend_on_the_seed_alone():
     said, targets = simulated(rows=80)
     first = metrics.overall_intervals(said, targets, seed=3)

@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 import headstart as hs
 from headstart import cli
 from headstart.config import EncoderConfig, HeadConfig, PictureConfig
-from headstart.report import summary
+from headstart.model import layers
 
 Run = Callable[..., Ran]
 TUTORIAL = ("--recipe", "tutorial", "--backbone", "lite0", "--set", "pictures.size=64", "--set", "head.epochs=2")
@@ -212,7 +212,7 @@ def test_the_order_of_the_rows_decides_nothing(photos: Path, warm: Path):
 
 
 def test_the_layers_of_the_head_are_listed_in_their_order(result: hs.TrainingResult):
-    rows = [row for row in summary.of_layers(result.classifier) if row["name"].startswith("head.")]
+    rows = [row for row in layers.layers(result.classifier) if row["name"].startswith("head.")]
     assert [(row["name"], row["output"], row["parameters"]) for row in rows] == [
         ("head.norm", [1, 1280], 2 * 1280),
         ("head.dense1", [1, 16], 1281 * 16),

@@ -13,16 +13,30 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headstart.config import TrainConfig
-    from headstart.data.sources import Columns, read
-    from headstart.errors import HeadstartError
-    from headstart.evaluation.measure import evaluate
-    from headstart.model.artifact import load_classifier as load
-    from headstart.model.classifier import Classifier
-    from headstart.records import Dataset, Evaluation, Prediction, Predictions
-    from headstart.report.run import save
-    from headstart.workflows.prepare import audit, check
-    from headstart.workflows.train import TrainingResult, train
+    from headstart.config import TrainConfig as TrainConfig
+    from headstart.data.sources import Columns as Columns
+    from headstart.data.sources import read as read
+    from headstart.errors import HeadstartError as HeadstartError
+    from headstart.evaluation.measure import evaluate as evaluate
+    from headstart.model.artifact import load_classifier as load  # noqa: F401
+    from headstart.model.classifier import Classifier as Classifier
+    from headstart.records import (
+        Dataset as Dataset,
+    )
+    from headstart.records import (
+        Evaluation as Evaluation,
+    )
+    from headstart.records import (
+        Prediction as Prediction,
+    )
+    from headstart.records import (
+        Predictions as Predictions,
+    )
+    from headstart.report.run import save as save
+    from headstart.workflows.audit import audit as audit
+    from headstart.workflows.check import check as check
+    from headstart.workflows.train import TrainingResult as TrainingResult
+    from headstart.workflows.train import train as train
 
 __version__ = "0.1.0"
 
@@ -36,8 +50,8 @@ _HOMES = {
     "Predictions": "headstart.records",
     "TrainConfig": "headstart.config",
     "TrainingResult": "headstart.workflows.train",
-    "audit": "headstart.workflows.prepare",
-    "check": "headstart.workflows.prepare",
+    "audit": "headstart.workflows.audit",
+    "check": "headstart.workflows.check",
     "evaluate": "headstart.evaluation.measure",
     "load": "headstart.model.artifact:load_classifier",
     "read": "headstart.data.sources",
@@ -45,24 +59,7 @@ _HOMES = {
     "train": "headstart.workflows.train",
 }
 
-__all__ = [
-    "Classifier",
-    "Columns",
-    "Dataset",
-    "Evaluation",
-    "HeadstartError",
-    "Prediction",
-    "Predictions",
-    "TrainConfig",
-    "TrainingResult",
-    "audit",
-    "check",
-    "evaluate",
-    "load",
-    "read",
-    "save",
-    "train",
-]
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -6,12 +6,9 @@ Nothing here looks at pictures or at the machine.
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
 import tomllib
-import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +17,7 @@ import tomli_w
 
 from headstart.errors import ConfigError
 from headstart.records import Preprocess
+from headstart.settings import EPOCHS, build, problems, put, setting, table, toml_value
 
 # What a recipe puts in the place of "auto".
 RECIPES: Mapping[str, Mapping[str, Any]] = {
@@ -44,44 +42,48 @@ L2_CANDIDATES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)
 
 Auto = Literal["auto"]
 
+# Settings that were once called otherwise: a plan.toml of that time is still good.
+FORMER_NAMES: Mapping[str, str] = {
+    "split.copies": "split.near_duplicates",
+    "split.look_alikes": "split.same_object",
+}
 
-def _setting(default: Any, about: str, low: float = -math.inf, high: float = math.inf, fewest: int = 1) -> Any:
-    return field(default=default, metadata={"about": about, "low": low, "high": high, "fewest": fewest})
+_HINT = "`headstart settings` lists them all."
 
 
 @dataclass(frozen=True, slots=True)
 class PictureConfig:
     """How pictures are shown to the backbone."""
 
-    size: int | Auto = _setting("auto", "side in pixels; auto: the recipe's, or what the backbone wants", 16, 2048)
-    resize: Literal["crop", "letterbox", "squash"] = _setting("crop", "what becomes of the aspect ratio")
-    mirror: bool = _setting(True, "learn from each picture and from its mirror image")
+    size: int | Auto = setting("auto", "side in pixels; auto: the recipe's, or what the backbone wants", 16, 2048)
+    resize: Literal["crop", "letterbox", "squash"] = setting("crop", "what becomes of the aspect ratio")
+    mirror: bool = setting(True, "learn from each picture and from its mirror image")
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderConfig:
     """Which backbone computes the features, and how."""
 
-    backbone: str = _setting("auto", "a name from `headstart models`, or local-dir:FOLDER; auto: the recipe's")
-    weights: str = _setting("", "a .safetensors or .pth file with the backbone's weights instead of its own")
-    engine: Literal["auto", "openvino", "torch"] = _setting("auto", "auto: OpenVINO on a CPU, else torch")
-    device: Literal["auto", "cpu", "cuda", "mps"] = _setting("auto", "auto: cuda, else mps, else cpu")
-    precision: Literal["auto", "f32", "bf16"] = _setting("auto", "auto: bf16 where the processor has it")
+    backbone: str = setting("auto", "a name from `headstart models`, or local-dir:FOLDER; auto: the recipe's")
+    weights: str = setting("", "a .safetensors or .pth file with the backbone's weights instead of its own")
+    engine: Literal["auto", "openvino", "torch"] = setting("auto", "auto: OpenVINO on a CPU, else torch")
+    device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "auto: cuda, else mps, else cpu")
+    precision: Literal["auto", "f32", "bf16"] = setting("auto", "auto: bf16 where the processor has it")
 
 
 @dataclass(frozen=True, slots=True)
 class SplitConfig:
     """What is held out to measure."""
 
-    validation: float = _setting(0.2, "share of each class held out, where the data brings no split", 0.01, 0.9)
-    folds: int = _setting(
+    validation: float = setting(0.2, "share of each class held out, where the data brings no split", 0.01, 0.9)
+    folds: int = setting(
         0, "cross-validation: so many folds are held out in turn and every picture is measured; 0: one share", 0, 50
     )
-    repeats: int = _setting(1, "how often that is done, each time with other pictures held out", 1, 100)
-    near_duplicates: Literal["together", "apart"] = _setting(
+    repeats: int = setting(1, "how often that is done, each time with other pictures held out", 1, 100)
+    near_duplicates: Literal["together", "apart"] = setting(
         "together", "near-duplicates: on one side of a split, or wherever"
     )
-    same_object: Literal["if-it-matters", "together", "apart"] = _setting(
+    same_object: Literal["if-it-matters", "together", "apart"] = setting(
         "if-it-matters", "further photographs of one thing: on one side of a split if else the figures would flatter"
     )
 
@@ -90,39 +92,52 @@ class SplitConfig:
 class HeadConfig:
     """How the head is fitted: by L-BFGS to the end (a linear head), or in epochs by another optimizer (any head)."""
 
-    hidden: tuple[int, ...] | Auto = _setting(
+    hidden: tuple[int, ...] | Auto = setting(
         "auto", "widths of hidden layers, [] for none; auto: the recipe's", 1, 65536, fewest=0
     )
-    optimizer: Literal["auto", "lbfgs", "adam", "adamw", "sgd"] = _setting(
+    optimizer: Literal["auto", "lbfgs", "adam", "adamw", "sgd"] = setting(
         "auto", "auto: lbfgs for a head without hidden layers, else adam; the recipe may say otherwise"
     )
-    class_weight: Literal["none", "balanced"] = _setting("none", "balanced: rare classes count as much as common ones")
-    l2: float | tuple[float, ...] | Auto = _setting(
-        "auto", "lbfgs: l2 penalty, a number, a list to choose from, or auto", 1e-8, 1e6, fewest=0
+    class_weight: Literal["none", "balanced"] = setting("none", "balanced: rare classes count as much as common ones")
+    l2: float | tuple[float, ...] | Auto = setting(
+        "auto", "l2 penalty, a number, a list to choose from, or auto", 1e-8, 1e6, fewest=0, only_for=("lbfgs",)
     )
-    prior: Literal["auto", "names", "none"] = _setting(
-        "auto", "lbfgs: names pulls towards pre-trained rows of the same name; auto: names"
+    prior: Literal["auto", "names", "none"] = setting(
+        "auto", "names pulls towards pre-trained rows of the same name; auto: names", only_for=("lbfgs",)
     )
-    folds: int = _setting(5, "lbfgs: folds of the training part that choose the l2 penalty", 2, 50)
-    max_iterations: int = _setting(200, "lbfgs: iterations at most, per l2", 1, 100_000)
-    dropout: float | Auto = _setting(
-        "auto", "epochs: share of units dropped before the last hidden layer; auto: 0.5, or 0 without one", 0, 0.99
+    folds: int = setting(5, "folds of the training part that choose the l2 penalty", 2, 50, only_for=("lbfgs",))
+    max_iterations: int = setting(200, "iterations at most, per l2", 1, 100_000, only_for=("lbfgs",))
+    dropout: float | Auto = setting(
+        "auto",
+        "share of units dropped before the last hidden layer; auto: 0.5, or 0 without one",
+        0,
+        0.99,
+        only_for=EPOCHS,
     )
-    batch_norm: bool = _setting(True, "epochs: batch normalisation of the features")
-    learning_rate: float | Auto = _setting("auto", "epochs: at their beginning; auto: 0.0003, sgd 0.01", 1e-8, 100)
-    schedule: Literal["constant", "cosine", "step", "plateau"] = _setting(
+    batch_norm: bool = setting(True, "batch normalisation of the features", only_for=EPOCHS)
+    learning_rate: float | Auto = setting(
+        "auto", "at their beginning; auto: 0.0003, sgd 0.01", 1e-8, 100, only_for=EPOCHS
+    )
+    schedule: Literal["constant", "cosine", "step", "plateau"] = setting(
         "cosine",
-        "epochs: cosine falls to 0 at the last one, step by ten at each third of them, plateau by ten "
+        "cosine falls to 0 at the last one, step by ten at each third of them, plateau by ten "
         "when half of the patience is used up",
+        only_for=EPOCHS,
     )
-    momentum: float = _setting(0.9, "sgd: momentum", 0, 0.9999)
-    weight_decay: float | Auto = _setting("auto", "epochs: auto: 0.01 for adamw, else 0", 0, 100)
-    epochs: int = _setting(25, "epochs: at most", 1, 100_000)
-    batch: int = _setting(32, "epochs: pictures a step", 2, 1_000_000)
-    patience: int = _setting(10, "epochs: stop after so many without improvement, keep the best weights", 1, 100_000)
-    min_delta: float = _setting(0.001, "epochs: the fall of the watched loss that counts as improvement", 0, 100)
-    watch: Literal["training", "validation"] = _setting(
-        "training", "epochs: what stops them, a tenth of the training part or (flattering the figures) validation"
+    momentum: float = setting(0.9, "momentum", 0, 0.9999, only_for=("sgd",))
+    weight_decay: float | Auto = setting("auto", "auto: 0.01 for adamw, else 0", 0, 100, only_for=EPOCHS)
+    epochs: int = setting(25, "at most", 1, 100_000, only_for=EPOCHS)
+    batch: int = setting(32, "pictures a step", 2, 1_000_000, only_for=EPOCHS)
+    patience: int = setting(
+        10, "stop after so many without improvement, keep the best weights", 1, 100_000, only_for=EPOCHS
+    )
+    min_delta: float = setting(
+        0.001, "the fall of the watched loss that counts as improvement", 0, 100, only_for=EPOCHS
+    )
+    watch: Literal["training", "validation"] = setting(
+        "training",
+        "what stops them, a tenth of the training part or (flattering the figures) validation",
+        only_for=EPOCHS,
     )
 
 
@@ -130,34 +145,34 @@ class HeadConfig:
 class CalibrationConfig:
     """What is made of logits, and at which rates; "best" is the method that wins on held-out training pictures."""
 
-    scaling: Literal["best", "temperature", "vector"] = _setting("best", "of the logits: one number, or two a class")
-    sets: Literal["lac", "aps"] = _setting("lac", "conformal sets: lac, the smallest; aps, larger for hard pictures")
-    level: float = _setting(0.9, "share of pictures whose set shall hold the true class", 0.5, 0.999)
-    unknown: Literal["best", "energy", "neighbours", "mahalanobis", "none"] = _setting(
+    scaling: Literal["best", "temperature", "vector"] = setting("best", "of the logits: one number, or two a class")
+    sets: Literal["lac", "aps"] = setting("lac", "conformal sets: lac, the smallest; aps, larger for hard pictures")
+    level: float = setting(0.9, "share of pictures whose set shall hold the true class", 0.5, 0.999)
+    unknown: Literal["best", "energy", "neighbours", "mahalanobis", "none"] = setting(
         "best", "what tells a picture of none of the classes; none: nothing is ever refused"
     )
-    refused: float = _setting(0.05, "share of pictures of the classes that may be refused wrongly", 0.001, 0.5)
+    refused: float = setting(0.05, "share of pictures of the classes that may be refused wrongly", 0.001, 0.5)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
     """What the user asks of `train`; every field has a default."""
 
-    recipe: Literal["headstart", "tutorial"] = _setting("headstart", "what each `auto` stands for")
+    recipe: Literal["headstart", "tutorial"] = setting("headstart", "what each `auto` stands for")
     pictures: PictureConfig = field(default_factory=PictureConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
-    seed: int = _setting(0, "of every random choice", 0, 2**32 - 1)
-    refit: bool | Auto = _setting(
+    seed: int = setting(0, "of every random choice", 0, 2**32 - 1)
+    refit: bool | Auto = setting(
         "auto", "after measuring, fit once more on training and validation pictures together; auto: the recipe's"
     )
 
     def __post_init__(self) -> None:
         """Refuse values of the wrong type or out of range, all in one message."""
-        if problems := _problems(self, ""):
-            raise ConfigError("\n".join(problems), "`headstart settings` lists them all.")
+        if wrong := problems(self):
+            raise ConfigError("\n".join(wrong), _HINT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,8 +272,7 @@ def resolve(config: TrainConfig, preprocess: Preprocess, encoder: EncoderPlan) -
         ConfigError: Settings of the head that exclude each other.
     """
     config = apply_recipe(config)
-    if config.split.folds == 1:
-        raise ConfigError("split.folds is 1; one fold leaves nothing to learn from.", "Take 5, or 0 for one share.")
+    refuse_contradictions(config)
     return Plan(
         recipe=config.recipe,
         pictures=PicturePlan(preprocess.size, config.pictures.resize, config.pictures.mirror),
@@ -271,6 +285,28 @@ def resolve(config: TrainConfig, preprocess: Preprocess, encoder: EncoderPlan) -
     )
 
 
+def refuse_contradictions(config: TrainConfig) -> None:
+    """Refuse settings that exclude each other, before anything is read or fetched.
+
+    Args:
+        config: With its recipe applied.
+
+    Raises:
+        ConfigError: With what excludes what.
+    """
+    split = config.split
+    resolve_head(config.head)
+    if split.folds == 1:
+        raise ConfigError("split.folds is 1; one fold leaves nothing to learn from.", "Take 5, or 0 for one share.")
+    if config.head.watch == "validation" and (split.folds or split.repeats > 1):
+        name, value = ("split.folds", split.folds) if split.folds else ("split.repeats", split.repeats)
+        raise ConfigError(
+            f"head.watch is 'validation' and {name} is {value}: the head that is saved then learns from every picture, "
+            "and none is left to watch.",
+            "With head.watch=training a tenth of the training part is watched.",
+        )
+
+
 def resolve_head(head: HeadConfig) -> HeadPlan:
     """Decide what was left open of the head.
 
@@ -278,23 +314,21 @@ def resolve_head(head: HeadConfig) -> HeadPlan:
         ConfigError: Settings that exclude each other, all in one message.
     """
     optimizer = head.optimizer if head.optimizer != "auto" else "adam" if head.hidden else "lbfgs"
-    kind = {"lbfgs": "lbfgs", "sgd": "sgd epochs"}.get(optimizer, "epochs")
     decided: dict[str, Any] = {"optimizer": optimizer}
-    problems = []
+    wrong = []
     if optimizer == "lbfgs" and head.hidden:
-        problems.append(f"head.optimizer is 'lbfgs', which fits no hidden layers; head.hidden is {list(head.hidden)}")
+        wrong.append(f"head.optimizer is 'lbfgs', which fits no hidden layers; head.hidden is {list(head.hidden)}")
     if optimizer == "lbfgs" and head.l2 == ():
-        problems.append("head.l2 is an empty list")
+        wrong.append("head.l2 is an empty list")
     for f in dataclasses.fields(head):
         asked, default = getattr(head, f.name), f.default
-        purpose, colon, _ = f.metadata["about"].partition(": ")
-        if colon and purpose in ("lbfgs", "epochs", "sgd") and purpose not in kind:
+        if f.metadata["only_for"] and optimizer not in f.metadata["only_for"]:
             neutral = _UNUSED.get(f.name, default)
             if asked not in (default, neutral):
-                problems.append(f"head.{f.name} is {asked!r}, which head.optimizer {optimizer!r} does not use")
+                wrong.append(f"head.{f.name} is {asked!r}, which head.optimizer {optimizer!r} does not use")
             decided[f.name] = neutral
-    if problems:
-        raise ConfigError("\n".join(problems), "`headstart settings` lists them all.")
+    if wrong:
+        raise ConfigError("\n".join(wrong), _HINT)
     l2s = L2_CANDIDATES if head.l2 == "auto" else head.l2 if isinstance(head.l2, tuple) else (head.l2,)
     automatic = {
         "l2": tuple(sorted(set(l2s), reverse=True)),
@@ -317,129 +351,54 @@ def read_config(file: Path | None, settings: Sequence[str] = (), flags: Mapping[
     Raises:
         ConfigError: With every unknown key (and the closest known one) and every value out of range.
     """
-    asked: dict[str, Any] = {}
-    if file is not None:
-        try:
-            asked = tomllib.loads(file.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"The configuration {file} cannot be read: {error.strerror}.") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"The configuration {file} is not TOML: {error}.") from error
+    asked = {} if file is None else _read_file(file)
+    recipe = asked.get("recipe")
     for text in settings:
         name, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"--set takes name=value, e.g. head.l2=0.1; {text!r} has no '='.")
-        _put(asked, name.strip(), _toml_value(value.strip()))
+        put(asked, FORMER_NAMES.get(name.strip(), name.strip()), toml_value(value.strip()))
     for name, value in (flags or {}).items():
         if value is not None:
-            _put(asked, name, value)
-    problems: list[str] = []
-    config = _build(TrainConfig, asked, "", problems)
-    if problems:
-        raise ConfigError("\n".join(problems), "`headstart settings` lists them all.")
-    return typing.cast(TrainConfig, config)
+            put(asked, name, value)
+    wrong: list[str] = []
+    config: TrainConfig = build(TrainConfig, asked, wrong, [row[0] for row in settings_table()])
+    if wrong:
+        raise ConfigError("\n".join(wrong), _HINT)
+    if file is not None and isinstance(recipe, str):
+        _check_recipe(config, recipe, file)
+    return config
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    """Return what a TOML file says, former names in today's words."""
+    try:
+        asked = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"The configuration {file} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The configuration {file} is not TOML: {error}.") from error
+    for former, today in FORMER_NAMES.items():
+        (section, old), new = former.split("."), today.rpartition(".")[2]
+        values = asked.get(section)
+        if isinstance(values, dict) and old in values and new not in values:
+            values[new] = values.pop(old)
+    return asked
+
+
+def _check_recipe(config: TrainConfig, recipe: str, file: Path) -> None:
+    """Refuse another recipe than that of the file where nothing of it would be heeded."""
+    if config.recipe == recipe or recipe not in RECIPES:
+        return
+    before = apply_recipe(dataclasses.replace(config, recipe=typing.cast(Any, recipe)))
+    if dataclasses.replace(before, recipe=config.recipe) == apply_recipe(config):
+        raise ConfigError(
+            f"recipe is {config.recipe!r}, but {file} was made by {recipe!r} and leaves nothing open that a recipe "
+            "decides: only the name would change.",
+            "Leave out the recipe, or the file; single settings are changed with --set.",
+        )
 
 
 def settings_table() -> list[tuple[str, Any, str]]:
     """Return (dotted name, default, what it is) of every setting, for help texts."""
-    rows: list[tuple[str, Any, str]] = []
-    for outer in dataclasses.fields(TrainConfig):
-        if "about" in outer.metadata:
-            rows.append((outer.name, outer.default, outer.metadata["about"]))
-        else:
-            section = typing.cast(Any, outer.default_factory)
-            rows += [(f"{outer.name}.{f.name}", f.default, f.metadata["about"]) for f in dataclasses.fields(section)]
-    return rows
-
-
-def _toml_value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text  # `--set head.prior=none` reads better than `--set 'head.prior="none"'`
-
-
-def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
-    *sections, name = dotted.split(".")
-    for section in sections:
-        tree = tree.setdefault(section, {})
-        if not isinstance(tree, dict):
-            raise ConfigError(f"{dotted}: {section} is a value, not a section.")
-    tree[name] = value
-
-
-def _build(kind: type, values: Mapping[str, Any], prefix: str, problems: list[str]) -> Any:
-    """Return the dataclass of these values; what is wrong goes into `problems`."""
-    hints = typing.get_type_hints(kind)
-    known = {f.name: f for f in dataclasses.fields(kind)}
-    arguments: dict[str, Any] = {}
-    for name, value in values.items():
-        if name not in known:
-            problems.append(f"{prefix}{name} is not a setting{_guess(prefix, name, known)}")
-        elif dataclasses.is_dataclass(hints[name]):
-            if isinstance(value, Mapping):
-                arguments[name] = _build(hints[name], value, f"{prefix}{name}.", problems)
-            else:
-                problems.append(f"{prefix}{name} is a section, so it cannot be {value!r}")
-        else:
-            value = tuple(value) if isinstance(value, list) else value
-            if problem := _problem(hints[name], known[name].metadata, value):
-                problems.append(f"{prefix}{name} is {value!r}, but must be {problem}")
-            else:
-                arguments[name] = value
-    return kind(**arguments)
-
-
-def _guess(prefix: str, name: str, known: Iterable[str]) -> str:
-    """Return what may have been meant: the same name in another section, a similar one here, a similar one anywhere."""
-    every = [row[0] for row in settings_table()]
-    close = (
-        [setting for setting in every if setting.endswith(f".{name}")]
-        or [prefix + near for near in difflib.get_close_matches(name, known, n=1, cutoff=0.5)]
-        or difflib.get_close_matches(name, every, n=1, cutoff=0.4)
-    )
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def _problems(config: Any, prefix: str) -> list[str]:
-    hints = typing.get_type_hints(type(config))
-    found: list[str] = []
-    for f in dataclasses.fields(config):
-        value = getattr(config, f.name)
-        if dataclasses.is_dataclass(hints[f.name]):
-            found += _problems(value, f"{prefix}{f.name}.")
-        elif problem := _problem(hints[f.name], f.metadata, value):
-            found.append(f"{prefix}{f.name} is {value!r}, but must be {problem}")
-    return found
-
-
-def _problem(hint: Any, limits: Mapping[str, Any], value: Any) -> str:
-    """Return what the value should have been, or nothing if it is fine."""
-    low, high = limits["low"], limits["high"]
-    options = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
-    allowed: list[str] = []
-    for option in options:
-        if typing.get_origin(option) is Literal:
-            if isinstance(value, str) and value in typing.get_args(option):
-                return ""
-            allowed += [repr(choice) for choice in typing.get_args(option)]
-        elif option is str or option is bool:
-            if isinstance(value, option):
-                return ""
-            allowed.append("text" if option is str else "true or false")
-        elif option in (int, float):
-            if _number(option, value) and low <= value <= high:
-                return ""
-            allowed.append(f"{'a whole number' if option is int else 'a number'} from {low:g} to {high:g}")
-        else:  # a tuple of numbers
-            kind = typing.get_args(option)[0]
-            listed = value if isinstance(value, tuple) and len(value) >= limits["fewest"] else [None]
-            if all(_number(kind, each) and low <= each <= high for each in listed):
-                return ""
-            allowed.append(f"a list of {'whole ' if kind is int else ''}numbers from {low:g} to {high:g}")
-    return " or ".join(allowed)
-
-
-def _number(kind: type, value: Any) -> bool:
-    kinds = (int,) if kind is int else (int, float)
-    return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+    return table(TrainConfig)

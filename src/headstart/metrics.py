@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri, stdtrit
 
 from headstart.records import Integers, Interval
 
@@ -79,7 +80,7 @@ OVERALL: dict[str, Metric] = {
 }
 RATES = ("macro_f1", "precision", "f1")  # in [0, 1], yet no shares of rows that are known beforehand
 POINTS = 50  # of a risk-coverage curve
-Z = 1.959964  # 97.5 % of the normal distribution lie below
+Z = float(ndtri(0.975))  # 97.5 % of the normal distribution lie below
 
 
 def confusion(probabilities: Array, targets: Integers) -> Integers:
@@ -224,16 +225,8 @@ def _worth(hits: Array, groups: Integers) -> float:
     # Few misses make a poor estimate, however many groups have none: a count of c has the relative variance 1 / c, that
     # of chi-squared with 2 c degrees of freedom. Wilson's interval knows z² / size only, so the size can carry t / z.
     rare = len(np.unique(member[hits == (share < 0.5)]))
-    effective *= (Z / _student(min(2 * rare, len(size) - 1))) ** 2
+    effective *= (Z / stdtrit(min(2 * rare, len(size) - 1), 0.975)) ** 2
     return float(np.clip(effective, copies, len(hits)))
-
-
-def _student(freedom: int) -> float:
-    """Return what 97.5 % of Student's t lie below (Cornish and Fisher 1938); 24, 3 and 1 % short at 1, 2 and 3."""
-    first = (Z**3 + Z) / 4
-    second = (5 * Z**5 + 16 * Z**3 + 3 * Z) / 96
-    third = (3 * Z**7 + 19 * Z**5 + 17 * Z**3 - 15 * Z) / 384
-    return Z + first / freedom + second / freedom**2 + third / freedom**3
 
 
 def _interval(name: str, value: Any, draws: Array, size: int) -> Interval:
@@ -241,7 +234,20 @@ def _interval(name: str, value: Any, draws: Array, size: int) -> Interval:
     if name in RATES and low == high:
         # 14 right out of 14: every resample says 1.0 as well, yet nobody may believe [1, 1].
         low, high = wilson(float(value), size)
+    if name == "ece":
+        low, high = _without_noise(float(value), draws, low, high)
     return Interval(float(value), min(float(low), float(value)), max(float(high), float(value)))
+
+
+def _without_noise(value: float, draws: Array, low: float, high: float) -> tuple[float, float]:
+    """Return the ends of an interval without what resampling adds to a sum of absolute values.
+
+    Chance makes each gap larger, and drawing again adds chance to chance. Taken off once, the interval lies about the
+    value. Taken off as often as it is in there where all gaps are chance, √2 / (√2 - 1) times, the lower end says what
+    may be left of the value: independent chances add up by their squares, so that drawing makes √2 out of 1.
+    """
+    added = max(0.0, float(np.nanmean(draws)) - value) if np.isfinite(draws).any() else 0.0
+    return max(0.0, low - added * np.sqrt(2) / (np.sqrt(2) - 1)), high - added
 
 
 def _units(groups: Integers | None, rows: NDArray[np.bool_]) -> int:
@@ -291,7 +297,6 @@ def _class_rates(probabilities: Array, targets: Integers, weights: Array) -> dic
     hits, predicted, actual = _counts(probabilities, targets, weights)
     absent = np.full_like(hits, np.nan)
     return {
-        "recall": np.divide(hits, actual, out=absent.copy(), where=actual > 0),
         # Never predicted: 0, as scikit-learn has it, if there was something to find; else nothing can be said.
         "precision": np.divide(hits, predicted, out=np.where(actual > 0, 0.0, absent), where=predicted > 0),
         "f1": np.divide(2 * hits, predicted + actual, out=absent.copy(), where=actual > 0),

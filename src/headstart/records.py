@@ -121,6 +121,10 @@ class Dataset:
         """Return the number of pictures."""
         return len(self.samples)
 
+    def __repr__(self) -> str:
+        """Return e.g. `Dataset(8640 pictures, 120 classes, table, '/data/dogs')`."""
+        return f"Dataset({_counted(len(self), len(self.classes))}, {self.layout}, {str(self.root)!r})"
+
     def __iter__(self) -> Iterator[Sample]:
         """Go over the pictures."""
         return iter(self.samples)
@@ -154,14 +158,14 @@ class Splits:
             where the data brings its own test part.
         test: Rows the data itself keeps for testing; never learned from. Empty unless given.
         findings: What to know about the split, e.g. classes too small to be measured.
-        given: Whether the data brought the split along.
+        origin: Who divided the pictures: "drawn" here, the "data", or the "previous run".
     """
 
     train: Integers
     validation: Integers
     test: Integers
     findings: tuple[Finding, ...] = ()
-    given: bool = False
+    origin: Literal["drawn", "data", "previous run"] = "drawn"
 
     def part(self, name: str) -> Integers:
         """Return the rows of "train", "validation" or "test"."""
@@ -287,6 +291,33 @@ class FeatureTable:
     properties: ImageProperties | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class LabelledFeatures:
+    """Usable pictures, encoded and labelled: what is learned from. It never changes; rows and groups are arguments.
+
+    Attributes:
+        dataset: N samples.
+        values: (N, V, D) float32, the backbone's features of each view.
+        classes: K names.
+        targets: (N,) the index of each label among the classes.
+        digests: (N,) SHA-256 of each file's bytes.
+    """
+
+    dataset: Dataset
+    values: Floats = field(repr=False)
+    classes: ClassNames
+    targets: Integers = field(repr=False)
+    digests: tuple[str, ...] = field(repr=False)
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return len(self.targets)
+
+    def names(self, rows: Integers) -> tuple[str, ...]:
+        """Return the names of some pictures."""
+        return tuple(self.dataset[row].name for row in rows)
+
+
 class Interval(NamedTuple):
     """A number with its 95 % interval."""
 
@@ -311,7 +342,8 @@ class Prediction:
         top: The best five classes with their probabilities, best first.
         error: Why the picture could not be used; None if it could.
         set: Classes of which one is the true one at the rate that the model was asked for, most probable first; empty
-            on error and in a model without such a rule.
+            on error, in a model without such a rule, and where `known` is False: of a picture that looks like none of
+            the classes no set can be promised to hold the true one.
         known: False if the picture looks like none of the classes, so that `label` is the best of wrong answers; None
             on error and in a model that refuses nothing.
         p_value: In (0, 1), the share of the model's own kind of pictures that look as strange or stranger; None
@@ -340,9 +372,11 @@ class Predictions(Sequence[Prediction]):
         errors: Row → why its picture could not be used.
         targets: The given label of each picture where there is one, else None.
         groups: N integers; rows of one group are not independent of each other. None: every row is its own group.
-        sets: (N, K) whether a class is in the picture's set; None in a model without such a rule.
+        sets: (N, K) whether a class is in the picture's set; of refused pictures too, so that the share of sets that
+            hold the true class can be measured. None in a model without such a rule.
         p_value: (N,) see `Prediction`; NaN in rows of pictures that could not be used.
         known: (N,) False for pictures that look like none of the classes, and in rows that could not be used.
+        findings: What was noticed of single pictures that were used all the same, e.g. that they have several frames.
     """
 
     names: tuple[str, ...]
@@ -354,10 +388,20 @@ class Predictions(Sequence[Prediction]):
     sets: NDArray[np.bool_] | None = None
     p_value: NDArray[np.float64] | None = None
     known: NDArray[np.bool_] | None = None
+    findings: tuple[Finding, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of pictures."""
         return len(self.names)
+
+    def grouped(self) -> Integers:
+        """Return (N,) `groups`, or where there are none each row as its own."""
+        return np.arange(len(self)) if self.groups is None else self.groups
+
+    def __repr__(self) -> str:
+        """Return e.g. `Predictions(372 pictures, 10 classes, 2 could not be used)`."""
+        errors = f", {len(self.errors)} could not be used" if self.errors else ""
+        return f"Predictions({_counted(len(self), len(self.classes))}{errors})"
 
     def __getitem__(self, index: int) -> Prediction:  # type: ignore[override]  # rows only, no slices
         """Return what is said of one picture."""
@@ -367,13 +411,15 @@ class Predictions(Sequence[Prediction]):
         row = self.probabilities[index]
         order = np.argsort(-row, kind="stable")
         top = tuple((self.classes[k], float(row[k])) for k in order[:5])
+        known = None if self.known is None else bool(self.known[index])
+        said = () if self.sets is None or known is False else np.flatnonzero(self.sets[index, order])
         return Prediction(
             self.names[index],
             "ok",
             *top[0],
             top,
-            set=() if self.sets is None else tuple(self.classes[k] for k in order if self.sets[index, k]),
-            known=None if self.known is None else bool(self.known[index]),
+            set=tuple(self.classes[order[place]] for place in said),
+            known=known,
             p_value=None if self.p_value is None else float(self.p_value[index]),
         )
 
@@ -396,6 +442,7 @@ def joined(parts: Sequence[Predictions]) -> Predictions:
             for row, why in part.errors.items()
         },
         targets=None if first.targets is None else tuple(label for part in parts for label in part.targets or ()),
+        findings=tuple(finding for part in parts for finding in part.findings),
         **{name: rows(name) for name in ("groups", "sets", "p_value", "known")},
     )
 
@@ -430,6 +477,11 @@ class Evaluation:
     risk_coverage: tuple[tuple[float, float], ...] = ()
     failures: int = 0
 
+    def __repr__(self) -> str:
+        """Return e.g. `Evaluation(372 pictures, 10 classes, accuracy 0.901 [0.868, 0.930])`."""
+        accuracy = f", accuracy {self.overall['accuracy']}" if "accuracy" in self.overall else ""
+        return f"Evaluation({_counted(self.pictures, len(self.classes))}{accuracy})"
+
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
@@ -448,6 +500,10 @@ class Provenance:
     data: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     engine: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _counted(pictures: int, classes: int) -> str:
+    return f"{pictures} picture{'s' * (pictures != 1)}, {classes} class{'es' * (classes != 1)}"
 
 
 def listing(items: Sequence[str], most: int = 5) -> str:

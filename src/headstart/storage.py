@@ -1,4 +1,4 @@
-"""Bytes → files that are whole or not there, and what the operating system says about it → `StorageError`.
+"""Bytes ⇄ files that are whole or not there, and what the operating system says about it → `StorageError`.
 
 A temporary file always lies beside its target (another folder may be another disk), is flushed before it is renamed,
 and its folder after; what a killed process leaves behind goes after a day.
@@ -7,10 +7,14 @@ and its folder after; what a killed process leaves behind goes after a day.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import os
 import shutil
+import stat
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from headstart.errors import StorageError
@@ -18,11 +22,55 @@ from headstart.errors import StorageError
 STALE_SECONDS = 24 * 3600
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that after a kill or a power cut it is as it was or as it shall be."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
+def read_regular(path: Path, most: int) -> bytes:
+    """Return the bytes of a regular file, links followed; anything else is an error at once and never hangs.
+
+    Args:
+        path: The file.
+        most: The most bytes that it may have.
+
+    Raises:
+        StorageError: It is no regular file (a pipe or a device may never end), or larger than `most` bytes.
+        OSError: It cannot be opened or read, e.g. FileNotFoundError.
+    """
+    _require_regular(path, os.stat(path), most)  # before opening, for opening alone moves some devices
+    # O_NONBLOCK: what was a file a moment ago may be a FIFO now, and opening one that nobody writes to hangs
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(descriptor, "rb") as file:
+        size = _require_regular(path, os.fstat(descriptor), most)
+        data = file.read(size + 1) or b""
+        if len(data) > size:  # it grows, or is one of those of /proc that tell no size
+            data += file.read(most + 1 - len(data)) or b""
+    if len(data) > most:
+        raise _too_large(path, most)
+    return data
+
+
+def _require_regular(path: Path, status: os.stat_result, most: int) -> int:
+    """Return the size of what the status is of."""
+    if not stat.S_ISREG(status.st_mode):
+        raise StorageError(f"{path} is not a regular file")
+    if status.st_size > most:
+        raise _too_large(path, most)
+    return status.st_size
+
+
+def _too_large(path: Path, most: int) -> StorageError:
+    return StorageError(f"{path} is larger than {most:,} bytes, the most that is read here")
+
+
+def write_whole(path: Path, content: bytes, mode: int = 0o666) -> None:
+    """Write a file so that after a kill or a power cut it is as it was or as it shall be.
+
+    Args:
+        path: The file.
+        content: All of it.
+        mode: Who may read and write a new file, less what the process's umask takes away.
+    """
+    # several threads may write the same file at once, and not every clock tells them apart
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.{time.monotonic_ns()}.tmp")
     try:
-        with open(temporary, "xb") as file:
+        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -42,6 +90,36 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Have two files or folders of one file system change their names in one step; False where it knows no such step.
+
+    Raises:
+        OSError: One of them is not there, or may not be renamed.
+    """
+    call = _exchange_call()
+    if call is None:
+        return False
+    if call(os.fsencode(one), os.fsencode(other)) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP):
+        return False
+    raise OSError(number, os.strerror(number), str(one), None, str(other))
+
+
+def _exchange_call() -> Callable[[bytes, bytes], int] | None:
+    """Return the system's call that exchanges two paths: `renameat2` of Linux, `renamex_np` of macOS."""
+    if os.name != "posix":
+        return None
+    system = ctypes.CDLL(None, use_errno=True)
+    here, swap = -100, 2  # AT_FDCWD; RENAME_EXCHANGE and RENAME_SWAP are both 2
+    if hasattr(system, "renameat2"):
+        return lambda one, other: int(system.renameat2(here, one, here, other, swap))
+    if hasattr(system, "renamex_np"):
+        return lambda one, other: int(system.renamex_np(one, other, swap))
+    return None
 
 
 def remove_stale(folder: Path, pattern: str = ".*.tmp") -> None:

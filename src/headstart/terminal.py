@@ -38,7 +38,7 @@ FIGURES = {
     "aurc": "risk, averaged over coverage (AURC)",
     "coverage": "sets that hold the true class",
     "set_size": "classes in a set, mean",
-    "refused": "own pictures refused",
+    "refused": "refused of the known classes",
 }
 
 
@@ -136,7 +136,8 @@ def print_plan(plan: Plan, pictures: int, classes: int) -> None:
 
 def _held_out(plan: Plan) -> str:
     split = plan.split
-    share = f"{split.folds} folds held out in turn" if split.folds else f"{split.validation:.0%} of each class held out"
+    share = f"about {split.validation:.0%} of each class, at least one picture, held out"
+    share = f"{split.folds} folds held out in turn" if split.folds else share
     return share + (f", {split.repeats} times" if split.repeats > 1 else "")
 
 
@@ -203,21 +204,12 @@ def print_findings_table(findings: Sequence[Finding]) -> None:
 def print_suspects(suspects: Sequence[Suspect]) -> None:
     """Print pictures whose labels are doubted."""
     table = Table()
-    for column in ("picture", "label", "suggested", "confidence", "copy of"):
+    for column in ("picture", "label", "suggested", "confidence", "near-duplicate of"):
         table.add_column(column, overflow="fold", justify="right" if column == "confidence" else "left")
     for one in suspects:
         cells = [one.name, one.label, one.suggested, f"{one.confidence:.3f}", one.duplicate_of]
         table.add_row(*(escape(printable(cell)) for cell in cells))
     stdout.print(table)
-
-
-def print_strangers(names: Sequence[str], pictures: int) -> None:
-    """Say which pictures look like none of the classes."""
-    if not names:
-        return
-    shown = ", ".join(printable(name) for name in names[:3])
-    more = f", … {len(names) - 3} more" if len(names) > 3 else ""
-    say(False, f"{len(names)} of {pictures} picture(s) look like none of the model's classes: {shown}{more}.")
 
 
 def print_trust(trust: Mapping[str, Any]) -> None:
@@ -276,6 +268,15 @@ def print_evaluation(evaluation: Mapping[str, Any], title: str) -> None:
     if pairs := evaluation["most_confused"][:5]:
         told = [f"{pair['given']} taken for {pair['predicted']} ({pair['pictures']})" for pair in pairs]
         print_line("Most confused: " + ", ".join(map(printable, told)) + ".")
+
+
+def print_parts(figures: Mapping[str, Any], pictures: int = 0) -> None:
+    """Print the figures of `summary.of_evaluations`: validation, test; of how many pictures, where that is known."""
+    for name, evaluation in figures.items():
+        measured = evaluation["pictures"]
+        share = f" ({measured / pictures:.0%} of {pictures})" if measured < pictures else ""
+        share = " (each in its turn)" if name == "validation" and measured == pictures else share
+        print_evaluation(evaluation, f"{name.capitalize()}: {measured} pictures, held out{share}")
 
 
 def print_rows(header: Sequence[str], rows: Sequence[Sequence[str]], total: int) -> None:

@@ -59,6 +59,30 @@ def test_a_sheet_is_read_back_as_it_was_written(tmp_path: Path):
     assert read_table(path).rows == (('é "x"\r.jpg', "ash;1", " elm", "1.000", "", ""),)
 
 
+FORMULAS = ["=1+1", "+1", "-1", "@a", "\tx", "\rx", "＝1", "＋1", "－1", "＠a"]
+PLAIN = ["'=1", "''=1", "'", "''", "'tis", "a=1", "x\n=1"]
+
+
+@pytest.mark.parametrize("text", [*FORMULAS, *PLAIN])
+def test_a_sheet_runs_no_formula_and_gives_every_text_back(tmp_path: Path, text: str):
+    data = Dataset(Path(), (Sample(Path("a.png"), text, text), Sample(Path("b.png"), "b", "ash")))
+    path = tmp_path / "suspects.csv"
+    written = corrections.sheet([Doubted(text, text, "ash", 0.9), Doubted("b", "ash", text, 0.9)])
+    path.write_text(written.replace(",0.900,,\n", ",0.900,,accept\n"), encoding="utf-8", newline="")
+    assert not [cell for row in read_table(path).rows for cell in row if cell[:1] in tuple("=+-@\t\r\n＝＋－＠")]
+    assert corrections.apply(data, read_table(path)).labels == ("ash", text)
+
+
+def test_a_sheet_whose_apostrophes_were_swallowed_is_read(tmp_path: Path):
+    data = Dataset(Path(), (Sample(Path("a.png"), "=a", "+ash"),), (EARLIER,))
+    assert corrected(tmp_path, data, "=a,+ash,elm,0.9,,accept").labels == ("elm",)
+
+
+def test_a_class_copied_from_the_sheet_into_a_correction_is_that_class(tmp_path: Path):
+    data = Dataset(Path(), (Sample(Path("a.png"), "a", "ash"), Sample(Path("b.png"), "b", "=elm")), (EARLIER,))
+    assert corrected(tmp_path, data, "a,ash,'=elm,0.9,,'=elm").labels == ("=elm", "=elm")
+
+
 @pytest.mark.parametrize("word", ["accept", " Accept ", "ACCEPT", "whippet", " whippet"])
 def test_a_label_is_accepted_or_named(tmp_path: Path, word: str):
     after = corrected(tmp_path, dataset("beagle", "whippet"), f"a.jpg,beagle,whippet,0.9,,{word}")
@@ -150,3 +174,14 @@ def test_all_lines_that_cannot_be_followed_are_shown(tmp_path: Path):
     assert "line 3: 'b.jpg' accepts a suggested label, but there is none" in error.message
     assert "line 4: 'a.jpg' is corrected otherwise than on line 2" in error.message
     assert error.hint.startswith("Fill in the column `correction`")
+
+
+def test_labels_that_changed_since_a_previous_run_are_named():
+    previous = {"1": "beagle", "2": "beagle", "": "pug", "9": "pug"}
+    (finding,) = corrections.changed_labels(previous, dataset("beagle", "whippet", "pug", "ash"), ["1", "2", "3", ""])
+    assert finding.message == "1 label(s) changed since the previous run"
+    assert finding.names == ("b.jpg: beagle → whippet",)
+
+
+def test_labels_that_stayed_are_no_finding():
+    assert corrections.changed_labels({"1": "beagle"}, dataset("beagle"), ["1"]) == []

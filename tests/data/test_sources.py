@@ -7,6 +7,7 @@ import socket
 import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import draw_folders, picture, write_table
 from PIL import Image
@@ -361,8 +362,8 @@ def test_a_table_that_is_not_there_is_refused(pair: Path, tmp_path: Path):
 
 
 def test_columns_are_found_by_name_or_named(pair: Path, tmp_path: Path):
-    table = write_table(tmp_path / "t.csv", "Image,what", "a,ash", "b,elm")
-    with pytest.raises(ConfigError, match="which column holds the label\\? None of 'Image', 'what' has a usual name"):
+    table = write_table(tmp_path / "t.csv", "Image,what,where", "a,ash,here", "b,elm,there")
+    with pytest.raises(ConfigError, match="which column holds the label\\? None of 'what', 'where' has a usual name"):
         sources.read(pair, table)
     assert sources.read(pair, table, columns=Columns(label="what")).labels == ("ash", "elm")
 
@@ -371,6 +372,76 @@ def test_a_named_column_that_is_not_there_is_refused(pair: Path, tmp_path: Path)
     table = write_table(tmp_path / "t.csv", "id,label", "a,ash")
     with pytest.raises(ConfigError, match="has no column 'breed'; its columns are 'id', 'label'"):
         sources.read(pair, table, columns=Columns(label="breed"))
+
+
+# --- tables: columns found by looking ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["", ".png"])
+@pytest.mark.parametrize("header", ["pic,what", "what,pic"])
+def test_a_table_of_pictures_and_one_other_column_needs_no_flags(pair: Path, tmp_path: Path, header: str, suffix: str):
+    rows = [(f"a{suffix}", "ash"), (f"b{suffix}", "elm")]
+    ordered = rows if header == "pic,what" else [row[::-1] for row in rows]
+    dataset = sources.read(pair, write_table(tmp_path / "t.csv", header, *map(",".join, ordered)))
+    assert [(sample.path.name, sample.label) for sample in dataset] == [("a.png", "ash"), ("b.png", "elm")]
+    told = found(dataset, "columns-found")
+    assert (told.severity, "'pic'" in told.message, "'what'" in told.message) == ("note", True, True)
+
+
+def test_only_what_was_found_by_looking_is_told(pair: Path, tmp_path: Path):
+    assert sources.read(pair, write_table(tmp_path / "t.csv", "id,label", "a,ash", "b,elm")).findings == ()
+    told = found(sources.read(pair, write_table(tmp_path / "t.csv", "id,what", "a,ash", "b,elm")), "columns-found")
+    assert "'what'" in told.message
+    assert "'id'" not in told.message
+
+
+def test_a_usual_name_without_pictures_gives_way_to_a_column_with_them(pair: Path, tmp_path: Path):
+    table = write_table(tmp_path / "t.csv", "id,file,label", "1,a.png,ash", "2,b.png,elm")
+    assert names(sources.read(pair, table)) == ["a.png", "b.png"]
+
+
+def test_labels_that_are_called_like_a_few_pictures_are_no_pictures(tmp_path: Path):
+    place(tmp_path / "p", *(f"{number}.png" for number in range(6)))
+    rows = [f"{number},{number % 2}" for number in range(6)]
+    assert sources.read(tmp_path / "p", write_table(tmp_path / "t.csv", "scan,digit", *rows)).labels == tuple("010101")
+
+
+def test_two_columns_of_pictures_are_asked_about_by_name(pair: Path, tmp_path: Path):
+    table = write_table(tmp_path / "t.csv", "left,right,label", "a,b,ash", "b,a,elm")
+    with pytest.raises(ConfigError, match="The cells of 'left', 'right' all name pictures") as refused:
+        sources.read(pair, table)
+    assert "--id-column" in refused.value.hint
+    assert names(sources.read(pair, table, columns=Columns(id="right"))) == ["b", "a"]
+
+
+def test_a_table_without_pictures_in_it_is_asked_about(pair: Path, tmp_path: Path):
+    with pytest.raises(
+        ConfigError, match="which column holds the id\\? None of 'x', 'y' has .* or names files that are there"
+    ):
+        sources.read(pair, write_table(tmp_path / "t.csv", "x,y", "c,ash", "d,elm"))
+
+
+def test_a_table_without_names_of_columns_loses_no_row(pair: Path, tmp_path: Path):
+    place(pair, "c.png")
+    with pytest.raises(DataError, match=r"The first line of .*t\.csv names the picture 'a\.png'"):
+        sources.read(pair, write_table(tmp_path / "t.csv", "a.png,ash", "b.png,elm", "c.png,elm"))
+
+
+def test_a_column_that_keeps_pictures_together_by_its_name_is_told(pair: Path, tmp_path: Path):
+    table = write_table(tmp_path / "t.csv", "id,label,camera", "a,ash,1", "b,elm,2")
+    dataset = sources.read(pair, table)
+    assert "'camera' keeps pictures together" in found(dataset, "group-column").message
+    assert "--group-column ''" in found(dataset, "group-column").advice
+    ignored = sources.read(pair, table, columns=Columns(group=""))
+    assert ([sample.group for sample in ignored], ignored.findings) == ([None, None], ())
+    assert sources.read(pair, table, columns=Columns(group="camera")).findings == ()
+
+
+def test_a_column_of_labels_is_no_group_for_its_name(pair: Path, tmp_path: Path):
+    table = write_table(tmp_path / "t.csv", "id,camera", "a,leica", "b,nikon")
+    for columns in (Columns(), Columns(label="camera")):
+        dataset = sources.read(pair, table, columns=columns)
+        assert [(sample.label, sample.group) for sample in dataset] == [("leica", None), ("nikon", None)]
 
 
 # --- tables: rows and files -------------------------------------------------------------------------------------------
@@ -455,6 +526,76 @@ def test_a_group_column_is_read_and_may_be_empty(pair: Path, tmp_path: Path):
     assert [sample.group for sample in sources.read(pair, table)] == ["007", None]
 
 
+# --- DataFrames, and whatever else labelled pictures may be -----------------------------------------------------------
+
+
+class Frame(dict[str, list[object]]):
+    """What pandas and polars have in common."""
+
+    @property
+    def columns(self) -> list[str]:
+        return list(self)
+
+
+def test_a_data_frame_gives_paths_and_labels(pair: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(pair.parent)
+    frame = Frame(shot=[pair / "a.png", "pictures/b.png"], what=["ash", 7], weight=[0.5, 0.25])
+    dataset = sources.dataset_of(frame)
+    assert [(sample.name, sample.label) for sample in dataset] == [
+        (str(pair / "a.png"), "ash"),
+        ("pictures/b.png", "7"),
+    ]
+    assert all(sample.path.is_file() for sample in dataset)
+    assert (dataset.root, dataset.layout) == (pair, "table")
+    assert found(dataset, "columns-found").severity == "note"
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), np.float32("nan"), type("NAType", (), {})(), ""])
+def test_labels_that_a_data_frame_lacks_are_refused_with_their_rows(pair: Path, missing: object):
+    frame = Frame(path=[str(pair / "a.png")] * 3, label=["ash", missing, missing])
+    with pytest.raises(DataError, match=r"The DataFrame: row 1 has an empty label; row 2 has an empty label\."):
+        sources.dataset_of(frame)
+
+
+def test_labels_that_are_fractions_are_refused_with_their_rows(pair: Path):
+    frame = Frame(path=[str(pair / "a.png"), str(pair / "b.png")], label=["1", 2.0])
+    with pytest.raises(DataError, match="The column 'label' of the DataFrame holds values that are no text in row 1"):
+        sources.dataset_of(frame)
+
+
+def test_paths_of_a_data_frame_that_are_not_there_are_refused_with_their_rows(pair: Path):
+    frame = Frame(path=[str(pair / "a.png"), "gone.png"], label=["ash", "elm"])
+    with pytest.raises(DataError, match=r"The DataFrame names 1 of 2 picture.* not there: row 1: 'gone\.png'"):
+        sources.dataset_of(frame)
+
+
+def test_columns_of_a_data_frame_are_named_where_looking_does_not_tell(pair: Path):
+    frame = Frame(path=[str(pair / "a.png"), str(pair / "b.png")], one=["ash", "elm"], two=["x", "y"])
+    with pytest.raises(ConfigError, match="The DataFrame: which column holds the label\\? None of 'one', 'two'"):
+        sources.dataset_of(frame)
+    assert sources.dataset_of(frame, Columns(label="two")).labels == ("x", "y")
+
+
+def test_rows_of_a_data_frame_that_agree_are_used_once(pair: Path):
+    frame = Frame(path=[str(pair / "a.png")] * 2, label=["ash", "ash"])
+    assert found(sources.dataset_of(frame), "duplicate-rows").names == (str(pair / "a.png"),)
+
+
+def test_a_path_is_read_and_a_dataset_is_itself(tmp_path: Path):
+    root = draw_folders(tmp_path / "photos", ("elm", "ash"), each=2)
+    dataset = sources.read(root)
+    assert sources.dataset_of(root) == sources.dataset_of(str(root)) == dataset
+    assert sources.dataset_of(dataset) is dataset
+    table = write_table(root / "t.csv", "id,label", "ash/ash_00,ash", "elm/elm_00,elm")
+    assert sources.dataset_of(table).labels == ("ash", "elm")
+
+
+@pytest.mark.parametrize("data", [None, 3, ["a.png"]])
+def test_anything_else_is_refused_by_its_kind(data: object):
+    with pytest.raises(ConfigError, match=f"Labelled pictures were expected, not {type(data).__name__}"):
+        sources.dataset_of(data)
+
+
 # --- names ------------------------------------------------------------------------------------------------------------
 
 ODD_NAMES = ["ünï", unicodedata.normalize("NFD", "ünï"), "שלום", "🐕", "new\nline", "x" * 251, " blank ", "a,b;'\"c"]
@@ -513,6 +654,12 @@ def test_B8_a_missing_picture_keeps_its_row(tmp_path: Path):
     place(tmp_path, "a.png")
     given = [str(tmp_path / "gone.png"), str(tmp_path / "a.png")]
     assert names(sources.read_pictures(given)) == given
+
+
+def test_a_folder_that_is_not_there_is_refused_at_once(tmp_path: Path):
+    place(tmp_path, "a.png")
+    with pytest.raises(ConfigError, match=r"phtoos' is not there; a picture or a folder of pictures was expected"):
+        sources.read_pictures([tmp_path / "a.png", tmp_path / "phtoos"])
 
 
 def test_a_glob_that_matches_nothing_is_refused(tmp_path: Path):

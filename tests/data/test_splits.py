@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from headstart.config import SplitConfig
 from headstart.data import sources, splits
+from headstart.data.splits import Grouping
 from headstart.errors import DataError
 from headstart.inspection import files
 from headstart.records import Dataset, Sample, Splits
@@ -33,6 +34,17 @@ def made(rows: list[Row]) -> tuple[Dataset, np.ndarray]:
     digests = [f"own-{n}" if row.content is None else f"same-{row.content}" for n, row in enumerate(rows)]
     dataset = Dataset(Path("pictures"), samples)
     return dataset, splits.group_ids(dataset, digests)
+
+
+def grouping(groups: np.ndarray, aside: np.ndarray | None = None, same_object: bool = False) -> Grouping:
+    """Return a grouping that keeps these groups together, whoever divides."""
+    aside = np.zeros(len(groups), dtype=bool) if aside is None else aside
+    return Grouping(groups, groups, aside, same_object)
+
+
+def brought(dataset: Dataset, groups: np.ndarray, aside: np.ndarray | None = None) -> Splits:
+    """Return the split that the data brings."""
+    return splits.partition(dataset, grouping(groups, aside), SplitConfig(), 0).final
 
 
 def groups_of_classes(dataset: Dataset, groups: np.ndarray) -> dict[str, set[int]]:
@@ -87,7 +99,7 @@ def test_the_share_is_held_out_of_every_class():
     parts = splits.split(dataset, groups, 0.2, seed=0)
     assert labels_at(dataset, parts.validation) == {"a": 20, "b": 10}
     assert labels_at(dataset, parts.train) == {"a": 80, "b": 40}
-    assert (parts.test.size, parts.findings, parts.given) == (0, (), False)
+    assert (parts.test.size, parts.findings, parts.origin) == (0, (), "drawn")
 
 
 @QUICK
@@ -299,13 +311,13 @@ def test_a_class_occurs_in_as_many_folds_as_it_has_groups(rows: list[Row], numbe
 
 def given_split(*rows: tuple[str, str | None]) -> Splits:
     dataset, groups = made([Row(label, split=split) for label, split in rows])
-    return splits.split(dataset, groups, 0.2, seed=0)
+    return brought(dataset, groups)
 
 
 def test_a_given_split_is_kept_as_it_is():
     parts = given_split(("a", "train"), ("b", "test"), ("a", "validation"), ("b", "train"), ("a", None))
     assert [part.tolist() for part in (parts.train, parts.validation, parts.test)] == [[0, 3, 4], [2], [1]]
-    assert (parts.given, parts.findings) == (True, ())
+    assert (parts.origin, parts.findings) == ("data", ())
     assert parts.part("test").tolist() == [1]
 
 
@@ -316,13 +328,13 @@ def test_train_and_val_folders_are_a_given_split(tmp_path: Path, photos: Path):
             target.parent.mkdir(parents=True, exist_ok=True)
             path.rename(target)
     dataset = sources.read(tmp_path / "parted")
-    parts = splits.split(dataset, np.arange(len(dataset)), 0.5, seed=0)
-    assert (parts.given, len(parts.train), len(parts.validation), len(parts.test)) == (True, 30, 6, 0)
+    parts = brought(dataset, np.arange(len(dataset)))
+    assert (parts.origin, len(parts.train), len(parts.validation), len(parts.test)) == ("data", 30, 6, 0)
 
 
 def test_training_pictures_alone_are_split_like_any_others():
     parts = given_split(*[("a", "train")] * 10, *[("b", "train")] * 10)
-    assert (parts.given, len(parts.validation)) == (False, 4)
+    assert (parts.origin, len(parts.validation)) == ("drawn", 4)
 
 
 def test_a_given_split_without_training_pictures_is_refused():
@@ -342,10 +354,56 @@ def test_a_class_in_no_measured_part_is_named():
 
 def test_E1_a_copy_of_a_test_picture_is_left_out_of_a_given_training_part():
     rows = [Row("a", None, 1, "train"), Row("a", None, 1, "test"), Row("b", split="train"), Row("b", split="test")]
-    parts = splits.split(*made([*rows, Row("a", split="train")]), 0.2, seed=0)
+    parts = brought(*made([*rows, Row("a", split="train")]))
     (leak,) = parts.findings
     assert (leak.code, leak.severity, leak.names) == ("split-leak", "warning", ("000.png",))
     assert (parts.train.tolist(), parts.test.tolist()) == ([2, 4], [1, 3])
+
+
+def test_a_class_of_the_training_part_that_would_be_left_out_whole_stays_and_is_told():
+    rows = [Row("a", "scene", split=part) for part in ("train", "train", "test")]
+    parts = brought(*made([*rows, Row("b", split="train"), Row("b", split="test")]))
+    assert (parts.train.tolist(), parts.test.tolist()) == ([0, 1, 3], [2, 4])
+    (told,) = parts.findings
+    assert (told.code, told.names) == ("split-leak-kept", ("000.png", "001.png"))
+    assert "figures flatter" in told.message
+
+
+def test_a_validation_part_whose_pictures_all_have_a_copy_in_test_stays_and_is_told():
+    rows = [Row(label, f"{label} scene", split=part) for label in "ab" for part in ("validation", "test")]
+    parts = brought(*made([*rows, Row("a", split="train"), Row("b", split="train")]))
+    assert (parts.validation.tolist(), parts.test.tolist()) == ([0, 2], [1, 3])
+    assert [finding.code for finding in parts.findings] == ["split-leak-kept"]
+
+
+def test_a_part_of_doubtful_pictures_alone_is_measured_all_the_same():
+    dataset, groups = made([Row("a"), Row("b"), Row("a", split="test"), Row("b", split="test")])
+    found = brought(dataset, groups, np.array([False, False, True, True]))
+    assert found.test.tolist() == [2, 3]
+
+
+# --- a previous run ---------------------------------------------------------------------------------------------------
+
+
+def followed(dataset: Dataset, groups: np.ndarray, *parts: str) -> Splits:
+    """Return the split of pictures of which a previous run had some."""
+    return splits.partition(dataset, grouping(groups), SplitConfig(), 0, previous=np.array(parts)).final
+
+
+def test_pictures_of_a_previous_run_stay_where_they_were_and_new_ones_are_dealt_out():
+    dataset, groups = made([Row(label) for label in "ab" for _ in range(15)])
+    old = [*["train"] * 4, "validation", *[""] * 10]
+    found = followed(dataset, groups, *old, *old)
+    assert {4, 19} <= set(found.validation)
+    assert set(range(4)) | set(range(15, 19)) <= set(found.train)
+    assert len(found.validation) == 2 + 4  # a fifth of the new ones of each class
+    assert found.origin == "previous run"
+
+
+def test_new_pictures_follow_their_group():
+    rows = [Row("a", "g"), Row("a", "g"), Row("b", "h"), Row("b", "h"), Row("a"), Row("b")]
+    found = followed(*made(rows), "validation", "", "train", "", "train", "validation")
+    assert (found.train.tolist(), found.validation.tolist()) == ([2, 3, 4], [0, 1, 5])
 
 
 # --- rounds -----------------------------------------------------------------------------------------------------------
@@ -357,7 +415,7 @@ def balanced(each: int = 10, classes: str = "abc") -> tuple[Dataset, np.ndarray]
 
 def test_one_share_is_one_round_and_what_is_learned_last():
     dataset, groups = balanced()
-    found = splits.partition(dataset, groups, SplitConfig(), 0)
+    found = splits.partition(dataset, grouping(groups), SplitConfig(), 0)
     (only,) = found.rounds
     assert only is found.final
     np.testing.assert_array_equal(only.validation, splits.split(dataset, groups, 0.2, 0).validation)
@@ -365,7 +423,7 @@ def test_one_share_is_one_round_and_what_is_learned_last():
 
 def test_folds_measure_every_picture_once_and_learn_from_all_at_the_end():
     dataset, groups = balanced()
-    found = splits.partition(dataset, groups, SplitConfig(folds=5), 0)
+    found = splits.partition(dataset, grouping(groups), SplitConfig(folds=5), 0)
     measured = np.concatenate([one.validation for one in found.rounds])
     assert sorted(measured.tolist()) == list(range(30))
     assert all(not set(one.train) & set(one.validation) for one in found.rounds)
@@ -374,14 +432,14 @@ def test_folds_measure_every_picture_once_and_learn_from_all_at_the_end():
 
 def test_repeats_hold_out_other_pictures_each_time():
     dataset, groups = balanced()
-    found = splits.partition(dataset, groups, SplitConfig(repeats=3), 0)
+    found = splits.partition(dataset, grouping(groups), SplitConfig(repeats=3), 0)
     assert len({tuple(one.validation) for one in found.rounds}) == 3
     assert len(found.final.train) == 30
 
 
 def test_E4_groups_stay_together_in_every_round():
     dataset, groups = made([Row(label, f"{label}{n // 3}") for label in "ab" for n in range(15)])
-    for one in splits.partition(dataset, groups, SplitConfig(folds=4, repeats=2), 0).rounds:
+    for one in splits.partition(dataset, grouping(groups), SplitConfig(folds=4, repeats=2), 0).rounds:
         assert not set(groups[one.train]) & set(groups[one.validation])
 
 
@@ -389,7 +447,10 @@ def test_an_even_partition_measures_large_groups_too():
     rows = [Row(label, f"{label}{n // 6}") for label in "ab" for n in range(18)]  # six of eighteen are over a fifth
     dataset, groups = made(rows)
     measured = np.concatenate(
-        [one.validation for one in splits.partition(dataset, groups, SplitConfig(), 0, even=True).rounds]
+        [
+            one.validation
+            for one in splits.partition(dataset, grouping(groups, same_object=True), SplitConfig(), 0).rounds
+        ]
     )
     assert sorted(measured.tolist()) == list(range(36))
 
@@ -398,23 +459,29 @@ def test_an_even_partition_measures_large_groups_too():
 def test_E3_pictures_set_aside_are_learned_from_and_measure_nothing(config: SplitConfig):
     dataset, groups = made([Row(label) for label in "ab" for _ in range(10)])
     aside = np.arange(20) % 4 == 0
-    for one in splits.partition(dataset, groups, config, 0, aside=aside).rounds:
+    for one in splits.partition(dataset, grouping(groups, aside), config, 0).rounds:
         assert set(np.flatnonzero(aside)) <= set(one.train)
 
 
 def test_E3_pictures_set_aside_leave_a_given_test_part():
     dataset, groups = made([Row("a"), Row("b"), Row("a", split="test"), Row("b", split="test")])
-    found = splits.split(dataset, groups, 0.2, 0, aside=np.array([False, False, True, False]))
+    found = brought(dataset, groups, np.array([False, False, True, False]))
     assert (found.train.tolist(), found.test.tolist()) == ([0, 1], [3])
 
 
 def test_folds_of_a_given_split_leave_its_test_part_alone():
     rows = [Row(label, split="test" if n < 2 else "train") for label in "ab" for n in range(12)]
     dataset, groups = made(rows)
-    found = splits.partition(dataset, groups, SplitConfig(folds=4), 0)
+    found = splits.partition(dataset, grouping(groups), SplitConfig(folds=4), 0)
     tested = {0, 1, 12, 13}
     assert set(found.final.test) == tested
     assert not tested & {int(row) for one in found.rounds for row in (*one.train, *one.validation)}
+
+
+def test_without_turns_one_share_is_held_out_even_of_large_groups():
+    dataset, groups = made([Row(label, f"{label}{n // 6}") for label in "ab" for n in range(18)])
+    found = splits.partition(dataset, grouping(groups, same_object=True), SplitConfig(), 0, in_turn=False)
+    assert len(found.rounds) == 1
 
 
 def test_joined_rows_are_called_by_their_first_and_join_through_others():

@@ -10,6 +10,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import contracts
@@ -24,7 +25,7 @@ from headstart.config import EncoderPlan
 from headstart.encoding import backbone as backbones
 from headstart.encoding import runtime
 from headstart.encoding.backbone import Backbone
-from headstart.errors import BackboneError, HeadstartError
+from headstart.errors import BackboneError, ConfigError, HeadstartError
 
 TOYS = ["test_vit", "test_resnet", "test_efficientnet"]
 
@@ -387,3 +388,20 @@ def test_how_pictures_are_wanted_is_known_without_the_weights(name: str):
 def test_how_an_absent_network_wants_its_pictures_needs_no_network():
     wanted = backbones.preprocessing("inception_resnet_v2", 331)
     assert (wanted.size, wanted.crop, wanted.mean) == (331, 0.8975, (0.5, 0.5, 0.5))
+
+
+def test_size_that_the_patches_do_not_divide_is_refused_at_once(tmp_path: Path):
+    _, file = toy("test_vit", tmp_path)
+    with pytest.raises(ConfigError, match=r"test_vit cannot take pictures of 100 pixels \(pictures\.size\): .*16"):
+        backbones.load("test_vit", str(file), size=100)
+    assert backbones.load("test_vit", str(file), size=96).preprocess.size == 96
+
+
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_saved_size_that_the_network_cannot_take_is_an_error_of_ours(tmp_path: Path, engine: str):
+    _, file = toy("test_vit", tmp_path)
+    whole = backbones.load("test_vit", str(file))
+    edited = replace(whole, preprocess=replace(whole.preprocess, size=100))
+    encoder = runtime.build(edited, EncoderPlan("test_vit", "", engine, "cpu", "f32"))
+    with pytest.raises(ConfigError, match=r"pictures\.size"):
+        list(encoder.encode(contracts.noise(1, 100)))

@@ -19,14 +19,15 @@ import contracts
 import numpy as np
 import pytest
 from conftest import draw_folders, picture
+from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import save
 
 import headstart
 from headstart import storage
-from headstart.data import sources
+from headstart.data import images, sources
 from headstart.encoding import cache as caches
-from headstart.encoding import features
+from headstart.encoding import features, reading
 from headstart.encoding.runtime import OpenVinoEncoder
 from headstart.errors import StorageError
 from headstart.inspection import files
@@ -55,11 +56,16 @@ def _umask_000() -> Iterator[None]:
 
 
 def extracted(
-    dataset: Dataset, cache: Path | None = None, engine: str = "openvino-f32", views: tuple[str, ...] = ("original",)
+    dataset: Dataset,
+    cache: Path | None = None,
+    engine: str = "openvino-f32",
+    views: tuple[str, ...] = ("original",),
+    *,
+    digests: bool = True,
 ) -> FeatureTable:
-    digests, _ = files.fingerprints(dataset)
+    known = files.fingerprints(dataset)[0] if digests else None
     encoder = contracts.encoder(engine)
-    return features.extract(dataset, digests, encoder, contracts.lite0(), views=views, cache=cache).table
+    return features.extract(dataset, known, encoder, contracts.lite0(), views=views, cache=cache).table
 
 
 def shards(cache: Path) -> list[Path]:
@@ -183,9 +189,9 @@ def test_C6_damaged_shard_is_computed_again(dataset: Dataset, cache: Path, tmp_p
 
 def test_C6_no_single_bit_of_a_shard_can_flip_unseen(cache: Path):
     store = caches.Store(cache, RECIPE, 4)
-    store.add(DIGESTS[:2], VALUES[:2])
+    store.add(DIGESTS[:2], VALUES[:2], [1, 0])
     (shard,) = shards(cache)
-    whole, (keys, values) = shard.read_bytes(), caches.read_shard(shard, store.recipe)
+    whole, (keys, values, remarks) = shard.read_bytes(), caches.read_shard(shard, store.recipe)
     unseen = []
     for bit in range(8 * len(whole)):
         data = bytearray(whole)
@@ -195,7 +201,8 @@ def test_C6_no_single_bit_of_a_shard_can_flip_unseen(cache: Path):
             got = caches.read_shard(shard, store.recipe)
         except (caches.SafetensorError, ValueError):
             continue
-        if got[0] != keys or got[1].dtype != values.dtype or not np.array_equal(got[1], values):
+        same = got.values.dtype == values.dtype and np.array_equal(got.values, values)
+        if got.keys != keys or not same or not np.array_equal(got.remarks, remarks):
             unseen.append(bit)
     assert unseen == []
 
@@ -221,8 +228,8 @@ def test_C3_hostile_safetensors_as_shard_is_passed_over(cache: Path, forged: str
     store.add(DIGESTS, VALUES)
     (store.folder / "0.safetensors").write_bytes(contracts.FORGED[forged])
     with pytest.warns(UserWarning, match=r"0\.safetensors is damaged"):
-        got = dict(caches.Store(cache, RECIPE, 4).take(DIGESTS))
-    assert sorted(got) == sorted(DIGESTS)
+        got = {row.digest for row in caches.Store(cache, RECIPE, 4).take(DIGESTS)}
+    assert got == set(DIGESTS)
 
 
 SHAPES = {  # what becomes of the values of a shard; its digests agree all the same
@@ -466,3 +473,107 @@ def test_verify_finds_the_damaged_shard_and_clear_leaves_foreign_files(dataset: 
     caches.clear(cache)
     assert shards(cache) == []
     assert (cache / "features" / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("views", [("original",), ("original", "mirror")])
+def test_digests_need_not_be_known_beforehand(dataset: Dataset, cache: Path, views: tuple[str, ...]):
+    shutil.copy(dataset[0].path, dataset[7].path)
+    expected = extracted(dataset, views=views)
+    for encoded in (11, 0):
+        table = extracted(dataset, cache, views=views, digests=False)
+        np.testing.assert_array_equal(table.values, expected.values)
+        assert (table.digests, table.encoded) == (expected.digests, encoded)
+
+
+@pytest.mark.parametrize("tensor", ["keys", "values"])
+def test_digests_that_are_found_out_survive_a_damaged_shard(dataset: Dataset, cache: Path, tensor: str):
+    expected = extracted(dataset, cache)
+    (shard,) = shards(cache)
+    begin = bytes.fromhex(expected.digests[0]) if tensor == "keys" else expected.values[0].tobytes()
+    shard.write_bytes(shard.read_bytes().replace(begin, bytes(len(begin))))
+    with pytest.warns(UserWarning, match="damaged"):
+        np.testing.assert_array_equal(extracted(dataset, cache, digests=False).values, expected.values)
+
+
+def test_only_what_the_cache_lacks_is_decoded(dataset: Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch):
+    extracted(dataset.select(range(5)), cache)
+    real, decoded = images.decode, []
+    monkeypatch.setattr(images, "decode", lambda *given, **how: decoded.append(1) or real(*given, **how))
+    assert extracted(dataset, cache, digests=False).encoded == len(decoded) == 7
+
+
+@pytest.mark.parametrize("digests", [True, False])
+def test_remarks_are_told_with_a_warm_cache_too(tmp_path: Path, cache: Path, digests: bool):
+    deep = np.random.default_rng(0).integers(0, 2**16, (40, 40), dtype=np.uint16)
+    for name, kind in (("deep.png", "PNG"), ("deep.tif", "TIFF")):
+        Image.fromarray(deep).save(tmp_path / name, format=kind)
+    shutil.copy(tmp_path / "deep.png", tmp_path / "called.jpg")
+    dataset = sources.read_pictures([tmp_path / name for name in ("deep.png", "called.jpg", "deep.tif")])
+    for _ in range(2):
+        told = extracted(dataset, cache, digests=digests).observations
+        names = [sample.name for sample in dataset]
+        assert told == {"sixteen-bit": tuple(sorted(names)), "wrong-suffix": (names[1],)}
+
+
+def test_every_remark_has_a_code_and_a_sentence():
+    named = re.search(r"remarks: What was noteworthy, from (.*)", images.Picture.__doc__)[1]
+    kept = set(re.findall(r'"([a-z-]+)"', named))
+    assert kept == {*reading.REMARKS, "wrong-suffix"}
+    assert {finding.code for finding in files.remarks(dict.fromkeys(kept, ("a.png",)))} == kept
+
+
+@pytest.mark.parametrize("name", ["0.safetensors", "remembered.json", "recipe.json"])
+@pytest.mark.filterwarnings("ignore:1 file")
+def test_a_pipe_in_the_cache_hangs_nobody(dataset: Dataset, cache: Path, name: str):
+    expected = extracted(dataset, cache)
+    folder = shards(cache)[0].parent
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    for digests in (True, False):
+        np.testing.assert_array_equal(extracted(dataset, cache, digests=digests).values, expected.values)
+    caches.survey(cache, verify=True)
+
+
+def test_shards_that_others_may_write_are_not_used(dataset: Dataset, cache: Path):
+    extracted(dataset.select(range(5)), cache)
+    extracted(dataset, cache)
+    for shard in shards(cache):
+        shard.chmod(0o620)
+    with pytest.warns(UserWarning, match=r"2 file\(s\) of the cache .*others may write it \(mode 620\)") as told:
+        assert extracted(dataset, cache).encoded == 12
+    assert len(told) == 1
+    assert {state.problem for state in caches.survey(cache)} == {"others may write it (mode 620)", ""}
+
+
+@pytest.mark.parametrize("folder", [".", "features"])
+def test_a_folder_that_others_may_write_is_not_used(dataset: Dataset, cache: Path, folder: str):
+    extracted(dataset, cache)
+    before = sorted(cache.rglob("*"))
+    (cache / folder).chmod(0o770)
+    with pytest.warns(UserWarning, match="is not used: others may write it"):
+        assert extracted(dataset, cache).encoded == 12
+    assert sorted(cache.rglob("*")) == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="files have no owners here")
+def test_a_cache_of_another_user_is_not_used(dataset: Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch):
+    extracted(dataset, cache)
+    monkeypatch.setattr(os, "geteuid", lambda: cache.stat().st_uid + 1)
+    with pytest.warns(UserWarning, match="belongs to another user"):
+        assert extracted(dataset, cache).encoded == 12
+
+
+@pytest.mark.usefixtures("_umask_000")
+def test_files_of_the_cache_are_for_the_owner_alone(dataset: Dataset, cache: Path):
+    extracted(dataset, cache)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in cache.rglob("*") if path.is_file()} == {0o600}
+    assert extracted(dataset, cache).encoded == 0
+
+
+def test_shards_without_remarks_are_still_read(cache: Path):
+    store = caches.Store(cache, RECIPE, 4)
+    store.add(DIGESTS[:2], VALUES[:2])
+    store.add(DIGESTS[2:], VALUES[2:], [0, 5, 0])
+    assert {row.digest: row.remarks for row in caches.Store(cache, RECIPE, 4).take(DIGESTS)} == dict(
+        zip(DIGESTS, [0, 0, 0, 5, 0], strict=True)
+    )

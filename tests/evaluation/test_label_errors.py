@@ -50,9 +50,9 @@ def test_the_order_of_the_rows_decides_nothing():
         targets[order],
         CLASSES,
         probabilities[order],
-        copies=[[place[row] for row in group] for group in copies],
+        near_duplicates=[[place[row] for row in group] for group in copies],
     )
-    assert shuffled == find_suspects(names, targets, CLASSES, probabilities, copies=copies)
+    assert shuffled == find_suspects(names, targets, CLASSES, probabilities, near_duplicates=copies)
 
 
 def test_equal_pictures_are_in_the_order_of_their_names():
@@ -98,7 +98,7 @@ def test_the_label_of_the_fewer_copies_comes_first_whatever_the_model_says():
     copies = [[20, 23, 26]]  # of one class
     targets[23] = 0
     probabilities[20] = probabilities[23] = probabilities[26] = [0.9, 0.05, 0.05]
-    suspect = find_suspects(names, targets, CLASSES, probabilities, copies=copies)[0]
+    suspect = find_suspects(names, targets, CLASSES, probabilities, near_duplicates=copies)[0]
     assert (suspect.name, suspect.label, suspect.suggested) == ("023.jpg", "ash", "cedar")
     assert suspect.is_likely
     assert suspect.duplicate_of == "020.jpg"
@@ -106,13 +106,15 @@ def test_the_label_of_the_fewer_copies_comes_first_whatever_the_model_says():
 
 def test_the_probabilities_decide_between_as_many_copies():
     probabilities = told([0.1, 0.7, 0.2], [0.2, 0.7, 0.1], [0.9, 0, 0.1], [0, 0.9, 0.1])
-    suspects = find_suspects(["a", "b", "c", "d"], np.array([0, 1, 0, 1]), CLASSES, probabilities, copies=[[0, 1]])
+    suspects = find_suspects(
+        ["a", "b", "c", "d"], np.array([0, 1, 0, 1]), CLASSES, probabilities, near_duplicates=[[0, 1]]
+    )
     assert suspects[0] == Suspect("a", "ash", "birch", pytest.approx(0.7 / 0.8), "b")
 
 
 def test_copies_that_agree_are_not_suspected_but_named():
     names, targets, probabilities = drawn()
-    suspects = find_suspects(names, targets, CLASSES, probabilities, copies=[[0, 100], [150, 153]])
+    suspects = find_suspects(names, targets, CLASSES, probabilities, near_duplicates=[[0, 100], [150, 153]])
     twins = {suspect.name: suspect.duplicate_of for suspect in suspects if suspect.duplicate_of}
     assert twins["000.jpg"] == "100.jpg"
     assert suspects[0].name == "000.jpg"  # contradicted by 100.jpg
@@ -121,14 +123,16 @@ def test_copies_that_agree_are_not_suspected_but_named():
 
 def test_a_copy_with_the_suggested_label_is_named_before_another():
     probabilities = np.full((4, 3), 1 / 3)
-    suspects = find_suspects(list("abcd"), np.array([2, 0, 1, 1]), CLASSES, probabilities, copies=[[0, 1, 2, 3]])
+    suspects = find_suspects(
+        list("abcd"), np.array([2, 0, 1, 1]), CLASSES, probabilities, near_duplicates=[[0, 1, 2, 3]]
+    )
     assert [(s.name, s.suggested, s.duplicate_of) for s in suspects[:2]] == [("a", "birch", "c"), ("b", "birch", "c")]
 
 
 def test_rows_that_no_model_has_judged_are_suspected_only_for_their_copies():
     names, targets, probabilities = drawn()
     probabilities[[0, 1, 2]] = np.nan
-    suspects = find_suspects(names, targets, CLASSES, probabilities, copies=[[0, 99], [1, 100]])
+    suspects = find_suspects(names, targets, CLASSES, probabilities, near_duplicates=[[0, 99], [1, 100]])
     assert {suspect.name for suspect in suspects[:2]} == {"000.jpg", "001.jpg"}  # 99 and 100 contradict them
     assert [suspect.confidence for suspect in suspects[:2]] == [0.5, 0.5]
     assert "002.jpg" not in {suspect.name for suspect in suspects}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,39 @@ def test_predictions_that_all_failed_cannot_be_measured():
 def test_a_picture_without_label_among_labelled_ones_is_refused():
     with pytest.raises(DataError, match="None"):
         measure.measure(said("ab", "a-"))
+
+
+@pytest.mark.parametrize("share", [1 / 3, 0.9])
+def test_shuffled_labels_are_no_better_than_chance(share: float):
+    generator = np.random.default_rng(0)
+    letters = generator.choice(list("abc"), 300, p=[share, (1 - share) / 2, (1 - share) / 2])
+    result = measure.measure(said("".join(letters), "".join(generator.permutation(letters))))
+    (told,) = measure.findings(result)
+    assert told.code == "no-better-than-chance"
+    assert "guessing would be right 0." in told.message
+
+
+def test_what_was_learned_is_better_than_chance_and_the_largest_class_alone_is_not():
+    answers = "a" * 90 + "b" * 10
+    assert measure.findings(measure.measure(said("a" * 80 + "b" * 20, answers))) == []  # right as often as all "a"
+    assert measure.findings(measure.measure(said("a" * 100, answers))) != []
+    assert measure.findings(measure.measure(said("aab", "aab"))) != []  # three pictures show nothing
+
+
+def test_a_person_gets_one_line():
+    given = said("aabbcc", "aabbca", {5: "truncated"})
+    assert repr(given) == "Predictions(6 pictures, 3 classes, 1 could not be used)"
+    assert repr(measure.measure(given)) == "Evaluation(5 pictures, 3 classes, accuracy 1.000 [0.566, 1.000])"
+    one = Dataset(Path("photos"), (Sample(Path("1.png"), "1", "ash"),), layout="folders")
+    assert repr(one) == str(one) == "Dataset(1 picture, 1 class, folders, 'photos')"
+
+
+def test_refused_pictures_have_no_set_and_do_not_move_the_figures():
+    plain = said("aabb", "aaba")
+    judged = replace(plain, sets=plain.probabilities > 0.5, known=np.array([True, False, True, True]))
+    assert [one.set for one in judged] == [("ash",), (), ("birch",), ("birch",)]
+    overall = measure.measure(judged).overall
+    assert (overall["coverage"].value, overall["set_size"].value, overall["refused"].value) == (0.75, 1, 0.25)
 
 
 def test_B16_a_class_the_model_does_not_have_is_refused_with_both_lists(small_result: TrainingResult):

@@ -1,4 +1,4 @@
-"""Temperature: one number that makes confidences honest and leaves the answers alone."""
+"""Temperature: one number that makes confidences honest, leaves the answers alone, and claims no more than it saw."""
 
 from __future__ import annotations
 
@@ -31,11 +31,22 @@ def test_the_loss_is_that_of_the_calibrated_probabilities():
     assert loss == pytest.approx(metrics.log_loss(Calibration(temperature).probabilities(logits * 3), targets))
 
 
-def test_no_other_temperature_has_a_smaller_loss():
-    logits, targets = honest(rows=300)
+@pytest.mark.parametrize("rows", [30, 300])
+def test_no_other_temperature_suits_better_where_one_row_in_n_and_two_is_wrong(rows: int):
+    logits, targets = honest(rows)
+    best, _ = calibration.fit_temperature(logits, targets)
+    own = np.eye(6)[targets]
+    next_best = np.eye(6)[np.where(own, -np.inf, logits).argmax(axis=1)]
+    wanted = ((rows + 1) * own + next_best) / (rows + 2)
+    loss = [-(wanted * np.log(Calibration(t).probabilities(logits))).sum() for t in best * np.linspace(0.5, 2, 61)]
+    assert -(wanted * np.log(Calibration(best).probabilities(logits))).sum() <= min(loss) + 1e-6 * rows
+
+
+def test_many_errors_leave_the_temperature_where_the_likelihood_has_it():
+    logits, targets = honest(3000)
     best, loss = calibration.fit_temperature(logits, targets)
-    others = best * np.linspace(0.5, 2, 61)
-    assert loss <= min(metrics.log_loss(Calibration(t).probabilities(logits), targets) for t in others) + 1e-7
+    others = [metrics.log_loss(Calibration(t).probabilities(logits), targets) for t in best * np.linspace(0.9, 1.1, 41)]
+    assert loss <= min(others) + 1e-6
 
 
 def test_the_answers_stay_as_they_are():
@@ -58,12 +69,51 @@ def test_rows_are_finite_and_sum_to_one_whatever_the_logits():
     np.testing.assert_allclose(said, [[1, 0, 0], [1 / 3, 1 / 3, 1 / 3]])
 
 
-def test_perfect_and_hopeless_logits_end_at_the_bounds():
+def test_perfect_logits_are_believed_as_far_as_their_number_allows_and_hopeless_ones_not_at_all():
     targets = np.arange(40) % 4
     surest, _ = calibration.fit_temperature(5 * np.eye(4, dtype=np.float32)[targets], targets)
     doubt, _ = calibration.fit_temperature(5 * np.eye(4, dtype=np.float32)[(targets + 1) % 4], targets)
-    assert calibration.LOW <= surest < 1
+    said = Calibration(surest).probabilities(5 * np.eye(4, dtype=np.float32)[targets])
+    assert said.max(axis=1) == pytest.approx(41 / 42, abs=1e-4)
     assert doubt == pytest.approx(calibration.HIGH, rel=0.01)
+
+
+def separable(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return logits of four classes that are always right, their targets, and the logits half way to other classes."""
+    generator, targets = np.random.default_rng(seed), np.arange(rows) % 4
+    centres, spread = 20 * np.eye(4), generator.normal(0, 2, (rows, 4))
+    moved = (targets + generator.integers(1, 4, rows)) % 4
+    return centres[targets] + spread, targets, (centres[targets] + centres[moved]) / 2 + spread
+
+
+@pytest.mark.parametrize("scaling", ["best", "temperature", "vector"])
+@pytest.mark.parametrize("rows", [5, 20, 60, 120])
+def test_easy_pictures_make_nobody_surer_than_their_number_allows(rows: int, scaling: str):
+    logits, targets, shifted = separable(rows)
+    rules = calibration.fit(logits, targets, np.arange(rows) % 5, scaling)
+    assert 1 - 2.5 / (rows + 2) < rules.probabilities(logits).max(axis=1).mean() <= 1 - 0.9 / (rows + 2)
+    said = rules.probabilities(shifted)
+    assert metrics.accuracy(said, targets) < 0.75
+    assert metrics.log_loss(said, targets) < 1.2  # 12 and more with the temperature 0.02 of the likelihood alone
+
+
+def test_copies_are_one_picture():
+    logits, targets, _ = separable(20)
+    thrice, fold = np.tile(np.arange(20), 3), np.zeros(60, np.int64)
+    once = calibration.fit(logits, targets, fold[:20])
+    assert calibration.fit(logits[thrice], targets[thrice], fold, groups=thrice).temperature == pytest.approx(
+        once.temperature
+    )
+    assert calibration.fit(logits[thrice], targets[thrice], fold).temperature < once.temperature
+
+
+def test_too_few_errors_are_told_and_many_are_not():
+    logits, targets, shifted = separable(120)
+    (told,) = calibration.findings(logits, targets)
+    assert told.code == "bounded-confidence"
+    assert "0 of 120" in told.message
+    assert "0.992" in told.message
+    assert calibration.findings(shifted, targets) == []
 
 
 def distorted(rows: int = 3000) -> tuple[np.ndarray, np.ndarray]:
@@ -103,9 +153,17 @@ def test_a_class_that_one_half_lacks_leaves_the_temperature():
     assert calibration.fit(logits, targets, fold).factors is None
 
 
-def test_too_few_rows_change_nothing():
-    logits, targets = honest(rows=calibration.FEWEST - 1)
-    assert calibration.fit(logits, targets, np.zeros(len(targets), int)) == Calibration()
+@pytest.mark.parametrize("logits", [np.zeros((0, 6), np.float32), np.full((3, 6), np.nan, np.float32)])
+def test_no_usable_rows_change_nothing(logits: np.ndarray):
+    nothing = np.zeros(len(logits), np.int64)
+    assert calibration.fit(logits, nothing, nothing) == Calibration()
+
+
+def test_rows_that_are_not_finite_are_left_aside():
+    logits, targets = honest(50)
+    fold = np.zeros(51, np.int64)
+    more = np.vstack([logits, np.full((1, 6), np.inf, np.float32)])
+    assert calibration.fit(more, np.append(targets, 0), fold) == calibration.fit(logits, targets, fold[1:])
 
 
 @pytest.mark.parametrize(

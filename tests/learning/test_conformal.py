@@ -98,6 +98,21 @@ def test_too_few_pictures_give_every_class(size: int):
     assert rule.sets(honest(20, classes=4)[0]).all()
 
 
+def test_sets_that_say_nothing_are_told():
+    said, targets = honest(9, classes=4)
+    (told,) = conformal.findings(conformal.fit(said[:8], targets[:8], level=0.9))
+    assert told.code == "sets-hold-everything"
+    assert "fewer than 9" in told.message
+    assert conformal.findings(conformal.fit(said, targets, level=0.9)) == []
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_rows_without_numbers_are_left_aside(method: str):
+    said, targets = honest(50)
+    more = np.vstack([said, np.full((1, 12), np.nan)])
+    assert conformal.fit(more, np.append(targets, 0), method=method) == conformal.fit(said, targets, method=method)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_most_probable_class_is_always_in_the_set(method: str):
     rule = SetRule(method, 0.5, 0.0)

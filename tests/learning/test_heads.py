@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -126,6 +128,36 @@ def test_the_logits_of_a_row_do_not_depend_on_the_others_values():
     head, values = head_of((7, 5)), rows(9)
     other = np.concatenate([values[:1], 1000 * values[1:]])
     np.testing.assert_array_equal(head.logits(values)[0], head.logits(other)[0])
+
+
+def test_logits_follow_the_weights():
+    head = head_of((7,))
+    before = head.logits(rows(3))
+    with torch.no_grad():
+        head.linear.bias += 1
+    np.testing.assert_allclose(head.logits(rows(3)), before + 1, atol=1e-6)
+    head.load_state_dict(head_of((7,)).state_dict())
+    np.testing.assert_array_equal(head.logits(rows(3)), before)
+    head.linear = nn.Linear(7, CLASSES)
+    assert not np.allclose(head.logits(rows(3)), before)
+
+
+def test_a_copy_goes_its_own_way():
+    head = head_of((7,))
+    before = head.logits(rows(3))
+    other = copy.deepcopy(head)
+    np.testing.assert_array_equal(other.logits(rows(3)), before)
+    nn.init.zeros_(other.linear.weight)
+    assert not np.allclose(other.logits(rows(3)), before)
+    np.testing.assert_array_equal(head.logits(rows(3)), before)
+
+
+def test_many_threads_get_the_same_logits():
+    head, values = head_of((64, 32), features=333), rows(40, 333)
+    wanted = head_of((64, 32), features=333).logits(values)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda row: head.logits(values[row : row + 1])[0], range(40)))
+    np.testing.assert_array_equal(found, wanted)
 
 
 def test_no_rows_have_no_logits():

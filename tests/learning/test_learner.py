@@ -5,26 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 
-from headstart.config import EncoderPlan, Plan, read_config, resolve
+from headstart.config import EncoderPlan, Plan, SplitConfig, read_config, resolve
 from headstart.data import splits
-from headstart.encoding.backbone import Backbone
+from headstart.data.splits import Grouping
 from headstart.errors import ConfigError
-from headstart.learning import calibration, learner, sgd
+from headstart.learning import calibration, learner, rules, sgd
 from headstart.learning.calibration import Calibration
 from headstart.learning.heads import Head
-from headstart.learning.learner import Learned, Material
+from headstart.learning.learner import Fitted, Learner
+from headstart.learning.prior import LabelRows
+from headstart.learning.rules import PredictionRules
 from headstart.learning.sgd import Rows
-from headstart.records import Dataset, Finding, Preprocess, Sample
+from headstart.records import Dataset, Finding, LabelledFeatures, Preprocess, Sample, Splits
 
 FEATURES = 10
 NAMES = ("ash", "birch", "cedar")
-NO_BACKBONE: Backbone = None  # type: ignore[assignment]  # a head in epochs starts from nothing
 
 
 def samples(each: int, group: Callable[[int], str] | None = None, parts: tuple[str, ...] = ()) -> Dataset:
@@ -45,7 +46,22 @@ def samples(each: int, group: Callable[[int], str] | None = None, parts: tuple[s
     )
 
 
-def material(dataset: Dataset, spread: float = 2.0) -> Material:
+class Case(NamedTuple):
+    """Features, what stays together among them, and who learns and measures."""
+
+    features: LabelledFeatures
+    groups: np.ndarray
+    parts: Splits
+
+
+class Learned(NamedTuple):
+    """A head and the rules that go with it."""
+
+    fitted: Fitted
+    rules: PredictionRules
+
+
+def case(dataset: Dataset, spread: float = 2.0) -> Case:
     """Return clouds of features, one a class, as features of these samples."""
     generator = np.random.default_rng(0)
     classes = dataset.classes
@@ -54,8 +70,9 @@ def material(dataset: Dataset, spread: float = 2.0) -> Material:
     values = centres[targets][:, None] + generator.normal(0, spread, (len(dataset), 2, FEATURES))
     digests = tuple(f"{row:064d}" for row in range(len(dataset)))
     groups = splits.group_ids(dataset, digests)
-    parts = splits.split(dataset, groups, 0.2, 0)
-    return Material(dataset, values.astype(np.float32), classes, targets, digests, groups, parts)
+    grouping = Grouping(groups, groups, np.zeros(len(dataset), dtype=bool))
+    parts = splits.partition(dataset, grouping, SplitConfig(), 0).final
+    return Case(LabelledFeatures(dataset, values.astype(np.float32), classes, targets, digests), groups, parts)
 
 
 def plan(*settings: str) -> Plan:
@@ -66,9 +83,19 @@ def plan(*settings: str) -> Plan:
     )
 
 
-def learn(given: Material, *settings: str, **more: Any) -> Learned:
-    """Fit the head."""
-    return learner.learn(given, NO_BACKBONE, plan(*settings), **more)
+def build(features: LabelledFeatures, decided: Plan, **more: Any) -> Learner:
+    """Return what fits heads as a plan says; nothing is known of any label."""
+    none = np.zeros((0, FEATURES), np.float32)
+    return learner.build(features, decided.head, LabelRows((), none, none[:, 0]), decided.seed, **more)
+
+
+def learn(given: Case, *settings: str, **more: Any) -> Learned:
+    """Fit the head, and its rules."""
+    decided, parts = plan(*settings), given.parts
+    watch = parts.validation if len(parts.validation) or decided.head.watch == "validation" else parts.test
+    own = build(given.features, decided, **more)
+    fitted = own.fit(parts.train, watch, given.groups)
+    return Learned(fitted, rules.fit(own, fitted, parts.train, given.groups, decided.calibration))
 
 
 def same(one: Head, other: Head) -> bool:
@@ -79,7 +106,7 @@ def same(one: Head, other: Head) -> bool:
 
 def found(learned: Learned, code: str) -> Finding | None:
     """Return the finding with this code, if there is one."""
-    return next((finding for finding in learned.findings if finding.code == code), None)
+    return next((finding for finding in learned.fitted.findings if finding.code == code), None)
 
 
 @pytest.fixture
@@ -89,7 +116,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Rows]:
     real = sgd.fit
 
     def fit(*arguments: Any, **more: Any) -> sgd.SgdFit:
-        heard.append(arguments[3])
+        heard.append(arguments[1])
         return real(*arguments, **more)
 
     monkeypatch.setattr(sgd, "fit", fit)
@@ -97,16 +124,16 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Rows]:
 
 
 def test_watched_pictures_are_a_tenth_of_the_training_part_of_every_class(asked: list[Rows]):
-    given = material(samples(100))
+    given = case(samples(100))
     learned = learn(given)
     (rows,) = asked
     assert sorted([*rows.learned, *rows.watched]) == given.parts.train.tolist()
-    assert np.bincount(given.targets[rows.watched]).tolist() == [8, 8, 8]
-    assert learned.told["watched"] == 24
+    assert np.bincount(given.features.targets[rows.watched]).tolist() == [8, 8, 8]
+    assert learned.fitted.provenance["watched"] == 24
 
 
 def test_E5_validation_pictures_are_neither_learned_from_nor_watched(asked: list[Rows]):
-    given = material(samples(40))
+    given = case(samples(40))
     learn(given)
     (rows,) = asked
     assert not {*rows.learned, *rows.watched} & {*given.parts.validation}
@@ -114,7 +141,7 @@ def test_E5_validation_pictures_are_neither_learned_from_nor_watched(asked: list
 
 
 def test_E1_groups_are_never_on_both_sides_of_the_watch(asked: list[Rows]):
-    given = material(samples(60, group=lambda number: f"owner {number // 3}"))
+    given = case(samples(60, group=lambda number: f"owner {number // 3}"))
     learn(given)
     (rows,) = asked
     assert len(rows.watched) > 0
@@ -122,68 +149,75 @@ def test_E1_groups_are_never_on_both_sides_of_the_watch(asked: list[Rows]):
 
 
 def test_a_large_group_is_not_what_is_watched(asked: list[Rows]):
-    learn(material(samples(40, group=lambda number: "one" if number < 20 else str(number))))
+    learn(case(samples(40, group=lambda number: "one" if number < 20 else str(number))))
     (rows,) = asked
     assert 5 <= len(rows.watched) <= 13  # of 96
 
 
 def test_E5_validation_pictures_decide_nothing():
-    given = material(samples(130))
-    values, targets = given.values.copy(), given.targets.copy()
+    given = case(samples(130))
+    values, targets = given.features.values.copy(), given.features.targets.copy()
     values[given.parts.validation], targets[given.parts.validation] = 50, 0
-    clean, poisoned = learn(given), learn(replace(given, values=values, targets=targets))
-    assert same(clean.head, poisoned.head)
+    clean, poisoned = (
+        learn(given),
+        learn(given._replace(features=replace(given.features, values=values, targets=targets))),
+    )
+    assert same(clean.fitted.head, poisoned.fitted.head)
     assert clean.rules.calibration == poisoned.rules.calibration != Calibration()
-    assert clean.told == poisoned.told
-    assert clean.history[-1].validation_loss != poisoned.history[-1].validation_loss
+    assert clean.fitted.provenance == poisoned.fitted.provenance
+    assert clean.fitted.history[-1].validation_loss != poisoned.fitted.history[-1].validation_loss
 
 
 def test_the_temperature_comes_from_the_watched_pictures(asked: list[Rows]):
-    given = material(samples(130))
+    given = case(samples(130))
     learned = learn(given)
     watched = asked[0].watched
-    logits = learned.head.logits(given.values[watched, 0])
+    logits = learned.fitted.head.logits(given.features.values[watched, 0])
     assert len(watched) >= calibration.FEWEST
-    assert learned.rules.calibration.temperature == calibration.fit_temperature(logits, given.targets[watched])[0] != 1
-    assert learned.findings == ()
+    assert (
+        learned.rules.calibration.temperature
+        == calibration.fit_temperature(logits, given.features.targets[watched])[0]
+        != 1
+    )
+    assert learned.fitted.findings == ()
 
 
-def test_too_few_to_watch_give_no_temperature_and_are_said_to_be():
-    learned = learn(material(samples(20)))
+def test_too_few_to_watch_are_said_to_be():
+    learned = learn(case(samples(20)))
     finding = found(learned, "too-few-to-watch")
-    assert learned.rules.calibration == Calibration()
     assert finding is not None
     assert finding.severity == "warning"
-    assert "5 picture(s) can be watched" in finding.message
+    assert "only 5 picture(s) can be watched" in finding.message
 
 
 def test_where_none_can_be_watched_all_epochs_run():
-    given = material(samples(6, parts=("train", "test", "test", "test", "test", "test")))
+    given = case(samples(6, parts=("train", "test", "test", "test", "test", "test")))
     learned = learn(given, "head.patience=1", "head.min_delta=50")
-    assert learned.told["watched"] == 0
-    assert len(learned.history) == 6
+    assert learned.rules.calibration == Calibration()
+    assert learned.fitted.provenance["watched"] == 0
+    assert len(learned.fitted.history) == 6
     assert found(learned, "too-few-to-watch") is not None
 
 
 def test_watching_validation_watches_it_all_and_says_that_it_flatters(asked: list[Rows]):
-    given = material(samples(60))
+    given = case(samples(60))
     learned = learn(given, "head.watch=validation")
     (rows,) = asked
     assert rows.learned.tolist() == given.parts.train.tolist()
     assert rows.watched.tolist() == given.parts.validation.tolist()
-    assert all(step.watched_loss <= step.validation_loss for step in learned.history)  # scaled by a temperature
+    assert all(step.watched_loss <= step.validation_loss for step in learned.fitted.history)  # scaled by a temperature
     finding = found(learned, "watched-validation")
     assert finding is not None
-    assert finding.names == (f"{learned.told['watched']} pictures",)
+    assert finding.names == (f"{learned.fitted.provenance['watched']} pictures",)
 
 
 def test_watching_training_flatters_nothing():
-    assert found(learn(material(samples(40))), "watched-validation") is None
+    assert found(learn(case(samples(40))), "watched-validation") is None
 
 
 def test_watching_validation_where_there_is_none_is_refused():
-    given = material(samples(20, parts=("train", "train", "test")))
-    with pytest.raises(ConfigError, match=r"head\.watch is 'validation'.*no validation part") as refused:
+    given = case(samples(20, parts=("train", "train", "test")))
+    with pytest.raises(ConfigError, match=r"head\.watch is 'validation'.*no validation pictures") as refused:
         learn(given, "head.watch=validation")
     assert "head.watch=training" in refused.value.hint
 
@@ -191,61 +225,67 @@ def test_watching_validation_where_there_is_none_is_refused():
 def test_watching_validation_where_there_is_none_is_found_out_before_any_work():
     dataset = samples(20, parts=("train", "train", "test"))
     with pytest.raises(ConfigError, match="no validation part"):
-        learner.check(dataset, plan("head.watch=validation"))
-    learner.check(dataset, plan())
-    learner.check(samples(20), plan("head.watch=validation"))
+        splits.check(dataset, SplitConfig(), "validation")
+    splits.check(dataset, SplitConfig(), "training")
+    splits.check(samples(20), SplitConfig(), "validation")
 
 
 def test_where_there_is_no_validation_part_the_test_part_is_shown(asked: list[Rows]):
-    given = material(samples(20, parts=("train", "train", "test")))
+    given = case(samples(20, parts=("train", "train", "test")))
     learn(given)
     assert asked[0].shown.tolist() == given.parts.test.tolist()
 
 
 def test_E6_test_pictures_of_a_given_split_decide_nothing():
-    given = material(samples(20, parts=("train", "train", "validation", "test")))
-    values, targets = given.values.copy(), given.targets.copy()
+    given = case(samples(20, parts=("train", "train", "validation", "test")))
+    values, targets = given.features.values.copy(), given.features.targets.copy()
     values[given.parts.test], targets[given.parts.test] = 50, 0
-    assert same(learn(given).head, learn(replace(given, values=values, targets=targets)).head)
+    assert same(
+        learn(given).fitted.head,
+        learn(given._replace(features=replace(given.features, values=values, targets=targets))).fitted.head,
+    )
 
 
 def test_the_refit_learns_from_the_rows_it_is_given_for_the_best_number_of_epochs(asked: list[Rows]):
-    given, decided = material(samples(60)), plan("head.epochs=20", "head.patience=3", "head.learning_rate=0.05")
-    learned = learner.learn(given, NO_BACKBONE, decided)
-    best, rows = learned.told["best_epoch"], np.arange(len(given.dataset))
-    head = learner.refit(given, NO_BACKBONE, decided, learned.best, rows)
+    given, decided = case(samples(60)), plan("head.epochs=20", "head.patience=3", "head.learning_rate=0.05")
+    own = build(given.features, decided)
+    fitted = own.fit(given.parts.train, given.parts.validation, given.groups)
+    best, rows = fitted.provenance["best_epoch"], np.arange(len(given.features))
+    head = own.refit(rows, fitted.best).head
     nothing = np.array([], dtype=np.int64)
-    assert best < len(learned.history) < 20  # or there is nothing to tell apart
+    assert best < len(fitted.history) < 20  # or there is nothing to tell apart
     assert asked[1].learned.tolist() == rows.tolist()
     assert len(asked[1].watched) == 0
     until = Rows(rows, nothing, nothing, until=best)  # with the schedule of all epochs
-    assert same(head, sgd.fit(given.values, given.targets, 3, until, decided.head, 0).head)
+    assert same(head, sgd.fit(given.features, until, decided.head, 0).head)
 
 
 def test_what_is_told_of_the_fit_is_what_happened():
-    learned = learn(material(samples(60)), "head.epochs=20", "head.patience=3", "head.learning_rate=0.05")
-    epochs = len(learned.history)
-    best = 1 + int(np.argmin([step.watched_loss for step in learned.history[: learned.told["best_epoch"]]]))
-    assert learned.told == {
+    learned = learn(case(samples(60)), "head.epochs=20", "head.patience=3", "head.learning_rate=0.05")
+    epochs = len(learned.fitted.history)
+    best = 1 + int(
+        np.argmin([step.watched_loss for step in learned.fitted.history[: learned.fitted.provenance["best_epoch"]]])
+    )
+    assert learned.fitted.provenance == {
         "head": f"dense 8 → 3, adam, epoch {best} of {epochs} was best",
         "best_epoch": best,
         "epochs": epochs,
         "stopped_early": True,
         "watched": 14,
+        "matched": {},
     }
-    assert learned.matched == {}
 
 
 def test_a_killed_fit_goes_on_from_the_cache_and_leaves_nothing_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sgd, "SAVE_EVERY", 0)
-    given = material(samples(40))
+    given = case(samples(40))
 
     def die(stage: str, done: int, total: int) -> None:
         if done == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        learn(given, cache=tmp_path, progress=die)
+        learn(given, checkpoints=tmp_path / "fits", progress=die)
     assert len(list((tmp_path / "fits").iterdir())) == 1
-    assert same(learn(given, cache=tmp_path).head, learn(given).head)
+    assert same(learn(given, checkpoints=tmp_path / "fits").fitted.head, learn(given).fitted.head)
     assert not list((tmp_path / "fits").iterdir())

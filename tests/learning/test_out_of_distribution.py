@@ -117,6 +117,68 @@ def test_few_held_out_pictures_refuse_nobody():
     assert few.p_value(np.full((1, 2), -99, np.float32), np.zeros((1, 2), np.float32))[0] > 0.05
 
 
+@pytest.mark.parametrize(("count", "refused", "rate"), [(19, 0.05, 0), (20, 0.05, 0.05), (20, 0.01, 0), (1, 0.5, 0)])
+def test_the_rate_is_the_one_that_can_be_held(count: int, refused: float, rate: float):
+    few = out_of_distribution.fit("energy", refused, np.arange(float(count)), {})
+    strangest = few.p_value(np.full((1, 2), -99, np.float32), np.zeros((1, 2), np.float32))[0]
+    assert few.rate == rate
+    assert (strangest < refused) == (rate > 0)
+    assert [told.code for told in out_of_distribution.findings(few)] == ["refuses-nothing"] * (rate == 0)
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_no_held_out_score_is_no_rule(score: Score):
+    features, targets = drawn(40)
+    arrays = out_of_distribution.learn(score, features, targets)
+    for own in (np.zeros(0), np.full(3, np.nan), np.array([np.inf])):
+        assert out_of_distribution.fit(score, 0.05, own, arrays) is None
+    assert out_of_distribution.findings(None) == []
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_pictures_that_are_all_one_group_leave_nothing_to_learn_from(score: Score):
+    features, targets = drawn(40)
+    rows = np.arange(40)
+    one = np.zeros(40, np.int64)
+    own = out_of_distribution.held_out(score, features, targets, rows, one, logits(features), rows)
+    assert np.isnan(own).all() == (score != "energy")
+    assert out_of_distribution.learn(score, features[:0], targets[:0]) == {}
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("rows", [1, 2, 8])
+def test_pictures_of_a_class_that_are_all_alike_give_numbers(score: Score, rows: int):
+    targets = np.arange(rows) % 2
+    features = (100 * np.eye(2, 12, dtype=np.float32) + 1)[targets]
+    arrays = out_of_distribution.learn(score, features, targets)
+    rule = out_of_distribution.fit(
+        score, 0.05, out_of_distribution.familiarity(score, features[:, :2], features, arrays), arrays
+    )
+    fresh = np.vstack([features, np.full((1, 12), -7, np.float32), np.zeros((1, 12), np.float32)])
+    assert np.isfinite([*rule.own, *rule.p_value(fresh[:, :2], fresh)]).all()
+    assert all(np.isfinite(array).all() for array in arrays.values())
+
+
+def test_where_too_few_are_tried_to_leave_classes_out_nothing_is_compared():
+    features, targets = drawn(4)
+    never = lambda rows, known: pytest.fail("nothing to fit")  # noqa: E731
+    assert out_of_distribution.compare(features, targets, np.arange(4), never, seed=0) == {}
+
+
+def test_scores_are_those_of_plain_arithmetic():
+    features, targets = drawn(300)
+    fresh, nothing = drawn(50, seed=4)[0], np.zeros((50, 4), np.float32)
+    arrays = out_of_distribution.learn("neighbours", features, targets)
+    moved = (fresh - arrays["mean"]).astype(float)
+    alike = np.sort(moved @ arrays["kept"].T / np.linalg.norm(moved, axis=1, keepdims=True), axis=1)
+    found = out_of_distribution.familiarity("neighbours", nothing, fresh, arrays)
+    np.testing.assert_allclose(found, alike[:, -10:].mean(axis=1), atol=1e-6)
+    arrays = out_of_distribution.learn("mahalanobis", features, targets)
+    apart = (fresh @ arrays["whitening"])[:, None] - arrays["means"]
+    found = out_of_distribution.familiarity("mahalanobis", nothing, fresh, arrays)
+    np.testing.assert_allclose(found, -np.linalg.norm(apart, axis=2).min(axis=1), atol=1e-5)
+
+
 def test_the_grid_keeps_the_ranks_of_many_scores():
     own = np.random.default_rng(0).normal(size=20_000)
     many = out_of_distribution.fit("energy", 0.05, own, {})

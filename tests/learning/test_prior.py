@@ -25,7 +25,12 @@ def matched(*names: str, features: np.ndarray | None = None, targets: np.ndarray
     """Return the prior of these classes, by default with three pictures each of nothing in particular."""
     targets = np.repeat(np.arange(len(names)), 3) if targets is None else targets
     features = np.ones((len(targets), lite0().dim), np.float32) if features is None else features
-    return prior.match(ClassNames(names), lite0(), features, targets)
+    return prior.match(ClassNames(names), known(lite0()), features, targets)
+
+
+def known(backbone: Backbone) -> prior.LabelRows:
+    """Return the classifier that a backbone was pre-trained with."""
+    return prior.LabelRows(backbone.labels, backbone.rows, backbone.offsets)
 
 
 def row_of(label: str) -> int:
@@ -101,9 +106,11 @@ def test_pictures_of_other_classes_do_not_decide():
 def test_a_backbone_without_labels_gives_no_prior():
     empty = np.zeros(0, np.float32)
     plain = Backbone("own", lite0().module, lite0().dim, lite0().preprocess, {}, "", (), empty, empty)
-    known = prior.match(ClassNames(["whippet", "tench"]), plain, np.ones((2, lite0().dim), np.float32), np.arange(2))
-    assert not known.weights.any()
-    assert known.matched == {}
+    found = prior.match(
+        ClassNames(["whippet", "tench"]), known(plain), np.ones((2, lite0().dim), np.float32), np.arange(2)
+    )
+    assert not found.weights.any()
+    assert found.matched == {}
 
 
 def test_two_classes_may_have_the_same_label():

@@ -16,6 +16,7 @@ from headstart.errors import ConfigError
 from headstart.learning import calibration, sgd
 from headstart.learning.heads import Head, Step, loss_and_accuracy
 from headstart.learning.sgd import Rows, SgdFit
+from headstart.records import ClassNames, Dataset, LabelledFeatures
 
 CLASSES, FEATURES = 3, 8
 NONE = np.array([], dtype=np.int64)
@@ -48,7 +49,12 @@ def fit(
     features, targets = data or clouds()
     third = np.arange(len(targets)) % 6
     rows = rows or Rows(np.flatnonzero(third > 1), np.flatnonzero(third == 1), np.flatnonzero(third == 0))
-    return sgd.fit(features, targets, CLASSES, rows, given, seed, **more)
+    return sgd.fit(labelled(features, targets), rows, given, seed, **more)
+
+
+def labelled(features: np.ndarray, targets: np.ndarray) -> LabelledFeatures:
+    """Return features as those of pictures that nobody needs to look at."""
+    return LabelledFeatures(Dataset(Path(), ()), features, ClassNames("abc"), targets, ())
 
 
 def everything(data: tuple[np.ndarray, np.ndarray]) -> Rows:

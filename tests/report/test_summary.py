@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
-import torch
+import pytest
 
+from headstart.errors import ArtifactError
+from headstart.learning.conformal import SetRule
+from headstart.learning.out_of_distribution import OutOfDistributionRule
+from headstart.learning.rules import PredictionRules
 from headstart.records import Finding, Interval
-from headstart.report import summary
+from headstart.report import redraw, summary
 from headstart.workflows.train import TrainingResult
 
 
@@ -57,22 +65,40 @@ def test_findings_keep_all_their_names():
     }
 
 
-def test_the_layers_go_from_the_picture_to_the_probabilities(small_result: TrainingResult):
-    rows = summary.of_layers(small_result.classifier)
-    assert rows[0]["output"] == [1, 64, 64, 3]
-    assert (rows[-2]["name"], rows[-2]["output"], rows[-2]["parameters"]) == ("head.linear", [1, 3], 1280 * 3 + 3)
-    assert (rows[-1]["name"], rows[-1]["output"]) == ("calibration", [1, 3])
+def test_rules_that_have_too_few_pictures_are_said_to_do_nothing():
+    rules = PredictionRules(
+        sets=SetRule("lac", 0.9, math.inf),
+        out_of_distribution=OutOfDistributionRule("energy", 0.05, (0.1, 0.2), 19),
+    )
+    told = summary._of_rules(rules, 7)
+    assert "Sets list all 7 classes: there are too few" in summary.sets_line(told["sets"])
+    assert summary.unknown_line(told["unknown"]).endswith("takes 20 held-out pictures, and there are 19")
+    enough = replace(
+        rules, sets=SetRule("lac", 0.9, 0.7), out_of_distribution=OutOfDistributionRule("energy", 0.05, (), 20)
+    )
+    told = summary._of_rules(enough, 7)
+    assert summary.sets_line(told["sets"]) == "Sets (lac) are made to hold the true class of 90% of pictures"
+    assert "made to refuse 5% of pictures" in summary.unknown_line(told["unknown"])
 
 
-def test_the_layers_hold_every_parameter_once(small_result: TrainingResult):
-    classifier = small_result.classifier
-    wanted = sum(p.numel() for module in (classifier.backbone.module, classifier.head) for p in module.parameters())
-    assert sum(row["parameters"] for row in summary.of_layers(classifier)) == wanted + 1
+def test_nothing_of_a_report_needs_what_trained_it():
+    code = (
+        "import sys, headstart.report.plots, headstart.report.summary, headstart.report.redraw, headstart.report.card"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", f"{code}; print('torch' in sys.modules)"], capture_output=True, text=True
+    )
+    assert ran.stdout == "False\n"
 
 
-def test_looking_at_the_layers_leaves_the_network_as_it_was(small_result: TrainingResult):
-    module = small_result.classifier.backbone.module
-    before = {key: value.clone() for key, value in module.state_dict().items()}
-    assert summary.of_layers(small_result.classifier) == summary.of_layers(small_result.classifier)
-    assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
-    assert not any(part._forward_hooks for part in module.modules())
+def test_a_run_is_drawn_again_from_its_folder_as_it_was(model_folder: Path, tmp_path: Path):
+    redraw.redraw(model_folder, tmp_path)
+    first, again = ({p.name: p.read_bytes() for p in f.iterdir()} for f in (model_folder / "plots", tmp_path))
+    assert first == again
+    assert len(again) == 6
+
+
+def test_what_is_no_run_cannot_be_drawn_again(tmp_path: Path):
+    (tmp_path / "evaluation.json").write_text("[]")
+    with pytest.raises(ArtifactError, match="cannot be drawn again"):
+        redraw.redraw(tmp_path)

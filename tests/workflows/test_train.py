@@ -287,7 +287,7 @@ def test_a_given_split_is_kept_and_both_parts_are_measured(split_photos: Dataset
         assert name == "train" or split_result.evaluations[name].pictures == len(rows)
     told = split_result.classifier.provenance
     assert told.data["parts"] == {"train": 36, "validation": 9, "test": 9}
-    assert told.data["given_split"] is True
+    assert told.data["split"] == "data"
     assert told.training["fitted_on"] == "45 training and validation pictures"
 
 

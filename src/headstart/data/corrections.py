@@ -5,12 +5,12 @@ The files of the pictures and of their labels stay as they are: the sheet is rea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import NamedTuple, Protocol
 
-from headstart.data.tables import Table, to_csv
+from headstart.data.tables import Table, defused, restored, to_csv
 from headstart.errors import DataError
 from headstart.records import ClassNames, Dataset, Finding, Sample, found, listing
 
@@ -46,9 +46,12 @@ class Doubt(Protocol):
 
 
 def sheet(doubts: Iterable[Doubt]) -> str:
-    """Return the CSV text of the sheet, with an empty column `correction`."""
+    """Return the CSV text of the sheet, with an empty column `correction`.
+
+    Its reader is a spreadsheet: cells that one would run as a formula begin with an apostrophe, which `apply` undoes.
+    """
     rows = ((d.name, d.label, d.suggested, f"{d.confidence:.3f}", d.duplicate_of, "") for d in doubts)
-    return to_csv([COLUMNS, *rows])
+    return to_csv([COLUMNS, *(tuple(map(defused, row)) for row in rows)])
 
 
 def apply(dataset: Dataset, table: Table) -> Dataset:
@@ -89,6 +92,22 @@ def apply(dataset: Dataset, table: Table) -> Dataset:
     return replace(dataset, samples=tuple(samples), findings=(*dataset.findings, *findings))
 
 
+def changed_labels(previous: Mapping[str, str], dataset: Dataset, digests: Sequence[str]) -> list[Finding]:
+    """Return a finding of the pictures that had another label in a previous run; none if there are no such pictures.
+
+    Args:
+        previous: SHA-256 of a picture's bytes → its label then.
+        dataset: N pictures with their labels now, whatever their files are called now.
+        digests: N, of the bytes of each; empty where a file could not be read.
+    """
+    changed = [
+        f"{sample.name}: {previous[digest]} → {sample.label}"
+        for sample, digest in zip(dataset, digests, strict=True)
+        if digest and previous.get(digest, sample.label) != sample.label
+    ]
+    return found("changed-labels", "note", "{n} label(s) changed since the previous run", changed)
+
+
 class _Decision(NamedTuple):
     given: str  # the label that it was made on
     label: str | None  # None: leave the picture out
@@ -99,7 +118,7 @@ def _decide(table: Table, classes: ClassNames) -> dict[str, _Decision]:
     decisions: dict[str, _Decision] = {}
     problems: list[str] = []
     first: dict[str, int] = {}
-    columns = [table.column(name) for name in NEEDED]
+    columns = [[restored(cell) for cell in table.column(name)] for name in NEEDED]
     for line, path, given, suggested, correction in zip(table.lines, *columns, strict=True):
         wanted = correction if correction in classes else correction.strip()
         if not wanted:

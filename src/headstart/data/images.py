@@ -5,7 +5,7 @@ The rules, the same in training, prediction and whatever is served later:
 - upright by EXIF orientation; the first frame of many; transparency over the background of `Preprocess`;
 - 16-bit grey and 32-bit integers in [0, 65535] are divided by 257; floating-point pictures in [0, 1] are multiplied
   by 255, those in [0, 255] taken as they are; any other range is refused, for any guess would be wrong for somebody;
-- more than 89 million pixels, or a side more than 50 times the other, is refused from the header, before decoding;
+- what would take too much memory or time is refused before decoding, where it can be told: see `limits`;
 - only JPEG, PNG, WebP, BMP, TIFF and GIF are opened, whatever the file is called.
 
 The result is 8-bit; normalisation happens inside the encoder, where it costs nothing.
@@ -14,45 +14,53 @@ The result is 8-bit; normalisation happens inside the encoder, where it costs no
 from __future__ import annotations
 
 import hashlib
-import io
-import os
-import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
-from headstart.errors import PictureError
+from headstart import storage
+from headstart.data import limits
+from headstart.errors import ConfigError, PictureError, StorageError
 from headstart.records import Pixels, Preprocess
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # JPEG also opens MPO, whose first frame is a JPEG
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-MOST_PIXELS = 89_478_485  # Pillow's own warning bound, here an error
-MOST_ASPECT = 50
-MOST_BYTES = 1 << 30
-DECODER = f"pillow-{PIL.__version__}/1"  # the digit counts changes of the rules above
+DECODER = f"pillow-{PIL.__version__}/2"  # the digit counts changes of the rules above
+WHITE = (255, 255, 255)
 
 _FORMAT_OF_SUFFIX = {".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF", ".gif": "GIF"}
-_TURN = {  # EXIF orientation → what makes the picture upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_DIRECTIONS = {  # EXIF orientation → the way that stored rows and columns run in the upright picture
+    2: (1, -1),
+    3: (-1, -1),
+    4: (-1, 1),
+    5: (1, 1),
+    6: (-1, 1),
+    7: (-1, -1),
+    8: (1, -1),
 }
-_SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange width and height
+_SIDEWAYS = (5, 6, 7, 8)  # orientations whose stored rows are columns
 _RESAMPLING = {name.lower(): value for name, value in Image.Resampling.__members__.items()}
+_BAND = 1 << 20  # pixels that are converted at once: whole pictures would take up to twice the memory
+_MOST_EXIF = 1 << 24  # bytes; a JPEG cannot hold more than 64 kB in one segment
+_FOREIGN = {
+    "AVIF": "decoding it can take minutes and cannot be stopped. Convert it to JPEG or PNG, e.g. with Pillow",
+    "HEIC": "Pillow has no decoder for it. Convert it to JPEG or PNG, e.g. with the package pillow-heif",
+    "JPEG XL": "Pillow has no decoder for it. Convert it to JPEG or PNG, e.g. with the package pillow-jxl-plugin",
+}
 
 
 class Facts(NamedTuple):
-    """What a file says of its picture: width and height in pixels (upright), its format, and the camera EXIF names."""
+    """What a file says of its picture: width and height in pixels (upright), its format, and the camera EXIF names.
+
+    The format of what came from no file is "".
+    """
 
     width: int
     height: int
@@ -78,20 +86,12 @@ def read_bytes(path: Path) -> bytes:
     """Return the bytes of a regular file.
 
     Raises:
-        PictureError: The file is missing, empty, not readable, or no regular file (a pipe would never end).
+        PictureError: The file is missing, empty, too large, not readable, or no regular file (a pipe would never end).
     """
     try:
-        # O_NONBLOCK: opening a FIFO that nobody writes to must not hang
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise PictureError("not a regular file")
-            if (size := os.fstat(descriptor).st_size) > MOST_BYTES:
-                raise PictureError(f"too large: {size:,} bytes, at most {MOST_BYTES:,} are read")
-            with open(descriptor, "rb", closefd=False) as file:
-                data = file.read()
-        finally:
-            os.close(descriptor)
+        data = storage.read_regular(path, limits.MOST_BYTES)
+    except StorageError as error:
+        raise PictureError(error.message.removeprefix(f"{path} is ")) from error
     except OSError as error:
         raise PictureError(f"cannot be read: {error.strerror or error}") from error
     if not data:
@@ -117,7 +117,7 @@ def quiet_pillow() -> Iterator[None]:
 
 
 def decode(
-    data: bytes, *, suffix: str = "", background: tuple[int, int, int] = (255, 255, 255), side: int | None = None
+    data: bytes, *, suffix: str = "", background: tuple[int, int, int] = WHITE, side: int | None = None
 ) -> Picture:
     """Return the upright RGB picture in these bytes.
 
@@ -126,36 +126,114 @@ def decode(
         suffix: The file's suffix, to remark on one that belongs to another format.
         background: What shows through transparent parts.
         side: If given, a JPEG may be decoded at a fraction of its size that still leaves both sides at least twice
-            this many pixels (DCT scaling, several times faster on camera files).
+            this many pixels (DCT scaling, several times faster on camera files), and a picture of more than 16
+            million pixels is averaged down to fewer, though never to less than this on either side.
 
     Raises:
         PictureError: With the reason, e.g. "truncated" or "not one of JPEG, PNG, …".
     """
-    remarks: list[str] = []
+    with _reasons(data):
+        limits.check_file(data)
+        file = limits.WatchedFile(data)
+        with Image.open(file, formats=FORMATS) as image:
+            width, height = image.size
+            limits.check_size(width, height)
+            kind = _format(image)
+            if side is not None and kind == "JPEG":
+                _draft(image, side)
+            waiting = len(image.getbands()) * width * height if kind == "JPEG" and limits.has_many_scans(data) else 0
+            _tame(image)
+            weight = limits.weigh(kind, image.width * image.height, size=len(data), coefficients=waiting)
+            with limits.ROOM.lend(weight):
+                picture = _finish(image, (width, height), background, _reduction(*image.size, side), file.check_time)
+    if belies(suffix, kind):
+        return picture._replace(remarks=(*picture.remarks, "wrong-suffix"))
+    return picture
+
+
+def belies(suffix: str, kind: str) -> bool:
+    """Return whether a file's suffix, e.g. `.jpg`, belongs to another format than its content, e.g. `PNG`."""
+    return bool(suffix) and _FORMAT_OF_SUFFIX.get(suffix.lower(), "JPEG") != kind
+
+
+def from_pil(image: Image.Image, background: tuple[int, int, int] = WHITE) -> Picture:
+    """Return the upright RGB picture in an image of Pillow: its current frame, by the rules of `decode`.
+
+    An orientation that its EXIF still names is heeded, as it is in a file; `PIL.ImageOps.exif_transpose` removes it.
+
+    Raises:
+        ConfigError: It is no image of Pillow.
+        PictureError: With the reason, e.g. "too large".
+    """
+    if not isinstance(image, Image.Image):
+        raise ConfigError(f"Expected an image of Pillow; got {type(image).__name__}.")
+    with _reasons():
+        limits.check_size(*image.size)
+        pixels = image.width * image.height
+        waiting = len(image.getbands()) * pixels if "progressive" in image.info else 0
+        with limits.ROOM.lend(limits.weigh(_format(image), pixels, coefficients=waiting)):
+            return _finish(image, image.size, background)
+
+
+def from_array(array: np.ndarray, background: tuple[int, int, int] = WHITE) -> Picture:
+    """Return the upright RGB picture in an array, by the rules of `decode`; nothing later writes to the array.
+
+    Args:
+        array: uint8, (H, W) or (H, W, 1): grey, (H, W, 3): RGB, (H, W, 4): RGB and opacity.
+        background: What shows through transparent parts.
+
+    Raises:
+        ConfigError: It has another type or shape.
+        PictureError: It is too large or too narrow.
+    """
+    channels = array.shape[2:] if isinstance(array, np.ndarray) and array.ndim in (2, 3) and array.size else None
+    if channels not in ((), (1,), (3,), (4,)) or array.dtype != np.uint8:
+        got = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise ConfigError(
+            f"Expected a picture as uint8 of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); got {got}.",
+            "Fractions in 0…1 become uint8 by (255 * array).round().astype('uint8'); channels come last, as RGB.",
+        )
+    limits.check_size(array.shape[1], array.shape[0])
+    return from_pil(Image.fromarray(array[..., 0] if channels == (1,) else array), background)
+
+
+def prepare(pixels: Pixels, preprocess: Preprocess) -> Pixels:
+    """Return the (S, S, 3) uint8 picture that the encoder gets: one resampling, no oversized intermediate."""
+    with limits.ROOM.lend(4 * pixels.size // 3):
+        return _resize(Image.fromarray(pixels), preprocess)
+
+
+def cropped_share(width: int, height: int, preprocess: Preprocess) -> float:
+    """Return the share of an upright picture's area, in [0, 1), that is cut away before the encoder sees it.
+
+    >>> crop = Preprocess(224, 1.0, "bicubic", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    >>> cropped_share(400, 300, crop), cropped_share(300, 400, crop), cropped_share(300, 300, crop)
+    (0.25, 0.25, 0.0)
+    """
+    if preprocess.resize != "crop":
+        return 0.0
+    return 1 - (min(width, height) * preprocess.crop) ** 2 / (width * height)
+
+
+def load(data: bytes, preprocess: Preprocess, *, suffix: str = "") -> Picture:
+    """Return the picture in these bytes, prepared for the encoder: `decode`, then `prepare`.
+
+    Raises:
+        PictureError: See `decode`.
+    """
+    picture = decode(data, suffix=suffix, background=preprocess.background, side=preprocess.size)
+    return picture._replace(pixels=prepare(picture.pixels, preprocess))
+
+
+@contextmanager
+def _reasons(data: bytes = b"") -> Iterator[None]:
+    """Turn whatever goes wrong into a `PictureError`."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            size = image.size
-            _check_size(*size)
-            if getattr(image, "n_frames", 1) > 1:
-                remarks.append("many-frames")
-            if suffix and _FORMAT_OF_SUFFIX.get(suffix.lower(), "JPEG") != str(image.format).replace("MPO", "JPEG"):
-                remarks.append("wrong-suffix")
-            if side is not None and image.format == "JPEG":
-                image.draft(None, (2 * side, 2 * side))
-            _scale_transparency(image, data)
-            image.load()
-            rgb, deep = _to_rgb(image, background)
-            if deep:
-                remarks.append("sixteen-bit")
-            orientation, camera = _exif(image)
-            upright = rgb if orientation not in _TURN else rgb.transpose(_TURN[orientation])
-            width, height = size[::-1] if orientation in _SIDEWAYS else size
-            facts = Facts(width, height, str(image.format).replace("MPO", "JPEG"), camera)
-            return Picture(np.asarray(upright), tuple(remarks), facts)
+        yield
     except PictureError:
         raise
     except UnidentifiedImageError as error:
-        raise PictureError(f"not one of {', '.join(FORMATS)}") from error
+        raise PictureError(_foreign(data) or f"not one of {', '.join(FORMATS)}") from error
     except Image.DecompressionBombError as error:
         raise PictureError(f"too large: {error}") from error
     except (MemoryError, RecursionError) as error:
@@ -164,11 +242,45 @@ def decode(
         raise PictureError(f"cannot be decoded: {error or type(error).__name__}") from error
 
 
-def prepare(pixels: Pixels, preprocess: Preprocess) -> Pixels:
-    """Return the (S, S, 3) uint8 picture that the encoder gets: one resampling, no oversized intermediate."""
-    size, (height, width) = preprocess.size, pixels.shape[:2]
-    image = Image.fromarray(pixels)
-    method = _RESAMPLING[preprocess.interpolation]
+def _foreign(data: bytes) -> str:
+    """Return what to do about a file of a format that is well known and not read; "" if it is none."""
+    kind, brands = "", data[8 : int.from_bytes(data[:4], "big")][:256] if data[4:8] == b"ftyp" else b""
+    if b"avif" in brands or b"avis" in brands:
+        kind = "AVIF"
+    elif brands.startswith((b"hei", b"hev", b"mif1", b"msf1")):
+        kind = "HEIC"
+    elif data.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")):
+        kind = "JPEG XL"
+    return f"is {kind}, which is not read: {_FOREIGN[kind]}" if kind else ""
+
+
+def _format(image: Image.Image) -> str:
+    """Return the format of the file that an image of Pillow came from; "" if it came from none."""
+    return (image.format or "").replace("MPO", "JPEG")
+
+
+def _draft(image: Image.Image, side: int) -> None:
+    """Have a JPEG decoded at a fraction that divides both sides.
+
+    Any other would fill up the last row and column of blocks, which lie on another side in each orientation: the
+    picture would be shifted by up to seven pixels of the file, enough to change an answer.
+    """
+    width, height = image.size
+    for factor in (8, 4, 2):
+        if 2 * side * factor <= min(width, height) and width % factor == height % factor == 0:
+            image.draft(None, (width // factor, height // factor))
+            return
+
+
+def _reduction(width: int, height: int, side: int | None) -> int:
+    """Return the whole number by which a picture is averaged down so that few enough pixels are kept."""
+    most = 1 if side is None else max(1, min(width, height) // side)
+    return next((step for step in range(1, most) if (width // step) * (height // step) <= limits.MOST_KEPT), most)
+
+
+def _resize(image: Image.Image, preprocess: Preprocess) -> Pixels:
+    size, method = preprocess.size, _RESAMPLING[preprocess.interpolation]
+    width, height = image.size
     if preprocess.resize == "crop":
         side = min(height, width) * preprocess.crop
         left, top = (width - side) / 2, (height - side) / 2
@@ -182,32 +294,71 @@ def prepare(pixels: Pixels, preprocess: Preprocess) -> Pixels:
     return np.asarray(canvas)
 
 
-def load(data: bytes, preprocess: Preprocess, *, suffix: str = "") -> Picture:
-    """Return the picture in these bytes, prepared for the encoder: `decode`, then `prepare`.
+def _finish(
+    image: Image.Image,
+    size: tuple[int, int],
+    background: tuple[int, int, int],
+    step: int = 1,
+    check_time: Callable[[], None] = lambda: None,
+) -> Picture:
+    """Return the upright RGB picture of an image that is open; `size` is that of the file, width first."""
+    remarks = ["many-frames"] if getattr(image, "is_animated", False) else []  # n_frames would walk through all
+    image.load()
+    to_rgb, deep = _to_rgb(image, background)
+    if deep:
+        remarks.append("sixteen-bit")
+    orientation, camera = _exif(image)
+    pixels, stored, corner = _canvas(*image.size, orientation, step)
+    for top, band in _bands(image, corner, stored.shape[:2], step):
+        check_time()
+        part = to_rgb(band)
+        stored[top : top + part.height // step] = np.asarray(part if step == 1 else part.reduce(step))
+    width, height = size[::-1] if orientation in _SIDEWAYS else size
+    return Picture(pixels, tuple(remarks), Facts(width, height, _format(image), camera))
 
-    Raises:
-        PictureError: See `decode`.
+
+def _canvas(width: int, height: int, orientation: int, step: int) -> tuple[Pixels, Pixels, tuple[int, int]]:
+    """Return the array of an upright picture, the same as the file stores it, and the corner that is stored first.
+
+    What a reduction leaves over is cut off on both sides of the upright picture, the same in every orientation.
     """
-    picture = decode(data, suffix=suffix, background=preprocess.background, side=preprocess.size)
-    return picture._replace(pixels=prepare(picture.pixels, preprocess))
+    rows, columns, sideways = height // step, width // step, orientation in _SIDEWAYS
+    down, right = _DIRECTIONS.get(orientation, (1, 1))
+    pixels = np.empty((columns, rows, 3) if sideways else (rows, columns, 3), dtype=np.uint8)
+    stored = (pixels.swapaxes(0, 1) if sideways else pixels)[::down, ::right]
+    left, top = ((rest + (way < 0)) // 2 for rest, way in ((width % step, right), (height % step, down)))
+    return pixels, stored, (left, top)
 
 
-def _check_size(width: int, height: int) -> None:
-    if width * height > MOST_PIXELS:
-        raise PictureError(f"too large: {width}×{height} pixels, at most {MOST_PIXELS:,} pixels are decoded")
-    if max(width, height) > MOST_ASPECT * min(width, height):
-        raise PictureError(f"too narrow: {width}×{height} pixels, one side is more than {MOST_ASPECT} times the other")
+def _bands(
+    image: Image.Image, corner: tuple[int, int], shape: tuple[int, ...], step: int = 1
+) -> Iterator[tuple[int, Image.Image]]:
+    """Yield bands of a picture from top to bottom, each with its first row of `shape`, which counts in steps."""
+    (left, top), (rows, columns) = corner, shape
+    height = max(1, _BAND // (columns * step * step))
+    if height >= rows and image.size == (columns, rows):
+        yield 0, image
+        return
+    for first in range(0, rows, height):
+        last = min(first + height, rows)
+        yield first, image.crop((left, top + first * step, left + columns * step, top + last * step))
 
 
-def _scale_transparency(image: Image.Image, data: bytes) -> None:
-    """Bring the transparent grey of a PNG of 2 or 4 bits to the 0…255 that Pillow brings its pixels to."""
-    if image.format == "PNG" and image.mode == "L" and isinstance(image.info.get("transparency"), int):
-        depth = data[24]  # the ninth byte of the header chunk
-        image.info["transparency"] *= {2: 85, 4: 17}.get(depth, 1)
+def _tame(image: ImageFile.ImageFile) -> None:
+    """Change what Pillow has read of a file so that loading it is correct and cheap."""
+    clear = image.info.get("transparency")
+    if image.format == "PNG" and image.mode == "L" and isinstance(clear, int):
+        # the transparent grey of 2 or 4 bits, brought to the 0…255 that Pillow brings the pixels to
+        image.info["transparency"] = clear * {"L;2": 85, "L;4": 17}.get(str(image.tile[0][3]), 1)
+    if image.format == "TIFF":
+        for directory in (0x8769, 0x8825, 0xA005):  # Pillow would unpack every value of these
+            image.getexif().pop(directory, None)
 
 
 def _exif(image: Image.Image) -> tuple[int, str]:
     """Return orientation (1: upright) and camera (make and model, "" if unknown) as EXIF has them."""
+    if len(image.info.get("exif", b"")) > _MOST_EXIF:
+        return 1, ""
     try:
         exif = image.getexif()
         camera = " ".join(str(exif[tag]).strip("\0 ") for tag in (0x010F, 0x0110) if tag in exif)
@@ -216,32 +367,43 @@ def _exif(image: Image.Image) -> tuple[int, str]:
         return 1, ""
 
 
-def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> tuple[Image.Image, bool]:
-    """Return the picture as RGB, and whether it had more than eight bits a channel."""
-    mode = image.mode
-    if mode == "F" or mode.startswith("I"):
-        values = np.asarray(image)
-        rgb = np.repeat(_eight_bit(values)[..., None], 3, axis=2)
-        if isinstance(clear := image.info.get("transparency"), int):  # one grey stands for "nothing here"
-            rgb[values == clear] = background
-        return Image.fromarray(rgb), True
+def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> tuple[Callable[[Image.Image], Image.Image], bool]:
+    """Return what turns bands of the picture into RGB, and whether it has more than eight bits a channel."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        return partial(_flatten_deep, to_grey=_to_grey(image), background=background), True
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        flat = Image.new("RGBA", rgba.size, (*background, 255))
-        return Image.alpha_composite(flat, rgba).convert("RGB"), False
-    return image.convert("RGB"), False
+        return partial(_flatten, background=background), False
+    return (lambda band: band if band.mode == "RGB" else band.convert("RGB")), False
 
 
-def _eight_bit(values: np.ndarray) -> Pixels:
-    low, high = values.min(), values.max()
+def _flatten(band: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    rgba = band.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, (*background, 255)), rgba).convert("RGB")
+
+
+def _flatten_deep(
+    band: Image.Image, to_grey: Callable[[np.ndarray], Pixels], background: tuple[int, int, int]
+) -> Image.Image:
+    values = np.asarray(band)
+    rgb = np.repeat(to_grey(values)[..., None], 3, axis=2)
+    if isinstance(clear := band.info.get("transparency"), int):  # one grey stands for "nothing here"
+        rgb[values == clear] = background
+    return Image.fromarray(rgb)
+
+
+def _to_grey(image: Image.Image) -> Callable[[np.ndarray], Pixels]:
+    """Return what brings the values of a picture, by the range that all of them have, to 0…255."""
+    bands = (np.asarray(band) for _, band in _bands(image, (0, 0), image.size[::-1]))
+    extremes: list[Any] = [extreme for values in bands for extreme in (values.min(), values.max())]
+    low, high = np.min(extremes), np.max(extremes)
     if not (np.isfinite(low) and np.isfinite(high)):
         raise PictureError("has values that are not finite numbers")
-    if values.dtype.kind == "f" and low >= 0 and high <= 255:
-        scaled = values * (255.0 if high <= 1 else 1.0)
-    elif values.dtype.kind in "iu" and low >= 0 and high <= 65535:
-        scaled = values / 257.0
-    else:
-        raise PictureError(
-            f"its values go from {low:g} to {high:g}; expected: whole numbers in 0…65535, fractions in 0…1 or 0…255"
-        )
-    return np.rint(scaled).astype(np.uint8)
+    if image.mode == "F" and low >= 0 and high <= 255:
+        scale = 255.0 if high <= 1 else 1.0
+        return lambda values: np.rint(values * scale).astype(np.uint8)
+    if image.mode != "F" and low >= 0 and high <= 65535:
+        table = np.rint(np.arange(65536) / 257.0).astype(np.uint8)
+        return lambda values: table[values]
+    raise PictureError(
+        f"its values go from {low:g} to {high:g}; expected: whole numbers in 0…65535, fractions in 0…1 or 0…255"
+    )

@@ -10,21 +10,20 @@ import glob
 import os
 import re
 import unicodedata
-from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from headstart.data import folders, frames
+from headstart.data.columns import Columns as Columns
+from headstart.data.columns import Decided, decide
 from headstart.data.images import SUFFIXES
-from headstart.data.tables import Table, find_column, read_table
+from headstart.data.tables import Table, read_table
 from headstart.errors import ConfigError, DataError
 from headstart.records import Dataset, Finding, Sample, found, listing
 
-ID_COLUMNS = ("id", "image_id", "image", "filename", "file_name", "file", "path", "image_path", "img", "name")
-LABEL_COLUMNS = ("label", "breed", "class", "class_name", "category", "species", "target", "y")
-SPLIT_COLUMNS = ("split", "subset", "partition")
-GROUP_COLUMNS = ("group", "group_id", "patient", "patient_id", "camera", "camera_id", "individual", "subject")
 SPLIT_FOLDERS = {
     "train": "train",
     "training": "train",
@@ -34,18 +33,37 @@ SPLIT_FOLDERS = {
     "test": "test",
     "testing": "test",
 }
-JUNK = ("thumbs.db", "desktop.ini", "__macosx", "ehthumbs.db")
 _FORBIDDEN = re.compile(r"\x00|^[A-Za-z]:[\\/]|^[A-Za-z][A-Za-z0-9+.-]+://|^~|^[\\/]")
 
 
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """Which columns of a table mean what; None: found by their usual names. An empty string for `split`: use none."""
+_HOW = "Another column holds them with --id-column, --label-column, --split-column (--split-column '' uses none)."
 
-    id: str | None = None
-    label: str | None = None
-    group: str | None = None
-    split: str | None = None
+
+def dataset_of(data: Dataset | str | os.PathLike[str] | frames.Frame, columns: Columns | None = None) -> Dataset:
+    """Return labelled pictures, in whatever form they are given.
+
+    Args:
+        data: A dataset (as it is), the path of a folder or a table (see `read`), or a DataFrame of pandas, polars or
+            the like with a column of paths and a column of labels.
+        columns: Which columns of a table mean what, where neither their names nor a look at them tells.
+
+    Raises:
+        DataError: The pictures or labels cannot be used; everything that is wrong is listed.
+        ConfigError: It is none of these, or a named column or folder does not exist.
+    """
+    if isinstance(data, str | os.PathLike):
+        path = Path(data)
+        return read(path.parent, path, columns=columns) if path.is_file() else read(path, columns=columns)
+    if isinstance(data, frames.Frame):
+        return _read_frame(data, columns or Columns())
+    if not isinstance(data, Dataset):
+        raise ConfigError(
+            f"Labelled pictures were expected, not {type(data).__name__}.",
+            "Give the path of a folder or of a table, a DataFrame with paths and labels, or what `read` returned.",
+        )
+    if columns is not None:
+        raise ConfigError("Columns were named, but the pictures were read already.", "Name them where they are read.")
+    return data
 
 
 def read(
@@ -62,7 +80,7 @@ def read(
         data: A folder with one folder per class (possibly under `train/`, `val/`, `test/`), a Kaggle competition
             folder (`labels.csv` and `train/`), or, with `labels`, the folder that the table's ids are relative to.
         labels: A CSV or TSV file. Its ids may leave out the suffix of the picture.
-        columns: Which columns mean what, where the usual names do not fit.
+        columns: Which columns mean what, where neither their names nor a look at them tells.
         missing: "error" refuses a table that names pictures which are not there; "drop" leaves those rows out.
         follow_links: Whether links may lead out of the folder.
 
@@ -71,9 +89,7 @@ def read(
         ConfigError: A named column or folder does not exist.
     """
     root = Path(data)
-    if not root.is_dir():
-        hint = "A table of labels goes with --labels FILE, and DATA is then the folder of its pictures."
-        raise ConfigError(f"{root} is {'a file' if root.exists() else 'not there'}; a folder was expected.", hint)
+    check_root(root)
     if missing not in ("error", "drop"):
         raise ConfigError(f"missing is {missing!r}, but must be 'error' or 'drop'.")
     kaggle = labels is None and (root / "labels.csv").is_file() and (root / "train").is_dir()
@@ -86,13 +102,27 @@ def read(
     return replace(dataset, layout="kaggle" if kaggle else "table")
 
 
+def check_root(root: Path) -> None:
+    """Refuse a place that is no folder; cheap, so that a slip of the pen is told before anything is loaded.
+
+    Raises:
+        ConfigError: It is not there, or is a file.
+    """
+    if not root.is_dir():
+        raise ConfigError(
+            f"{root} is {'a file' if root.exists() else 'not there'}; a folder was expected.",
+            "A table of labels goes with --labels FILE, and DATA is then the folder of its pictures.",
+        )
+
+
 def read_pictures(sources: Sequence[str | Path], *, follow_links: bool = False) -> Dataset:
     """Read pictures without labels, to predict them: files, folders (searched through) and globs, in this order.
 
     A Kaggle competition folder (with `test/` beside `labels.csv`) stands for its `test/`.
 
     Raises:
-        ConfigError: A source matches nothing.
+        ConfigError: A source matches nothing, or is not there and has no suffix of a picture. A picture that is not
+            there is one of those that cannot be used.
     """
     samples: list[Sample] = []
     findings: list[Finding] = []
@@ -101,7 +131,7 @@ def read_pictures(sources: Sequence[str | Path], *, follow_links: bool = False) 
         if path.is_dir():
             if (path / "labels.csv").is_file() and (path / "test").is_dir():
                 path = path / "test"
-            files, found = _walk(path, follow_links)
+            files, found = folders.walk(path, follow_links)
             findings += found
             prefix = f"{path.as_posix()}/" if len(sources) > 1 else ""  # two folders may each have a 1.jpg
             samples += [Sample(file, prefix + file.relative_to(path).as_posix()) for file in files]
@@ -111,6 +141,8 @@ def read_pictures(sources: Sequence[str | Path], *, follow_links: bool = False) 
             samples += [Sample(Path(m), m) for m in matches if not os.path.isdir(m)]
         elif glob.has_magic(str(source)):
             raise ConfigError(f"{str(source)!r} matches no file.")
+        elif path.suffix.lower() not in SUFFIXES:
+            raise ConfigError(f"{str(source)!r} is not there; a picture or a folder of pictures was expected.")
         else:
             samples.append(Sample(path, str(source)))  # its row will say that it is missing
     if not samples:
@@ -121,7 +153,7 @@ def read_pictures(sources: Sequence[str | Path], *, follow_links: bool = False) 
 
 
 def _read_folders(root: Path, follow_links: bool) -> Dataset:
-    files, findings = _walk(root, follow_links)
+    files, findings = folders.walk(root, follow_links)
     relative = [file.relative_to(root).parts for file in files]
     tops = {parts[0] for parts in relative if len(parts) > 1}
     # `train/` and `test/` are splits if nothing else is beside them and the classes lie inside
@@ -153,24 +185,51 @@ def _read_folders(root: Path, follow_links: bool) -> Dataset:
     return Dataset(root, tuple(samples), (*findings, *_similar_classes(samples)), "folders")
 
 
-def _read_labelled(table: Table, root: Path, columns: Columns, missing: str, follow_links: bool) -> Dataset:
-    rows = _rows(table, columns)
-    files, findings = _walk(root, follow_links)
-    matched, absent = _match(table, rows, root, files, follow_links)
+def _read_labelled(table: Table, root: Path, asked: Columns, missing: str, follow_links: bool) -> Dataset:
+    files, findings = folders.walk(root, follow_links)
+    by_name = _by_name(root, files)
+    decided = decide(table, asked, lambda cell: next(iter(by_name.get(cell.removeprefix("./"), ())), None))
+    rows = _rows(table, decided, inside=True)
+    matched, absent = _match(table, rows, root, by_name, follow_links)
     if absent and (missing == "error" or not matched):
         raise DataError(
             f"{table.path} names {len(absent)} of {len(rows)} picture(s) that are not under {root}: "
             f"{listing([repr(name) for name in absent])}.",
             "Correct the folder or the ids, or leave those rows out with --missing drop.",
         )
-    kept, row_findings = _collapse(matched)
-    findings += row_findings
     findings += found("missing-files", "error", "{n} row(s) name a file that is not there and are left out", absent)
     extra = [file.relative_to(root).as_posix() for file in files if file not in matched]
     findings += found("unlisted-files", "warning", "{n} picture(s) are not in the table and are left out", extra)
+    return _assembled(table, root, matched, [*findings, *decided.findings])
+
+
+def _read_frame(frame: frames.Frame, asked: Columns) -> Dataset:
+    """Read a DataFrame, whose paths are taken as they are: absolute, or from the working directory."""
+    table = frames.to_table(frame, (asked.id, asked.label, asked.group, asked.split))
+    decided = decide(table, asked, lambda cell: cell if os.path.isfile(cell) else None)
+    rows = _rows(table, decided, inside=False)
+    if absent := [f"row {row.line}: {row.name!r}" for row in rows if not os.path.isfile(row.name)]:
+        raise DataError(
+            f"{table.path} names {len(absent)} of {len(rows)} picture(s) that are not there: {listing(absent)}.",
+            f"Paths are absolute or begin at the working directory, {Path.cwd()}.",
+        )
+    matched: dict[Path, list[Sample]] = defaultdict(list)
+    for row in rows:
+        matched[Path(row.name)].append(row.sample(Path(row.name)))
+    tops = {os.path.dirname(os.path.abspath(path)) for path in matched}
+    same_drive = len({os.path.splitdrive(top)[0] for top in tops}) == 1
+    return _assembled(table, Path(os.path.commonpath(tops)) if same_drive else Path(), matched, decided.findings)
+
+
+def _assembled(
+    table: Table, root: Path, matched: Mapping[Path, Sequence[Sample]], findings: Sequence[Finding]
+) -> Dataset:
+    """Return the dataset of pictures and what the rows say of each."""
+    kept, more = _collapse(matched)
     if not kept:
-        raise DataError(f"{table.path} leaves no usable picture: {listing([f.message for f in findings])}.")
-    return Dataset(root, tuple(kept), (*findings, *_similar_classes(kept)), "table")
+        messages = [finding.message for finding in (*findings, *more)]
+        raise DataError(f"{table.path} leaves no usable picture: {listing(messages)}.")
+    return Dataset(root, tuple(kept), (*findings, *more, *_similar_classes(kept)), "table")
 
 
 class _Row(NamedTuple):
@@ -180,48 +239,52 @@ class _Row(NamedTuple):
     group: str | None
     split: str | None
 
+    def sample(self, path: Path) -> Sample:
+        split = SPLIT_FOLDERS[self.split.strip().lower()] if self.split is not None else None
+        return Sample(path, self.name, self.label, self.group or None, split)
 
-def _rows(table: Table, columns: Columns) -> list[_Row]:
-    """Return the rows; empty cells, ids that are no plain relative path, and unknown splits are refused."""
-    id_column = find_column(table, columns.id, ID_COLUMNS, "id")
-    label_column = find_column(table, columns.label, LABEL_COLUMNS, "label")
-    group_column = find_column(table, columns.group, GROUP_COLUMNS, "group", need=False)
-    split_column = find_column(table, columns.split, SPLIT_COLUMNS, "split", need=False)
-    ids, labels = table.column(str(id_column)), table.column(str(label_column))
-    groups = table.column(group_column) if group_column else [None] * len(ids)
-    splits = table.column(split_column) if split_column else [None] * len(ids)
+
+def _rows(table: Table, decided: Decided, *, inside: bool) -> list[_Row]:
+    """Return the rows; empty cells, unknown splits and, if `inside`, ids that lead elsewhere are refused."""
+    ids, labels = table.column(decided.id), table.column(decided.label)
+    groups = table.column(decided.group) if decided.group else [None] * len(ids)
+    splits = table.column(decided.split) if decided.split else [None] * len(ids)
     rows = [_Row(*cells) for cells in zip(table.lines, ids, labels, groups, splits, strict=True)]
     problems: list[str] = []
     for row in rows:
         if not row.name.strip() or not row.label.strip():
-            problems.append(f"line {row.line} has an empty {'id' if not row.name.strip() else 'label'}")
-        elif _FORBIDDEN.search(row.name) or ".." in re.split(r"[\\/]", row.name):
+            problems.append(f"{table.unit} {row.line} has an empty {'id' if not row.name.strip() else 'label'}")
+        elif inside and (_FORBIDDEN.search(row.name) or ".." in re.split(r"[\\/]", row.name)):
             problems.append(f"line {row.line}: the id {row.name!r} is no plain path inside the folder")
         elif row.split is not None and row.split.strip().lower() not in SPLIT_FOLDERS:
-            problems.append(f"line {row.line}: the split {row.split!r} is none of {', '.join(SPLIT_FOLDERS)}")
+            problems.append(f"{table.unit} {row.line}: the split {row.split!r} is none of {', '.join(SPLIT_FOLDERS)}")
     if problems:
         raise DataError(
             f"{table.path}: {listing(problems)}.",
-            "Ids are paths relative to the folder of pictures. Another column holds them with --id-column, "
-            "--label-column, --split-column (--split-column '' uses none).",
+            f"Ids are paths relative to the folder of pictures. {_HOW}" if inside else _HOW,
         )
     return rows
 
 
-def _match(
-    table: Table, rows: Sequence[_Row], root: Path, files: Sequence[Path], follow_links: bool
-) -> tuple[dict[Path, list[Sample]], list[str]]:
-    """Return picture → what the rows say of it, and the ids that have no picture.
-
-    Raises:
-        DataError: An id fits several pictures, or its file leads out of the root.
-    """
+def _by_name(root: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
+    """Return what an id may be → the pictures that it then means: with its suffix one, without perhaps several."""
     by_name = {file.relative_to(root).as_posix(): [file] for file in files}
     bare: dict[str, list[Path]] = defaultdict(list)
     for file in files:
         bare[file.relative_to(root).with_suffix("").as_posix()].append(file)
     for name, candidates in bare.items():
         by_name.setdefault(name, candidates)  # a whole name goes before one without its suffix
+    return by_name
+
+
+def _match(
+    table: Table, rows: Sequence[_Row], root: Path, by_name: Mapping[str, Sequence[Path]], follow_links: bool
+) -> tuple[dict[Path, list[Sample]], list[str]]:
+    """Return picture → what the rows say of it, and the ids that have no picture.
+
+    Raises:
+        DataError: An id fits several pictures, or its file leads out of the root.
+    """
     top = root.resolve()
     matched: dict[Path, list[Sample]] = defaultdict(list)
     absent: list[str] = []
@@ -234,11 +297,10 @@ def _match(
             absent.append(row.name)
         elif len(matches) > 1:
             problems.append(f"line {row.line}: {row.name!r} may be any of {listing([m.name for m in matches])}")
-        elif name not in by_name and not follow_links and _escapes(matches[0], top):
+        elif name not in by_name and not follow_links and folders.escapes(matches[0], top):
             problems.append(f"line {row.line}: {row.name!r} leads out of {root} through a link")
         else:
-            split = SPLIT_FOLDERS[row.split.strip().lower()] if row.split is not None else None
-            matched[matches[0]].append(Sample(matches[0], row.name, row.label, row.group or None, split))
+            matched[matches[0]].append(row.sample(matches[0]))
     if problems:
         raise DataError(
             f"{table.path}: {listing(problems)}.",
@@ -266,83 +328,6 @@ def _collapse(matched: Mapping[Path, Sequence[Sample]]) -> tuple[list[Sample], l
     ]  # fmt: skip
 
 
-def _walk(root: Path, follow_links: bool) -> tuple[list[Path], list[Finding]]:
-    """Return the picture files under a folder in code-point order of their relative paths, and what was passed over."""
-    top = root.resolve()
-    files: list[Path] = []
-    hidden: list[str] = []
-    skipped: Counter[str] = Counter()
-    loops: list[str] = []
-    outside: list[str] = []
-    denied: list[str] = []
-    for folder, folders, names in _folders(root, follow_links, loops, outside, denied):
-        for name in list(folders):
-            if _is_junk(name):
-                hidden.append((folder / name).relative_to(root).as_posix() + "/")
-                folders.remove(name)
-        for name in names:
-            path = folder / name
-            if _is_junk(name):
-                hidden.append(path.relative_to(root).as_posix())
-            elif path.suffix.lower() not in SUFFIXES:
-                skipped[path.suffix.lower() or "(no suffix)"] += 1
-            elif path.is_symlink() and not follow_links and _escapes(path, top):
-                outside.append(path.relative_to(root).as_posix())
-            else:
-                files.append(path)
-    files.sort(key=lambda file: file.relative_to(root).as_posix())
-    kinds = [f"{count} {suffix}" for suffix, count in sorted(skipped.items())]
-    return files, [
-        *found("hidden-files", "note", "{n} hidden or system file(s) are ignored", hidden),
-        *found("other-suffixes", "note", f"{sum(skipped.values())} file(s) are no pictures by their suffix and are "
-               "ignored", kinds, f"Read are {', '.join(SUFFIXES)}."),
-        *found("folder-links", "warning", "{n} link(s) lead to a folder that is read already; not followed", loops),
-        *found("links-outside", "error", "{n} link(s) lead out of the folder and are not followed", outside,
-               "Follow them with --follow-links."),
-        *found("unreadable-folders", "error", "{n} folder(s) cannot be read", denied),
-    ]  # fmt: skip
-
-
-def _folders(
-    root: Path, follow_links: bool, loops: list[str], outside: list[str], denied: list[str]
-) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """Walk like `os.walk`, into each real folder once; links that stay inside (or all, if asked) come last.
-
-    A folder that is linked to as well is thereby known by its own name.
-    """
-    top = root.resolve()
-    seen: set[Path] = set()
-    waiting = deque([root])
-    while waiting:
-        folder = waiting.popleft()
-        real = folder.resolve()
-        if real in seen:
-            loops.append(folder.relative_to(root).as_posix())
-            continue
-        seen.add(real)
-        try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError as error:
-            denied.append(f"{folder.relative_to(root).as_posix()}/ ({error.strerror})")
-            continue
-        folders = [entry.name for entry in entries if _is_folder(entry)]
-        yield folder, folders, [entry.name for entry in entries if not _is_folder(entry)]
-        for path in (folder / name for name in folders):
-            if not path.is_symlink():
-                waiting.appendleft(path)
-            elif follow_links or not _escapes(path, top):
-                waiting.append(path)
-            else:
-                outside.append(path.relative_to(root).as_posix() + "/")
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that leads to itself
-        return False
-
-
 def _similar_classes(samples: Iterable[Sample]) -> list[Finding]:
     """Warn of class names that a person would take for the same; they stay apart."""
     alike: dict[str, set[str]] = defaultdict(set)
@@ -355,14 +340,3 @@ def _similar_classes(samples: Iterable[Sample]) -> list[Finding]:
         "{n} group(s) of class names differ only by letter case, spaces around them or Unicode form and are kept apart",
         twins, "Give them one name if they are one class.",
     )  # fmt: skip
-
-
-def _is_junk(name: str) -> bool:
-    return name.startswith(".") or name.lower() in JUNK
-
-
-def _escapes(path: Path, top: Path) -> bool:
-    try:
-        return not path.resolve().is_relative_to(top)
-    except (OSError, RuntimeError):  # a link that leads to itself
-        return True

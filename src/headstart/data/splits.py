@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +15,11 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from headstart.config import SplitConfig
-from headstart.errors import DataError
-from headstart.records import Dataset, Finding, Integers, Splits, found
+from headstart.errors import ConfigError, DataError
+from headstart.records import SPLIT_NAMES, Dataset, Finding, Integers, Interval, Splits, found
 
 Rows = NDArray[np.bool_]
+Parts = NDArray[np.str_]  # (N,) "train", "validation", "test", or "" for pictures that nobody put anywhere yet
 _ALONE = "have a single picture (or group): they are learned and cannot be measured"
 
 
@@ -61,6 +63,31 @@ def united(one: Integers, other: Integers) -> Integers:
 
 
 @dataclass(frozen=True, slots=True)
+class Grouping:
+    """What stays on one side of a split, and why.
+
+    Attributes:
+        groups: (N,) integers, equal for pictures that no split drawn here parts.
+        kept: (N,) the same for a split that is brought along: by what data and near-duplicates join, and no more.
+        aside: (N,) True for near-duplicates with different labels: they may be learned from but measure nothing.
+        same_object: Whether same-object pictures stay together; of a split that the data brings within its training
+            part.
+        gap: Accuracy that pictures lose when their same-object pictures are not learned from; None where that was not
+            measured.
+        origins: What joins: "data", "near-duplicates", "same-object pictures".
+        findings: What to know of it.
+    """
+
+    groups: Integers
+    kept: Integers
+    aside: Rows
+    same_object: bool = False
+    gap: Interval | None = None
+    origins: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Partition:
     """Who measures when, and who the saved head learns from.
 
@@ -75,47 +102,72 @@ class Partition:
 
 def partition(
     dataset: Dataset,
-    groups: Integers,
+    grouping: Grouping,
     config: SplitConfig,
     seed: int,
     *,
-    kept: Integers | None = None,
-    aside: Rows | None = None,
-    even: bool = False,
+    previous: Parts | None = None,
+    in_turn: bool = True,
 ) -> Partition:
     """Return one split, or the rounds of a cross-validation or of a repeated split.
 
+    Where same-object pictures stay together, every picture is measured once, in as many folds as the share asks for:
+    the groups that fit a class's share are the odd ones out, and a few alone would make a figure of chance.
+
     Args:
         dataset: N labelled samples.
-        groups: (N,) rows of one group stay on one side.
+        grouping: Of them.
         config: Share, folds and repeats.
         seed: Of the choice; each repeat has the next one.
-        kept: (N,) groups that a split which the data brings must keep; None: `groups`.
-        aside: (N,) True for rows that may be learned from but measure nothing.
-        even: Measure every picture once, in as many folds as the share asks for: where groups are large, those that fit
-            a class's share are the odd ones out, and a few groups alone would make a figure of chance.
+        previous: Where a previous run had its pictures; they stay there, and new ones follow their group.
+        in_turn: Whether every picture may be measured in its turn; else one share is held out unless folds are asked
+            for.
 
     Raises:
         DataError: Nothing can be held out, or the given split leaves nothing to learn from.
     """
-    given = is_given(dataset)
-    heeded = groups if kept is None or not given else kept
-    first = split(dataset, heeded, config.validation, seed, aside=aside)
+    first, aside = _first(dataset, grouping, config, seed, previous), grouping.aside
     rows = np.union1d(first.train, first.validation)
-    number = config.folds or (max(2, round(1 / config.validation)) if even and not given else 0)
+    even = grouping.same_object and first.origin == "drawn" and in_turn
+    number = config.folds or (max(2, round(1 / config.validation)) if even else 0)
     rounds: list[Splits] = []
     for repeat in range(config.repeats):
         if number:
-            rounds += _dealt(dataset, groups, rows, number, seed + repeat, aside)
+            rounds += _dealt(dataset, grouping.groups, rows, number, seed + repeat, aside)
         elif repeat:
-            rounds.append(split(dataset, groups, config.validation, seed + repeat, aside=aside))
+            rounds.append(split(dataset, grouping.groups, config.validation, seed + repeat, aside=aside))
         else:
             rounds.append(first)
     if len(rounds) == 1:
         return Partition((rounds[0],), rounds[0])
     nothing = np.array([], dtype=np.int64)
-    findings = (*(first.findings if given else ()), *rounds[0].findings)
+    findings = (*(first.findings if first.origin != "drawn" else ()), *rounds[0].findings)
     return Partition(tuple(rounds), replace(first, train=rows, validation=nothing, findings=findings))
+
+
+def _first(dataset: Dataset, grouping: Grouping, config: SplitConfig, seed: int, previous: Parts | None) -> Splits:
+    """Return the split that is brought along, or else draw one."""
+    if is_given(dataset):
+        return _brought(dataset, np.array([sample.split or "train" for sample in dataset]), grouping, "data")
+    if previous is None:
+        return split(dataset, grouping.groups, config.validation, seed, aside=grouping.aside)
+    parts = _followed(previous, grouping.groups)
+    new = np.flatnonzero(parts == "")
+    parts[new] = "train"
+    try:
+        fresh = split(dataset.select(new), grouping.groups[new], config.validation, seed, aside=grouping.aside[new])
+        parts[new[fresh.validation]] = "validation"
+    except DataError:  # too few of each class to hold one out: all are learned from
+        pass
+    return _brought(dataset, parts, grouping, "previous run")
+
+
+def _followed(parts: Parts, groups: Integers) -> Parts:
+    """Return the parts, new pictures of a group in the part where others of it are; what measures comes first."""
+    followed = parts.copy()
+    for name in SPLIT_NAMES:
+        followed[(parts == "") & np.isin(groups, groups[parts == name])] = name
+    return followed
 
 
 def _dealt(
@@ -142,7 +194,7 @@ def is_given(dataset: Dataset) -> bool:
 
 
 def split(dataset: Dataset, groups: Integers, validation: float, seed: int, *, aside: Rows | None = None) -> Splits:
-    """Hold out a share of each class, or honour the split that the data brings.
+    """Hold out a share of each class.
 
     Args:
         dataset: N labelled samples.
@@ -153,10 +205,8 @@ def split(dataset: Dataset, groups: Integers, validation: float, seed: int, *, a
         aside: (N,) True for rows that may be learned from but measure nothing.
 
     Raises:
-        DataError: Nothing can be held out, or the given split leaves nothing to learn from.
+        DataError: Nothing can be held out.
     """
-    if is_given(dataset):
-        return _given(dataset, groups, aside)
     sizes = Counter(str(label) for label in dataset.labels)
     wanted = {label: max(1, round(size * validation)) for label, size in sizes.items()}
     left = Counter(sizes)  # what would still be learned from
@@ -241,49 +291,90 @@ def _nothing_to_hold_out(dataset: Dataset) -> DataError:
     )
 
 
-def _given(dataset: Dataset, groups: Integers, aside: Rows | None) -> Splits:
-    part = np.array([sample.split or "train" for sample in dataset])
-    if aside is not None:
-        part[aside & (part != "train")] = "nothing"
-    train, validation, test = (np.flatnonzero(part == name) for name in ("train", "validation", "test"))
-    measured_groups = groups[np.concatenate([validation, test])]
-    leaking = train[np.isin(groups[train], measured_groups)]
-    train = np.setdiff1d(train, leaking)
-    spilled = validation[np.isin(groups[validation], groups[test])]
-    validation = np.setdiff1d(validation, spilled)
-    if not len(train):
+def _brought(dataset: Dataset, part: Parts, grouping: Grouping, origin: Literal["data", "previous run"]) -> Splits:
+    """Return a split that was brought along without what leaks; a part, or a class of the training part, that would be
+    emptied by that stays, and is told.
+
+    Raises:
+        DataError: There are no training pictures, or a class is measured but never learned.
+    """
+    train, validation, test = (np.flatnonzero(part == name) for name in SPLIT_NAMES)
+    labels, groups, aside = np.array([str(label) for label in dataset.labels]), grouping.kept, grouping.aside
+    _refuse_unlearned(labels, train, np.concatenate([validation, test]))
+    before = np.concatenate([train, validation])
+    validation, test = (_without(rows, aside[rows], np.zeros(len(rows))) for rows in (validation, test))
+    before = before[~aside[before] | np.isin(before, train)]
+    validation = _without(validation, np.isin(groups[validation], groups[test]), np.zeros(len(validation)))
+    measured = np.concatenate([validation, test])
+    train = _without(train, np.isin(groups[train], groups[measured]), labels[train])
+    leaks = np.isin(groups[train], groups[measured]), np.isin(groups[validation], groups[test])
+    kept = np.concatenate([train[leaks[0]], validation[leaks[1]]])
+    gone = np.setdiff1d(before, np.concatenate([train, validation]))
+    whose = "given split" if origin == "data" else "split of the previous run"
+    findings = (
+        *_not_measured(sorted(set(labels[train].tolist()) - set(labels[measured].tolist())), "are in no measured part"),
+        *found(
+            "split-leak",
+            "warning",
+            f"{{n}} picture(s) of the {whose} have a near-duplicate, or one of their group, in a part that measures, "
+            "and are left out of training (or of validation, if the other is in test)",
+            [dataset[row].name for row in gone],
+            "Keep near-duplicates and groups on one side.",
+        ),
+        *found(
+            "split-leak-kept",
+            "warning",
+            f"{{n}} picture(s) of the {whose} have a near-duplicate, or one of their group, in a part that measures, "
+            "and stay all the same, since without them a part or a class would be empty: the figures flatter",
+            [dataset[row].name for row in kept],
+            "Give pictures that share nothing with those that measure.",
+        ),
+    )
+    return Splits(train, validation, test, findings, origin)
+
+
+def _without(rows: Integers, out: Rows, kinds: NDArray[np.generic]) -> Integers:
+    """Return the rows that are not `out`; of a kind that would vanish, all."""
+    vanishing = [kind for kind in np.unique(kinds) if out[kinds == kind].all()]
+    left: Integers = rows[~out | np.isin(kinds, vanishing)]
+    return left
+
+
+def _refuse_unlearned(labels: NDArray[np.str_], train: Integers, measured: Integers) -> None:
+    learned = sorted(set(labels[train].tolist()))
+    if not learned:
         raise DataError("The given split has no training pictures.", "Its parts are train, validation and test.")
-    learned = {dataset[row].label for row in train}
-    unseen = sorted({str(dataset[row].label) for row in (*validation, *test)} - {str(label) for label in learned})
-    if unseen:
-        left_out = (
-            f" {len(leaking)} picture(s) are not learned from, since a copy of each is measured."
-            if len(leaking)
-            else ""
-        )
+    if unseen := sorted(set(labels[measured].tolist()) - set(learned)):
         raise DataError(
             f"{len(unseen)} class(es) are measured but never learned: {', '.join(map(repr, unseen[:8]))}; "
-            f"learned are {', '.join(map(repr, sorted(map(str, learned))[:12]))}.{left_out}",
+            f"learned are {', '.join(map(repr, learned[:12]))}.",
             "Give training pictures of those classes, or leave them out of the other parts.",
         )
-    measured = {dataset[row].label for row in (*validation, *test)}
-    return Splits(
-        train,
-        validation,
-        test,
-        (
-            *_not_measured(sorted(str(label) for label in learned - measured), "are in no measured part"),
-            *found(
-                "split-leak",
-                "warning",
-                "{n} picture(s) of the given split have a copy, or one of their group, in a part that measures, and "
-                "are left out of training (or of validation, if the other is in test)",
-                [dataset[row].name for row in (*leaking, *spilled)],
-                "Keep copies and groups on one side.",
-            ),
-        ),
-        given=True,
-    )
+
+
+def check(dataset: Dataset, config: SplitConfig, watch: str) -> None:
+    """Find out, before any work, whether a configuration asks for what the data's own split does not allow.
+
+    Args:
+        dataset: With the parts that the data names.
+        config: What was asked for.
+        watch: What stops epochs, "training" or "validation".
+
+    Raises:
+        ConfigError: It repeats that split, or watches a validation part that there is not.
+    """
+    if not is_given(dataset):
+        return
+    if config.repeats > 1 and not config.folds:
+        raise ConfigError(
+            f"split.repeats is {config.repeats}, but the data brings a split of its own, which stays the same.",
+            "Leave it away, or measure by folds of the training part: --folds 5.",
+        )
+    if watch == "validation" and all(sample.split != "validation" for sample in dataset):
+        raise ConfigError(
+            "head.watch is 'validation', but the split that the data brings has no validation part.",
+            "With head.watch=training a tenth of the training part is watched.",
+        )
 
 
 def _not_measured(labels: Sequence[str], why: str) -> tuple[Finding, ...]:

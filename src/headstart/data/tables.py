@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from headstart.errors import ConfigError, DataError
+from headstart.errors import DataError
 from headstart.records import listing
 
 
@@ -22,12 +23,14 @@ class Table:
         header: Column names.
         rows: Cells.
         lines: The line of the file on which each row ends, from 1.
+        unit: What these numbers count, for messages.
     """
 
     path: Path
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     lines: tuple[int, ...]
+    unit: str = "line"
 
     def column(self, name: str) -> tuple[str, ...]:
         """Return the cells of one column."""
@@ -79,25 +82,21 @@ def read_table(path: Path) -> Table:
     return Table(path, header, tuple(rows), tuple(lines))
 
 
-def find_column(table: Table, wanted: str | None, usual: Sequence[str], what: str, *, need: bool = True) -> str | None:
-    """Return the name of the column that holds `what`: the one asked for, or the first with a usual name.
+# OWASP's list, and the full-width forms that some spreadsheets take for the same
+_FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 
-    Raises:
-        ConfigError: The column asked for is not there, or one is needed and none has a usual name.
+
+def defused(cell: str) -> str:
+    """Return a cell that no spreadsheet runs as a formula: with an apostrophe before it, if it might be one.
+
+    A cell that is defused already gets another, so that `restored` gives back every text exactly.
     """
-    columns = listing([repr(c) for c in table.header], 12)
-    if wanted is not None:
-        if (wanted or need) and wanted not in table.header:
-            raise ConfigError(f"{table.path} has no column {wanted!r}; its columns are {columns}.")
-        return wanted or None
-    by_name = {column.lower(): column for column in table.header}
-    found = next((by_name[name] for name in usual if name in by_name), None)
-    if found is None and need:
-        raise ConfigError(
-            f"{table.path}: which column holds the {what}? None of {columns} has a usual name ({', '.join(usual)}).",
-            f"Name it with --{what}-column.",
-        )
-    return found
+    return f"'{cell}" if _FORMULA.match(cell) else cell
+
+
+def restored(cell: str) -> str:
+    """Undo `defused`; a cell whose apostrophe a spreadsheet has swallowed is right as it is."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def to_csv(rows: Iterable[Sequence[str]]) -> str:

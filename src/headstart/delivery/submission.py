@@ -8,59 +8,98 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import PurePosixPath
 
-from headstart.data.tables import Table, to_csv
+from headstart.data.tables import Table, defused, to_csv
 from headstart.errors import ConfigError, DataError
 from headstart.records import ClassNames, Prediction, Predictions, listing
 
 FORMATS = ("labels", "probabilities", "table", "jsonl")
-_DANGEROUS = ("=", "+", "-", "@", "\t", "\r")
+KNOWN = "known"
+_YES_NO = {None: "", True: "yes", False: "no"}
 
 
 def render(
-    predictions: Predictions, form: str = "labels", like: Table | None = None, *, spreadsheet_safe: bool = False
+    predictions: Predictions,
+    form: str = "labels",
+    like: Table | None = None,
+    *,
+    spreadsheet_safe: bool = False,
+    fill_missing: bool = False,
+    known: bool = False,
 ) -> str:
-    """Return the text of the file.
+    """Return the text of the file. Pictures are called what they were asked for as, suffix and all.
 
     Args:
         predictions: What to write.
         form: "labels" (`image_id,label`), "probabilities" (`image_id` and a column for each class), "table"
-            (`image_id,label,probability,known,p_value,set`, the set with `|` between its classes) or "jsonl".
-        like: A sample submission: its id column and its class columns, in its order; overrides `form`.
+            (`image_id,label,probability,known,p_value,set,error`, the set with `|` between its classes) or "jsonl".
+        like: A sample submission: its id column and its class columns, in its order; overrides `form`. Its ids may
+            leave out folder and suffix.
         spreadsheet_safe: Put an apostrophe before cells that a spreadsheet would run as a formula (OWASP's rule); the
             file is then no longer faithful to the byte.
+        fill_missing: Whether to write 0 in the sample's columns of classes that the model does not know.
+        known: Whether "labels" and "probabilities" get a column `known` (yes or no), as "table" and "jsonl" have.
 
     Raises:
         DataError: The sample's classes or ids are not the model's classes or the pictures; both lists are shown.
-        ConfigError: There is no such format.
+        ConfigError: There is no such format, or no place for a column `known`.
     """
+    if known:
+        check_known(form, like, predictions.classes)
     if like is not None:
-        return _csv(_like(predictions, like), spreadsheet_safe)
-    if form == "labels":
-        rows = [
-            ["image_id", "label"],
-            *([name, p.label or ""] for name, p in zip(_ids(predictions), predictions, strict=True)),
-        ]
-        return _csv(rows, spreadsheet_safe)
-    if form == "probabilities":
-        names = _ids(predictions)
-        return _csv(
-            [
-                ["image_id", *predictions.classes],
-                *(
-                    [names[row], *_cells(predictions, row, range(len(predictions.classes)))]
-                    for row in range(len(names))
-                ),
-            ],
-            spreadsheet_safe,
-        )
-    if form == "table":
-        header = ["image_id", "label", "probability", "known", "p_value", "set"]
-        return _csv([header, *map(_row, _ids(predictions), predictions)], spreadsheet_safe)
+        return _csv(_like(predictions, like, fill_missing), spreadsheet_safe)
     if form == "jsonl":
         return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in as_dicts(predictions))
-    raise ConfigError(f"The format {form!r} is none of {', '.join(FORMATS)}.")
+    if form == "table":
+        header = ["image_id", "label", "probability", KNOWN, "p_value", "set", "error"]
+        return _csv([header, *map(_row, predictions)], spreadsheet_safe)
+    if form not in FORMATS:
+        raise ConfigError(f"The format {form!r} is none of {', '.join(FORMATS)}.")
+    rows = _labels(predictions) if form == "labels" else _probabilities(predictions)
+    if known:
+        told = (_YES_NO[one.known] for one in predictions)
+        rows = ([*row, cell] for row, cell in zip(rows, chain([KNOWN], told), strict=True))
+    return _csv(rows, spreadsheet_safe)
+
+
+def check_known(form: str, like: Table | None, classes: Sequence[str]) -> None:
+    """Refuse to add a column `known` where there is no place for it.
+
+    Raises:
+        ConfigError: The columns are those of a sample, or a class is called so.
+    """
+    if like is not None:
+        raise ConfigError(
+            f"The columns are those of {like.path}, so there is no place for a column {KNOWN!r}.",
+            "Leave out --like or --known; --format table tells it too.",
+        )
+    if form == "probabilities" and KNOWN in classes:
+        raise ConfigError(f"A class is called {KNOWN!r}, so no other column can be.", "--format table has both.")
+
+
+def unknown_line(predictions: Predictions, like: Table | None = None, *, header: bool = True) -> str:
+    """Return which rows of the file are of none of the classes, for its last line on the terminal; empty if none are.
+
+    E.g. `2 of 30 picture(s) look like none of the model's classes: row 4 (b.jpg); row 9 (c.jpg)`.
+
+    Args:
+        predictions: What was written.
+        like: The sample submission that gave the order of the rows.
+        header: Whether the first row of the file is that of the names of the columns; else it is the first picture.
+    """
+    if predictions.known is None:
+        return ""
+    order = range(len(predictions)) if like is None else _order(predictions, like)
+    strange = [
+        f"row {place} ({predictions.names[row]})"
+        for place, row in enumerate(order, start=2 if header else 1)
+        if not predictions.known[row] and row not in predictions.errors
+    ]
+    if not strange:
+        return ""
+    return f"{len(strange)} of {len(order)} picture(s) look like none of the model's classes: {listing(strange)}"
 
 
 def as_dicts(predictions: Predictions) -> Iterable[dict[str, object]]:
@@ -79,16 +118,33 @@ def as_dicts(predictions: Predictions) -> Iterable[dict[str, object]]:
         yield line if said.error is None else line | {"error": said.error}
 
 
-def _row(name: str, said: Prediction) -> list[str]:
+def _row(said: Prediction) -> list[str]:
     if said.error is not None:
-        return [name, "", "", "", "", ""]
-    known = {None: "", True: "yes", False: "no"}[said.known]
+        return [said.path, "", "", "", "", "", said.error]
     p_value = "" if said.p_value is None else f"{said.p_value:.4g}"
-    return [name, str(said.label), repr(said.probability), known, p_value, "|".join(said.set)]
+    label, probability = str(said.label), repr(said.probability)
+    return [said.path, label, probability, _YES_NO[said.known], p_value, "|".join(said.set), ""]
 
 
-def check_like(table: Table, classes: ClassNames) -> None:
+def _labels(predictions: Predictions) -> Iterable[Sequence[str]]:
+    yield ["image_id", "label"]
+    for said in predictions:
+        yield [said.path, said.label or ""]
+
+
+def _probabilities(predictions: Predictions) -> Iterable[Sequence[str]]:
+    yield ["image_id", *predictions.classes]
+    for row, name in enumerate(predictions.names):
+        yield [name, *_cells(predictions, row, range(len(predictions.classes)))]
+
+
+def check_like(table: Table, classes: ClassNames, *, fill_missing: bool = False) -> None:
     """Refuse a sample submission whose class columns are not the model's classes.
+
+    Args:
+        table: The sample.
+        classes: Of the model.
+        fill_missing: Whether the sample may have classes that the model does not know.
 
     Raises:
         DataError: With the classes that are on one side only.
@@ -96,19 +152,33 @@ def check_like(table: Table, classes: ClassNames) -> None:
     columns = table.header[1:]
     only_sample = [repr(name) for name in columns if name not in set(classes)]
     only_model = [repr(name) for name in classes if name not in set(columns)]
-    if only_sample or only_model:
+    if only_model or (only_sample and not fill_missing):
         raise DataError(
             f"The classes of {table.path} and of the model differ.\n"
             f"Only in the sample ({len(only_sample)}): {listing(only_sample, 8) or 'none'}\n"
             f"Only in the model ({len(only_model)}): {listing(only_model, 8) or 'none'}",
-            "The first column of a sample submission is the id, every other column a class of the model.",
+            "The first column of a sample submission is the id, every other column a class of the model."
+            if only_model
+            else "Write 0 for the classes that the model does not know with --fill-missing.",
         )
 
 
-def _like(predictions: Predictions, table: Table) -> Iterable[Sequence[str]]:
-    check_like(table, predictions.classes)
+def _like(predictions: Predictions, table: Table, fill_missing: bool) -> Iterable[Sequence[str]]:
+    check_like(table, predictions.classes, fill_missing=fill_missing)
     position = {name: k for k, name in enumerate(predictions.classes)}
-    columns = [position[name] for name in table.header[1:]]
+    columns = [position.get(name) for name in table.header[1:]]
+    rows = _order(predictions, table)
+    yield table.header
+    for cells, row in zip(table.rows, rows, strict=True):
+        yield [cells[0], *_cells(predictions, row, columns)]
+
+
+def _order(predictions: Predictions, table: Table) -> list[int]:
+    """Return the row of the picture that each row of a sample asks for.
+
+    Raises:
+        DataError: A picture is asked for twice, or was not given; or an id fits several.
+    """
     wanted = [row[0] for row in table.rows]
     if repeated := [name for name, count in Counter(wanted).items() if count > 1]:
         raise DataError(f"{table.path} asks more than once for {listing([repr(name) for name in repeated])}.")
@@ -120,50 +190,38 @@ def _like(predictions: Predictions, table: Table) -> Iterable[Sequence[str]]:
             f"{len(predictions)}, e.g. {listing([repr(name) for name in predictions.names], 3)}.",
             "Predict the folder that the sample submission belongs to.",
         )
-    yield table.header
-    for name in wanted:
-        yield [name, *_cells(predictions, rows[name], columns)]
+    return [rows[name] for name in wanted]
 
 
 def _rows_by_id(predictions: Predictions, wanted: set[str]) -> dict[str, int]:
-    """Return id → row, an id being a picture's name with or without its folder and its suffix.
+    """Return id → row, an id being a picture's name, or else its name without its folder, its suffix or both.
 
     Raises:
         DataError: An id that is asked for fits several pictures.
     """
+    whole = {name: row for row, name in enumerate(predictions.names) if name in wanted}
     rows: dict[str, int] = {}
     for row, name in enumerate(predictions.names):
         path = PurePosixPath(name.replace("\\", "/"))
-        for key in {name, path.name, path.stem, str(path.with_suffix(""))} & wanted:
+        for key in {path.name, path.stem, str(path.with_suffix("")) if path.name else name} & wanted - whole.keys():
             if key in rows:
                 raise DataError(
                     f"The id {key!r} fits {predictions.names[rows[key]]!r} and {name!r}.",
-                    "Give only the pictures that the sample submission asks for.",
+                    "Give only the pictures that the sample submission asks for, or write whole names into it.",
                 )
             rows[key] = row
-    return rows
+    return rows | whole
 
 
-def _ids(predictions: Predictions) -> list[str]:
-    """Return the names without suffixes, as competitions write ids, unless two would then be the same."""
-    bare = [
-        str(PurePosixPath(name).with_suffix("")) if PurePosixPath(name).name else name for name in predictions.names
-    ]
-    return bare if len(set(bare)) == len(bare) else list(predictions.names)
-
-
-def _cells(predictions: Predictions, row: int, columns: Iterable[int]) -> list[str]:
+def _cells(predictions: Predictions, row: int, columns: Iterable[int | None]) -> list[str]:
+    """Return the probabilities of these classes, 0 for one that the model does not know."""
     if row in predictions.errors:
         return ["" for _ in columns]
-    return [repr(float(predictions.probabilities[row, k])) for k in columns]
+    return ["0.0" if k is None else repr(float(predictions.probabilities[row, k])) for k in columns]
 
 
 def _csv(rows: Iterable[Sequence[str]], safe: bool) -> str:
-    return to_csv([_defused(cell) for cell in row] if safe else row for row in rows)
-
-
-def _defused(cell: str) -> str:
-    return f"'{cell}" if cell.startswith(_DANGEROUS) and not _number(cell) else cell
+    return to_csv([cell if _number(cell) else defused(cell) for cell in row] if safe else row for row in rows)
 
 
 def _number(cell: str) -> bool:

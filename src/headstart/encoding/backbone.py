@@ -1,7 +1,7 @@
 """A name → a frozen backbone with its weights, how it wants its pictures, and what it was pre-trained to tell apart.
 
-The only door to timm and to the weights that come with the installation. Weights are read without ever running code
-from a file; a network of the wrong shape or with numbers that are not finite is refused.
+The only door to timm and to the weights that come with the installation. A network of the wrong shape, with numbers
+that are not finite, or that cannot take pictures of the size asked for is refused.
 """
 
 from __future__ import annotations
@@ -13,23 +13,21 @@ import hashlib
 import importlib
 import json
 import logging
-import pickletools
-import re
 import socket
+import threading
 import urllib.parse
 import urllib.request
 import warnings
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from headstart.encoding import weights as weights_files
+from headstart.encoding.architecture import ARGUMENTS, NAME
 from headstart.errors import BackboneError, ConfigError
 from headstart.records import Floats, Preprocess
 
@@ -39,9 +37,10 @@ BUNDLED = {
     for n in (0, 1, 2)
 }
 ALIASES = {f"lite{n}": f"tf_efficientnet_lite{n}" for n in (0, 1, 2)}
+ONE_AT_A_TIME = threading.RLock()  # threads that build, compile or compare networks
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Backbone:
     """A frozen network from pictures to features.
 
@@ -67,6 +66,20 @@ class Backbone:
     rows: Floats
     offsets: Floats
 
+    def __repr__(self) -> str:
+        """Return one line instead of the whole network."""
+        return f"Backbone({self.name} at {self.preprocess.size} px, {self.dim} features)"
+
+
+def cannot_take(name: str, size: int, error: Exception, native: int | None = None) -> ConfigError:
+    """Return the error that says that a network cannot take pictures of this size."""
+    reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+    known = f" {name} was made for {native} pixels." if native else ""
+    return ConfigError(
+        f"{name} cannot take pictures of {size} pixels (pictures.size): {reason}.",
+        f"Many networks take multiples of 16, 28 or 32 pixels only.{known} Set pictures.size to such a side.",
+    )
+
 
 def load(name: str, weights: str = "", *, size: int | None = None, resize: str = "crop") -> Backbone:
     """Return a backbone with pre-trained weights.
@@ -79,10 +92,11 @@ def load(name: str, weights: str = "", *, size: int | None = None, resize: str =
 
     Raises:
         BackboneError: The name is unknown (the closest ones are shown), or its weights cannot be had or do not fit.
+        ConfigError: The network cannot take pictures of that size.
     """
     name = ALIASES.get(name, name)
     _check_name(name)
-    with _quiet():
+    with quiet():
         if weights:
             module = _from_file(name, Path(weights), size)
         elif name in BUNDLED:
@@ -91,7 +105,11 @@ def load(name: str, weights: str = "", *, size: int | None = None, resize: str =
             _timm().models.load_checkpoint(module, _bundled_file(package, holder), remap=True)
         else:
             module = _from_hub(name, size)
-        return _describe(name, module, size, resize)
+        native = _timm().data.resolve_model_data_config(module)["input_size"][-1]
+        backbone = _describe(name, module, size, resize)
+        if size not in (None, native):
+            _try(backbone, native)
+        return backbone
 
 
 def preprocessing(name: str, size: int | None = None, resize: str = "crop") -> Preprocess:
@@ -101,25 +119,50 @@ def preprocessing(name: str, size: int | None = None, resize: str = "crop") -> P
     known = None if name.startswith("local-dir:") else _timm().get_pretrained_cfg(name)
     if known is not None:
         return _preprocess(_timm().data.resolve_data_config(pretrained_cfg=known.to_dict()), size, resize)
-    with _quiet():
+    with quiet():
         return _preprocess(_timm().data.resolve_model_data_config(_create(name)), size, resize)
 
 
 def rebuild(name: str, state: Mapping[str, Tensor], preprocess: Preprocess, arguments: Mapping[str, Any]) -> Backbone:
     """Return the backbone of a saved classifier, from its architecture's name, arguments and weights alone.
 
+    Nothing is opened and nobody is asked, whatever name and arguments are.
+
     Raises:
-        BackboneError: There is no such architecture, or the weights do not fit it.
+        BackboneError: There is no such architecture, an argument is not one that shapes it, or the weights do not fit.
     """
-    if ":" in name or not _timm().is_model(name.split(".")[0]):  # a model file must not send us to other places
+    if NAME(name, "") or not _timm().is_model(name.split(".")[0]):
         raise BackboneError(f"There is no architecture {name!r}.")
-    with _quiet():
-        module = _create(name, preprocess.size, num_classes=0, **arguments)
+    if problems := ARGUMENTS(dict(arguments), "arguments"):
+        raise BackboneError(f"{name} cannot be built: {'; '.join(problems[:3])}.")
+    with quiet():
+        if arguments and (shapes := _shapes(name, preprocess.size, arguments)):
+            _require_fit(shapes, state, "the saved model")  # forged ones may ask for terabytes
+        module = _built(name, preprocess.size, arguments)
         _load_strictly(module, state, "the saved model")
     module.eval().requires_grad_(False)
     empty = torch.empty(0).numpy()
     digest = _digest(name, arguments, module)
     return Backbone(name, module, _dimension(module), preprocess, dict(arguments), digest, (), empty, empty)
+
+
+def _built(name: str, size: int, arguments: Mapping[str, Any]) -> nn.Module:
+    try:
+        return _create(name, size, num_classes=0, **arguments)
+    except Exception as error:  # an architecture checks little of what it is told
+        raise BackboneError(f"{name} cannot be built with {dict(arguments)!r}: {error}.") from error
+
+
+def _shapes(name: str, size: int, arguments: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    """Return the network's tensors without memory for their numbers; none of one that cannot be built without."""
+    with contextlib.suppress(BackboneError), torch.device("meta"):
+        return _built(name, size, arguments).state_dict()
+    return {}
+
+
+def weights_digest(module: nn.Module) -> str:
+    """Return the SHA-256 over names, shapes and bytes of the weights alone, as the first models gave it."""
+    return _digest_weights(hashlib.sha256(), module)
 
 
 def available() -> list[tuple[str, int, str]]:
@@ -143,17 +186,22 @@ def _timm() -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the libraries' own remarks off the terminal; what matters in them becomes an error here."""
-    logger = logging.getLogger("timm")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+def quiet() -> Iterator[None]:
+    """Keep the libraries' own remarks off the terminal; what matters in them becomes an error here.
+
+    Warning filters and levels of loggers belong to the whole process, so one thread at a time may change them: two
+    that overlap would leave behind what the other had set.
+    """
+    with ONE_AT_A_TIME:
+        logger = logging.getLogger("timm")
+        level = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            logger.setLevel(level)
 
 
 def _bundled_file(package: str, holder: str) -> Path:
@@ -181,13 +229,25 @@ def _create(name: str, size: int | None = None, **options: Any) -> nn.Module:
             options["img_size"] = size  # e.g. a ViT, whose position embedding has to be resampled
     try:
         module: nn.Module = _timm().create_model(name, **options)
-    except TypeError as error:
-        raise ConfigError(f"{name} cannot take pictures of {size} pixels: {error}.") from error
+    except (TypeError, AssertionError) as error:  # some have no such argument, some divide by their patches at once
+        if size is None:
+            raise
+        raise cannot_take(name, size, error) from error
     return module
 
 
+def _try(backbone: Backbone, native: int) -> None:
+    """Run the network once on an empty picture: many notice a size that their patches do not divide only then."""
+    size = backbone.preprocess.size
+    try:
+        with torch.inference_mode():
+            backbone.module(torch.zeros(1, 3, size, size))
+    except Exception as error:  # each architecture trips over something else
+        raise cannot_take(backbone.name, size, error, native) from error
+
+
 def _from_file(name: str, file: Path, size: int | None) -> nn.Module:
-    state = _read_weights(file)
+    state = weights_files.read(file)
     module = _create(name)
     try:
         module = _fill(module, state, str(file))
@@ -238,63 +298,6 @@ def _host_known(address: str) -> bool:
         return False
 
 
-def _read_weights(file: Path) -> Mapping[str, Tensor]:
-    if not file.is_file():
-        raise BackboneError(f"The weights file {file} is not there.")
-    if _is_keras(file):
-        raise BackboneError(
-            f"The weights file {file} is of Keras, which names and lays out its weights otherwise.",
-            "timm's own file of the network is what fits: model.safetensors of its page on the hub.",
-        )
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except SafetensorError as error:
-        raise BackboneError(f"The weights file {file} is damaged or no safetensors file: {error}.") from error
-    except Exception as error:  # a refused global, a broken zip, a truncated stream: all mean "not read"
-        asks = _first_global(file, str(error))
-        why = f"it asks for {asks}, which is no tensor" if asks else "it is damaged or holds no tensors"
-        raise BackboneError(
-            f"The weights file {file} is refused: {why}.",
-            "Only tensors are read from it; code in it is never run. A .safetensors file is the safe choice.",
-        ) from error
-    for key in ("state_dict", "model", "state_dict_ema", "model_ema"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise BackboneError(f"The weights file {file} holds no plain table of tensors.")
-    return {str(key).removeprefix("module."): value for key, value in content.items()}
-
-
-def _is_keras(file: Path) -> bool:
-    """Return whether it is an HDF5 file (`.h5`) or the zip archive of Keras 3 (`.keras`)."""
-    with open(file, "rb") as stream:
-        if stream.read(8) == b"\x89HDF\r\n\x1a\n":
-            return True
-    try:
-        with zipfile.ZipFile(file) as archive:
-            return any(name.endswith(".weights.h5") for name in archive.namelist())
-    except zipfile.BadZipFile:
-        return False
-
-
-def _first_global(file: Path, message: str) -> str:
-    """Return the name that a pickle wanted to import, as torch tells it or as the file's own opcodes do."""
-    if told := re.search(r"GLOBAL ([\w.]+)", message):
-        return told[1]
-    words: list[str] = []
-    with contextlib.suppress(Exception), open(file, "rb") as stream:  # whatever the file is, reading it may fail
-        for opcode, argument, _ in pickletools.genops(stream):
-            if opcode.name in ("GLOBAL", "INST"):
-                return str(argument).replace(" ", ".")
-            if opcode.name == "STACK_GLOBAL":
-                return ".".join(words[-2:])
-            if isinstance(argument, str):
-                words.append(argument)
-    return ""
-
-
 def _fill(module: nn.Module, state: Mapping[str, Tensor], source: str) -> nn.Module:
     """Load weights; a classifier of other classes is dropped, it has no names anyway. Return the network."""
     own = module.state_dict()
@@ -314,7 +317,11 @@ def _fill(module: nn.Module, state: Mapping[str, Tensor], source: str) -> nn.Mod
 
 
 def _load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    own = module.state_dict()
+    _require_fit(module.state_dict(), state, source)
+    module.load_state_dict(dict(state))
+
+
+def _require_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:
     problems = [f"{key} is missing" for key in own if key not in state]
     problems += [f"{key} is unknown to this network" for key in state if key not in own]
     problems += [
@@ -329,11 +336,10 @@ def _load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) 
             + (f"; and {len(problems) - 3} more." if len(problems) > 3 else "."),
             "Name the network that the weights belong to with --backbone.",
         )
-    module.load_state_dict(dict(state))
 
 
 def _finite(tensor: Tensor) -> bool:
-    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+    return not (tensor.is_floating_point() or tensor.is_complex()) or bool(torch.isfinite(tensor).all())
 
 
 def _describe(name: str, module: nn.Module, size: int | None, resize: str) -> Backbone:
@@ -369,9 +375,19 @@ def _preprocess(wanted: Mapping[str, Any], size: int | None, resize: str) -> Pre
 
 
 def _local_arguments(folder: Path) -> dict[str, Any]:
-    """Return what timm's `save_for_hf` noted of how the network in this folder was built."""
+    """Return what timm's `save_for_hf` noted of how the network in this folder was built.
+
+    Raises:
+        BackboneError: It was built with something that a saved model may not ask for.
+    """
     noted = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_args") or {}
-    return {key: value for key, value in noted.items() if key not in ("num_classes", "in_chans", "img_size")}
+    arguments = {key: value for key, value in noted.items() if key not in ("num_classes", "in_chans", "img_size")}
+    if problems := ARGUMENTS(arguments, "model_args"):
+        raise BackboneError(
+            f"The network in {folder} cannot be saved with a model: {'; '.join(problems[:3])}.",
+            "Its config.json may only name what shapes an architecture.",
+        )
+    return arguments
 
 
 def _dimension(module: nn.Module) -> int:
@@ -381,7 +397,10 @@ def _dimension(module: nn.Module) -> int:
 def _digest(name: str, arguments: Mapping[str, Any], module: nn.Module) -> str:
     # the same tensors mean something else to another architecture, e.g. one that pads otherwise
     described = json.dumps([name.split(".")[0], dict(arguments)], sort_keys=True, default=str)
-    result = hashlib.sha256(described.encode())
+    return _digest_weights(hashlib.sha256(described.encode()), module)
+
+
+def _digest_weights(result: hashlib._Hash, module: nn.Module) -> str:
     for key, value in sorted(module.state_dict().items()):
         result.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
         result.update(value.contiguous().view(-1).view(torch.uint8).numpy())

@@ -3,32 +3,73 @@
 A vector is found by the digest of the picture's bytes within the store of a recipe, which is everything else that
 shaped it. Shards are only ever added, each by a rename once it is on disk: killed anywhere, or shared by any number of
 processes without a lock, the cache at worst holds a row twice, and the rows are the same. It holds tensors, which
-cannot run code.
+cannot run code; files that somebody else could have written are passed over.
 """
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import json
 import os
 import stat
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import platformdirs
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from headstart.errors import StorageError
-from headstart.records import Floats, Pixels
-from headstart.storage import remove_stale, storage_errors, write_whole
+from headstart.records import Floats, Integers
+from headstart.storage import read_regular, remove_stale, storage_errors, write_whole
 
 FITS = "fits"  # where fits in epochs keep their state
+MOST_BYTES = 1 << 30  # of a file of the cache; 256 rows of a thousand features are a megabyte
+MOST_NOTES = 1 << 20  # bytes of a recipe or of what is remembered
 
 _HINT = "Make room, name another folder with HEADSTART_CACHE, or work without one: --no-cache."
+
+
+class Default(enum.Enum):
+    """The kind of `DEFAULT`."""
+
+    DEFAULT = "the default cache folder"
+
+    def __repr__(self) -> str:
+        """Return what signatures show."""
+        return "DEFAULT"
+
+
+DEFAULT: Final = Default.DEFAULT
+CacheChoice = Path | str | Default | None  # a folder, the default folder, or None: keep nothing
+
+
+def resolve(cache: CacheChoice) -> Path | None:
+    """Return the folder that is meant by a `cache` argument: `DEFAULT` is `default_cache()`, None keeps nothing."""
+    if isinstance(cache, Default):
+        return default_cache()
+    return None if cache is None else Path(cache)
+
+
+class Row(NamedTuple):
+    """What the cache holds of one picture: digest of its bytes, (D,) values, and a code of what was remarked of it."""
+
+    digest: str
+    values: Floats
+    remarks: int
+
+
+class Rows(NamedTuple):
+    """What a shard holds: n keys, (n, D) values, and (n,) codes of remarks, 0 where nothing was remarked."""
+
+    keys: list[bytes]
+    values: Floats
+    remarks: Integers
 
 
 class ShardState(NamedTuple):
@@ -73,79 +114,162 @@ def open_cache(folder: Path) -> Path:
     return folder
 
 
+def distrust(path: Path) -> str:
+    """Return why what lies at a path must not be used, e.g. "it belongs to another user"; empty if it may.
+
+    Told are whatever is neither a folder nor a regular file of at most `MOST_BYTES` (opening a FIFO hangs), and, where
+    files have owners, what is not the user's own or may be written by others.
+
+    Raises:
+        OSError: There is nothing, or it cannot be asked.
+    """
+    state = path.stat()
+    if not stat.S_ISDIR(state.st_mode):
+        if not stat.S_ISREG(state.st_mode):
+            return "it is no regular file"
+        if state.st_size > MOST_BYTES:
+            return f"it has {state.st_size:,} bytes, more than {MOST_BYTES:,}"
+    if os.name == "posix":
+        if state.st_uid != os.geteuid():
+            return "it belongs to another user"
+        if state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            return f"others may write it (mode {stat.S_IMODE(state.st_mode):o})"
+    return ""
+
+
 class Store:
     """The shards of one recipe: a folder named by the recipe's digest.
 
-    A shard is a safetensors file with `keys` (n, 32) uint8, SHA-256 of the files' bytes, and `values` (n, D) float32.
-    Its metadata holds the digest of the recipe and of both tensors; one that does not agree is passed over.
+    A shard is a safetensors file with `keys` (n, 32) uint8, SHA-256 of the files' bytes, `values` (n, D) float32 and,
+    where anything was remarked, `remarks` (n,) int64. Its metadata holds the digest of the recipe and of the tensors;
+    one that does not agree is passed over. In a folder that others may write, nothing is read or written.
     """
 
     def __init__(self, cache: Path, recipe: Mapping[str, object], dim: int) -> None:
-        """Make the folder for vectors of `dim` features."""
+        """Make the folder for vectors of `dim` features.
+
+        Warns:
+            UserWarning: The folder is not the user's own or may be written by others, so that it is not used.
+        """
         text = json.dumps(recipe, sort_keys=True)
         self.recipe = hashlib.sha256(text.encode()).hexdigest()
         self.folder = cache / "features" / self.recipe[:32]
         self.dim = dim
         self._read: set[str] = set()
+        self._listed: set[str] = set()
         with storage_errors(self.folder, _HINT):
             for folder in (cache, self.folder.parent, self.folder):  # parents=True would give parents the usual mode
                 folder.mkdir(exist_ok=True, mode=0o700)
+                self.trusted = _trusts_folder(folder)
+                if not self.trusted:
+                    return
             remove_stale(self.folder)
             if not (self.folder / "recipe.json").exists():
-                write_whole(self.folder / "recipe.json", text.encode())
+                write_whole(self.folder / "recipe.json", text.encode(), mode=0o600)
 
     def unread(self) -> list[Path]:
         """Return the shards that appeared since they were last asked for."""
-        return [path for path in shards(self.folder) if path.name not in self._read]
+        return [path for path in self._shards() if path.name not in self._read]
 
-    def take(self, wanted: Iterable[str]) -> Iterator[tuple[str, Floats]]:
-        """Yield (digest, (D,)) of what the shards not yet read hold of the wanted digests."""
+    def take(self, wanted: Iterable[str]) -> Iterator[Row]:
+        """Yield what the shards not yet read hold of the wanted digests.
+
+        Warns:
+            UserWarning: A shard is damaged, or somebody else could have written it.
+        """
         keys = {bytes.fromhex(digest): digest for digest in wanted}
-        for path in self.unread():
+        for path in self._own(self.unread()):
             self._read.add(path.name)
             try:
-                held, values = read_shard(path, self.recipe, keys)
-                if held and values.shape[1] != self.dim:
-                    raise ValueError(f"its rows have {values.shape[1]} features instead of {self.dim}")
+                held = read_shard(path, self.recipe, keys)
+                if held.keys and held.values.shape[1] != self.dim:
+                    raise ValueError(f"its rows have {held.values.shape[1]} features instead of {self.dim}")
             except (SafetensorError, OSError, ValueError) as error:
-                warnings.warn(
-                    f"The cache file {path} is damaged and not used: {error}. What it held is computed again; "
-                    "`headstart cache verify --remove` removes it.",
-                    stacklevel=2,
-                )
+                self._pass_over(path, error)
                 continue
-            for key, vector in zip(held, values, strict=True):
+            for key, vector, code in zip(*held, strict=True):
                 if key in keys:
-                    yield keys[key], vector
+                    yield Row(keys[key], vector, int(code))
 
-    def add(self, digests: Sequence[str], values: Floats) -> None:
-        """Commit rows as a new shard.
+    def new_keys(self) -> Iterator[bytes]:
+        """Yield the keys of the shards that appeared since this was last asked; it warns as `take` does."""
+        fresh = [path for path in self._shards() if path.name not in self._listed]
+        self._listed.update(path.name for path in fresh)
+        for path in self._own(fresh):
+            try:
+                with safe_open(path, framework="numpy") as file:
+                    keys = _keys(file, file.metadata() or {}, self.recipe)
+            except (SafetensorError, OSError, ValueError) as error:
+                self._pass_over(path, error)
+                continue
+            yield from keys
+
+    def add(self, digests: Sequence[str], values: Floats, remarks: Sequence[int] = ()) -> None:
+        """Commit rows as a new shard, with a code of what was remarked of each picture, where anything was.
 
         Raises:
             StorageError: The disk is full or the folder cannot be written; nothing half-written remains.
         """
+        if not self.trusted:
+            return
         keys = np.frombuffer(b"".join(bytes.fromhex(digest) for digest in digests), dtype=np.uint8).reshape(-1, 32)
-        values = np.ascontiguousarray(values, dtype=np.float32)
-        metadata = {"recipe": self.recipe, "keys": _sha(keys), "values": _sha(values)}
-        content = save({"keys": keys.copy(), "values": values}, metadata)
+        tensors: dict[str, NDArray[Any]] = {
+            "keys": keys.copy(),
+            "values": np.ascontiguousarray(values, dtype=np.float32),
+        }
+        if any(remarks):
+            tensors["remarks"] = np.array(remarks, dtype=np.int64)
+        metadata = {"recipe": self.recipe} | {name: _sha(tensor) for name, tensor in tensors.items()}
         # named by what it holds, not by its bytes: safetensors writes the metadata in an order of its own
-        named = self.recipe + metadata["keys"] + metadata["values"]
-        name = hashlib.sha256(named.encode()).hexdigest()[:32] + ".safetensors"
+        name = hashlib.sha256("".join(metadata.values()).encode()).hexdigest()[:32] + ".safetensors"
         with storage_errors(self.folder, _HINT):
-            write_whole(self.folder / name, content)
+            write_whole(self.folder / name, save(tensors, metadata), mode=0o600)
         self._read.add(name)
 
     def remembered(self) -> Any:
         """Return what was remembered beside the vectors, plain JSON values; None if there is nothing to read."""
+        path = self.folder / "remembered.json"
         try:
-            return json.loads((self.folder / "remembered.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return None if not self.trusted or distrust(path) else json.loads(read_regular(path, MOST_NOTES))
+        except (OSError, ValueError, RecursionError, StorageError):
             return None
 
     def remember(self, content: Any) -> None:
         """Keep plain JSON values beside the vectors, e.g. how the engine compared when the store was begun."""
-        with storage_errors(self.folder, _HINT):
-            write_whole(self.folder / "remembered.json", json.dumps(content).encode())
+        if self.trusted:
+            with storage_errors(self.folder, _HINT):
+                write_whole(self.folder / "remembered.json", json.dumps(content).encode(), mode=0o600)
+
+    def _shards(self) -> list[Path]:
+        return shards(self.folder) if self.trusted else []
+
+    def _pass_over(self, path: Path, error: Exception) -> None:
+        self._read.add(path.name)
+        warnings.warn(
+            f"The cache file {path} is damaged and not used: {error}. What it held is computed again; "
+            "`headstart cache verify --remove` removes it.",
+            stacklevel=3,
+        )
+
+    def _own(self, paths: Iterable[Path]) -> Iterator[Path]:
+        """Yield the shards that nobody else could have written, and tell of the others in one warning."""
+        refused = []
+        for path in paths:
+            try:
+                reason = distrust(path)
+            except OSError:  # it went away; whoever opens it will say so
+                reason = ""
+            if not reason:
+                yield path
+                continue
+            self._read.add(path.name)
+            refused.append(f"{path.name}: {reason}")
+        if refused:
+            warnings.warn(
+                f"{len(refused)} file(s) of the cache folder {self.folder} are not used ({refused[0]}). What they held "
+                "is computed again; `headstart cache verify --remove` removes them.",
+                stacklevel=3,
+            )
 
 
 def shards(folder: Path) -> list[Path]:
@@ -153,8 +277,8 @@ def shards(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors"))
 
 
-def read_shard(path: Path, recipe: str, wanted: Iterable[bytes] | None = None) -> tuple[list[bytes], Floats]:
-    """Return keys and values of a shard; the values are read only if it holds something wanted (None: always).
+def read_shard(path: Path, recipe: str, wanted: Container[bytes] | None = None) -> Rows:
+    """Return what a shard holds; the values are read only if it holds something wanted (None: always).
 
     Raises:
         ValueError: Its digests or its recipe do not agree.
@@ -162,20 +286,41 @@ def read_shard(path: Path, recipe: str, wanted: Iterable[bytes] | None = None) -
     """
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata() or {}
-        if metadata.get("recipe") != recipe:
-            raise ValueError("it belongs to another recipe")
-        keys = file.get_tensor("keys")
-        if _sha(keys) != metadata.get("keys"):
-            raise ValueError("its keys do not have the digest they should have")
-        held = [key.tobytes() for key in keys]
-        if wanted is not None and not set(held) & set(wanted):
-            return [], np.zeros((0, 0), dtype=np.float32)
-        values: Floats = file.get_tensor("values")
-        if _sha(values) != metadata.get("values"):
-            raise ValueError("its values do not have the digest they should have")
+        held = _keys(file, metadata, recipe)
+        if wanted is not None and not any(key in wanted for key in held):
+            return Rows([], np.zeros((0, 0), dtype=np.float32), np.zeros(0, dtype=np.int64))
+        values: Floats = _tensor(file, metadata, "values")
+        known = "remarks" in metadata or "remarks" in file.keys()  # noqa: SIM118  # a file is no dict
+        remarks = _tensor(file, metadata, "remarks") if known else np.zeros(len(held), dtype=np.int64)
     if values.dtype != np.float32 or values.ndim != 2 or len(values) != len(held):
         raise ValueError(f"its values are {values.dtype} of shape {values.shape} for {len(held)} keys")
-    return held, values
+    if remarks.dtype != np.int64 or remarks.shape != (len(held),):
+        raise ValueError(f"its remarks are {remarks.dtype} of shape {remarks.shape} for {len(held)} keys")
+    return Rows(held, values, remarks)
+
+
+def _keys(file: Any, metadata: Mapping[str, str], recipe: str) -> list[bytes]:
+    if metadata.get("recipe") != recipe:
+        raise ValueError("it belongs to another recipe")
+    return [key.tobytes() for key in _tensor(file, metadata, "keys")]
+
+
+def _tensor(file: Any, metadata: Mapping[str, str], name: str) -> Any:
+    tensor = file.get_tensor(name)
+    if _sha(tensor) != metadata.get(name):
+        raise ValueError(f"its {name} do not have the digest they should have")
+    return tensor
+
+
+def _trusts_folder(folder: Path) -> bool:
+    if not (reason := distrust(folder)):
+        return True
+    warnings.warn(
+        f"The cache folder {folder} is not used: {reason}, so what lies in it cannot be trusted. Make it your own "
+        f"(`chmod go-w {folder}`), or name another with HEADSTART_CACHE.",
+        stacklevel=3,
+    )
+    return False
 
 
 def survey(cache: Path, *, verify: bool = False) -> list[ShardState]:
@@ -183,13 +328,15 @@ def survey(cache: Path, *, verify: bool = False) -> list[ShardState]:
     states = []
     for folder in sorted((cache / "features").glob("*/")):
         try:
-            recipe = hashlib.sha256((folder / "recipe.json").read_bytes()).hexdigest()
-        except OSError:
+            recipe = hashlib.sha256(read_regular(folder / "recipe.json", MOST_NOTES)).hexdigest()
+        except (OSError, StorageError):
             recipe = ""
         for path in shards(folder):
             try:
+                if reason := distrust(path):
+                    raise ValueError(reason)
                 if verify:
-                    rows = len(read_shard(path, recipe)[0])
+                    rows = len(read_shard(path, recipe).keys)
                 else:
                     with safe_open(path, framework="numpy") as file:
                         rows = file.get_slice("keys").get_shape()[0]
@@ -211,5 +358,5 @@ def clear(cache: Path) -> None:
             remove_stale(folder)
 
 
-def _sha(array: Floats | Pixels) -> str:
+def _sha(array: NDArray[Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()

@@ -1,7 +1,8 @@
 """Dataset × encoder → features, read from and written to the cache.
 
-Pictures are decoded by threads a little ahead of the encoder, and committed in shards. Each row depends on its own
-picture alone, so it does not matter which rows were there already, or in which order the others are computed.
+Pictures are read and decoded by threads a little ahead of the encoder, each once, and committed in shards. Each row
+depends on its own picture alone, so it does not matter which rows were there already, or in which order the others are
+computed. Nothing that belongs to the whole process is changed, so that threads may extract side by side.
 """
 
 from __future__ import annotations
@@ -9,20 +10,21 @@ from __future__ import annotations
 import os
 import random
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from headstart.data import images
-from headstart.encoding import runtime
+from headstart.data.pictures import InMemory
+from headstart.encoding import reading, runtime
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.cache import Store, open_cache
+from headstart.encoding.reading import Loaded
 from headstart.encoding.runtime import Agreement, Encoder
-from headstart.errors import PictureError
 from headstart.inspection import properties
 from headstart.records import Dataset, FeatureTable, Floats, ImageProperties, Pixels, Preprocess, Progress, silence
 
@@ -30,6 +32,7 @@ SHARD_ROWS = 256
 VIEWS = ("original", "mirror")
 AGREEMENT = {field.name for field in fields(Agreement)}
 COMPARED = 8  # pictures on which the engine is compared with PyTorch
+NOT_FINITE = "the network gave numbers that are not finite"
 
 
 class Extraction(NamedTuple):
@@ -49,6 +52,7 @@ def recipe(encoder: Encoder, view: str) -> dict[str, object]:
         "engine": encoder.version,
         "precision": encoder.plan.precision,
         "view": view,
+        "remarks": 1,  # counts changes of what is kept beside the vectors
     }
 
 
@@ -60,7 +64,7 @@ def properties_recipe(preprocess: Preprocess) -> dict[str, object]:
 
 def extract(
     dataset: Dataset,
-    digests: Sequence[str],
+    digests: Sequence[str] | None,
     encoder: Encoder,
     backbone: Backbone,
     *,
@@ -68,6 +72,7 @@ def extract(
     with_properties: bool = False,
     cache: Path | None = None,
     progress: Progress = silence,
+    memory: Mapping[int, InMemory] | None = None,
 ) -> Extraction:
     """Return the features of every picture, and its properties if asked for, computing what the cache lacks.
 
@@ -76,27 +81,26 @@ def extract(
 
     Args:
         dataset: N samples.
-        digests: (N,) SHA-256 of their bytes as they were when last looked at; "" where a file could not be read.
+        digests: (N,) SHA-256 of their bytes as they were when last looked at; "" where a file could not be read. None:
+            they are found out as each file is read, which is then read only once.
         encoder: Computes the features.
         backbone: Of the encoder, to check it against.
         views: From `VIEWS`.
         with_properties: Whether properties are wanted; they come from the same decoding.
         cache: The folder of the cache; None: keep nothing.
         progress: Hears of every picture.
+        memory: Row → its picture, where that is not a file.
+
+    Raises:
+        StorageError: The cache cannot be used.
     """
-    job = _Job(dataset, list(digests), encoder, tuple(views), with_properties, cache, progress)
+    job = _Job(dataset, digests, encoder, tuple(views), with_properties, cache, progress, memory or {})
     agreement = job.recall()
-    with images.quiet_pillow():
-        if job.missing() and agreement is None:
-            pictures = job.some_pictures(COMPARED)
-            if pictures:
-                job.encoder, agreement = runtime.verified(encoder, backbone, pictures)
-                if job.encoder is not encoder:
-                    job.recall()
-                job.remember(agreement)
-        while job.missing():  # once, unless files change while they are read
-            job.compute()
-        job.complete_properties()
+    if agreement is None and job.missing():
+        agreement = job.verify(backbone)
+    while job.missing():  # once, unless files change while they are read
+        job.compute()
+    job.complete_properties()
     return Extraction(job.table(), job.encoder, agreement)
 
 
@@ -106,24 +110,28 @@ class _Job:
     def __init__(
         self,
         dataset: Dataset,
-        digests: list[str],
+        digests: Sequence[str] | None,
         encoder: Encoder,
         views: tuple[str, ...],
         with_properties: bool,
         cache: Path | None,
         progress: Progress,
+        memory: Mapping[int, InMemory],
     ) -> None:
-        self.dataset, self.digests, self.encoder, self.views = dataset, digests, encoder, views
+        self.dataset, self.encoder, self.views, self.memory = dataset, encoder, views, memory
+        self.blind = digests is None
+        self.digests = [""] * len(dataset) if digests is None else list(digests)
         self.cache = None if cache is None else open_cache(cache)
         self.progress = progress
         self.values: Floats = np.zeros((len(dataset), len(views), encoder.dim), dtype=np.float32)
         self.known = np.zeros((len(dataset), len(views)), dtype=bool)
+        self.codes = np.zeros(len(dataset), dtype=np.int64)  # of remarks
         self.properties = _Properties(self.digests, encoder.preprocess, self.cache) if with_properties else None
         self.failures: dict[int, str] = {}
         self.done = 0  # rows with all their views
         self.encoded = 0
         self.changed: list[str] = []
-        self.remarks: dict[str, list[str]] = defaultdict(list)
+        self.loaded: dict[int, Loaded] = {}  # what was read for the comparison and is not encoded yet
 
     def recall(self) -> Agreement | None:
         """Take what the cache holds, and return how the engine compared when it was filled."""
@@ -132,14 +140,23 @@ class _Job:
             if self.cache is None
             else [Store(self.cache, recipe(self.encoder, view), self.encoder.dim) for view in self.views]
         )
+        self.held: list[set[bytes]] = [set() for _ in self.stores]  # keys of the stores, where no digests were given
         self._fetch()
         known = self.stores[0].remembered() if self.stores else None
         return Agreement(**known) if isinstance(known, dict) and known.keys() == AGREEMENT else None
 
-    def remember(self, agreement: Agreement) -> None:
-        """Note beside the features how the engine compared."""
+    def verify(self, backbone: Backbone) -> Agreement | None:
+        """Compare the engine on a few missing pictures, and go on with the one that came of it."""
+        asked = self.encoder
+        prepared = [] if asked.trusted else self._some_pictures(COMPARED)
+        if not (asked.trusted or prepared):
+            return None
+        self.encoder, agreement = runtime.verified(asked, backbone, prepared)
+        if self.encoder is not asked:
+            self.recall()
         for store in self.stores:
             store.remember(asdict(agreement))
+        return agreement
 
     def missing(self) -> dict[str, list[int]]:
         """Return digest → rows that still need their features. Unreadable files are asked again, each on its own."""
@@ -149,60 +166,44 @@ class _Job:
                 rows[self.digests[row] or f"row {row}"].append(row)
         return rows
 
-    def some_pictures(self, most: int) -> list[Pixels]:
-        """Return a few of the missing pictures, prepared."""
-        pictures = []
-        for rows in self.missing().values():
-            pixels = self._load(rows[0]).pixels
-            if pixels is not None:
-                pictures.append(pixels)
-            if len(pictures) == most:
-                break
-        return pictures
-
     def compute(self) -> None:
         """Encode the missing pictures, one row for each digest, and commit them shard by shard."""
-        waiting: deque[tuple[int, list[int], str, int]] = deque()  # what was handed to the encoder, in its order
-        fresh: list[tuple[str, Floats]] = []  # digest, (V, D); not yet in the cache
+        waiting: deque[tuple[list[int], Loaded]] = deque()  # what was handed to the encoder, in its order
+        fresh: list[tuple[Loaded, Floats]] = []  # (V, D) each; not yet in the cache
         vectors: list[Floats] = []
-
-        def pictures() -> Iterator[Pixels]:
-            for row, rows, outcome in self._ahead(self._to_do()):
-                same = rows if outcome.digest == self.digests[row] else [row]
-                if outcome.pixels is None:
-                    self.failures.update(dict.fromkeys(same, outcome.problem))  # the same bytes fail the same way
-                    self._report()
-                    continue
-                for remark in outcome.remarks:
-                    self.remarks[remark].append(self.dataset[row].name)
-                if self.digests[row] and outcome.digest != self.digests[row]:
-                    self.changed.append(self.dataset[row].name)
-                self.digests[row] = outcome.digest
-                if self.properties is not None and outcome.properties is not None:
-                    self.properties.take(same, outcome.digest, outcome.properties)
-                for index, view in enumerate(self.views):
-                    waiting.append((row, same, outcome.digest, index))
-                    yield outcome.pixels if view == "original" else np.ascontiguousarray(outcome.pixels[:, ::-1])
-
         try:
-            for vector in self.encoder.encode(pictures()):
-                _, rows, digest, index = waiting.popleft()
-                self.values[rows, index] = vector
-                self.known[rows, index] = True
-                vectors.append(vector)
-                if index + 1 == len(self.views):
-                    fresh.append((digest, np.stack(vectors)))
+            with closing(self._prepared(waiting)) as source:
+                for vector in self.encoder.encode(source):
+                    vectors.append(vector)
+                    if len(vectors) < len(self.views):
+                        continue
+                    rows, outcome = waiting.popleft()
+                    if self._settle(rows, stacked := np.stack(vectors)):
+                        fresh.append((outcome, stacked))
                     vectors = []
-                    self.encoded += 1
-                    self.done += len(rows)
-                    self._report()
-                if len(fresh) == SHARD_ROWS:
-                    self._commit(fresh)
-                    fresh = []
+                    if len(fresh) == SHARD_ROWS:
+                        self._commit(fresh)
+                        fresh = []
         finally:
             self._commit(fresh)  # also when interrupted: what was computed is kept
             if self.properties is not None:
                 self.properties.commit()
+        self._share()
+        self.blind = False
+        self._fetch()  # what was found to be kept when its file was read
+
+    def _prepared(self, waiting: deque[tuple[list[int], Loaded]]) -> Generator[Pixels]:
+        """Yield the views of each missing picture, after noting in `waiting` which rows they are for."""
+        self.first: dict[str, int] = {}  # digest → row that is encoded
+        self.copies: list[tuple[int, int]] = []  # row, and the row whose features are its own too
+        with closing(reading.ahead(self._load, self._to_do())) as source:
+            for rows, outcome in source:
+                same = self._receive(rows, outcome)
+                if same and outcome.pixels is not None:
+                    waiting.append((same, outcome))
+                    for view in self.views:
+                        pixels = outcome.pixels
+                        yield pixels if view == "original" else np.ascontiguousarray(pixels[:, ::-1])
 
     def complete_properties(self) -> None:
         """Decode once more what was encoded before anybody asked for its properties."""
@@ -210,18 +211,19 @@ class _Job:
             return
         rows = [rows for rows in self.properties.missing(self.digests).values() if rows[0] not in self.failures]
         try:
-            for done, (row, same, outcome) in enumerate(self._ahead(rows), start=1):
-                if outcome.properties is not None and outcome.digest == self.digests[row]:
-                    self.properties.take(same, outcome.digest, outcome.properties)
-                self.progress("Looking", done, len(rows))
+            with closing(reading.ahead(self._load, rows)) as source:
+                for done, (same, outcome) in enumerate(source, start=1):
+                    if outcome.properties is not None and outcome.digest == self.digests[same[0]]:
+                        self.properties.take(same, outcome.digest, outcome.properties)
+                    self.progress("Looking", done, len(rows))
         finally:
             self.properties.commit()
 
     def table(self) -> FeatureTable:
         """Return what is known now."""
+        observations = reading.observations(self.dataset, self.codes)
         if self.changed:
-            self.remarks["changed-file"] = self.changed
-        observations = {key: tuple(sorted(set(names))) for key, names in self.remarks.items()}
+            observations["changed-file"] = tuple(sorted(set(self.changed)))
         return FeatureTable(
             self.values,
             tuple(self.digests),
@@ -232,21 +234,50 @@ class _Job:
             None if self.properties is None else properties.unpack(self.properties.values),
         )
 
-    def _ahead(self, wanted: Iterable[list[int]]) -> Iterator[tuple[int, list[int], _Loaded]]:
-        """Yield the first picture of each list of rows, decoded by threads a little ahead of who asks for them."""
-        cores = runtime.available_cores()
-        ahead: deque[tuple[int, list[int], Future[_Loaded]]] = deque()
-        pool = ThreadPoolExecutor(cores)
-        try:
-            for rows in wanted:
-                ahead.append((rows[0], rows, pool.submit(self._load, rows[0])))
-                if len(ahead) >= 8 * cores:
-                    row, rows, future = ahead.popleft()
-                    yield row, rows, future.result()
-            for row, rows, future in ahead:
-                yield row, rows, future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    def _receive(self, rows: list[int], outcome: Loaded) -> list[int]:
+        """Note what a picture turned out to be, and return the rows its features are for; none if it needs none."""
+        row = rows[0]
+        same = rows if outcome.digest == self.digests[row] else [row]
+        if outcome.problem:
+            self.failures.update(dict.fromkeys(same, outcome.problem))  # the same bytes fail the same way
+            self._report()
+            return []
+        if self.digests[row] and outcome.digest != self.digests[row]:
+            self.changed.append(self.dataset[row].name)
+        self.digests[row] = outcome.digest
+        if outcome.kept:
+            self.done += 1
+            self._report()
+            return []
+        self.codes[same] = outcome.code
+        if self.properties is not None and outcome.properties is not None:
+            self.properties.take(same, outcome.digest, outcome.properties)
+        if outcome.digest in self.first:
+            self.copies += [(copy, self.first[outcome.digest]) for copy in same]
+            return []
+        self.first[outcome.digest] = row
+        return same
+
+    def _share(self) -> None:
+        """Give copies that were met on the way the features of the one that was encoded."""
+        for row, first in self.copies:
+            self.values[row], self.known[row] = self.values[first], self.known[first]
+            if first in self.failures:
+                self.failures[row] = self.failures[first]
+            self.done += bool(self.known[row].all())
+        self._report()
+
+    def _settle(self, rows: list[int], vectors: Floats) -> bool:
+        """Take the features (V, D) of rows, and return whether they can be used."""
+        usable = bool(np.isfinite(vectors).all())
+        if usable:
+            self.values[rows], self.known[rows] = vectors, True
+            self.encoded += 1
+            self.done += len(rows)
+        else:
+            self.failures.update(dict.fromkeys(rows, NOT_FINITE))
+        self._report()
+        return usable
 
     def _to_do(self) -> Iterator[list[int]]:
         """Yield the rows of each missing digest, leaving out what another process commits in the meantime.
@@ -259,56 +290,58 @@ class _Job:
         if self.stores:
             random.Random(os.urandom(8)).shuffle(blocks)  # noqa: S311  # the order decides no result
         for block in blocks:
-            self._fetch()
+            if self.blind:
+                for held, store in zip(self.held, self.stores, strict=True):
+                    held.update(store.new_keys())
+            else:
+                self._fetch()
             yield from (rows for rows in block if not self.known[rows].all())
 
-    def _load(self, row: int) -> _Loaded:
-        path, digest = self.dataset[row].path, ""
-        try:
-            data = images.read_bytes(path)
-            digest = images.digest(data)
-            preprocess = self.encoder.preprocess
-            picture = images.decode(data, suffix=path.suffix, background=preprocess.background, side=preprocess.size)
-        except PictureError as error:
-            return _Loaded(digest, problem=error.message)
-        measured = (
-            None if self.properties is None or self.properties.known[row] else properties.measure(picture, len(data))
-        )
-        return _Loaded(digest, images.prepare(picture.pixels, preprocess), picture.remarks, properties=measured)
+    def _some_pictures(self, most: int) -> list[Pixels]:
+        """Return a few of the missing pictures, prepared, and keep them for the encoder."""
+        prepared: list[Pixels] = []
+        for row, *_ in self.missing().values():
+            self.loaded[row] = outcome = self._load(row)
+            if outcome.pixels is not None:
+                prepared.append(outcome.pixels)
+            if len(prepared) == most:
+                break
+        return prepared
+
+    def _load(self, row: int) -> Loaded:
+        if row in self.loaded:
+            return self.loaded.pop(row)
+        wanted = self.properties is not None and not self.properties.known[row]
+        source = self.memory.get(row, self.dataset[row].path)
+        return reading.load(source, self.encoder.preprocess, self._is_kept, with_properties=wanted)
+
+    def _is_kept(self, digest: str) -> bool:
+        return bool(self.blind and self.stores) and all(bytes.fromhex(digest) in held for held in self.held)
 
     def _fetch(self) -> None:
         """Take from the stores what they hold of the missing rows."""
-        if not self.stores:
-            return
-        unread = [store for store in self.stores if store.unread()]
-        if not unread:
+        if not any(store.unread() for store in self.stores):
             return
         rows = {digest: rows for digest, rows in self.missing().items() if not digest.startswith("row ")}
+        if not rows:
+            return
         for index, store in enumerate(self.stores):
-            for digest, vector in store.take(rows):
-                self.values[rows[digest], index] = vector
-                self.known[rows[digest], index] = True
+            for digest, vector, code in store.take(rows):
+                if np.isfinite(vector).all():
+                    self.values[rows[digest], index] = vector
+                    self.known[rows[digest], index] = True
+                    self.codes[rows[digest]] = code
         self.done = int(self.known.all(axis=1).sum())
         self._report()
 
-    def _commit(self, fresh: Sequence[tuple[str, Floats]]) -> None:
+    def _commit(self, fresh: Sequence[tuple[Loaded, Floats]]) -> None:
         if fresh:
+            digests, codes = [one.digest for one, _ in fresh], [one.code for one, _ in fresh]
             for index, store in enumerate(self.stores):
-                store.add([digest for digest, _ in fresh], np.stack([vectors[index] for _, vectors in fresh]))
+                store.add(digests, np.stack([vectors[index] for _, vectors in fresh]), codes)
 
     def _report(self) -> None:
         self.progress("Encoding", self.done + len(self.failures), len(self.dataset))
-
-
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    """What became of one file: its digest ("" if it could not be read), and its prepared picture or the problem."""
-
-    digest: str
-    pixels: Pixels | None = None
-    remarks: tuple[str, ...] = ()
-    problem: str = ""
-    properties: Floats | None = None
 
 
 class _Properties:
@@ -321,7 +354,7 @@ class _Properties:
         self._store = None if cache is None else Store(cache, properties_recipe(preprocess), properties.DIM)
         self._fresh: dict[str, Floats] = {}
         rows = self.missing(digests)
-        for digest, vector in self._store.take(filter(None, rows)) if self._store is not None else ():
+        for digest, vector, _ in self._store.take(filter(None, rows)) if self._store is not None else ():
             self._keep(rows[digest], vector)
 
     def missing(self, digests: Sequence[str]) -> dict[str, list[int]]:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from headstart.config import EncoderConfig, EncoderPlan
-from headstart.encoding.backbone import Backbone
+from headstart.encoding.backbone import ONE_AT_A_TIME, Backbone, cannot_take, quiet
 from headstart.errors import ConfigError
 from headstart.records import Floats, Pixels, Preprocess
 
@@ -98,15 +98,16 @@ def build(backbone: Backbone, plan: EncoderPlan) -> Encoder:
 def verified(encoder: Encoder, backbone: Backbone, pictures: Sequence[Pixels]) -> tuple[Encoder, Agreement]:
     """Compare the encoder with PyTorch float32 on a few pictures; beyond the bound, fall back to the next safer one.
 
-    An encoder is compared once in its life; what came of it is kept in its `trusted`.
+    An encoder is compared once in its life, whatever number of threads ask; what came of it is kept in its `trusted`.
 
     Warns:
         UserWarning: The engine differs by more than `BOUNDS` allows, and which one is used instead.
     """
-    if encoder.trusted is None:
-        reference = np.stack(list(TorchEncoder(backbone, reference_plan(encoder.plan)).encode(pictures)))
-        encoder.trusted = _first_that_agrees(encoder, backbone, pictures, reference)
-    return encoder.trusted
+    with ONE_AT_A_TIME:
+        if encoder.trusted is None:
+            reference = np.stack(list(TorchEncoder(backbone, reference_plan(encoder.plan)).encode(pictures)))
+            encoder.trusted = _first_that_agrees(encoder, backbone, pictures, reference)
+        return encoder.trusted
 
 
 def _first_that_agrees(
@@ -152,6 +153,10 @@ class TorchEncoder:
         self._backbone = backbone
         self._network: nn.Module | None = None
 
+    def __repr__(self) -> str:
+        """Return one line."""
+        return _line(self)
+
     @property
     def version(self) -> str:
         """E.g. `torch 2.15.0 cpu`."""
@@ -159,16 +164,24 @@ class TorchEncoder:
 
     def encode(self, pictures: Iterable[Pixels]) -> Iterator[Floats]:
         """See `Encoder.encode`."""
-        if self._network is None:
-            network = _Normalised(self._backbone)
-            if self.plan.device != "cpu":
-                network = copy.deepcopy(network)  # the backbone itself stays on the CPU, where others use it
-            self._network = network.to(memory_format=torch.channels_last).to(self.plan.device).eval()
+        with ONE_AT_A_TIME:
+            network = self._network = self._network or self._place()
         source, size = iter(pictures), BATCHES[self.plan.device]
         while batch := list(islice(source, size)):
             padded = np.zeros((size, *batch[0].shape), dtype=np.uint8)
             padded[: len(batch)] = batch
-            yield from self._run(self._network, torch.from_numpy(padded))[: len(batch)]
+            yield from self._run(network, torch.from_numpy(padded))[: len(batch)]
+
+    def _place(self) -> nn.Module:
+        # a copy: others use the backbone, and another memory layout gives other roundings on the same weights
+        network: nn.Module = copy.deepcopy(_Normalised(self._backbone)).to(memory_format=torch.channels_last)
+        network = network.to(self.plan.device).eval()
+        size = self.preprocess.size
+        try:
+            self._run(network, torch.zeros(1, size, size, 3, dtype=torch.uint8))
+        except Exception as error:  # a saved model's size that its network cannot take; each trips over its own
+            raise cannot_take(self._backbone.name, size, error) from error
+        return network
 
     def _run(self, network: nn.Module, batch: Tensor) -> Floats:
         device = self.plan.device
@@ -195,6 +208,10 @@ class OpenVinoEncoder:
         self._backbone = backbone
         self._compiled: Any = None
 
+    def __repr__(self) -> str:
+        """Return one line."""
+        return _line(self)
+
     @property
     def version(self) -> str:
         """E.g. `openvino 2026.4.1`."""
@@ -202,13 +219,13 @@ class OpenVinoEncoder:
 
     def encode(self, pictures: Iterable[Pixels]) -> Iterator[Floats]:
         """See `Encoder.encode`."""
-        if self._compiled is None:
-            self._compiled = self._compile()
-        ring: deque[Any] = deque()
-        slots = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 2
+        with ONE_AT_A_TIME:
+            compiled = self._compiled = self._compiled or self._compile()
+        ring: deque[Any] = deque()  # of this call alone: requests are not shared between threads, the network is
+        slots = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 2
         for picture in pictures:
             if len(ring) < slots:
-                request = self._compiled.create_infer_request()
+                request = compiled.create_infer_request()
             else:  # equal pictures take equal time: the oldest request is the next one to finish
                 request = ring.popleft()
                 yield _result(request)
@@ -220,11 +237,13 @@ class OpenVinoEncoder:
     def _compile(self) -> Any:
         ov = _openvino()
         size, module = self.preprocess.size, self._backbone.module
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch announces the end of tracing, which OpenVINO still relies on
+        with quiet():  # torch announces the end of tracing, which OpenVINO still relies on
             # traced here: OpenVINO would have torch check the trace, which takes as long again, and `verified` does it
             example = torch.zeros(1, 3, size, size)
-            traced = torch.jit.trace(module, example, check_trace=False, strict=False)  # type: ignore[no-untyped-call]
+            try:
+                traced = torch.jit.trace(module, example, check_trace=False, strict=False)  # type: ignore[no-untyped-call]
+            except Exception as error:  # a saved model's size that its network cannot take; each trips over its own
+                raise cannot_take(self._backbone.name, size, error) from error
             model = ov.convert_model(traced, example_input=example)
         model.reshape([1, 3, size, size])
         steps = ov.preprocess.PrePostProcessor(model)
@@ -266,6 +285,13 @@ class _Normalised(nn.Module):
         values = pictures.permute(0, 3, 1, 2).float()
         features: Tensor = self.backbone((values - self.mean) / self.std)
         return features
+
+
+def _line(encoder: Encoder) -> str:
+    plan = encoder.plan
+    return (
+        f"{type(encoder).__name__}({plan.backbone} at {encoder.preprocess.size} px, {plan.precision} on {plan.device})"
+    )
 
 
 def _result(request: Any) -> Floats:

@@ -25,12 +25,12 @@ class Suspect:
     Attributes:
         name: Of the picture.
         label: The given one.
-        suggested: The most probable other class, or the one that most copies of the picture carry.
+        suggested: The most probable other class, or the one that most near-duplicates of the picture carry.
         confidence: p(suggested) / (p(suggested) + p(label)), in [0, 1]: how probable the suggested class is if one of
             the two is right. Below 0.5 the given label is the more probable one.
         duplicate_of: Another picture that is the same photograph, one with the suggested label if there is; or empty.
-        is_likely: Whether it is among the labels that are estimated to be wrong, or a copy contradicts it. The others
-            come next in the ranking, for whoever goes on looking.
+        is_likely: Whether it is among the labels that are estimated to be wrong, or a near-duplicate contradicts it.
+            The others come next in the ranking, for whoever goes on looking.
     """
 
     name: str
@@ -47,23 +47,23 @@ def find_suspects(
     classes: ClassNames,
     probabilities: NDArray[np.float64],
     *,
-    copies: Sequence[Sequence[int]] = (),
+    near_duplicates: Sequence[Sequence[int]] = (),
     most: int | None = None,
 ) -> tuple[Suspect, ...]:
     """Return the pictures whose label is doubted, the most doubtful first; the order of the rows decides nothing.
 
-    Copies with different labels come first: one of them is wrong whatever a model says. Then the pictures are ranked
-    by p(label) / p(suggested). cleanlab's normalized margin puts a plain error behind every picture that is confidently
-    taken for something else, its self-confidence is worse at labels that are nearly right and moves with the
-    temperature; the odds do neither.
+    Near-duplicates with different labels come first: one of them is wrong whatever a model says. Then the pictures are
+    ranked by p(label) / p(suggested). cleanlab's normalized margin puts a plain error behind every picture that is
+    confidently taken for something else, its self-confidence is worse at labels that are nearly right and moves with
+    the temperature; the odds do neither.
 
     Args:
         names: N names.
         targets: (N,) positions of the given labels.
         classes: K names, two or more.
-        probabilities: (N, K), each row by a model that has not seen the picture or its copies. NaN in rows that no
-            model has judged: they are suspected for the sake of their copies only.
-        copies: Groups of rows that are the same photograph; no row is in two of them.
+        probabilities: (N, K), each row by a model that has not seen the picture or its near-duplicates. NaN in rows
+            that no model has seen: they are suspected for the sake of their near-duplicates only.
+        near_duplicates: Groups of rows that are the same photograph; no row is in two of them.
         most: How many to return; None: as many as are estimated to be wrong, at least one in `SHOWN`.
     """
     judged: NDArray[np.bool_] = np.isfinite(probabilities.sum(axis=1))
@@ -72,7 +72,7 @@ def find_suspects(
     others = known.copy()
     others[rows, targets] = -1
     suggested = others.argmax(axis=1)
-    outvoted = _outvoted(targets, known, [sorted(group, key=names.__getitem__) for group in copies])
+    outvoted = _outvoted(targets, known, [sorted(group, key=names.__getitem__) for group in near_duplicates])
     for row, winner in outvoted.items():
         suggested[row] = winner
     odds = known[rows, targets] / np.maximum(known[rows, suggested], np.finfo(np.float64).tiny)
@@ -81,7 +81,7 @@ def find_suspects(
     )
     likely = max(len(outvoted), _count_errors(targets[judged], probabilities[judged]))
     listed = order[: max(likely, math.ceil(len(order) / SHOWN))][:most]
-    twins = _twins(names, targets, suggested, copies)
+    twins = _twins(names, targets, suggested, near_duplicates)
     return tuple(
         Suspect(
             names[row],
@@ -96,11 +96,11 @@ def find_suspects(
 
 
 def _outvoted(
-    targets: Integers, probabilities: NDArray[np.float64], copies: Sequence[Sequence[int]]
+    targets: Integers, probabilities: NDArray[np.float64], near_duplicates: Sequence[Sequence[int]]
 ) -> Mapping[int, int]:
-    """Return row → the label of most of its copies, which is not its own; the probabilities decide a tie."""
+    """Return row → the label of most of its near-duplicates, which is not its own; the probabilities decide a tie."""
     outvoted: dict[int, int] = {}
-    for rows in copies:
+    for rows in near_duplicates:
         votes = np.bincount(targets[rows], minlength=probabilities.shape[1])
         mean = probabilities[rows].mean(axis=0)
         winner = int(np.where(votes == votes.max(), mean, -1).argmax())
@@ -109,12 +109,12 @@ def _outvoted(
 
 
 def _twins(
-    names: Sequence[str], targets: Integers, suggested: Integers, copies: Sequence[Sequence[int]]
+    names: Sequence[str], targets: Integers, suggested: Integers, near_duplicates: Sequence[Sequence[int]]
 ) -> Mapping[int, str]:
-    """Return row → the name of a copy: the first that carries the suggested label, or else the first."""
+    """Return row → the name of a near-duplicate: the first that carries the suggested label, or else the first."""
     return {
         row: min((targets[other] != suggested[row], names[other]) for other in rows if other != row)[1]
-        for rows in copies
+        for rows in near_duplicates
         for row in rows
         if len(rows) > 1
     }

@@ -7,25 +7,42 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headstart import metrics
 from headstart.data import splits
+from headstart.encoding.cache import DEFAULT, CacheChoice
 from headstart.errors import DataError
+from headstart.inspection import files
 from headstart.model.classifier import Classifier
-from headstart.records import Dataset, Evaluation, Integers, Interval, Predictions, Progress, silence
+from headstart.records import (
+    Dataset,
+    Evaluation,
+    Finding,
+    Integers,
+    Interval,
+    Predictions,
+    Progress,
+    found,
+    silence,
+)
 
 MOST_PAIRS = 100
 ROUNDS = 200  # resamples of the figures that are not means
 
 
 def evaluate(
-    classifier: Classifier, dataset: Dataset, *, cache: Path | None = None, progress: Progress = silence
+    classifier: Classifier, dataset: Dataset, *, cache: CacheChoice = DEFAULT, progress: Progress = silence
 ) -> Evaluation:
     """Predict a labelled dataset and measure.
+
+    Args:
+        classifier: Of any model.
+        dataset: From `read`.
+        cache: A folder for features; `DEFAULT`: the default cache folder; None: keep nothing.
+        progress: Hears of every picture.
 
     Raises:
         DataError: A label is none of the model's classes (both lists are shown), or no picture can be used.
@@ -34,7 +51,7 @@ def evaluate(
 
 
 def predict_labelled(
-    classifier: Classifier, dataset: Dataset, *, cache: Path | None = None, progress: Progress = silence
+    classifier: Classifier, dataset: Dataset, *, cache: CacheChoice = None, progress: Progress = silence
 ) -> Predictions:
     """Return the predictions of a labelled dataset, with its groups, which the intervals need.
 
@@ -43,15 +60,21 @@ def predict_labelled(
     """
     classifier.classes.encode(dataset.labels)
     table = classifier.extract(dataset, cache=cache, progress=progress).table
-    said = classifier.judge(dataset, table.values[:, 0], table.failures)
+    said = classifier.predict_features(
+        table.values[:, 0],
+        [sample.name for sample in dataset],
+        targets=dataset.labels,
+        failures=table.failures,
+        findings=files.remarks(table.observations),
+    )
     return replace(said, groups=splits.group_ids(dataset, table.digests))
 
 
 def measure(predictions: Predictions, seed: int = 0) -> Evaluation:
-    """Return the figures of predictions whose targets is known.
+    """Return the figures of predictions whose targets are known.
 
     Raises:
-        DataError: There is no targets, or no usable picture.
+        DataError: There are no targets, or no usable picture.
     """
     if predictions.targets is None:
         raise DataError("These pictures have no labels, so nothing can be measured.")
@@ -79,6 +102,26 @@ def measure(predictions: Predictions, seed: int = 0) -> Evaluation:
         reliability=metrics.reliability(probabilities, targets),
         risk_coverage=metrics.risk_coverage(probabilities.max(axis=1), probabilities.argmax(axis=1) == targets),
         failures=len(predictions.errors),
+    )
+
+
+def findings(evaluation: Evaluation) -> list[Finding]:
+    """Return what to know of the figures: whether they show that anything was learned.
+
+    Guessing each class as often as the model says it, whatever the picture, would be right at a rate that the counts
+    alone give (the chance of Cohen's kappa, 1960): 1 / K for K equal classes, the share of the largest class where only
+    that one is ever said.
+    """
+    accuracy, pictures = evaluation.overall["accuracy"], evaluation.pictures
+    said, given = evaluation.confusion.sum(axis=0) / pictures, evaluation.confusion.sum(axis=1) / pictures
+    chance = float(said @ given)
+    return found(
+        "no-better-than-chance",
+        "warning",
+        f"the accuracy is {accuracy} on {pictures} pictures, and guessing would be right {chance:.3f} of the time: "
+        "nothing shows that the classes can be told from the pictures",
+        [f"accuracy {accuracy.value:.3f}"] if accuracy.low <= chance else [],
+        "Look whether the labels belong to the pictures; if they do, measure on more pictures.",
     )
 
 

@@ -1,238 +1,154 @@
-"""How far a figure rests on pictures that resemble those learned from, and what it would be without, or with more.
+"""Which pictures stay on one side of a split: what the data joins, near-duplicates, and same-object pictures where they
+matter.
 
-Several photographs of one thing, some learned from and some measured, make a figure that new things will not meet. No
-similarity divides "the same thing once more" from "another of its kind"; so three things are told: whether keeping
-same-object pictures together changes the accuracy of the very same pictures, what a split that ignores both would have reported, and the accuracy of pictures by how alike their nearest learned picture is.
+No similarity divides "the same thing once more" from "another of its kind". So an experiment decides: two
+cross-validations of linear heads measure the same pictures, with same-object pictures learned from and without. Where
+accuracy surely falls, they stay together. What is found never leaves nothing to measure.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
-
 import numpy as np
+from numpy.typing import NDArray
 
 from headstart import metrics
-from headstart.config import Plan
+from headstart.config import SplitConfig
 from headstart.data import splits
-from headstart.encoding.backbone import Backbone
-from headstart.errors import DataError
-from headstart.inspection import similarity
+from headstart.data.splits import Grouping
+from headstart.inspection import duplicates
 from headstart.inspection.duplicates import Resemblance
-from headstart.learning import learner, logistic
-from headstart.learning.learner import Learned, Material
-from headstart.records import Finding, Integers, Interval, Splits, found
+from headstart.learning import logistic
+from headstart.learning.learner import Learner
+from headstart.records import Finding, Integers, Interval, LabelledFeatures, Progress, found, silence
 
 MATTERS = 0.05  # accuracy lost, surely, from which on same-object pictures are kept together
-WORTH_SAYING = 0.01
 MOST = 2000  # pictures on which that is found out
+MOST_OF_GROUP = 50  # pictures of one group among them, unless there are few groups
 FOLDS = 3
 FEWEST = 100  # measured pictures below which nothing is said
+STAGE = "Comparing with same-object pictures"
 
 
-@dataclass(frozen=True, slots=True)
-class Band:
-    """Measured pictures by how alike the nearest picture is that was learned from.
-
-    Attributes:
-        name: "same-object", "between" or "unlike".
-        low: The smallest similarity, in [-1, 1].
-        high: The largest.
-        pictures: How many.
-        share: Of all that were measured.
-        accuracy: Of these.
-    """
-
-    name: str
-    low: float
-    high: float
-    pictures: int
-    share: float
-    accuracy: Interval
-
-
-@dataclass(frozen=True, slots=True)
-class Optimism:
-    """What a figure owes to resemblance.
-
-    Attributes:
-        gap: Accuracy that pictures lose when their same-object pictures are not learned from; None where there are none.
-        together: Whether same-object pictures were kept on one side; of a split that the data brings within the training part.
-        given: Whether the data brings its split, which is kept.
-        naive: Accuracy of the same kind of head on a split that ignores copies and same-object pictures; None where no split
-            was ignored.
-        leaked: How many of the pictures measured in that split have a copy or same-object among those learned from.
-        measured: How many were measured in that split.
-        bands: The measured pictures by similarity.
-    """
-
-    gap: Interval | None
-    together: bool
-    given: bool = False
-    naive: Interval | None = None
-    leaked: int = 0
-    measured: int = 0
-    bands: tuple[Band, ...] = ()
-
-
-def look_alike_gap(material: Material, alike: Integers, backbone: Backbone, plan: Plan) -> Interval | None:
-    """Return the accuracy that is lost when same-object pictures are left out of what is learned, on the same pictures.
-
-    Two cross-validations of linear heads measure each picture twice: once with copies apart only, once with same-object pictures
-    apart too. None where there are no same-object pictures, or too few pictures to tell.
+def decide(
+    learner: Learner, resemblance: Resemblance, config: SplitConfig, *, progress: Progress = silence
+) -> Grouping:
+    """Return what stays together.
 
     Args:
-        material: Whose training part is looked at; its groups keep copies together.
-        alike: (N,) groups that keep same-object pictures together too.
-        backbone: For the prior.
-        plan: Of the head.
+        learner: Whose features are grouped, and whose heads find out what matters.
+        resemblance: Which pictures are near-duplicates, and which show one object.
+        config: What was asked for.
+        progress: Hears when it is done.
     """
-    rows = _some(material.parts.train, alike, plan.seed)
-    if len(np.unique(alike[rows])) == len(np.unique(material.groups[rows])):
+    progress(STAGE, 0, 1)
+    features = learner.features
+    known = splits.group_ids(features.dataset, features.digests)
+    near = config.near_duplicates == "together"
+    kept = splits.united(known, resemblance.near_duplicates) if near else known
+    alike = splits.united(kept, resemblance.same_object)
+    gap = same_object_gap(learner, kept, alike)
+    matters = gap is not None and gap.low > MATTERS
+    together = config.same_object == "together" or (config.same_object == "if-it-matters" and matters)
+    aside = duplicates.conflicting(resemblance.near_duplicates, features.targets)
+    origins = {"data": known, "near-duplicates": kept, "same-object pictures": alike if together else kept}
+    progress(STAGE, 1, 1)
+    grouping = Grouping(alike if together else kept, kept, aside, together, gap, _origins(origins))
+    return grouping if splits.is_given(features.dataset) else _measurable(grouping, features, known)
+
+
+def same_object_gap(learner: Learner, kept: Integers, alike: Integers) -> Interval | None:
+    """Return the accuracy that is lost when same-object pictures are left out of what is learned, on the same pictures.
+
+    Pictures that the data keeps for measuring take no part. None where there are no same-object pictures, or too few
+    pictures to tell.
+
+    Args:
+        learner: Whose linear heads are fitted.
+        kept: (N,) groups that keep near-duplicates together.
+        alike: (N,) groups that keep same-object pictures together too.
+    """
+    features, seed = learner.features, learner.seed
+    learned = np.array([row for row, sample in enumerate(features.dataset) if sample.split in (None, "train")])
+    rows = _sample(learned, alike, seed)
+    if len(np.unique(alike[rows])) == len(np.unique(kept[rows])):
         return None
-    dataset = material.dataset.select(rows)
-    right = np.full((2, len(material.dataset)), np.nan)
-    for number, groups in enumerate((material.groups, alike)):
-        fold = splits.folds(dataset, groups[rows], FOLDS, plan.seed)
-        held = learner.out_of_fold(material, backbone, plan, rows, fold, tolerance=logistic.ROUGH)
-        right[number, held.rows] = held.logits.argmax(axis=1) == material.targets[held.rows]
+    dataset = features.dataset.select(rows)
+    right = np.full((2, len(features)), np.nan)
+    for number, groups in enumerate((kept, alike)):
+        fold = splits.folds(dataset, groups[rows], FOLDS, seed)
+        held = learner.out_of_fold(rows, fold, tolerance=logistic.ROUGH)
+        right[number, held.rows] = held.logits.argmax(axis=1) == features.targets[held.rows]
     both = np.flatnonzero(np.isfinite(right).all(axis=0))
     if len(both) < FEWEST:
         return None
     lost = right[0, both] - right[1, both]
-    weights = metrics.resample(len(both), alike[both], 1000, plan.seed)
+    weights = metrics.resample(len(both), alike[both], 1000, seed)
     low, high = np.percentile(weights @ lost / weights.sum(axis=1), [2.5, 97.5])
     return Interval(float(lost.mean()), float(low), float(high))
 
 
-def decide(
-    gap: Interval | None, asked: Literal["if-it-matters", "together", "apart"], *, given: bool = False
-) -> Optimism:
-    """Return whether same-object pictures stay together: as asked, or if the gap is surely larger than `MATTERS`."""
-    matters = gap is not None and gap.low > MATTERS
-    return Optimism(gap, asked == "together" or (asked == "if-it-matters" and matters), given)
-
-
-def naive_split(material: Material, plan: Plan) -> Splits | None:
-    """Return the split that heeds neither copies nor same-object pictures nor groups; None if it is the one that was made."""
-    alone = np.arange(len(material.dataset))
-    try:
-        naive = splits.split(material.dataset, alone, plan.split.validation, plan.seed)
-    except DataError:
-        return None
-    apart = len(np.unique(material.groups)) == len(alone)
-    return None if apart or not len(_leaked(naive, material.groups)) else naive
-
-
-def measure_naive(
-    optimism: Optimism,
-    material: Material,
-    resemblance: Resemblance,
-    backbone: Backbone,
-    plan: Plan,
-    learned: Learned,
-    naive: Splits,
-) -> Optimism:
-    """Return what is known, with the accuracy of the same kind of head on the naive split.
-
-    Where same-object pictures are kept together, the bands are of that split too: the honest one has hardly a same-object.
-
-    Args:
-        optimism: What is known.
-        material: With the groups that were heeded.
-        resemblance: Whose similarities divide the bands.
-        backbone: For the prior.
-        plan: Of the head.
-        learned: From the honest split; its l2, or number of epochs, serves here too.
-        naive: The split.
+def _sample(rows: Integers, groups: Integers, seed: int) -> Integers:
+    """Return these rows, or of very many some groups; of a large group some rows, so that none is left out for its
+    size.
     """
-    head = learner.refit(material, backbone, plan, learned.best, naive.train, views=1)
-    rows = naive.test if len(naive.test) else naive.validation
-    right = head.logits(material.values[rows, 0]).argmax(axis=1) == material.targets[rows]
-    leaked = np.isin(rows, _leaked(naive, material.groups))
-    if optimism.together and not optimism.given:
-        optimism = replace(optimism, bands=bands(material, resemblance, rows, right, naive.train))
-    return replace(
-        optimism,
-        naive=metrics.share_interval(right, material.groups[rows]),
-        leaked=int(leaked.sum()),
-        measured=len(rows),
-    )
-
-
-def bands(
-    material: Material, resemblance: Resemblance, rows: Integers, right: Integers, learned: Integers
-) -> tuple[Band, ...]:
-    """Return measured pictures by the similarity of the nearest picture that was learned from.
-
-    Args:
-        material: With features and groups.
-        resemblance: Whose similarities divide the bands.
-        rows: (M,) that were measured.
-        right: (M,) whether the answer was right.
-        learned: Rows that were learned from.
-    """
-    known = material.values[learned, 0]
-    mean = known.mean(axis=0)
-    queries = similarity.directions(material.values[rows, 0], mean)
-    nearest = similarity.nearest(queries, similarity.directions(known, mean))[:, 0]
-    edges = [-np.inf, resemblance.unlike, max(resemblance.alike, resemblance.unlike), np.inf]
-    result: list[Band] = []
-    for name, low, high in zip(("unlike", "between", "same-object"), edges, edges[1:], strict=False):
-        own = (nearest >= low) & (nearest < high)
-        if own.any():
-            accuracy = metrics.share_interval(right[own], material.groups[rows[own]])
-            limits = float(nearest[own].min()), float(nearest[own].max())
-            result.append(Band(name, *limits, int(own.sum()), float(own.mean()), accuracy))
-    return tuple(result)
-
-
-def findings(optimism: Optimism) -> list[Finding]:
-    """Return what a person must know before they believe the figure."""
-    gap, naive = optimism.gap, optimism.naive
-    if gap is None or gap.low <= WORTH_SAYING:
-        return []
-    points = f"{100 * gap.value:.0f} [{100 * gap.low:.0f}, {100 * gap.high:.0f}] points"
-    if optimism.given:
-        return found(
-            "same-object pictures",
-            "note",
-            f"the training part shows many things once more: accuracy falls by {points} on pictures whose same-object pictures "
-            "were not learned from. The split that the data brings is kept as it is",
-            ["all figures"],
-            "Accuracy by similarity tells how much the measured pictures resemble those learned from.",
-        )
-    if optimism.together:
-        would = "" if naive is None else f"; a split that ignores that would have reported an accuracy of {naive}"
-        return found(
-            "same-object pictures",
-            "warning",
-            f"many pictures show the same thing once more: accuracy falls by {points} on pictures whose same-object pictures "
-            f"were not learned from. They are kept on one side, so that the figures hold for new things{would}",
-            ["all figures"],
-            "If new pictures will show these very things, --set split.same_object=apart measures that.",
-        )
-    return found(
-        "optimistic",
-        "warning" if gap.low > MATTERS else "note",
-        f"the figures are optimistic for things that were never photographed before: accuracy falls by {points} on "
-        "pictures whose same-object pictures were not learned from",
-        ["all figures"],
-        "--set split.same_object=together measures on new things.",
-    )
-
-
-def _some(rows: Integers, groups: Integers, seed: int) -> Integers:
-    """Return these rows, or of very many some whole groups."""
     if len(rows) <= MOST:
         return rows
-    names, member, sizes = np.unique(groups[rows], return_inverse=True, return_counts=True)
-    order = np.random.default_rng(seed).permutation(len(names))
-    chosen = order[np.cumsum(sizes[order]) <= MOST]
-    return rows[np.isin(member, chosen)]
+    generator = np.random.default_rng(seed)
+    rows = generator.permutation(rows)
+    _, member, sizes = np.unique(groups[rows], return_inverse=True, return_counts=True)
+    order = np.argsort(member, kind="stable")
+    place = np.empty(len(rows), dtype=np.int64)  # of each row within its group
+    place[order] = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    rank = generator.permutation(len(sizes))[member]  # groups in a random order
+    fits = place < max(MOST_OF_GROUP, MOST // len(sizes))
+    chosen = np.lexsort((place, rank, ~fits))[: min(MOST, int(fits.sum()))]
+    return np.sort(rows[chosen])
 
 
-def _leaked(split: Splits, groups: Integers) -> Integers:
-    """Return the measured rows that share a group with a row that is learned from."""
-    measured = split.test if len(split.test) else split.validation
-    return measured[np.isin(groups[measured], groups[split.train])]
+def _origins(steps: dict[str, Integers]) -> tuple[str, ...]:
+    """Return which steps joined more than the one before."""
+    sizes = [len(groups) for groups in (next(iter(steps.values())), *map(np.unique, steps.values()))]
+    return tuple(name for name, before, after in zip(steps, sizes, sizes[1:], strict=False) if after < before)
+
+
+def _measurable(grouping: Grouping, features: LabelledFeatures, known: Integers) -> Grouping:
+    """Return the grouping, or a looser one where what was found would leave most classes without a measured picture.
+
+    What the data itself joins is never parted.
+    """
+    possible = _measured_classes(known, np.zeros(len(known), dtype=bool), features)
+    lost = possible & ~_measured_classes(grouping.groups, grouping.aside, features)
+    if 2 * lost.sum() <= possible.sum():
+        return grouping
+    looser = (known, np.zeros(len(known), dtype=bool))
+    if grouping.same_object:
+        left = possible & ~_measured_classes(grouping.kept, grouping.aside, features)
+        if 2 * left.sum() <= possible.sum():
+            looser = (grouping.kept, grouping.aside)
+    return Grouping(
+        looser[0], looser[0], looser[1], False, grouping.gap, _origins({"data": known, "near-duplicates": looser[0]}),
+        tuple(_told([features.classes[k] for k in np.flatnonzero(lost)], len(features.classes))),
+    )  # fmt: skip
+
+
+def _measured_classes(groups: Integers, aside: NDArray[np.bool_], features: LabelledFeatures) -> NDArray[np.bool_]:
+    """Return (K,) whether a class has a group that can be measured, and another one to learn from."""
+    pairs, first = np.unique(np.stack([features.targets, groups], axis=1), axis=0, return_index=True)
+    barred = np.isin(groups[first], groups[aside])
+    size = len(features.classes)
+    result: NDArray[np.bool_] = (np.bincount(pairs[:, 0], minlength=size) > 1) & (
+        np.bincount(pairs[~barred, 0], minlength=size) > 0
+    )
+    return result
+
+
+def _told(classes: list[str], number: int) -> list[Finding]:
+    return found(
+        "measured-apart",
+        "warning",
+        f"of {{n}} of {number} classes nothing could be measured if pictures that resemble each other stayed on one "
+        "side of the split; they are measured apart, and the figures flatter where these are near-duplicates",
+        classes,
+        "Look at the groups of near-duplicates; a column that names what belongs together (--group-column) is better "
+        "than any guess.",
+    )

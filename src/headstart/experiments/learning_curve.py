@@ -181,8 +181,8 @@ def _parts(
             parts.insert(0, part)
     if len(parts) < 3:
         raise ConfigError(
-            f"a learning curve needs three different numbers of training pictures; shares of {len(targets)} pictures in "
-            f"{len(np.unique(targets))} classes give {len(parts)}.",
+            f"a learning curve needs three different numbers of training pictures; shares of {len(targets)} pictures "
+            f"in {len(np.unique(targets))} classes give {len(parts)}.",
             "Give more pictures, or shares that are further apart.",
         )
     return parts

@@ -1,4 +1,4 @@
-"""ImageProperties → findings: can the label be told from something that is not the content, such as a frame or the camera?
+"""Image properties → findings: can the label be told from what is not the content, such as a frame or the camera?
 
 A network takes the easiest way. If all pictures of one class have a black border, it learns the border, and fails on
 the first picture without one. So for each property that shows nothing of the content a small decision tree predicts

@@ -4,6 +4,10 @@ Temperature scaling (Guo et al. 2017): one number divides all logits, so the ord
 accuracy, stays as it is. Vector scaling (same paper): each class has a factor and an offset of its own besides; it is
 taken only where it proves better on pictures that it was not fitted to. Both are fitted on out-of-fold logits of the
 training part, never on the pictures that measure.
+
+Where none of n pictures is wrong, the likelihood alone would make the answers surer without end. So one picture in
+n + 2 counts as wrong (the targets of Platt 1999, the rule of succession of Laplace): then the probability of all these
+answers is 1 - 1 / (n + 2) on average, and where errors are many it changes nothing.
 """
 
 from __future__ import annotations
@@ -17,12 +21,11 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from headstart.records import Floats, Integers
+from headstart.records import Finding, Floats, Integers, found
 
 LOW, HIGH = 0.02, 50.0  # temperatures that are looked at
-FEWEST = 30  # out-of-fold pictures below which a temperature would be noise
-
-
+FEWEST = 30  # held-out pictures below which their log-loss is too noisy to choose an l2 penalty or an epoch by
+FEW_ERRORS = 5  # held-out errors below which the doubt that is added is a sixth or more of what the probabilities say
 PULL = 0.01  # penalty of vector scaling on factors other than 1 and offsets other than 0
 
 
@@ -31,7 +34,7 @@ class Calibration:
     """Logits → probabilities: softmax(factors · logits / temperature + offsets).
 
     Attributes:
-        temperature: > 0; 1 where there was too little to fit it on.
+        temperature: > 0; 1 where there was nothing to fit it on.
         factors: (K,) of vector scaling; None: 1.
         offsets: (K,) of vector scaling; None: 0.
     """
@@ -71,23 +74,89 @@ def fit(
     targets: Integers,
     fold: Integers,
     scaling: Literal["best", "temperature", "vector"] = "best",
+    groups: Integers | None = None,
 ) -> Calibration:
-    """Return the calibration of held-out logits; of fewer than `FEWEST`, the one that changes nothing.
+    """Return the calibration of held-out logits; of none, the one that changes nothing.
 
     Args:
-        logits: (N, K) of rows that the head had not learned from.
+        logits: (N, K) of rows that the head had not learned from; rows that are not finite are left aside.
         targets: (N,) positions of the true classes.
         fold: (N,) rows of one fold are left out together where "best" compares the two; with a single fold, and where
             a class has no row, it is the temperature.
         scaling: What to fit.
+        groups: (N,) rows of one group are one observation; None: every row is its own group.
     """
-    if len(targets) < FEWEST:
+    usable = _usable(logits)
+    if not usable.any():
         return Calibration()
-    temperature, _ = fit_temperature(logits, targets)
+    logits, targets, fold = logits[usable], targets[usable], fold[usable]
+    count = _observations(usable, groups)
+    temperature, _ = fit_temperature(logits, targets, count)
     if scaling == "temperature" or (scaling == "best" and not _vector_wins(logits, targets, fold)):
         return Calibration(temperature)
-    factors, offsets = _fit_vector(logits / temperature, targets)
+    factors, offsets = _fit_vector(logits / temperature, targets, count)
     return Calibration(temperature, tuple(factors.tolist()), tuple(offsets.tolist()))
+
+
+def findings(logits: Floats, targets: Integers, groups: Integers | None = None) -> list[Finding]:
+    """Return what to know of a calibration that was fitted to these: whether too few errors bound its probabilities.
+
+    Args:
+        logits: (N, K), as for `fit`.
+        targets: (N,).
+        groups: (N,), as for `fit`.
+    """
+    usable = _usable(logits)
+    count, total = _observations(usable, groups), int(usable.sum())
+    errors = int((usable & (logits.argmax(axis=1) != targets)).sum())
+    claimed = 1 - (errors + 1) / (count + 2)
+    return found(
+        "bounded-confidence",
+        "note",
+        f"{errors} of {total} held-out pictures were answered wrongly, too few errors to tell how sure the answers may "
+        f"be, so for such pictures the probabilities are kept to about {claimed:.3f} on average; for pictures of "
+        "another kind they may be far too sure",
+        [f"{errors} errors"] if errors < FEW_ERRORS else [],
+        "More pictures, above all difficult ones, tell what a probability is worth.",
+    )
+
+
+def fit_temperature(logits: Floats, targets: Integers, count: int | None = None) -> tuple[float, float]:
+    """Return (temperature, mean log-loss in nats at it); one row in `count` + 2 counts as wrong while it is sought.
+
+    Args:
+        logits: (N, K) out-of-sample, finite.
+        targets: (N,) positions of the true classes.
+        count: Of independent rows; None: N.
+    """
+    wide = logits.astype(np.float64)
+    wanted = _smoothed(wide, targets, count)
+
+    def loss(log_temperature: float) -> float:
+        return float(-(wanted * log_softmax(wide / math.exp(log_temperature), axis=1)).sum(axis=1).mean())
+
+    best = minimize_scalar(loss, bounds=(math.log(LOW), math.log(HIGH)), method="bounded", options={"xatol": 1e-4})
+    temperature = math.exp(best.x)
+    return temperature, _loss(wide / temperature, targets)
+
+
+def _usable(logits: Floats) -> NDArray[np.bool_]:
+    return np.asarray(np.isfinite(logits).all(axis=1))
+
+
+def _observations(usable: NDArray[np.bool_], groups: Integers | None) -> int:
+    return int(usable.sum()) if groups is None else len(np.unique(groups[usable]))
+
+
+def _smoothed(logits: NDArray[np.floating], targets: Integers, count: int | None = None) -> NDArray[np.float64]:
+    """Return (N, K) what the probabilities are to be: 1 / (count + 2) for the best class that is not the true one."""
+    rows, doubt = np.arange(len(targets)), 1 / ((len(targets) if count is None else count) + 2)
+    others = logits.astype(np.float64)
+    others[rows, targets] = -np.inf
+    wanted = np.zeros_like(others)
+    wanted[rows, targets] = 1 - doubt
+    wanted[rows, others.argmax(axis=1)] += doubt
+    return wanted
 
 
 def _vector_wins(logits: Floats, targets: Integers, fold: Integers) -> bool:
@@ -108,41 +177,25 @@ def _vector_wins(logits: Floats, targets: Integers, fold: Integers) -> bool:
     return True
 
 
-def _fit_vector(logits: NDArray[np.floating], targets: Integers) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _fit_vector(
+    logits: NDArray[np.floating], targets: Integers, count: int | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return (K,) factors and (K,) offsets, pulled towards 1 and 0."""
-    wide = logits.astype(np.float64)
-    rows, classes = np.arange(len(targets)), wide.shape[1]
+    wide, classes = logits.astype(np.float64), logits.shape[1]
+    wanted = _smoothed(wide, targets, count)
 
     def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         factors, offsets = flat[:classes], flat[classes:]
         logs = log_softmax(wide * factors + offsets, axis=1)
-        error = np.exp(logs)
-        error[rows, targets] -= 1  # softmax - onehot, the gradient of the cross-entropy by the logits
+        error = np.exp(logs) - wanted  # the gradient of the cross-entropy by the logits
         pull = np.concatenate([factors - 1, offsets])
         slope = np.concatenate([np.einsum("nk,nk->k", error, wide), error.sum(axis=0)]) / len(targets)
-        return float(-logs[rows, targets].mean() + 0.5 * PULL * pull @ pull), slope + PULL * pull
+        return float(-(wanted * logs).sum(axis=1).mean() + 0.5 * PULL * pull @ pull), slope + PULL * pull
 
     start = np.concatenate([np.ones(classes), np.zeros(classes)])
-    found = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 30, "ftol": 1e-6})
-    return found.x[:classes], found.x[classes:]
+    best = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 30, "ftol": 1e-6})
+    return best.x[:classes], best.x[classes:]
 
 
 def _loss(logits: NDArray[np.floating], targets: Integers) -> float:
     return float(-log_softmax(logits, axis=1)[np.arange(len(targets)), targets].mean())
-
-
-def fit_temperature(logits: Floats, targets: Integers) -> tuple[float, float]:
-    """Return (temperature, mean log-loss in nats at it).
-
-    Args:
-        logits: (N, K) out-of-sample.
-        targets: (N,) positions of the true classes.
-    """
-    rows = np.arange(len(targets))
-    wide = logits.astype(np.float64)
-
-    def loss(log_temperature: float) -> float:
-        return float(-log_softmax(wide / math.exp(log_temperature), axis=1)[rows, targets].mean())
-
-    found = minimize_scalar(loss, bounds=(math.log(LOW), math.log(HIGH)), method="bounded", options={"xatol": 1e-4})
-    return math.exp(found.x), float(found.fun)

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.records import Integers
+from headstart.records import Finding, Integers, found
 
 Array = NDArray[np.float64]
 Method = Literal["lac", "aps"]
@@ -82,13 +82,15 @@ def fit(
     empty without its most probable class.
 
     Args:
-        probabilities: (N, K) of pictures that the head has not learned from; no NaN.
+        probabilities: (N, K) of pictures that the head has not learned from; rows that are not finite are left aside.
         targets: (N,) positions of the true classes.
         level: In (0, 1).
         method: "lac" or "aps".
         fewest: Rows that a class needs for a quantile of its own.
     """
-    own = _scores(probabilities, method)[np.arange(len(targets)), targets]
+    usable = np.isfinite(probabilities).all(axis=1)
+    targets = targets[usable]
+    own = _scores(probabilities[usable], method)[np.arange(len(targets)), targets]
     shared = _quantile(own, level)
     limits = [shared] * probabilities.shape[1]
     rows_of = {k: np.flatnonzero(targets == k) for k in range(len(limits))}
@@ -98,13 +100,26 @@ def fit(
     return SetRule(method, level, shared, tuple(limits) if large else None)
 
 
+def findings(rule: SetRule) -> list[Finding]:
+    """Return what to know of a rule: whether its sets say anything."""
+    enough = math.ceil(rule.level / (1 - rule.level) - 1e-9)
+    return found(
+        "sets-hold-everything",
+        "note",
+        f"fewer than {enough} pictures were held out, too few for sets that hold the true class {rule.level:.1%} of "
+        "the time, so each set holds every class",
+        ["quantile infinite"] if math.isinf(rule.quantile) else [],
+        "More training pictures, or a smaller calibration.level, make sets that say something.",
+    )
+
+
 def _scores(probabilities: Array, method: Method) -> Array:
     """Return (N, K): how little each class suits each picture, in [0, 1]."""
     if method == "lac":
         return 1 - probabilities
     # The probability of all classes that come before it. With its own included, as APS is often told, a sure picture
-    # would score near 1 though it is right, and at an accuracy of 0.9 sets for 0.9 would hold the true class 99.8 times of
-    # 100 and five classes instead of one. Of equals, the first comes first.
+    # would score near 1 though it is right, and at an accuracy of 0.9 sets for 0.9 would hold the true class 99.8 times
+    # of 100 and five classes instead of one. Of equals, the first comes first.
     order = np.argsort(-probabilities, axis=1, kind="stable")
     before = np.cumsum(np.take_along_axis(probabilities, order, axis=1), axis=1)[:, :-1]
     scores = np.zeros_like(probabilities)

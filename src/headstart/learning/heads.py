@@ -4,18 +4,36 @@ layers; and the records that a fit leaves. Nothing here fits one.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from headstart.learning import exact
 from headstart.records import Floats
 
-BLOCK = 256  # rows of a padded block of logits
+BLOCK = 1024  # rows whose logits are computed at once
+Array = NDArray[np.float64]
+Layer = Callable[[Array], Array]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """Layers in numbers that need no more preparation, and the weights they were made of.
+
+    Attributes:
+        weights: Held so that no other tensor can come to lie at their addresses.
+        state: Address and version of each; other ones mean that the weights have changed.
+        layers: In their order.
+    """
+
+    weights: tuple[Tensor, ...]
+    state: tuple[tuple[int, int], ...]
+    layers: tuple[Layer, ...]
 
 
 class Head(nn.Sequential):
@@ -44,6 +62,7 @@ class Head(nn.Sequential):
             batch_norm: Normalise the features first, by statistics learned in training.
         """
         super().__init__()
+        self._ready: _Ready | None = None
         self.shape = {"hidden": list(hidden), "dropout": dropout, "batch_norm": batch_norm}
         self.features = features
         if batch_norm:
@@ -84,21 +103,52 @@ class Head(nn.Sequential):
             raise ValueError(f"{dict(described)!r} describes no head of {classes} classes")
         return cls(widths[0], classes, hidden, dropout=dropout, batch_norm=batch_norm)
 
-    @torch.inference_mode()
     def logits(self, features: Floats) -> Floats:
-        """Return (N, K) float32 logits of (N, D) features.
+        """Return (N, K) float32 logits of (N, D) features, as in evaluation whatever the mode; for any thread.
 
-        In float64 and in blocks of one shape, padded: matrix products of different shapes add up in different orders,
-        and a row's logits must not depend, not by a bit, on how many others are asked for.
+        A row's logits do not depend, not by a bit, on how many others are asked for: see `exact`.
         """
-        network = copy.deepcopy(self).double().eval()
+        layers = self._layers()
         result = np.empty((len(features), self.linear.out_features), dtype=np.float32)
         for begin in range(0, len(features), BLOCK):
-            rows = torch.from_numpy(features[begin : begin + BLOCK])
-            block = torch.zeros(BLOCK, self.features, dtype=torch.float64)
-            block[: len(rows)] = rows
-            result[begin : begin + BLOCK] = network(block)[: len(rows)].float().numpy()
+            rows = features[begin : begin + BLOCK].astype(np.float64)
+            for layer in layers:
+                rows = layer(rows)
+            result[begin : begin + BLOCK] = rows
         return result
+
+    def _layers(self) -> tuple[Layer, ...]:
+        """Return the layers made ready; once for all calls until a weight changes."""
+        weights = (*self.parameters(), *self.buffers())
+        state = tuple((weight.data_ptr(), weight._version) for weight in weights)
+        ready = self._ready  # read once: another thread may put a new one there, but never a half one
+        if ready is None or ready.state != state:
+            layers = tuple(made for layer in self if (made := _made_ready(layer)) is not None)
+            self._ready = ready = _Ready(tuple(weight.detach() for weight in weights), state, layers)
+        return ready.layers
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy begins with: not what was made ready of the weights."""
+        return self.__dict__ | {"_ready": None}
+
+
+def _made_ready(layer: nn.Module) -> Layer | None:
+    """Return what a layer does to float64 rows in evaluation; None: nothing. Each operation rounds row by row."""
+    if isinstance(layer, nn.Linear):
+        right, bias = exact.factor(_numbers(layer.weight).T), _numbers(layer.bias)
+        return lambda rows: exact.product(rows, right) + bias
+    if isinstance(layer, nn.ReLU):
+        return lambda rows: np.maximum(rows, 0)
+    if isinstance(layer, nn.BatchNorm1d):
+        state = {name: _numbers(values) for name, values in layer.state_dict().items()}
+        factor = state["weight"] / np.sqrt(state["running_var"] + layer.eps)
+        offset = state["bias"] - state["running_mean"] * factor
+        return lambda rows: rows * factor + offset
+    return None
+
+
+def _numbers(weights: Tensor) -> Array:
+    return weights.detach().cpu().double().numpy()
 
 
 @dataclass(frozen=True, slots=True)

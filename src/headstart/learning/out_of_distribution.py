@@ -13,8 +13,10 @@ while it learned, that look as strange as this one or stranger (the p-value of c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -23,7 +25,8 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from headstart.inspection import similarity
-from headstart.records import Floats, Integers
+from headstart.learning import exact
+from headstart.records import Finding, Floats, Integers, found
 
 Score = Literal["energy", "neighbours", "mahalanobis"]
 SCORES: tuple[Score, ...] = ("energy", "neighbours", "mahalanobis")  # the simplest first
@@ -35,10 +38,14 @@ ENOUGH = 10  # classes to have been left out, a quarter of all at a time
 FEWEST_CLASSES = 4  # to leave one out and still have several
 GRID = 1000  # steps in which the held-out scores are kept
 SHRINK = 0.1  # of a covariance towards a multiple of the identity
-_BLOCK = 256  # rows of a padded block, so that a row's score does not depend on how many others are asked for
+FLAT = 1e-8  # least variance within classes, of the mean square of the features: less is rounding
+BLOCK = 256  # rows that are scored at once
+
+Array = NDArray[np.float64]
+Scorer = Callable[[Floats, Floats], Array]  # (N, K) logits and (N, D) features → (N,) scores
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, for what is made ready of the arrays
 class OutOfDistributionRule:
     """The rule for "none of these".
 
@@ -59,42 +66,70 @@ class OutOfDistributionRule:
     arrays: Mapping[str, Floats] = field(default_factory=dict)
     compared: Mapping[Score, float] = field(default_factory=dict)
 
-    def p_value(self, logits: Floats, features: Floats) -> NDArray[np.float64]:
+    @property
+    def rate(self) -> float:
+        """The share of the model's own kind of pictures that it refuses: `refused`, or 0 where so few were held out
+        that not even the strangest of them is as rare as that.
+        """
+        return self.refused if 1 / (self.count + 1) < self.refused else 0.0
+
+    def p_value(self, logits: Floats, features: Floats) -> Array:
         """Return (N,) in (0, 1): the share of held-out pictures of the classes that look no more familiar.
 
         Args:
             logits: (N, K) before any scaling.
             features: (N, D).
         """
-        scores = familiarity(self.score, logits, features, self.arrays)
+        scores = self._scorer(logits, features)
         ranks = (1 + np.linspace(0, self.count - 1, len(self.own))) / (self.count + 1)
         below = np.interp(scores, self.own, ranks, left=1 / (self.count + 1))
         return np.clip(below, 1 / (self.count + 1), self.count / (self.count + 1))
+
+    @cached_property
+    def _scorer(self) -> Scorer:
+        return _made_ready(self.score, self.arrays)
 
 
 def fit(
     score: Score,
     refused: float,
-    own: NDArray[np.float64],
+    own: Array,
     arrays: Mapping[str, Floats],
     compared: Mapping[Score, float] | None = None,
-) -> OutOfDistributionRule:
-    """Return the rule of a score.
+) -> OutOfDistributionRule | None:
+    """Return the rule of a score; None where no held-out picture has one.
 
     Args:
         score: Which.
         refused: The rate of wrong refusals, in (0, 1).
-        own: (N,) scores of held-out pictures of the classes.
+        own: (N,) scores of held-out pictures of the classes; those that are not finite are left aside.
         arrays: From `learn`.
         compared: How the scores compared.
     """
-    ordered = np.sort(own)
-    grid = np.interp(np.linspace(0, len(own) - 1, min(len(own), GRID)), np.arange(len(own)), ordered)
-    return OutOfDistributionRule(score, refused, tuple(grid.tolist()), len(own), arrays, dict(compared or {}))
+    ordered = np.sort(own[np.isfinite(own)])
+    count = len(ordered)
+    if not count or (score != "energy" and not arrays):
+        return None
+    grid = np.interp(np.linspace(0, count - 1, min(count, GRID)), np.arange(count), ordered)
+    return OutOfDistributionRule(score, refused, tuple(grid.tolist()), count, arrays, dict(compared or {}))
+
+
+def findings(rule: OutOfDistributionRule | None) -> list[Finding]:
+    """Return what to know of a rule: whether it can refuse at all."""
+    if rule is None or rule.rate:
+        return []
+    return found(
+        "refuses-nothing",
+        "note",
+        f"{rule.count} held-out picture(s) are too few to tell what is stranger than {1 - rule.refused:.1%} of them, "
+        "so no picture is refused as none of the classes",
+        [f"{rule.count} pictures"],
+        f"From {math.floor(1 / rule.refused)} held-out pictures on it can; so does a larger calibration.refused.",
+    )
 
 
 def learn(score: Score, features: Floats, targets: Integers, seed: int = 0) -> dict[str, Floats]:
-    """Return what a score has to know of the pictures that were learned from.
+    """Return what a score has to know of the pictures that were learned from; nothing of no pictures.
 
     Args:
         score: Which.
@@ -102,6 +137,8 @@ def learn(score: Score, features: Floats, targets: Integers, seed: int = 0) -> d
         targets: (N,) classes.
         seed: Of the choice of pictures that are kept, where there are more than `MOST_KEPT`.
     """
+    if not len(features):
+        return {}
     if score == "neighbours":
         mean = features.mean(axis=0)
         rows = np.sort(np.random.default_rng(seed).permutation(len(features))[:MOST_KEPT])
@@ -113,43 +150,71 @@ def learn(score: Score, features: Floats, targets: Integers, seed: int = 0) -> d
         means = np.stack([features[targets == k].mean(axis=0, dtype=np.float64) for k in present])
         apart = torch.from_numpy(features - means[member].astype(np.float32))
         covariance = (apart.T @ apart).double().numpy() / len(features)
-        spread = np.trace(covariance) / len(covariance)
-        covariance = (1 - SHRINK) * covariance + SHRINK * max(spread, 1e-12) * np.eye(len(covariance))
+        least = FLAT * np.square(features).mean(dtype=np.float64) + 1e-12  # where all pictures of a class are alike
+        spread = max(np.trace(covariance) / len(covariance), least)
+        covariance = (1 - SHRINK) * covariance + SHRINK * spread * np.eye(len(covariance))
         whitening = np.linalg.cholesky(np.linalg.inv(covariance))
         return {"means": (means @ whitening).astype(np.float32), "whitening": whitening.astype(np.float32)}
     return {}
 
 
-def familiarity(score: Score, logits: Floats, features: Floats, arrays: Mapping[str, Floats]) -> NDArray[np.float64]:
-    """Return (N,) scores, larger for more familiar pictures; each row depends on its own picture alone."""
+def familiarity(score: Score, logits: Floats, features: Floats, arrays: Mapping[str, Floats]) -> Array:
+    """Return (N,) scores, larger for more familiar pictures, NaN where nothing was learned.
+
+    Each row depends on its own picture alone.
+    """
+    return _made_ready(score, arrays)(logits, features)
+
+
+def _made_ready(score: Score, arrays: Mapping[str, Floats]) -> Scorer:
+    """Return what scores pictures, with all that needs to be computed once."""
     if score == "energy":
-        energy: NDArray[np.float64] = logsumexp(logits.astype(np.float64), axis=1)
-        return energy
-    result = np.empty(len(features))
-    for begin in range(0, len(features), _BLOCK):
-        rows = features[begin : begin + _BLOCK]
-        padded = np.zeros((_BLOCK, features.shape[1]), dtype=np.float32)
-        padded[: len(rows)] = rows
-        result[begin : begin + _BLOCK] = _scored(score, padded, arrays)[: len(rows)]
-    return result
+        return lambda logits, _: np.asarray(logsumexp(logits.astype(np.float64), axis=1))
+    if not arrays:
+        return lambda _, features: np.full(len(features), np.nan)
+    scored = _neighbours(arrays) if score == "neighbours" else _mahalanobis(arrays)
+
+    def in_blocks(_: Floats, features: Floats) -> Array:
+        result = np.empty(len(features))
+        for begin in range(0, len(features), BLOCK):
+            result[begin : begin + BLOCK] = scored(features[begin : begin + BLOCK])
+        return result
+
+    return in_blocks
 
 
-def _scored(score: Score, features: Floats, arrays: Mapping[str, Floats]) -> NDArray[np.float64]:
-    if score == "neighbours":
-        kept = arrays["kept"]
-        queries = similarity.directions(features, arrays["mean"])
-        nearest: NDArray[np.float64] = similarity.nearest(queries, kept, min(NEIGHBOURS, len(kept))).astype(float)
-        return np.asarray(nearest.mean(axis=1))
-    moved = torch.from_numpy(features) @ torch.from_numpy(arrays["whitening"])
-    distance = torch.cdist(moved.double(), torch.from_numpy(arrays["means"]).double())
-    familiar: NDArray[np.float64] = -distance.amin(dim=1).numpy()
-    return familiar
+def _neighbours(arrays: Mapping[str, Floats]) -> Callable[[Floats], Array]:
+    """Return the mean cosine to the nearest pictures."""
+    mean, kept = arrays["mean"], exact.factor(arrays["kept"].T)
+    count = min(NEIGHBOURS, len(arrays["kept"]))
+
+    def scored(features: Floats) -> Array:
+        shifted = features - mean
+        length = np.sqrt(np.square(shifted, dtype=np.float64).sum(axis=1))
+        alike = np.partition(exact.product(shifted, kept), -count, axis=1)[:, -count:]
+        return np.asarray(np.sort(alike, axis=1).mean(axis=1) / np.maximum(length, 1e-12))
+
+    return scored
+
+
+def _mahalanobis(arrays: Mapping[str, Floats]) -> Callable[[Floats], Array]:
+    """Return the negative distance to the nearest class, where the classes scatter alike in all directions."""
+    whitening, centre = exact.factor(arrays["whitening"]), arrays["means"].mean(axis=0, dtype=np.float64)
+    means = arrays["means"] - centre  # from the middle, so that the squares below take little from each other
+    squares, right = np.square(means).sum(axis=1), exact.factor(means.T)
+
+    def scored(features: Floats) -> Array:
+        moved = exact.product(features, whitening) - centre
+        apart = np.square(moved).sum(axis=1, keepdims=True) - 2 * exact.product(moved, right) + squares
+        return np.asarray(-np.sqrt(np.maximum(apart.min(axis=1), 0)))
+
+    return scored
 
 
 def held_out(
     score: Score, features: Floats, targets: Integers, rows: Integers, fold: Integers, logits: Floats, learned: Integers
-) -> NDArray[np.float64]:
-    """Return the score of each held-out row, by what is known without its fold.
+) -> Array:
+    """Return the score of each held-out row, by what is known without its fold; NaN where that is nothing.
 
     Args:
         score: Which.
@@ -197,22 +262,24 @@ def compare(
     for begin in range(0, min(len(order), ENOUGH), quarter):
         left_out = order[begin : begin + quarter]
         tried = generator.permutation(rows)[:MOST_TRIED]
-        foreign = np.isin(targets[tried], left_out)
-        own, strange = tried[~foreign], tried[foreign]
+        outside = np.isin(targets[tried], left_out)
+        own, strange = tried[~outside], tried[outside]
         new, learned = own[: len(own) // 4], own[len(own) // 4 :]
-        logits_of = fitted(learned, np.setdiff1d(present, left_out))
         if not (len(new) and len(strange)):
             continue  # of many classes of few pictures none may be among those tried
+        logits_of = fitted(learned, np.setdiff1d(present, left_out))
+        familiar, foreign = logits_of(features[new]), logits_of(features[strange])
         for score in scores:
             arrays = learn(score, features[learned], targets[learned], seed)
-            known = familiarity(score, logits_of(features[new]), features[new], arrays)
-            unknown = familiarity(score, logits_of(features[strange]), features[strange], arrays)
-            areas[score].append(_area(known, unknown))
+            known = familiarity(score, familiar, features[new], arrays)
+            unknown = familiarity(score, foreign, features[strange], arrays)
+            if np.isfinite(known).all() and np.isfinite(unknown).all():
+                areas[score].append(_area(known, unknown))
     return {score: float(np.mean(values)) for score, values in areas.items() if values}
 
 
-def _area(high: NDArray[np.float64], low: NDArray[np.float64]) -> float:
+def _area(high: Array, low: Array) -> float:
     """Return the area under the ROC curve: how often a value of `high` exceeds one of `low` (Mann and Whitney 1947)."""
-    ordered = np.sort(high)
-    above = len(high) - (np.searchsorted(ordered, low, "left") + np.searchsorted(ordered, low, "right")) / 2
-    return float(above.mean() / len(high))
+    from scipy.stats import mannwhitneyu  # slow to import, and predictions do not need it
+
+    return float(mannwhitneyu(high, low, method="asymptotic").statistic / (len(high) * len(low)))

@@ -15,8 +15,22 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from headstart.encoding.backbone import Backbone
 from headstart.records import ClassNames, Floats, Integers
+
+
+@dataclass(frozen=True, slots=True)
+class LabelRows:
+    """The classifier that a backbone was pre-trained with.
+
+    Attributes:
+        labels: L names, each with its synonyms after commas.
+        weights: (L, D); (0, D) of a backbone whose classifier is not known.
+        offsets: (L,).
+    """
+
+    labels: tuple[str, ...]
+    weights: Floats = field(repr=False)
+    offsets: Floats = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +70,7 @@ def candidates(classes: ClassNames, labels: Sequence[str]) -> dict[str, list[int
     return {name: hits for name, hits in found.items() if hits}
 
 
-def match(classes: ClassNames, backbone: Backbone, features: Floats, targets: Integers) -> Prior:
+def match(classes: ClassNames, known: LabelRows, features: Floats, targets: Integers) -> Prior:
     """Return the prior of these classes.
 
     Where several labels have the class's name (`cardigan` is a corgi and a garment), the one is taken whose row scores
@@ -64,22 +78,22 @@ def match(classes: ClassNames, backbone: Backbone, features: Floats, targets: In
 
     Args:
         classes: K names.
-        backbone: Whose classifier is asked.
+        known: The classifier that is asked.
         features: (N, D) of training pictures.
         targets: (N,) their classes.
     """
-    prior = none(backbone.dim, len(classes))
-    if not len(backbone.rows):
+    prior = none(features.shape[1], len(classes))
+    if not len(known.weights):
         return prior
-    for name, rows in candidates(classes, backbone.labels).items():
+    for name, rows in candidates(classes, known.labels).items():
         k = classes.index(name)
         row = rows[0]
         if len(rows) > 1:
             own = features[targets == k]
-            row = rows[int(np.argmax((own @ backbone.rows[rows].T + backbone.offsets[rows]).mean(axis=0)))]
+            row = rows[int(np.argmax((own @ known.weights[rows].T + known.offsets[rows]).mean(axis=0)))]
             prior.ambiguous[name] = len(rows)
-        prior.weights[:, k], prior.bias[k] = backbone.rows[row], backbone.offsets[row]
-        prior.matched[name] = backbone.labels[row]
+        prior.weights[:, k], prior.bias[k] = known.weights[row], known.offsets[row]
+        prior.matched[name] = known.labels[row]
     return prior
 
 

@@ -1,4 +1,4 @@
-"""Held-out logits and labels → what a classifier makes of logits: probabilities, sets of classes, "none of these".
+"""Held-out logits and targets → what a classifier makes of logits: probabilities, sets of classes, "none of these".
 
 The three rules travel together: fitted on the same training pictures that the head had not learned from, saved in one
 piece, applied in one call.
@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from headstart.config import CalibrationConfig
+from headstart.learning import calibration, conformal, out_of_distribution
 from headstart.learning.calibration import Calibration
 from headstart.learning.conformal import SetRule
+from headstart.learning.learner import Fitted, Learner
 from headstart.learning.out_of_distribution import OutOfDistributionRule
-from headstart.records import Floats
+from headstart.records import Finding, Floats, Integers
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,8 @@ class Applied:
 
     Attributes:
         probabilities: (N, K).
-        sets: (N, K) whether a class is in the picture's set; None without a rule.
+        sets: (N, K) whether a class is in the picture's set; None without a rule. Of refused pictures too: the share of
+            sets that hold the true class is promised for all of the model's own pictures, of which some are refused.
         p_value: (N,) in (0, 1), see `OutOfDistributionRule.p_value`; None without a rule.
         known: (N,) False for pictures that look like none of the classes; None without a rule.
     """
@@ -57,3 +61,65 @@ def apply(rules: PredictionRules, logits: Floats, features: Floats) -> Applied:
         return Applied(probabilities, sets, None, None)
     p_value = rules.out_of_distribution.p_value(logits, features)
     return Applied(probabilities, sets, p_value, p_value >= rules.out_of_distribution.refused)
+
+
+def fit(
+    learner: Learner, fitted: Fitted, train: Integers, groups: Integers, plan: CalibrationConfig
+) -> PredictionRules:
+    """Return the rules that the held-out training rows of a fit give.
+
+    Args:
+        learner: That fitted it, for the quick heads by which scores of "none of these" are compared.
+        fitted: With what it says of held-out rows.
+        train: Rows that were learned from, the held-out ones among them or not.
+        groups: (N,) rows of one group are held out together where folds do not say it.
+        plan: Methods and rates.
+    """
+    held, features = fitted.held, learner.features
+    assert held is not None  # noqa: S101  # a refit has none, and no rules come of it
+    targets = features.targets[held.rows]
+    scaled = calibration.fit(held.logits, targets, held.fold, plan.scaling, groups[held.rows])
+    sets = conformal.fit(scaled.probabilities(held.logits), targets, level=plan.level, method=plan.sets)
+    return PredictionRules(scaled, sets, _fit_out_of_distribution(learner, fitted, train, groups, plan))
+
+
+def _fit_out_of_distribution(
+    learner: Learner, fitted: Fitted, train: Integers, groups: Integers, plan: CalibrationConfig
+) -> OutOfDistributionRule | None:
+    """Return the rule for "none of these", by the score that was asked for or that wins on classes left out."""
+    asked, held, targets = plan.unknown, fitted.held, learner.features.targets
+    if asked == "none" or held is None:
+        return None
+    values = fitted.embed(np.arange(len(targets)))
+    compared: dict[out_of_distribution.Score, float] = {}
+    score: out_of_distribution.Score = "neighbours" if asked == "best" else asked  # works with few classes, no folds
+    if asked == "best" and len(held.rows) and len(np.unique(targets[train])) >= out_of_distribution.FEWEST_CLASSES:
+        compared = out_of_distribution.compare(values, targets, train, learner.probe, learner.seed)
+        enough = max(compared.values(), default=0) - out_of_distribution.TIE
+        score = next((name for name in compared if compared[name] >= enough), score)
+    rows, fold, logits = held.rows, held.fold, held.logits
+    if not len(rows) and score != "energy":  # each group is then held out on its own
+        rows, fold, logits = train, groups[train], np.zeros((len(train), len(learner.features.classes)), np.float32)
+    if not len(rows):
+        return None
+    own = out_of_distribution.held_out(score, values, targets, rows, fold, logits, train)
+    arrays = out_of_distribution.learn(score, values[train], targets[train], learner.seed)
+    return out_of_distribution.fit(score, plan.refused, own, arrays, compared)
+
+
+def findings(rules: PredictionRules, fitted: Fitted, groups: Integers) -> list[Finding]:
+    """Return what to know of rules: what they cannot do, since too little was held out or too few of it was wrong.
+
+    Args:
+        rules: What was fitted.
+        fitted: With the held-out rows that they were fitted to.
+        groups: (N,) rows of one group are one observation.
+    """
+    held = fitted.held
+    some = held is not None and len(held.rows)
+    targets = fitted.features.targets
+    return [
+        *(calibration.findings(held.logits, targets[held.rows], groups[held.rows]) if held and some else []),
+        *(conformal.findings(rules.sets) if rules.sets is not None else []),
+        *out_of_distribution.findings(rules.out_of_distribution),
+    ]

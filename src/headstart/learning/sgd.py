@@ -30,7 +30,7 @@ from headstart.errors import ConfigError
 from headstart.learning import calibration
 from headstart.learning.checkpoint import Checkpoint
 from headstart.learning.heads import Head, Listener, Step, ignore, loss_and_accuracy
-from headstart.records import Floats, Integers, Progress, silence
+from headstart.records import Floats, Integers, LabelledFeatures, Progress, silence
 
 SAVE_EVERY = 5.0  # seconds between two checkpoints
 STAGE = "Training the head"
@@ -69,13 +69,12 @@ class SgdFit:
 
 
 def fit(
-    features: Floats,
-    targets: Integers,
-    classes: int,
+    features: LabelledFeatures,
     rows: Rows,
     plan: HeadPlan,
     seed: int,
     *,
+    views: int | None = None,
     folder: Path | None = None,
     progress: Progress = silence,
     listen: Listener = ignore,
@@ -83,21 +82,21 @@ def fit(
     """Fit a head.
 
     Args:
-        features: (N, V, D); each epoch draws one of the views of each row. The first view watches and is shown.
-        targets: (N,) classes.
-        classes: K.
+        features: Each epoch draws one of the views of each row. The first view watches and is shown.
         rows: Which of the N are for what.
         plan: Shape of the head, optimizer, and when to stop.
         seed: Of the first weights, orders, views and dropout; the same seed gives the same weights to the bit, also
             when the fit was killed and went on.
+        views: Of each picture, the first few; None: all.
         folder: Where its state is kept every few seconds; None: nowhere.
         progress: Hears of every epoch.
         listen: Hears each epoch's figures; of a fit that goes on, those of the earlier epochs once more.
     """
-    identity = {"plan": asdict(plan), "seed": seed, "classes": classes}
+    values = features.values[:, :views]
+    identity = {"plan": asdict(plan), "seed": seed, "classes": len(features.classes), "until": rows.until}
     arrays = {"learned": rows.learned, "watched": rows.watched, "shown": rows.shown}
-    checkpoint = Checkpoint(folder, identity, arrays | {"features": features, "targets": targets})
-    run = _Run(features, targets, classes, rows, plan, seed)
+    checkpoint = Checkpoint(folder, identity, arrays | {"features": values, "targets": features.targets})
+    run = _Run(values, features.targets, len(features.classes), rows, plan, seed)
     if (kept := checkpoint.load()) is not None:
         run.restore(*kept)
         for step in run.history:

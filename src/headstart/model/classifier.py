@@ -1,28 +1,34 @@
 """A `Classifier`: picture → preprocess → backbone → head → rules → class names, five hops without a branch on how
-it was trained. It reads pictures and returns predictions; it trains nothing and writes nothing.
+it was trained. It takes pictures in whatever form a caller has them and returns predictions; it trains nothing, writes
+nothing, and may be asked by several threads at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-from headstart.data import images, sources
+from headstart.data import pictures as forms
+from headstart.data.pictures import AnyPicture, InMemory, Pictures
+from headstart.encoding import cache as caches
 from headstart.encoding import features
 from headstart.encoding.backbone import Backbone
-from headstart.encoding.features import Extraction
+from headstart.encoding.cache import CacheChoice
+from headstart.encoding.features import NOT_FINITE, Extraction
 from headstart.encoding.runtime import Encoder
 from headstart.errors import ConfigError, PictureError
 from headstart.inspection import files
 from headstart.learning import rules
 from headstart.learning.heads import Head
-from headstart.learning.rules import PredictionRules
+from headstart.learning.rules import Applied, PredictionRules
 from headstart.records import (
     ClassNames,
     Dataset,
+    Finding,
     Floats,
     Prediction,
     Predictions,
@@ -33,9 +39,12 @@ from headstart.records import (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Classifier:
     """Everything that a prediction needs, in one piece.
+
+    A picture is the path of a file, the bytes of one, an image of Pillow, or a uint8 array: (H, W) or (H, W, 1) grey,
+    (H, W, 3) RGB, (H, W, 4) RGB and opacity. One that is not a file is called `picture i` after its place in the list.
 
     Attributes:
         backbone: Pictures → features, with its weights.
@@ -63,81 +72,180 @@ class Classifier:
         """How pictures are prepared."""
         return self.backbone.preprocess
 
-    def predict(self, picture: str | Path) -> Prediction:
-        """Return what the model says of one picture file.
+    def __repr__(self) -> str:
+        """Return one line: classes, network, head, engine."""
+        plan, kind = self.encoder.plan, self.head.describe()["kind"]
+        network = f"{self.backbone.name} at {self.preprocess.size} px"
+        return f"Classifier({len(self.classes)} classes, {network}, {kind} head, {plan.engine} {plan.precision})"
+
+    def predict(self, picture: AnyPicture) -> Prediction:
+        """Return what the model says of one picture.
 
         Raises:
-            PictureError: The file cannot be used; its text says why.
+            PictureError: It cannot be used; the text says why.
+            ConfigError: It is no picture, or stands for several.
         """
-        dataset = sources.read_pictures([picture])
+        dataset, memory = forms.gather([picture])
         if len(dataset) != 1:
             raise ConfigError(f"{str(picture)!r} stands for {len(dataset)} pictures.", "predict_many takes them.")
-        prediction = self.predict_many(dataset)[0]
+        prediction = self._predict(dataset, memory)[0]
         if prediction.error is not None:
-            raise PictureError(f"{picture}: {prediction.error}")
+            raise PictureError(f"{prediction.path}: {prediction.error}")
         return prediction
 
     def predict_many(
-        self,
-        pictures: Dataset | Sequence[str | Path],
-        *,
-        cache: Path | None = None,
-        progress: Progress = silence,
+        self, pictures: Pictures, *, cache: CacheChoice = None, progress: Progress = silence
     ) -> Predictions:
         """Return calibrated probabilities of many pictures, in their order.
 
         A picture that cannot be used keeps its row, marked with the reason, and changes no other row.
 
         Args:
-            pictures: A dataset, or files, folders and glob patterns.
-            cache: A folder for features that are worth keeping; None: keep nothing.
+            pictures: A dataset, or pictures in any form, mixed as you like; paths may be files, folders and glob
+                patterns. An array (N, H, W, channels) is N pictures.
+            cache: A folder for features that are worth keeping, or `DEFAULT`; None: keep nothing.
             progress: Hears of every picture.
-        """
-        dataset = pictures if isinstance(pictures, Dataset) else sources.read_pictures(pictures)
-        table = self.extract(dataset, cache=cache, progress=progress).table
-        return self.judge(dataset, table.values[:, 0], table.failures)
 
-    def predict_proba(self, pictures: Sequence[str | Path]) -> Floats:
+        Raises:
+            ConfigError: Something is no picture, or a path stands for none.
+        """
+        return self._predict(*forms.gather(pictures), cache=cache, progress=progress)
+
+    def predict_proba(self, pictures: Pictures) -> Floats:
         """Return (N, K) probabilities, rows sum to 1; NaN in rows of pictures that cannot be used."""
         return self.predict_many(pictures).probabilities.astype(np.float32)
 
-    def embed(self, pictures: Sequence[str | Path], *, cache: Path | None = None) -> Floats:
-        """Return (N, D) features; NaN in rows of pictures that cannot be used."""
-        table = self.extract(sources.read_pictures(pictures), cache=cache).table
+    def embed(self, pictures: Pictures, *, cache: CacheChoice = None) -> Floats:
+        """Return (N, D) features; NaN in rows of pictures that cannot be used. `cache` as in `predict_many`."""
+        dataset, memory = forms.gather(pictures)
+        table = self.extract(dataset, cache=cache, memory=memory).table
         values = table.values[:, 0]
         values[list(table.failures)] = np.nan
         return values
 
-    def extract(self, dataset: Dataset, *, cache: Path | None = None, progress: Progress = silence) -> Extraction:
-        """Return the features of a dataset as this classifier's encoder computes them."""
-        with images.quiet_pillow():
-            digests, _ = files.fingerprints(dataset, progress)
-        return features.extract(dataset, digests, self.encoder, self.backbone, cache=cache, progress=progress)
-
-    def judge(self, dataset: Dataset, values: Floats, failures: Mapping[int, str] | None = None) -> Predictions:
-        """Return the predictions of features that were computed before: head, then rules.
+    def extract(
+        self,
+        dataset: Dataset,
+        *,
+        cache: CacheChoice = None,
+        progress: Progress = silence,
+        memory: Mapping[int, InMemory] | None = None,
+    ) -> Extraction:
+        """Return the features of a dataset as this classifier's encoder computes them; each file is read once.
 
         Args:
-            dataset: N samples; their labels, where there are any, become the targets.
-            values: (N, D).
-            failures: Row → why its picture could not be used.
+            dataset: N samples.
+            cache: As in `predict_many`.
+            progress: Hears of every picture.
+            memory: Row → its picture, where that is not a file.
         """
-        said = rules.apply(self.rules, self.head.logits(values), values)
-        failures = dict(failures or {})
-        unusable = list(failures)
+        return features.extract(
+            dataset,
+            None,
+            self.encoder,
+            self.backbone,
+            cache=caches.resolve(cache),
+            progress=progress,
+            memory=memory,
+        )
+
+    def head_logits(self, values: ArrayLike) -> Floats:
+        """Return (N, K) float32 logits of (N, D) features, e.g. those of `embed`; what is not finite stays so.
+
+        Raises:
+            ConfigError: The features have another shape.
+        """
+        return self.head.logits(self._features(values))
+
+    def predict_features(
+        self,
+        values: ArrayLike,
+        names: Sequence[str] | None = None,
+        *,
+        targets: Sequence[str | None] | None = None,
+        failures: Mapping[int, str] | None = None,
+        findings: Iterable[Finding] = (),
+    ) -> Predictions:
+        """Return the predictions of features that were computed before: head, then rules.
+
+        A row with numbers that are not finite, or that come to such, is an error like a picture that cannot be used.
+
+        Args:
+            values: (N, D), e.g. those of `embed`.
+            names: N names; None: `picture 0`, `picture 1`, …
+            targets: N given labels, where there are any.
+            failures: Row → why its picture could not be used.
+            findings: What to tell of these pictures.
+
+        Raises:
+            ConfigError: Features, names or targets are not of the same number, or of the wrong width.
+        """
+        known = self._features(values)
+        names = tuple(f"picture {row}" for row in range(len(known))) if names is None else tuple(names)
+        targets = None if targets is None or all(label is None for label in targets) else tuple(targets)
+        if {len(names), len(known if targets is None else targets)} != {len(known)}:
+            raise ConfigError(
+                f"{len(known)} rows of features came with {len(names)} names"
+                + (f" and {len(targets)} targets." if targets is not None else "."),
+                "Give one of each for every row.",
+            )
+        said, finite = self._apply(known)
+        failures = dict.fromkeys(np.flatnonzero(~finite).tolist(), NOT_FINITE) | dict(failures or {})
+        unusable = sorted(failures)
         said.probabilities[unusable] = np.nan
-        for known in (said.sets, said.known):
-            if known is not None:
-                known[unusable] = False
+        for flags in (said.sets, said.known):
+            if flags is not None:
+                flags[unusable] = False
         if said.p_value is not None:
             said.p_value[unusable] = np.nan
         return Predictions(
-            tuple(s.name for s in dataset),
+            names,
             self.classes,
             said.probabilities,
-            failures,
-            dataset.labels if any(label is not None for label in dataset.labels) else None,
+            {row: failures[row] for row in unusable},
+            targets,
             sets=said.sets,
             p_value=said.p_value,
             known=said.known,
+            findings=tuple(findings),
         )
+
+    def _predict(
+        self,
+        dataset: Dataset,
+        memory: Mapping[int, InMemory],
+        *,
+        cache: CacheChoice = None,
+        progress: Progress = silence,
+    ) -> Predictions:
+        table = self.extract(dataset, cache=cache, progress=progress, memory=memory).table
+        return self.predict_features(
+            table.values[:, 0],
+            [sample.name for sample in dataset],
+            targets=dataset.labels,
+            failures=table.failures,
+            findings=files.remarks(table.observations),
+        )
+
+    def _apply(self, values: Floats) -> tuple[Applied, NDArray[np.bool_]]:
+        """Return what the rules make of (N, D) features, and which rows are finite from end to end."""
+        logits = self.head.logits(values)
+        finite = _finite(values) & _finite(logits)
+        if not finite.all():  # the rules need not know such numbers
+            values, logits = (np.where(finite[:, None], part, np.float32(0)) for part in (values, logits))
+        said = rules.apply(self.rules, logits, values)
+        return said, finite & _finite(said.probabilities)
+
+    def _features(self, values: ArrayLike) -> Floats:
+        known = np.ascontiguousarray(values, dtype=np.float32)
+        if known.ndim != 2 or known.shape[1] != self.backbone.dim:
+            raise ConfigError(
+                f"Expected features of the shape (N, {self.backbone.dim}); got {known.shape}.",
+                "`embed` gives them; one picture's are `features[None]`.",
+            )
+        return known
+
+
+def _finite(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which rows of a table are finite numbers."""
+    return np.asarray(np.isfinite(values).all(axis=1), dtype=np.bool_)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -52,26 +53,41 @@ def grid(dataset: Dataset, seed: int) -> Figure:
     )
 
 
-def batch(dataset: Dataset, preprocess: Preprocess, seed: int) -> tuple[Figure, tuple[int, ...]]:
-    """Return 16 prepared pictures, each followed by its mirror image, and the shape (B, S, S, 3) of that batch."""
+class Batch(NamedTuple):
+    """What the network sees at once.
+
+    Attributes:
+        figure: Its pictures.
+        shape: (B, S, S, 3).
+        cropped: What the crop cuts away, as a sentence; empty where that is little.
+    """
+
+    figure: Figure
+    shape: tuple[int, ...]
+    cropped: str
+
+
+def batch(dataset: Dataset, preprocess: Preprocess, seed: int, *, mirror: bool = True) -> Batch:
+    """Return 16 prepared pictures, each followed by its mirror image unless there shall be none."""
     drawn = _draw(dataset, BATCH, seed, preprocess)
-    pictures = np.stack([view for _, p in drawn for view in (p, p[:, ::-1])])
-    titles = [title for s, _ in drawn for title in (s.label or s.name, "its mirror image")]
+    views = [((p, p[:, ::-1]) if mirror else (p,)) for _, p in drawn]
+    pictures = np.stack([view for pair in views for view in pair])
+    titles = [title for s, _ in drawn for title in (s.label or s.name, "its mirror image")[: 1 + mirror]]
     heading = f"A batch of shape {pictures.shape} as the network sees it ({preprocess.resize}, {preprocess.size} px)"
-    return plots.grid(list(pictures), titles, heading, columns=8), pictures.shape
+    figure = plots.grid(list(pictures), titles, heading, columns=8 if mirror else 4)
+    return Batch(figure, pictures.shape, "")
 
 
 def _draw(dataset: Dataset, number: int, seed: int, preprocess: Preprocess) -> list[tuple[Sample, Pixels]]:
     drawn: list[tuple[Sample, Pixels]] = []
-    with images.quiet_pillow():
-        for index in np.random.default_rng(seed).permutation(len(dataset)):
-            sample = dataset[int(index)]
-            try:
-                drawn.append((sample, images.load(images.read_bytes(sample.path), preprocess).pixels))
-            except PictureError:
-                continue  # `train` names the pictures that cannot be used
-            if len(drawn) == number:
-                break
+    for index in np.random.default_rng(seed).permutation(len(dataset)):
+        sample = dataset[int(index)]
+        try:
+            drawn.append((sample, images.load(images.read_bytes(sample.path), preprocess).pixels))
+        except PictureError:
+            continue  # `train` names the pictures that cannot be used
+        if len(drawn) == number:
+            break
     if not drawn:
         raise ConfigError(f"None of the {len(dataset)} pictures of {dataset.root} can be shown.")
     return drawn

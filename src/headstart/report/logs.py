@@ -11,6 +11,7 @@ import importlib
 import math
 import os
 import re
+import shlex
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -101,7 +102,7 @@ def opened(kinds: Sequence[str], plan: Plan, out: Path) -> Iterator[Logs]:
         MissingExtraError: The client is not installed.
         StorageError: TensorBoard's folder cannot be written.
     """
-    check(kinds)
+    check(kinds, out)
     logs, completed = Logs(), False
     try:
         for kind in dict.fromkeys(kinds):
@@ -112,17 +113,32 @@ def opened(kinds: Sequence[str], plan: Plan, out: Path) -> Iterator[Logs]:
         logs.close(completed)
 
 
-def check(kinds: Sequence[str]) -> None:
+def check(kinds: Sequence[str], out: Path) -> None:
     """Find out, before any work, whether these logs can be written.
 
+    Args:
+        kinds: As in `opened`.
+        out: The same.
+
     Raises:
-        ConfigError: There is no such kind.
+        ConfigError: There is no such kind, or its place is that of a model.
         MissingExtraError: The client is not installed.
     """
     for kind in kinds:
         if kind not in _KINDS:
             raise ConfigError(f"--log is {kind!r}; it is one of {', '.join(_KINDS)}.")
         _import(kind)
+    folder = _folder(out)
+    if "tensorboard" in kinds and (folder.absolute() == out.absolute() or (folder / "model.json").exists()):
+        raise ConfigError(
+            f"--log tensorboard writes its files to {folder}, which is the place of a model.",
+            "Name a place with another name, or in another folder, with --out.",
+        )
+
+
+def _folder(out: Path) -> Path:
+    """Return where TensorBoard's files go."""
+    return out.parent / "tensorboard"
 
 
 def _import(kind: str) -> Any:
@@ -139,8 +155,8 @@ class _TensorBoard:
     """Event files beside the model."""
 
     def __init__(self, plan: Plan, out: Path) -> None:
-        folder = out.parent / "tensorboard"
-        self.place = f"tensorboard --logdir {folder}"
+        folder = _folder(out)
+        self.place = f"tensorboard --logdir {shlex.quote(str(folder))}"
         with storage_errors(folder, "Name another place with --out."):
             self._writer = _import("tensorboard").SummaryWriter(str(folder / _name(out)))
         self._writer.add_text("plan", "\n".join(f"    {line}" for line in plan.to_toml().splitlines()))

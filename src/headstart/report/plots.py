@@ -1,11 +1,14 @@
-"""Records → matplotlib figures; nobody else draws. No global state: figures are made without pyplot."""
+"""The plain values of `summary` → matplotlib figures; nobody else draws. As what is drawn is what `evaluation.json`,
+`trust.json` and `history.csv` hold, a run can be drawn again from its folder. No global state: no pyplot.
+"""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,192 +16,212 @@ from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
 
-from headstart.experiments.grouping import Optimism
-from headstart.experiments.learning_curve import LearningCurve
-from headstart.learning.heads import Step
 from headstart.metrics import BINS, wilson
-from headstart.records import Evaluation, Pixels
+from headstart.records import Interval, Pixels
 
-BLUE, ORANGE, GREY, RED = "#2563eb", "#ea7317", "#94a3b8", "#c02626"
+Drawing = Callable[[], Figure]
+Figures = Mapping[str, Any]  # what `summary.of_evaluation` gives
+
+# One colour means one thing in every plot: pictures that were learned from, the parts that measure, right and wrong
+# answers; what was not measured but serves to compare is grey. The hues are told apart by colour-blind people too.
+COLOURS = {
+    "training": "#2563eb",
+    "validation": "#ea7317",
+    "test": "#7c3aed",
+    "right": "#15803d",
+    "wrong": "#c02626",
+    "reference": "#8292a8",
+}
 MOST_CLASSES = 30  # up to here a confusion matrix can be read; beyond, the worst pairs say more
 MOST_ROWS = 40  # of a bar chart
 
 
-def training_curves(history: Sequence[Step], part: str, unit: str, best: int | None = None) -> Figure:
+def training_curves(
+    history: Sequence[Mapping[str, float | None]], part: str, unit: str, best: int | None = None
+) -> Figure:
     """Return accuracy and loss along the fit, the last values in the titles.
 
     Args:
-        history: Of the fit.
+        history: Of the fit, from `summary.of_history`.
         part: The name of the part that measures.
         unit: What a step is.
         best: The step whose weights were kept, if not the last.
     """
     figure = _figure(11, 4.2)
     axes = figure.subplots(1, 2)
-    steps = [step.number for step in history]
+    steps = [row["step"] for row in history]
     for axis, name, form in ((axes[0], "accuracy", "{:.1%}"), (axes[1], "loss", "{:.3f}")):
-        learned = [getattr(step, f"train_{name}") for step in history]
-        seen = [getattr(step, f"validation_{name}") for step in history]
-        axis.plot(steps, learned, color=BLUE, label="training", linewidth=2)
-        axis.plot(steps, seen, color=ORANGE, label=part, linewidth=2)
+        last = []
+        for label, key, colour in (("training", "train", "training"), (part, "validation", part)):
+            values = _numbers([row[f"{key}_{name}"] for row in history])
+            if np.isfinite(values).any():
+                axis.plot(steps, values, color=COLOURS[colour], label=label, linewidth=2, marker=_dots(len(steps)))
+                last.append(f"{label} {form.format(values[-1])}")
         if best is not None:
-            axis.axvline(best, color=GREY, linestyle="--", linewidth=1, label=f"{unit} {best}: kept")
-        last = f"training {form.format(learned[-1])}, {part} {form.format(seen[-1])}"
-        axis.set_title(f"{name.capitalize()}: {last}", fontsize=11, loc="left")
+            axis.axvline(best, color=COLOURS["reference"], linestyle="--", linewidth=1, label=f"{unit} {best}: kept")
+        _title(axis, f"{name.capitalize()}: {', '.join(last)}")
         axis.set_xlabel(unit)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         _tidy(axis)
         axis.legend(frameon=False)
     axes[0].yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes[1].set_ylabel("cross-entropy before temperature scaling, nats")
+    axes[1].set_ylabel("cross-entropy before calibration, nats")
     axes[1].set_ylim(bottom=0)
     return figure
 
 
-def confusion(evaluation: Evaluation) -> Figure:
+def confusion(figures: Figures) -> Figure:
     """Return the confusion matrix, or with more than 30 classes the pairs that are confused most."""
-    if len(evaluation.classes) > MOST_CLASSES:
-        return _worst_pairs(evaluation)
-    size = len(evaluation.classes)
+    classes, counts = _counts(figures)
+    if len(classes) > MOST_CLASSES:
+        return _worst_pairs(figures)
+    size = len(classes)
     side = max(4.5, 0.42 * size + 2)
     figure = _figure(side + 1, side)
     axis = figure.subplots()
-    counts = evaluation.confusion
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    right = np.eye(size, dtype=bool)
+    for hidden, colours in ((~right, "Greens"), (right, "Reds")):
+        axis.imshow(np.ma.masked_array(shares, hidden), cmap=colours, vmin=0, vmax=1.2)
     for i, j in np.argwhere(counts > 0):
-        axis.text(
-            j,
-            i,
-            str(counts[i, j]),
-            ha="center",
-            va="center",
-            fontsize=8,
-            color="white" if shares[i, j] > 0.55 else "black",
-        )
-    labels = [_short(name) for name in evaluation.classes]
+        colour = "white" if shares[i, j] > 0.65 else "black"
+        axis.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=8, color=colour)
+    labels = [_short(name) for name in classes]
     axis.set_xticks(range(size), labels, rotation=45, ha="right", rotation_mode="anchor")
     axis.set_yticks(range(size), labels)
-    axis.set_xlabel("predicted")
+    axis.set_xlabel("predicted label")
     axis.set_ylabel("given label")
-    axis.set_title(f"Confusion: pictures per cell ({evaluation.pictures} in all)", fontsize=11, loc="left")
+    _title(axis, f"Confusion matrix: pictures per cell ({figures['pictures']} in all)")
     return figure
 
 
-def reliability(evaluation: Evaluation) -> Figure:
+def reliability(figures: Figures, part: str = "validation") -> Figure:
     """Return accuracy against confidence: on the diagonal a probability means what it says."""
-    figure = _figure(5.6, 5.6)
+    figure = _figure(5.6, 5.8)
     top, bottom = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [4, 1]})
-    confidence, right, count = (np.array(column) for column in zip(*evaluation.reliability, strict=True))
-    top.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="perfectly calibrated")
+    bins = figures["reliability"]
+    confidence, right = (_numbers([one[name] for one in bins]) for name in ("confidence", "accuracy"))
+    count = [one["pictures"] for one in bins]
+    reference = COLOURS["reference"]
+    top.plot([0, 1], [0, 1], color=reference, linestyle="--", linewidth=1, label="perfectly calibrated")
     limits = np.array([wilson(share, int(number)) for share, number in zip(right, count, strict=True)])
     spread = np.abs(limits.T - right)
-    top.errorbar(confidence, right, yerr=spread, fmt="o-", color=BLUE, capsize=3, label="this model")
-    top.set_ylabel("share that is right")
+    top.errorbar(confidence, right, yerr=spread, fmt="o-", color=COLOURS[part], capsize=3, label="this model")
+    top.set_ylabel("accuracy")
     top.set_ylim(-0.02, 1.05)
-    top.set_title(f"Reliability: expected calibration error {evaluation.overall['ece']}", fontsize=11, loc="left")
+    error = Interval(*_numbers(figures["overall"]["ece"]))
+    _title(top, f"Reliability: expected calibration error {error}")
     top.legend(frameon=False, loc="upper left")
-    bottom.bar((np.ceil(confidence * BINS) - 0.5) / BINS, count, width=0.9 / BINS, color=BLUE)
-    bottom.set_xlabel("probability of the predicted class")
+    bottom.bar((np.ceil(confidence * BINS) - 0.5) / BINS, count, width=0.9 / BINS, color=COLOURS[part])
+    bottom.set_xlabel("confidence: probability of the predicted class")
     bottom.set_ylabel("pictures")
+    bottom.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     bottom.set_xlim(0, 1.02)
     for axis in (top, bottom):
         _tidy(axis)
     return figure
 
 
-def risk_coverage(evaluation: Evaluation) -> Figure:
+def risk_coverage(figures: Figures) -> Figure:
     """Return the share of wrong answers against the share that is answered, the least probable answers withheld."""
     figure = _figure(5.6, 4.2)
     axis = figure.subplots()
-    answered, wrong = (np.array(column) for column in zip(*evaluation.risk_coverage, strict=True))
-    axis.plot(answered, wrong, color=BLUE, linewidth=2)
-    axis.set_xlabel("share of pictures that are answered, the surest first")
-    axis.set_ylabel("share of wrong answers among them")
+    answered, wrong = (_numbers([point[name] for point in figures["risk_coverage"]]) for name in ("answered", "wrong"))
+    axis.plot(answered, wrong, color=COLOURS["wrong"], linewidth=2)
+    axis.set_xlabel("coverage: share of pictures answered, the most confident first")
+    axis.set_ylabel("risk: share of wrong answers among them")
     for side in (axis.xaxis, axis.yaxis):
         side.set_major_formatter(PercentFormatter(1.0))
     axis.set_xlim(0, 1.02)
-    axis.set_ylim(bottom=0)
-    axis.set_title("Withholding the least probable answers", fontsize=11, loc="left")
+    axis.set_ylim(bottom=0, top=None if np.nanmax(wrong, initial=0) > 0 else 0.05)
+    _title(axis, "Risk and coverage: withholding the least confident answers")
     _tidy(axis)
     return figure
 
 
-def similarity(optimism: Optimism) -> Figure:
-    """Return accuracy by how alike the nearest learned picture is; bars are as wide as the share of the pictures."""
-    figure = _figure(6.4, 4.2)
+def similarity(bands: Sequence[Mapping[str, Any]], part: str = "validation", split: str = "") -> Figure:
+    """Return accuracy by how alike the nearest learned picture is.
+
+    Args:
+        bands: From `summary.of_trust`.
+        part: That was measured.
+        split: Which split made that part, for the title; empty: the one that the other figures are of.
+    """
+    figure = _figure(6.4, 4.4)
     axis = figure.subplots()
-    begin = 0.0
-    for band, colour in zip(optimism.bands, (ORANGE, GREY, BLUE), strict=False):
-        value, low, high = band.accuracy
-        middle = begin + band.share / 2
-        axis.bar(middle, value, width=0.98 * band.share, color=colour, alpha=0.75)
-        axis.errorbar(middle, value, yerr=[[value - low], [high - value]], color="black", capsize=4)
-        axis.text(
-            middle, 0.03, f"{band.name}\n{band.low:.2f} … {band.high:.2f}\n{band.pictures} pictures",
-            ha="center", fontsize=8, rotation=0 if band.share > 0.15 else 90,
-        )  # fmt: skip
-        begin += band.share
-    axis.set_xlim(0, 1)
+    rows = np.arange(len(bands))
+    values = np.array([_numbers(band["accuracy"]) for band in bands]).reshape(-1, 3)
+    axis.bar(rows, values[:, 0], width=0.7, color=COLOURS[part])
+    axis.errorbar(rows, values[:, 0], yerr=_spread(values), fmt="none", ecolor="black", capsize=4)
+    told = [
+        f"{band['band']}\n{band['similarity'][0]:.2f} … {band['similarity'][1]:.2f}\n"
+        f"{band['pictures']} picture{'s' * (band['pictures'] != 1)}, {band['share']:.0%}"
+        for band in bands
+    ]
+    axis.set_xticks(rows, told)
+    axis.set_xlim(-0.6, max(len(bands), 1) - 0.4)
     axis.set_ylim(0, 1.02)
     axis.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axis.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axis.set_xlabel("share of the measured pictures, by similarity to the nearest learned one")
+    axis.set_xlabel("cosine similarity to the nearest learned picture")
     axis.set_ylabel("accuracy, 95 % interval")
-    axis.set_title("Pictures like those learned from, and unlike them", fontsize=11, loc="left")
+    _title(axis, "Pictures like those learned from, and unlike them" + (f" ({split})" if split else ""))
     _tidy(axis)
+    axis.grid(visible=False, axis="x")
     return figure
 
 
-def learning_curve(curve: LearningCurve) -> Figure:
+def learning_curve(curve: Mapping[str, Any], part: str = "validation") -> Figure:
     """Return accuracy against training pictures per class, and where twice as many would lead."""
-    figure = _figure(6.4, 4.2)
+    figure = _figure(6.4, 4.4)
     axis = figure.subplots()
-    counts = np.array([point.pictures_per_class for point in curve.points])
-    values = np.array([point.accuracy for point in curve.points])
-    spread = np.abs(values[:, 1:] - values[:, :1]).T
-    axis.errorbar(counts, values[:, 0], yerr=spread, fmt="o", color=BLUE, capsize=3, label="measured")
+    counts = _numbers([point["pictures_per_class"] for point in curve["points"]])
+    values = np.array([_numbers(point["accuracy"]) for point in curve["points"]])
+    colour = COLOURS[part]
+    axis.errorbar(counts, values[:, 0], yerr=_spread(values), fmt="o", color=colour, capsize=3, label="measured")
     grid = np.geomspace(counts[0], 2 * counts[-1], 60)
-    axis.plot(grid, [curve.at(count) for count in grid], color=GREY, linestyle="--", label="law")
-    value, low, high = curve.doubled
+    a, b, c = (curve["formula"][name] for name in "abc")
+    fitted = 1 / (1 + a + b * grid**-c)
+    axis.plot(grid, fitted, color=COLOURS["reference"], linestyle="--", label="fitted law")
+    doubled = _numbers(curve["doubled"])[None]
     axis.errorbar(
-        2 * counts[-1], value, yerr=[[value - low], [high - value]], fmt="D", color=ORANGE, capsize=3,
-        label="expected from twice as many",
+        2 * counts[-1:], doubled[:, 0], yerr=_spread(doubled), fmt="D", color=colour, markerfacecolor="white",
+        capsize=3, label="extrapolated to twice as many",
     )  # fmt: skip
     axis.set_xscale("log")
-    axis.set_xticks([*counts, 2 * counts[-1]], [f"{count:.3g}" for count in (*counts, 2 * counts[-1])])
+    ticks = [*counts, 2 * counts[-1]]
+    axis.set_xticks(ticks, [f"{count:.3g}" for count in ticks])
     axis.minorticks_off()
     axis.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axis.set_xlabel("training pictures per class")
+    axis.set_xlabel("training pictures per class, logarithmic")
     axis.set_ylabel("accuracy, 95 % interval")
-    gain = [100 * number for number in curve.gain]
-    axis.set_title(f"Twice as many: {gain[0]:+.1f} points [{gain[1]:+.1f}, {gain[2]:+.1f}]", fontsize=11, loc="left")
+    gain, low, high = 100 * _numbers(curve["gain"])
+    _title(axis, f"Learning curve: twice as many pictures {gain:+.1f} points [{low:+.1f}, {high:+.1f}]")
     axis.legend(frameon=False, loc="lower right")
     _tidy(axis)
     return figure
 
 
-def per_class(evaluation: Evaluation) -> Figure:
-    """Return each class's recall with its interval, worst first; of many classes the worst forty."""
-    ranked = sorted(evaluation.per_class.items(), key=lambda item: (item[1]["recall"].value, item[0]))
+def per_class(figures: Figures, part: str = "validation") -> Figure:
+    """Return each class's recall with its interval, lowest first; of many classes the lowest forty."""
+    ranked = sorted(figures["per_class"].items(), key=lambda item: (_numbers(item[1]["recall"])[0], item[0]))
     shown = ranked[:MOST_ROWS]
-    figure = _figure(8, 1.4 + 0.26 * len(shown))
+    figure = _figure(8, 1.5 + 0.26 * len(shown))
     axis = figure.subplots()
     rows = np.arange(len(shown))
-    recall = [figures["recall"] for _, figures in shown]
-    value = np.array([r.value for r in recall])
-    spread = np.array([[r.value - r.low for r in recall], [r.high - r.value for r in recall]])
-    axis.errorbar(value, rows, xerr=spread, fmt="o", color=BLUE, ecolor=GREY, capsize=2)
-    support = dict(zip(evaluation.classes, evaluation.support.tolist(), strict=True))
-    axis.set_yticks(rows, [f"{_short(name)}  ({support[name]})" for name, _ in shown], fontsize=8)
+    recall = np.array([_numbers(told["recall"]) for _, told in shown]).reshape(-1, 3)
+    axis.errorbar(
+        recall[:, 0], rows, xerr=_spread(recall), fmt="o", color=COLOURS[part], elinewidth=1, capsize=2, clip_on=False
+    )
+    axis.set_yticks(rows, [f"{_short(name)}  ({told['pictures']})" for name, told in shown], fontsize=8)
     axis.set_ylim(len(shown) - 0.5, -0.5)
-    axis.set_xlim(-0.02, 1.02)
+    axis.set_xlim(0, 1.005)
     axis.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axis.axvline(evaluation.overall["accuracy"].value, color=ORANGE, linewidth=1)
+    axis.axvline(_numbers(figures["overall"]["accuracy"])[0], color=COLOURS["reference"], linestyle="--", linewidth=1)
     left_out = f", the lowest {len(shown)} of {len(ranked)}" if len(ranked) > len(shown) else ""
-    axis.set_title(f"Right per class with 95 % interval (pictures){left_out}", fontsize=11, loc="left")
-    axis.set_xlabel("recall; the line is the accuracy over all")
+    _title(axis, f"Recall per class (pictures){left_out}")
+    axis.set_xlabel("recall, 95 % interval; dashed: accuracy over all")
     _tidy(axis)
     return figure
 
@@ -216,33 +239,60 @@ def grid(pictures: Sequence[Pixels], titles: Sequence[str], heading: str, column
     return figure
 
 
-def save(figures: Mapping[str, Figure], folder: Path) -> None:
-    """Write figures as `<name>.png`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, figure in figures.items():
-        figure.savefig(folder / f"{name}.png", dpi=110)
+def save(drawings: Mapping[str, Drawing], folder: Path) -> None:
+    """Draw and write figures as `<name>.png`."""
+    for name, draw in drawings.items():
+        save_one(draw, folder / f"{name}.png")
 
 
-def _worst_pairs(evaluation: Evaluation) -> Figure:
-    pairs = evaluation.confused[:MOST_ROWS]
-    figure = _figure(9, 1.4 + 0.26 * max(len(pairs), 3))
+def save_one(draw: Drawing, path: Path) -> None:
+    """Draw and write one figure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw().savefig(path, dpi=110)
+
+
+def _worst_pairs(figures: Figures) -> Figure:
+    pairs = figures["most_confused"][:MOST_ROWS]
+    figure = _figure(9, 1.5 + 0.26 * max(len(pairs), 3))
     axis = figure.subplots()
-    support = dict(zip(evaluation.classes, evaluation.support.tolist(), strict=True))
     rows = np.arange(len(pairs))
-    axis.barh(rows, [count for *_, count in pairs], color=RED, height=0.7)
-    for row, (given, _, count) in enumerate(pairs):
-        axis.text(count, row, f" {count} of {support[given]}", va="center", fontsize=8)
-    axis.set_yticks(rows, [f"{_short(given)}  taken for  {_short(taken)}" for given, taken, _ in pairs], fontsize=8)
+    axis.barh(rows, [pair["pictures"] for pair in pairs], color=COLOURS["wrong"], height=0.7)
+    for row, pair in enumerate(pairs):
+        support = figures["per_class"][pair["given"]]["pictures"]
+        axis.text(pair["pictures"], row, f" {pair['pictures']} of {support}", va="center", fontsize=8)
+    told = [f"{_short(pair['given'])}  taken for  {_short(pair['predicted'])}" for pair in pairs]
+    axis.set_yticks(rows, told, fontsize=8)
     axis.set_ylim(max(len(pairs), 1) - 0.5, -0.5)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.margins(x=0.12)
-    wrong = int(evaluation.confusion.sum() - np.trace(evaluation.confusion))
-    axis.set_title(
-        f"Most confused pairs, of {wrong} wrong among {evaluation.pictures} pictures", fontsize=11, loc="left"
-    )
-    axis.set_xlabel("pictures")
+    axis.margins(x=0.15)
+    _, counts = _counts(figures)
+    wrong = int(counts.sum() - np.trace(counts))
+    _title(axis, f"Most confused pairs, of {wrong} wrong among {figures['pictures']} pictures")
+    axis.set_xlabel("pictures, of those of the given label")
     _tidy(axis)
     return figure
+
+
+def _counts(figures: Figures) -> tuple[Sequence[str], NDArray[np.int64]]:
+    """Return the classes, and (K, K) counts: rows are the given labels, columns the predictions."""
+    named = {*figures["per_class"], *(cell["predicted"] for cell in figures["confusion"])}
+    classes = figures.get("classes") or sorted(named)  # the evaluation.json of an older run does not list them
+    place = {name: index for index, name in enumerate(classes)}
+    counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    for cell in figures["confusion"]:
+        counts[place[cell["given"]], place[cell["predicted"]]] = cell["pictures"]
+    return classes, counts
+
+
+def _numbers(values: Sequence[float | None]) -> NDArray[np.float64]:
+    """Return plain values as numbers; JSON has null for what does not exist."""
+    return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def _spread(intervals: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return (2, N) how far the bounds of (N, 3) value, low, high are away."""
+    value, low, high = intervals.T
+    return np.abs([value - low, high - value])
 
 
 class _Figure(Figure):
@@ -258,6 +308,14 @@ def _figure(width: float, height: float) -> Figure:
     figure = _Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def _title(axis: Axes, text: str) -> None:
+    axis.set_title(text, fontsize=11, loc="left")
+
+
+def _dots(steps: int) -> str:
+    return "o" if steps < 3 else ""  # a line of one point cannot be seen
 
 
 def _tidy(axis: Axes) -> None:

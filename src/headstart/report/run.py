@@ -1,28 +1,30 @@
-"""A `TrainingResult` → the directory of a run: the model's own files, and beside them what a person wants to know."""
+"""A `TrainingResult` → the directory of a run: the model's own files, and beside them what a person wants to know.
+
+The model and its tables come first, whole or not at all. Plots and card are worth less than a trained model: what of
+them fails is told, and the rest stays.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, fields
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from headstart.data.tables import read_table, to_csv
-from headstart.errors import ArtifactError, DataError
+from headstart.data.tables import to_csv
 from headstart.learning.heads import Step
 from headstart.model import artifact
 from headstart.model.classifier import Classifier
-from headstart.records import SPLIT_NAMES, ClassNames, Evaluation, Predictions
-from headstart.report import plots, summary
-from headstart.workflows.train import PreviousRun, TrainingResult
-
-EVALUATION, TRUST, PICTURES, PREDICTIONS = "evaluation.json", "trust.json", "pictures.csv", "predictions.csv"
+from headstart.report import card, plots, redraw, stored, summary
+from headstart.workflows.train import TrainingResult
 
 
 def save(result: TrainingResult | Classifier, directory: str | Path) -> None:
-    """Write a classifier; of a `TrainingResult` also its predictions, figures, plots, history and card. All or nothing.
+    """Write a classifier; of a `TrainingResult` also its predictions, figures, plots, history and card.
 
     Raises:
         ConfigError: There is something at that place that is not a model.
@@ -31,164 +33,37 @@ def save(result: TrainingResult | Classifier, directory: str | Path) -> None:
     if isinstance(result, Classifier):
         artifact.save(result, directory)
         return
+    evaluations, trust = summary.of_evaluations(result.evaluations), summary.of_trust(result)
     with artifact.writing(Path(directory)) as folder:
         artifact.write_into(folder, result.classifier, {"plan": result.plan.to_dict()})
-        _write(folder / "plan.toml", result.plan.to_toml())
-        _write(folder / PREDICTIONS, _predictions_table(result.predictions))
-        _write(folder / "history.csv", _history_table(result.history))
-        _write(folder / PICTURES, _pictures_table(result))
-        _write_json(folder / EVALUATION, summary.of_evaluations(result.evaluations))
-        _write_json(folder / TRUST, summary.of_trust(result))
-        _write_json(folder / "findings.json", summary.of_findings(result.findings))
-        save_plots(result.evaluation, folder / "plots", result)
-        _write(folder / "README.md", card(result))
-
-
-def read_evaluation(directory: Path) -> dict[str, Any]:
-    """Return what a training measured, as `summary.of_evaluations` gave it.
-
-    Raises:
-        ArtifactError: There are no figures in that folder.
-    """
-    path = directory / EVALUATION
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ArtifactError(
-            f"{directory} holds no {EVALUATION}, the figures of its training.",
-            "Measure it on labelled pictures: headstart evaluate MODEL DATA",
-        ) from error
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path} cannot be read: {error}.") from error
-    return content
-
-
-def read_trust(directory: Path) -> dict[str, Any] | None:
-    """Return what `summary.of_trust` gave when the model was trained; None where it was not kept."""
-    try:
-        content: dict[str, Any] = json.loads((directory / TRUST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content
-
-
-def read_previous(directory: Path) -> PreviousRun:
-    """Return what a run left for a later one on the same pictures and more.
-
-    Raises:
-        ArtifactError: The folder is no run, or one of its tables is damaged.
-    """
-    try:
-        pictures, said = read_table(directory / PICTURES), read_table(directory / PREDICTIONS)
-        digests = dict(zip(pictures.column("path"), pictures.column("sha256"), strict=True))
-        parts = dict(zip(pictures.column("sha256"), pictures.column("split"), strict=True))
-        names, predicted = said.column("path"), said.column("predicted")
-        answers = {digests[name]: label for name, label in zip(names, predicted, strict=True)}
-    except (DataError, KeyError, ValueError) as error:
-        raise ArtifactError(
-            f"{directory} cannot be gone on from: {error}",
-            f"--from takes a folder that `headstart train` wrote, with its {PICTURES} and {PREDICTIONS}.",
-        ) from error
-    return PreviousRun(parts, answers, ClassNames(said.header[4:]))
-
-
-def save_plots(evaluation: Evaluation, folder: Path, result: TrainingResult | None = None) -> None:
-    """Write the plots of an evaluation, and of the training where there was one."""
-    figures = {
-        "confusion": plots.confusion(evaluation),
-        "reliability": plots.reliability(evaluation),
-        "risk_coverage": plots.risk_coverage(evaluation),
-        "per_class": plots.per_class(evaluation),
-    }
-    if result is not None:
-        figures["similarity"] = plots.similarity(result.optimism)
-        if result.curve is not None:
-            figures["learning_curve"] = plots.learning_curve(result.curve)
-        figures["training"] = plots.training_curves(
-            result.history,
-            "validation" if "validation" in result.evaluations else "test",
-            "epoch" if result.plan.head.in_epochs else "L-BFGS iteration (0: the prior alone)",
-            result.classifier.provenance.training.get("best_epoch"),
-        )
-    plots.save(figures, folder)
-
-
-def card(result: TrainingResult) -> str:
-    """Return the model card as Markdown: what it is, how good, on what, and what to mind."""
-    told, plan, classes = result.classifier.provenance, result.plan, result.classifier.classes
-    tables = "\n\n".join(_figures(name, evaluation) for name, evaluation in result.evaluations.items())
-    findings = "\n".join(f"- {f.severity}: {f.message}." for f in result.findings) or "- none"
-    trust = "\n".join(f"- {line}" for line in summary.trust_lines(summary.of_trust(result)))
-    return f"""# An image classifier of {len(classes)} classes
-
-Made by Headstart {told.versions["headstart"]} on {told.created}. Backbone {plan.encoder.backbone}, frozen, at
-{plan.pictures.size} px ({plan.pictures.resize}); head: {told.training["head"]};
-{result.classifier.rules.calibration}.
-
-The head in this folder was fitted on {told.training["fitted_on"]}. The figures below are of
-{told.training["figures_of"]}, on pictures that it never learned from.
-
-{tables}
-
-Per class: `evaluation.json`, `plots/per_class.png`. Held-out predictions: `predictions.csv`.
-
-## How far to believe them
-
-{trust}
-
-## What was found in the data
-
-{findings}
-
-## Use
-
-```
-headstart predict FOLDER_OF_THIS_FILE pictures/ --out predictions.csv
-```
-
-{_beyond(result)}
-"""
-
-
-def _beyond(result: TrainingResult) -> str:
-    """Return what the model says of pictures that are of none of its classes."""
-    out_of_distribution = result.classifier.rules.out_of_distribution
-    if out_of_distribution is None:
-        return "It answers with one of its classes whatever it is shown, also a picture of something else."
-    return (
-        "With `--format table` or `--json` each answer says whether the picture is `known`: like those learned from. "
-        f"{out_of_distribution.refused:.0%} of pictures of its own classes are refused wrongly; what else is refused depends on "
-        "how unlike them it is. The label is then the best of wrong answers."
+        _write(result.plan.to_toml(), folder / "plan.toml")
+        stored.write_predictions(folder / stored.PREDICTIONS, result.predictions)
+        stored.write_pictures(folder / stored.PICTURES, result)
+        _write(_history_table(result.history), folder / "history.csv")
+        _write_json(evaluations, folder / stored.EVALUATION)
+        _write_json(trust, folder / stored.TRUST)
+        _write_json(summary.of_findings(result.findings), folder / "findings.json")
+    model = {"plan": result.plan.to_dict(), "training": result.classifier.provenance.training}
+    drawings = redraw.of_run(evaluations, trust, summary.of_history(result.history), model)
+    _save_extras(
+        Path(directory),
+        {f"plots/{name}.png": partial(plots.save_one, draw) for name, draw in drawings.items()}
+        | {"README.md": lambda path: _write(card.of(result, evaluations, trust), path)},
     )
 
 
-def _figures(part: str, evaluation: Evaluation) -> str:
-    rows = [
-        f"| {name.replace('_', ' ')} | {figure.value:.4f} | {figure.low:.4f} … {figure.high:.4f} |"
-        for name, figure in evaluation.overall.items()
-    ]
-    heading = [f"| {part}, {evaluation.pictures} pictures | value | 95 % interval |", "|---|---|---|"]
-    return "\n".join(heading + rows)
-
-
-def _predictions_table(predictions: Mapping[str, Predictions]) -> str:
-    first = next(iter(predictions.values()))
-    rows = [["path", "split", "label", "predicted", *first.classes]]
-    for split, said in predictions.items():
-        for row, one in enumerate(said):
-            targets = said.targets[row] if said.targets is not None else None
-            cells = [f"{p:.9g}" for p in said.probabilities[row]]
-            rows.append([one.path, split, targets or "", one.label or "", *cells])
-    return to_csv(rows)
-
-
-def _pictures_table(result: TrainingResult) -> str:
-    part = dict.fromkeys(range(len(result.dataset)), "")
-    for name in SPLIT_NAMES:
-        part |= dict.fromkeys(result.splits.part(name).tolist(), name)
-    rows = zip(result.dataset, result.digests, strict=True)
-    header = ["path", "label", "split", "sha256"]
-    return to_csv([header, *([s.name, str(s.label), part[n], digest] for n, (s, digest) in enumerate(rows))])
+def _save_extras(folder: Path, extras: dict[str, Callable[[Path], None]]) -> None:
+    """Write what is only to be looked at, as much of it as can be."""
+    failed = []
+    for name, write in extras.items():
+        try:
+            write(folder / name)
+        except Exception as error:  # whatever it is, the model is worth more
+            with contextlib.suppress(OSError):
+                (folder / name).unlink(missing_ok=True)
+            failed.append(f"{name} ({type(error).__name__}: {error})")
+    if failed:
+        warnings.warn(f"The model is saved in {folder}, but without {', '.join(failed)}.", stacklevel=3)
 
 
 def _history_table(history: Sequence[Step]) -> str:
@@ -196,9 +71,9 @@ def _history_table(history: Sequence[Step]) -> str:
     return to_csv([["step", *(field.name for field in fields(Step)[1:])], *cells])
 
 
-def _write_json(path: Path, content: object) -> None:
-    _write(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+def _write_json(content: object, path: Path) -> None:
+    _write(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", path)
 
 
-def _write(path: Path, text: str) -> None:
+def _write(text: str, path: Path) -> None:
     path.write_bytes(text.encode("utf-8", "surrogateescape"))  # names of files may hold bytes that are no UTF-8

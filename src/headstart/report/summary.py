@@ -1,20 +1,24 @@
-"""Records → plain dicts and lists that JSON can hold; whatever shows a record starts from here."""
+"""Records → plain dicts and lists that JSON can hold, and those → sentences. Whatever shows a record starts from
+here, so that the files of a run can be shown like the run itself.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import nn
 
-from headstart.experiments.learning_curve import LearningCurve
-from headstart.model.classifier import Classifier
 from headstart.records import Evaluation, Finding, Interval
-from headstart.workflows.train import TrainingResult
+
+if TYPE_CHECKING:  # a page is drawn from the files of a run without what trained it
+    from headstart.experiments.leakage import LeakageReport
+    from headstart.experiments.learning_curve import LearningCurve
+    from headstart.learning.heads import Step
+    from headstart.learning.rules import PredictionRules
+    from headstart.workflows.train import TrainingResult
 
 
 def of_evaluation(evaluation: Evaluation) -> dict[str, Any]:
@@ -23,6 +27,7 @@ def of_evaluation(evaluation: Evaluation) -> dict[str, Any]:
         "pictures": evaluation.pictures,
         "failures": evaluation.failures,
         "interval": "95 %",
+        "classes": list(evaluation.classes),
         "overall": {name: _numbers(figure) for name, figure in evaluation.overall.items()},
         "per_class": {
             name: {"pictures": int(evaluation.support[evaluation.classes.index(name)])}
@@ -58,8 +63,17 @@ def of_evaluations(evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
 
 def of_trust(result: TrainingResult) -> dict[str, Any]:
     """Return what tells how far the figures can be believed, and what the model does beyond naming a class."""
-    optimism, rules = result.optimism, result.classifier.rules
-    out_of_distribution = rules.out_of_distribution
+    classes = len(result.classifier.classes)
+    return {
+        **_of_leakage(result.leakage),
+        **_of_rules(result.classifier.rules, classes),
+        "learning_curve": None if result.curve is None else _of_curve(result.curve),
+        "changes": [asdict(change) for change in result.changes],
+    }
+
+
+def _of_leakage(leakage: LeakageReport) -> dict[str, Any]:
+    drawn = leakage.random_split
     return {
         "similarity": [
             {
@@ -69,32 +83,53 @@ def of_trust(result: TrainingResult) -> dict[str, Any]:
                 "share": round(band.share, 4),
                 "accuracy": _numbers(band.accuracy),
             }
-            for band in optimism.bands
+            for band in leakage.bands
         ],
         "same_object": {
-            "accuracy_lost_without": None if optimism.gap is None else _numbers(optimism.gap),
-            "kept_together": optimism.together,
-            "split_of_the_data": optimism.given,
+            "accuracy_lost_without": None if leakage.gap is None else _numbers(leakage.gap),
+            "kept_together": leakage.together,
+            "split_of_the_data": leakage.given,
         },
-        "naive_split": None
-        if optimism.naive is None
-        else {
-            "accuracy": _numbers(optimism.naive),
-            "pictures": optimism.measured,
-            "with_a_copy_or_look_alike_among_the_learned": optimism.leaked,
-        },
-        "calibration": str(rules.calibration),
-        "sets": None if rules.sets is None else {"method": rules.sets.method, "level": rules.sets.level},
-        "unknown": None
-        if out_of_distribution is None
-        else {
-            "score": out_of_distribution.score,
-            "refused": out_of_distribution.refused,
-            "compared": dict(out_of_distribution.compared),
-        },
-        "learning_curve": None if result.curve is None else _of_curve(result.curve),
-        "changes": [asdict(change) for change in result.changes],
+        "random_split": None
+        if drawn is None
+        else {"accuracy": _numbers(drawn.accuracy), "pictures": len(drawn.measured.rows), "leaked": drawn.leaked},
     }
+
+
+def _of_rules(rules: PredictionRules, classes: int) -> dict[str, Any]:
+    sets, unknown = rules.sets, rules.out_of_distribution
+    return {
+        "calibration": str(rules.calibration),
+        "sets": None
+        if sets is None
+        else {
+            "method": sets.method,
+            "level": sets.level,
+            "classes": classes,
+            "always_all": not any(map(math.isfinite, sets.by_class or (sets.quantile,))),
+        },
+        "unknown": None
+        if unknown is None
+        else {
+            "score": unknown.score,
+            "refused": unknown.refused,
+            "pictures": unknown.count,
+            "needed": math.floor(1 / unknown.refused),  # fewer, and the least p-value is not below the rate
+            "compared": dict(unknown.compared),
+        },
+    }
+
+
+def of_history(history: Sequence[Step]) -> list[dict[str, float | None]]:
+    """Return a row for each step of a fit, to the nine digits that `history.csv` keeps; None for what is not there."""
+    if not history:
+        return []
+    names = [field.name for field in fields(history[0])[1:]]
+    return [{"step": step.number} | {name: _rounded(getattr(step, name)) for name in names} for step in history]
+
+
+def _rounded(number: float) -> float | None:
+    return float(f"{number:.9g}") if math.isfinite(number) else None
 
 
 def _of_curve(curve: LearningCurve) -> dict[str, Any]:
@@ -122,42 +157,6 @@ def of_findings(findings: Sequence[Finding]) -> list[dict[str, Any]]:
     ]
 
 
-def of_layers(classifier: Classifier) -> list[dict[str, Any]]:
-    """Return one row a layer, in the order in which a picture passes: name, type, output shape, parameters."""
-    size = classifier.preprocess.size
-    kind = f"{classifier.preprocess.resize}, 8-bit RGB"
-    rows: list[dict[str, Any]] = [_row("preprocess", kind, (1, size, size, 3), 0)]
-    hooks = []
-    network = nn.Sequential()
-    network.add_module("backbone", classifier.backbone.module)
-    network.add_module("head", classifier.head)
-    for name, module in network.named_modules():
-        if next(module.children(), None) is None or next(module.parameters(recurse=False), None) is not None:
-            hooks.append(module.register_forward_hook(_recorder(rows, name)))
-    try:
-        with torch.inference_mode():
-            network(torch.zeros(1, 3, size, size))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    scaled = f"softmax(logits / {classifier.temperature:.4g})"
-    numbers = 1 if classifier.rules.calibration.factors is None else 1 + 2 * len(classifier.classes)
-    rows.append(_row("calibration", scaled, (1, len(classifier.classes)), numbers))
-    return rows
-
-
-def _recorder(rows: list[dict[str, Any]], name: str) -> Any:
-    def record(module: nn.Module, _inputs: Any, output: Any) -> None:
-        shape = tuple(output.shape) if isinstance(output, torch.Tensor) else ()
-        rows.append(_row(name, type(module).__name__, shape, sum(p.numel() for p in module.parameters(recurse=False))))
-
-    return record
-
-
-def _row(name: str, kind: str, shape: Sequence[int], parameters: int) -> dict[str, Any]:
-    return {"name": name, "type": kind, "output": list(shape), "parameters": parameters}
-
-
 def _numbers(interval: Interval) -> list[float | None]:
     return [round(number, 6) if math.isfinite(number) else None for number in interval]
 
@@ -167,9 +166,9 @@ def trust_lines(trust: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
     if trust["similarity"]:
         told = [f"{band['band']} {band['share']:.0%}: {_told(band['accuracy'])}" for band in trust["similarity"]]
-        lines.append(
-            "Accuracy by how alike the nearest learned picture is (share of the measured pictures): " + "; ".join(told)
-        )
+        measured = split_of_bands(trust)
+        of = f"pictures that a {measured} measures" if measured else "measured pictures"
+        lines.append(f"Accuracy by how alike the nearest learned picture is (share of the {of}): " + "; ".join(told))
     gap = trust["same_object"]["accuracy_lost_without"]
     if gap is not None:
         kept = "kept on one side" if trust["same_object"]["kept_together"] else "not kept on one side"
@@ -177,22 +176,17 @@ def trust_lines(trust: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"Accuracy that same-object pictures among the learned pictures add: {_told(gap)}; they were {kept}"
         )
-    naive = trust["naive_split"]
-    if naive is not None:
+    drawn = trust.get("random_split")  # a run of an older Headstart has it under another name
+    if drawn is not None:
         lines.append(
-            f"A split that ignores copies, same-object pictures and groups would have reported an accuracy of "
-            f"{_told(naive['accuracy'])}, with {naive['with_a_copy_or_look_alike_among_the_learned']} of its "
-            f"{naive['pictures']} measured pictures having one among the learned"
+            "A random split, which parts near-duplicates, same-object pictures and groups, would have reported an "
+            f"accuracy of {_told(drawn['accuracy'])}, with {drawn['leaked']} of its "
+            f"{drawn['pictures']} measured pictures having one among the learned"
         )
     if trust["sets"] is not None:
-        lines.append(
-            f"Sets ({trust['sets']['method']}) are made to hold the true class {trust['sets']['level']:.0%} of the time"
-        )
+        lines.append(sets_line(trust["sets"]))
     if trust["unknown"] is not None:
-        rule = trust["unknown"]
-        lines.append(
-            f"None of these: by {rule['score']}, made to refuse {rule['refused']:.0%} of pictures of its own classes"
-        )
+        lines.append(unknown_line(trust["unknown"]))
     if trust["learning_curve"] is not None:
         curve = trust["learning_curve"]
         value, low, high = (100 * number for number in curve["gain"])
@@ -203,6 +197,40 @@ def trust_lines(trust: Mapping[str, Any]) -> list[str]:
             names = [f"{gain['name']} ({gain['pictures']})" for gain in curve["most_to_gain"][:5]]
             lines.append("Most left to gain (pictures now): " + ", ".join(names))
     return lines
+
+
+def split_of_bands(trust: Mapping[str, Any]) -> str:
+    """Return "random split" where that is what the bands of similarity were measured by; empty: by the split itself.
+
+    A split that keeps same-object pictures together has hardly any that are alike.
+    """
+    apart = trust["same_object"]["kept_together"] and trust.get("random_split") is not None
+    return "random split" if apart else ""
+
+
+def sets_line(rule: Mapping[str, Any]) -> str:
+    """Return what `of_trust` gave of the sets as a sentence."""
+    if rule.get("always_all"):
+        return (
+            f"Sets list all {rule['classes']} classes: there are too few held-out pictures to promise "
+            f"{rule['level']:.0%} with less"
+        )
+    return f"Sets ({rule['method']}) are made to hold the true class of {rule['level']:.0%} of pictures"
+
+
+def refuses(rule: Mapping[str, Any]) -> bool:
+    """Return whether the rule for "none of these" can refuse anything; with too few pictures no p-value is so small."""
+    return bool(rule.get("pictures", math.inf) >= rule.get("needed", 0))
+
+
+def unknown_line(rule: Mapping[str, Any]) -> str:
+    """Return what `of_trust` gave of the rule for "none of these" as a sentence."""
+    if refuses(rule):
+        return f"None of these: by {rule['score']}, made to refuse {rule['refused']:.0%} of pictures of its own classes"
+    return (
+        f"None of these: nothing is refused; to refuse {rule['refused']:.0%} takes {rule['needed']} held-out pictures, "
+        f"and there are {rule['pictures']}"
+    )
 
 
 def _told(figures: Sequence[float | None]) -> str:

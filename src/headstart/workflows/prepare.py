@@ -1,7 +1,7 @@
-"""Labelled pictures → what must be known of them before anything is learned, and whose labels are doubtful.
+"""Labelled pictures + configuration → all that is known of them before anything is learned.
 
-The first step of `train`, and all that `headstart check` and `headstart audit` do. What is found is told; nothing is
-left out here but what could not be decoded.
+What every workflow begins with: decide, read and hash (`begin`), then encode and look (`encode`). What is found is
+told; nothing is left out here but what could not be used.
 """
 
 from __future__ import annotations
@@ -11,69 +11,113 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart.config import Plan, TrainConfig, apply_recipe, resolve, resolve_head
+from headstart.config import Plan, TrainConfig, apply_recipe, refuse_contradictions, resolve
 from headstart.data import splits
 from headstart.encoding import backbone as backbones
 from headstart.encoding import features, runtime
 from headstart.encoding.backbone import Backbone
-from headstart.encoding.cache import default_cache
 from headstart.encoding.features import VIEWS, Extraction
-from headstart.evaluation.label_errors import Suspect, find_suspects
-from headstart.experiments import grouping
-from headstart.experiments.grouping import Optimism
 from headstart.inspection import duplicates, files, quality, shortcuts
 from headstart.inspection.duplicates import Resemblance
 from headstart.inspection.files import Inspection
-from headstart.learning import calibration, learner, prior
-from headstart.learning.learner import Material
-from headstart.records import ClassNames, Dataset, Finding, ImageProperties, Integers, Progress, Splits, found, silence
+from headstart.learning import learner, prior
+from headstart.learning.learner import Learner
+from headstart.learning.prior import LabelRows
+from headstart.records import ClassNames, Dataset, Finding, LabelledFeatures, Progress, found, silence
 
 FOLDS = 5  # in which shortcuts are sought
 
 
 @dataclass(frozen=True, slots=True)
-class Examination:
-    """What is known of the usable pictures.
+class Begun:
+    """Pictures that were read, and what is going to be done with them.
 
     Attributes:
-        material: Them, with features; its groups are those that no split may part (copies, unless the plan says
-            otherwise, and groups of the data), and all may be learned.
-        properties: What each looks like at a glance.
-        resemblance: Which are copies and same-object pictures.
-        alike: (N,) groups that keep same-object pictures together too.
-        findings: What to tell.
+        inspection: The usable files.
+        backbone: With its weights.
+        plan: What was decided.
     """
 
-    material: Material
-    properties: ImageProperties
+    inspection: Inspection
+    backbone: Backbone
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Pictures that were encoded and looked at.
+
+    Attributes:
+        features: Of the usable pictures.
+        resemblance: Which are near-duplicates, and which show one object.
+        findings: What to tell.
+        backbone: That encoded them.
+        extraction: How.
+        plan: With the engine that was taken in the end.
+    """
+
+    features: LabelledFeatures
     resemblance: Resemblance
-    alike: Integers
     findings: tuple[Finding, ...]
+    backbone: Backbone
+    extraction: Extraction
+    plan: Plan
+
+    def learner(self, *, checkpoints: Path | None = None, progress: Progress = silence) -> Learner:
+        """Return what fits heads on these features as the plan says; see `learner.build`."""
+        rows = LabelRows(self.backbone.labels, self.backbone.rows, self.backbone.offsets)
+        return learner.build(
+            self.features, self.plan.head, rows, self.plan.seed, checkpoints=checkpoints, progress=progress
+        )
 
 
-def prepare(config: TrainConfig) -> tuple[Backbone, Plan]:
-    """Load the backbone and decide what the configuration left open.
+def begin(
+    dataset: Dataset, config: TrainConfig, *, progress: Progress = silence, keep_conflicting: bool = False
+) -> Begun:
+    """Refuse what cannot be done, read the files, load the backbone, and decide what the configuration left open.
+
+    Args:
+        dataset: Labelled pictures.
+        config: What was asked for.
+        progress: Hears of every file.
+        keep_conflicting: Whether byte-identical pictures with different labels stay.
 
     Raises:
+        DataError: The data cannot be learned from.
+        ConfigError: Settings exclude each other, do not go with the data, or are not to be had on this machine.
         BackboneError: The weights cannot be had.
-        ConfigError: What was asked for is not to be had on this machine.
     """
     config = apply_recipe(config)
-    resolve_head(config.head)  # what excludes itself is said before the weights are fetched
+    refuse_contradictions(config)
+    splits.check(dataset, config.split, config.head.watch)
+    inspection = files.inspect(dataset, progress, keep_conflicting=keep_conflicting)
+    return Begun(inspection, *_decide(config))
+
+
+def _decide(config: TrainConfig) -> tuple[Backbone, Plan]:
+    """Load the backbone and decide what the configuration left open."""
     encoder = runtime.choose(config.encoder)
     size = None if config.pictures.size == "auto" else config.pictures.size
     backbone = backbones.load(config.encoder.backbone, config.encoder.weights, size=size, resize=config.pictures.resize)
-    local = encoder.backbone.startswith("local-dir:")  # fed back, the plan must ask for the same folder
-    return backbone, resolve(
-        config, backbone.preprocess, encoder if local else replace(encoder, backbone=backbone.name)
-    )
+    if not encoder.backbone.startswith("local-dir:"):  # fed back, the plan must ask for the same folder
+        encoder = replace(encoder, backbone=backbone.name)
+    return backbone, resolve(config, backbone.preprocess, encoder)
 
 
-def extract(
-    inspection: Inspection, backbone: Backbone, plan: Plan, *, cache: Path | None, progress: Progress = silence
-) -> Extraction:
-    """Return features and properties of inspected pictures, as a plan wants them."""
-    return features.extract(
+def encode(begun: Begun, *, cache: Path | None, progress: Progress = silence) -> Prepared:
+    """Compute features and image properties, and look at everything that can be known before training.
+
+    Args:
+        begun: From `begin`.
+        cache: The folder of the cache; None: keep nothing.
+        progress: Hears of every picture.
+
+    Raises:
+        DataError: Fewer than two classes could be decoded.
+        StorageError: The cache cannot be written.
+    """
+    inspection, backbone, plan = begun.inspection, begun.backbone, begun.plan
+    extraction = features.extract(
         inspection.dataset,
         inspection.digests,
         runtime.build(backbone, plan.encoder),
@@ -83,135 +127,40 @@ def extract(
         cache=cache,
         progress=progress,
     )
-
-
-def check(
-    dataset: Dataset, config: TrainConfig | None = None, *, cache: Path | None = None, progress: Progress = silence
-) -> tuple[Finding, ...]:
-    """Return everything a person should know about labelled pictures before training.
-
-    Args:
-        dataset: From `read`.
-        config: What to do differently from the defaults.
-        cache: Where features are kept, for the training that follows; None: the default cache folder.
-        progress: Hears how far it is.
-
-    Raises:
-        DataError: The data cannot be learned from.
-        BackboneError: The backbone's weights cannot be had.
-    """
-    backbone, plan = prepare(config or TrainConfig())
-    return look(dataset, backbone, plan, cache=cache or default_cache(), progress=progress)
-
-
-def look(
-    dataset: Dataset, backbone: Backbone, plan: Plan, *, cache: Path | None, progress: Progress = silence
-) -> tuple[Finding, ...]:
-    """Do what `check` does, by a plan that was decided. `cache` None keeps nothing."""
-    inspection = files.inspect(dataset, progress)
-    extraction = extract(inspection, backbone, plan, cache=cache, progress=progress)
-    seen = examine(inspection, extraction, backbone, plan, progress)
-    return (*seen.findings, *grouping.findings(weigh_same_object(seen, backbone, plan, progress)))
-
-
-def audit(
-    dataset: Dataset, config: TrainConfig | None = None, *, cache: Path | None = None, progress: Progress = silence
-) -> tuple[Suspect, ...]:
-    """Return the pictures whose label is doubtful, the most doubtful first.
-
-    Each is judged by a linear head that had learned from neither it nor its copies.
-
-    Args:
-        dataset: From `read`.
-        config: What to do differently from the defaults.
-        cache: Where features are kept; None: the default cache folder.
-        progress: Hears how far it is.
-
-    Raises:
-        DataError: The data cannot be learned from.
-        BackboneError: The backbone's weights cannot be had.
-    """
-    backbone, plan = prepare(config or TrainConfig())
-    return doubt(dataset, backbone, plan, cache=cache or default_cache(), progress=progress)
-
-
-def doubt(
-    dataset: Dataset, backbone: Backbone, plan: Plan, *, cache: Path | None, progress: Progress = silence
-) -> tuple[Suspect, ...]:
-    """Do what `audit` does, by a plan that was decided. `cache` None keeps nothing."""
-    inspection = files.inspect(dataset, progress, keep_conflicting=True)
-    extraction = extract(inspection, backbone, plan, cache=cache, progress=progress)
-    seen = examine(inspection, extraction, backbone, plan, progress)
-    material, copies = seen.material, seen.resemblance.near_duplicates
-    rows = material.parts.train
-    fold = splits.folds(material.dataset, splits.united(material.groups, copies), plan.head.folds, plan.seed)
-    held = learner.out_of_fold(material, backbone, plan, rows, fold, progress=progress)
-    scaled = calibration.fit(held.logits, material.targets[held.rows], held.fold, "temperature")
-    probabilities = np.full((len(rows), len(material.classes)), np.nan)
-    probabilities[held.rows] = scaled.probabilities(held.logits)
-    names = [sample.name for sample in material.dataset]
-    return find_suspects(names, material.targets, material.classes, probabilities, copies=duplicates.members(copies))
-
-
-def weigh_same_object(seen: Examination, backbone: Backbone, plan: Plan, progress: Progress = silence) -> Optimism:
-    """Return what same-object pictures among the pictures that may be learned add, and whether they stay together."""
-    progress("Comparing with same-object pictures", 0, 1)
-    material = seen.material
-    learned = np.array([row for row, sample in enumerate(material.dataset) if sample.split in (None, "train")])
-    nothing = np.array([], dtype=np.int64)
-    gap = grouping.look_alike_gap(
-        replace(material, parts=Splits(learned, nothing, nothing)), seen.alike, backbone, plan
-    )
-    progress("Comparing with same-object pictures", 1, 1)
-    return grouping.decide(gap, plan.split.same_object, given=splits.is_given(material.dataset))
-
-
-def examine(
-    inspection: Inspection, extraction: Extraction, backbone: Backbone, plan: Plan, progress: Progress = silence
-) -> Examination:
-    """Look at everything that can be known before training.
-
-    Args:
-        inspection: From `files.inspect`.
-        extraction: Of its dataset, with properties.
-        backbone: Whose labels may overlap with the classes.
-        plan: For the seed.
-        progress: Hears how far it is.
-
-    Raises:
-        DataError: Fewer than two classes could be decoded.
-    """
+    plan = replace(plan, encoder=extraction.encoder.plan)  # the engine may have fallen back to a safer one
     progress("Examining", 0, 1)
+    labelled, kept, unusable = _labelled(inspection.dataset, extraction)
     table = extraction.table
-    kept = np.array([row for row in range(len(inspection.dataset)) if row not in table.failures], dtype=np.int64)
-    whole = len(kept) == len(table.values)
-    dataset = inspection.dataset.select(kept)
-    unusable = files.unusable(inspection.dataset, table.failures)
-    files.refuse_one_class(dataset, unusable)
-    digests = tuple(table.digests[row] for row in kept)
-    classes, values = dataset.classes, table.values if whole else table.values[kept]
-    assert table.properties is not None  # noqa: S101  # asked for by who extracts
-    properties, targets = table.properties.select(kept), classes.encode(dataset.labels)
-    known = splits.group_ids(dataset, digests)
-    resemblance = duplicates.find(properties, values[:, 0], targets, digests, plan.seed)
-    groups = splits.united(known, resemblance.near_duplicates) if plan.split.near_duplicates == "together" else known
-    nothing = np.array([], dtype=np.int64)
-    everything = Splits(np.arange(len(dataset)), nothing, nothing)
+    assert table.properties is not None  # noqa: S101  # asked for above
+    properties = table.properties.select(kept)
+    resemblance = duplicates.find(properties, labelled.values[:, 0], labelled.targets, labelled.digests, plan.seed)
+    dataset, classes = labelled.dataset, labelled.classes
+    groups = splits.united(splits.group_ids(dataset, labelled.digests), resemblance.near_duplicates)
     fold = splits.folds(dataset, groups, FOLDS, plan.seed)
-    findings = [
+    findings = (
         *inspection.findings,
         *files.remarks(table.observations),
         *unusable,
-        *duplicates.findings(dataset, resemblance, digests),
+        *duplicates.findings(dataset, resemblance, labelled.digests),
         *quality.inspect(dataset, properties, backbone.preprocess.size),
-        *shortcuts.inspect(dataset, properties, targets, classes, fold),
+        *shortcuts.inspect(dataset, properties, labelled.targets, classes, fold),
         *_overlap(classes, backbone, plan),
-    ]
-    progress("Examining", 1, 1)
-    material = Material(dataset, values, classes, targets, digests, groups, everything)
-    return Examination(
-        material, properties, resemblance, splits.united(groups, resemblance.same_object), tuple(findings)
     )
+    progress("Examining", 1, 1)
+    return Prepared(labelled, resemblance, findings, backbone, extraction, plan)
+
+
+def _labelled(dataset: Dataset, extraction: Extraction) -> tuple[LabelledFeatures, np.ndarray, list[Finding]]:
+    """Return the features of the pictures that could be decoded, their rows, and what is told of the others."""
+    table = extraction.table
+    kept = np.array([row for row in range(len(dataset)) if row not in table.failures], dtype=np.int64)
+    unusable = files.unusable(dataset, table.failures)
+    usable = dataset.select(kept)
+    files.refuse_one_class(usable, unusable)
+    values = table.values if len(kept) == len(table.values) else table.values[kept]
+    classes = usable.classes
+    digests = tuple(table.digests[row] for row in kept)
+    return LabelledFeatures(usable, values, classes, classes.encode(usable.labels), digests), kept, unusable
 
 
 def _overlap(classes: ClassNames, backbone: Backbone, plan: Plan) -> list[Finding]:

@@ -1,75 +1,50 @@
-"""A labelled dataset → a trained, calibrated, measured classifier: the recipe, in the order of the drawing.
+"""Labelled pictures → a trained, calibrated, measured classifier: the recipe, in the order of the drawing.
 
-Validation pictures measure and decide nothing: whatever there is to choose is chosen within the training part. After
-measuring, the head is fitted once more on training and validation pictures together, unless the plan says otherwise;
-pictures that the data itself calls "test" are never learned from.
+Prepare, group, partition, fit the rounds, measure, experiment, refit. Validation pictures measure and decide nothing:
+whatever there is to choose is chosen within the training part. After measuring, the head is fitted once more on
+training and validation pictures together, unless the plan says otherwise; pictures that the data itself calls "test"
+are never learned from.
 """
 
 from __future__ import annotations
 
-import contextlib
-import datetime
-import hashlib
-import importlib.metadata
-import json
-import platform
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headstart.config import Plan, TrainConfig
-from headstart.data import splits
-from headstart.encoding.backbone import Backbone
-from headstart.encoding.cache import default_cache
-from headstart.encoding.features import Extraction
-from headstart.errors import ConfigError, DataError
+from headstart.data import sources, splits
+from headstart.data.splits import Grouping, Partition
+from headstart.encoding import cache as caches
+from headstart.errors import ConfigError
 from headstart.evaluation import comparison, measure
 from headstart.evaluation.comparison import Change
-from headstart.experiments import grouping
+from headstart.experiments import grouping, leakage
 from headstart.experiments import learning_curve as curves
-from headstart.experiments.grouping import Optimism
+from headstart.experiments.leakage import LeakageReport
 from headstart.experiments.learning_curve import LearningCurve
-from headstart.inspection import duplicates, files
-from headstart.inspection.duplicates import Resemblance
-from headstart.inspection.files import Inspection
-from headstart.learning import learner
+from headstart.learning import rules
 from headstart.learning.heads import Listener, Step, ignore
-from headstart.learning.learner import Learned, Material
+from headstart.learning.learner import Fitted, Learner
+from headstart.learning.rules import PredictionRules
 from headstart.model.classifier import Classifier
 from headstart.records import (
-    ClassNames,
     Dataset,
     Evaluation,
     Finding,
     Integers,
     Predictions,
     Progress,
-    Provenance,
     Splits,
-    found,
     joined,
     silence,
 )
-from headstart.workflows.prepare import examine, extract, prepare, weigh_same_object
-
-
-@dataclass(frozen=True, slots=True)
-class PreviousRun:
-    """What a previous run left that a later one on the same pictures and more can go on from.
-
-    Attributes:
-        parts: SHA-256 of a picture's bytes → "train", "validation" or "test".
-        said: The same → the class that was predicted while the picture was held out.
-        classes: That it knew.
-    """
-
-    parts: Mapping[str, str]
-    said: Mapping[str, str]
-    classes: ClassNames
+from headstart.workflows import prepare, provenance, resume
+from headstart.workflows.prepare import Begun
+from headstart.workflows.resume import PreviousRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +60,7 @@ class TrainingResult:
         history: Loss and accuracy along the fit that was measured.
         plan: What was decided.
         splits: Rows of the usable pictures.
-        optimism: What the figures owe to pictures that resemble those learned from.
+        leakage: What the figures owe to pictures that resemble those learned from.
         dataset: The usable pictures.
         digests: SHA-256 of the bytes of each.
         curve: Accuracy against training pictures, if asked for.
@@ -99,7 +74,7 @@ class TrainingResult:
     history: tuple[Step, ...]
     plan: Plan
     splits: Splits
-    optimism: Optimism
+    leakage: LeakageReport
     dataset: Dataset
     digests: tuple[str, ...]
     curve: LearningCurve | None = None
@@ -110,28 +85,48 @@ class TrainingResult:
         """The figures to report: of the data's own test part where it brings one, else of the validation part."""
         return self.evaluations.get("test") or self.evaluations["validation"]
 
+    def __repr__(self) -> str:
+        """Return e.g. `TrainingResult(120 classes, 8640 pictures, accuracy 0.868 [0.852, 0.885])`."""
+        classes, accuracy = len(self.classifier.classes), self.evaluation.overall["accuracy"]
+        return f"TrainingResult({classes} classes, {len(self.dataset)} pictures, accuracy {accuracy})"
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A head, its rules, and the pictures that it had not learned from."""
+
+    fitted: Fitted
+    rules: PredictionRules
+    split: Splits
+
+
+def unheard(begun: Begun) -> None:
+    """Hear no plan: the listener of whoever did not ask for one."""
+
 
 def train(
-    dataset: Dataset,
+    data: Any,
     config: TrainConfig | None = None,
     *,
-    cache: Path | None = None,
+    cache: caches.CacheChoice = caches.DEFAULT,
     progress: Progress = silence,
     listen: Listener = ignore,
+    planned: Callable[[Begun], None] = unheard,
     previous: PreviousRun | None = None,
     learning_curve: bool = False,
 ) -> TrainingResult:
     """Check, split, encode, fit, calibrate and evaluate.
 
     Args:
-        dataset: Labelled pictures, from `read`.
+        data: What `sources.dataset_of` takes: a dataset, a path, or a data frame with paths.
         config: What to do differently from the defaults.
-        cache: Where features are kept; None: the default cache folder.
-        previous: What a previous run on some of these pictures left, from `read_previous`: they stay learned or measured
-            as they were, and the result says what changed on them.
-        learning_curve: Whether to measure how the accuracy grows with the pictures, and where that leads.
+        cache: A folder where features are kept; None: keep nothing.
         progress: Hears how far it is.
         listen: Hears loss and accuracy of each step of the fit.
+        planned: Hears what is going to be done, before any picture is encoded.
+        previous: What a previous run on some of these pictures left, from `read_previous`: they stay learned or
+            measured as they were, and the result says what changed on them.
+        learning_curve: Whether to measure how the accuracy grows with the pictures, and where that leads.
 
     Raises:
         DataError: The data cannot be learned from.
@@ -139,199 +134,120 @@ def train(
         ConfigError: The configuration does not fit this machine.
         StorageError: The cache cannot be written.
     """
-    inspection = files.inspect(dataset, progress)
-    backbone, plan = prepare(config or TrainConfig())
-    return fit(
-        inspection,
-        backbone,
-        plan,
-        cache=cache or default_cache(),
-        progress=progress,
-        listen=listen,
-        previous=previous,
-        learning_curve=learning_curve,
-    )
-
-
-def fit(
-    inspection: Inspection,
-    backbone: Backbone,
-    plan: Plan,
-    *,
-    cache: Path | None,
-    progress: Progress = silence,
-    listen: Listener = ignore,
-    previous: PreviousRun | None = None,
-    learning_curve: bool = False,
-) -> TrainingResult:
-    """Do what `train` does, from a dataset that was inspected and a plan that was shown. `cache` None keeps nothing."""
-    if previous is not None:
-        inspection = _carry_over(inspection, previous, plan)
-    learner.check(inspection.dataset, plan)
-    extraction = extract(inspection, backbone, plan, cache=cache, progress=progress)
-    plan = replace(plan, encoder=extraction.encoder.plan)  # the engine may have fallen back to a safer one
-    seen = examine(inspection, extraction, backbone, plan, progress)
-    optimism = weigh_same_object(seen, backbone, plan, progress)
-    material = replace(seen.material, groups=seen.alike) if optimism.together else seen.material
-    # a split that the data brings is kept, but for copies; same-object pictures then stay together in the folds that choose
-    kept = seen.material.groups if optimism.given else material.groups
+    folder = caches.resolve(cache)
+    begun = prepare.begin(sources.dataset_of(data), config or TrainConfig(), progress=progress)
+    inspected = begun.inspection
+    arrived = [] if previous is None else resume.arrivals(previous, inspected.dataset, inspected.digests)
+    planned(begun)
+    prepared = prepare.encode(begun, cache=folder, progress=progress)
+    features, plan = prepared.features, prepared.plan
+    learner = prepared.learner(checkpoints=folder and folder / caches.FITS, progress=progress)
+    grouped = grouping.decide(learner, prepared.resemblance, plan.split, progress=progress)
     partition = splits.partition(
-        material.dataset,
-        material.groups,
+        features.dataset,
+        grouped,
         plan.split,
         plan.seed,
-        kept=kept,
-        aside=duplicates.conflicting(seen.resemblance.near_duplicates, material.targets),
-        even=optimism.together,
+        previous=resume.parts(previous, features, plan.split),
+        in_turn=plan.head.watch != "validation",
     )
-
-    def learn(parts: Splits, begin: float | None = None, listener: Listener = ignore) -> Learned:
-        part = replace(material, parts=parts)
-        return learner.learn(part, backbone, plan, cache=cache, begin=begin, progress=progress, listen=listener)
-
-    def judge(learned: Learned, rows: Integers) -> Predictions:
-        judging = Classifier(backbone, extraction.encoder, learned.head, learned.rules, material.classes)
-        said = judging.judge(material.dataset.select(rows), material.values[rows, 0])
-        return replace(said, groups=material.groups[rows])
-
-    rounds = [learn(partition.rounds[0], listener=listen)]
-    rounds += [learn(parts, rounds[0].best) for parts in partition.rounds[1:]]
-    learned = rounds[0] if len(rounds) == 1 else learn(partition.final, rounds[0].best)
-    validated = [judge(one, parts.validation) for one, parts in zip(rounds, partition.rounds, strict=True)]
-    said = {"validation": joined(validated), "test": judge(learned, partition.final.test)}
-    said = {name: predictions for name, predictions in said.items() if len(predictions)}
-    first = replace(material, parts=partition.rounds[0], groups=kept)
-    material = replace(material, parts=partition.final)
-    optimism = _weigh(optimism, first, seen.resemblance, backbone, plan, rounds[0], said)
-    curve, unmeasured = _curve(first, backbone, plan, rounds[0], progress) if learning_curve else (None, [])
-    changes = _changes(material, previous, said)
-    head, rows = learned.head, partition.final.train
-    if plan.refit and len(partition.final.validation):
-        rows = np.sort(np.concatenate([rows, partition.final.validation]))
-        head = learner.refit(material, backbone, plan, learned.best, rows, progress, begin=head)
-    provenance = Provenance(
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        versions=_versions(),
-        data=_describe_data(material),
-        training=_describe_training(material, learned, plan, rows, len(partition.rounds)),
-        engine=_describe_engine(extraction),
+    rounds, last = _fit(learner, partition, grouped, plan, listen)
+    predictions = _predict(rounds, last, grouped.groups)
+    leaked = leakage.report(learner, rounds[0].fitted, rounds[0].split, grouped, prepared.resemblance, plan)
+    curve, unmeasured = _curve(learner, rounds[0], grouped, progress) if learning_curve else (None, [])
+    changes = resume.changes(previous, features, predictions)
+    saved, rows = _refit(learner, last, plan)
+    told = provenance.describe(features, last.split, last.fitted, rows, plan, prepared.extraction, len(rounds))
+    classifier = Classifier(
+        prepared.backbone, prepared.extraction.encoder, saved.head, last.rules, features.classes, told
+    )
+    evaluations = {name: measure.measure(one, plan.seed) for name, one in predictions.items()}
+    findings = (
+        *prepared.findings,
+        *arrived,
+        *grouped.findings,
+        *last.split.findings,
+        *last.fitted.findings,
+        *rules.findings(last.rules, last.fitted, grouped.groups),
+        *leakage.findings(leaked),
+        *measure.findings(evaluations.get("test") or evaluations["validation"]),
+        *comparison.findings(changes),
+        *unmeasured,
     )
     return TrainingResult(
-        Classifier(backbone, extraction.encoder, head, learned.rules, material.classes, provenance),
-        {name: measure.measure(predictions, plan.seed) for name, predictions in said.items()},
-        said,
-        (
-            *seen.findings,
-            *partition.final.findings,
-            *learned.findings,
-            *grouping.findings(optimism),
-            *comparison.findings(changes),
-            *unmeasured,
-        ),
-        rounds[0].history,
+        classifier,
+        evaluations,
+        predictions,
+        findings,
+        rounds[0].fitted.history,
         plan,
-        partition.final,
-        optimism,
-        material.dataset,
-        material.digests,
+        last.split,
+        leaked,
+        features.dataset,
+        features.digests,
         curve,
         changes,
     )
 
 
-def _carry_over(inspection: Inspection, previous: PreviousRun, plan: Plan) -> Inspection:
-    """Return the inspection with each picture of the previous run in the part where it was, and new ones dealt out.
+def _fit(
+    learner: Learner, partition: Partition, grouped: Grouping, plan: Plan, listen: Listener
+) -> tuple[list[Round], Round]:
+    """Return the measured rounds, and the one whose head or way of fitting is saved."""
 
-    Raises:
-        ConfigError: None of the previous run's pictures is here.
-    """
-    dataset, digests = inspection.dataset, inspection.digests
-    old = np.array([digest in previous.parts for digest in digests])
-    if not old.any():
-        raise ConfigError(
-            f"None of the {len(previous.parts)} pictures of the previous run is among these {len(dataset)}.",
-            "DATA holds the old pictures and the new ones; they are known by their bytes, not by their names.",
-        )
-    findings = _arrivals(dataset, old, previous, len(previous.parts) - len(set(digests) & previous.parts.keys()))
-    inspection = replace(inspection, findings=(*inspection.findings, *findings))
-    in_turn = plan.split.folds or plan.split.repeats > 1 or set(previous.parts.values()) <= {"train", ""}
-    if in_turn or splits.is_given(dataset):
-        return inspection  # every picture is measured in its turn, or the data says which
-    new = np.flatnonzero(~old)
-    parts = {int(row): previous.parts[digests[row]] for row in np.flatnonzero(old)} | dict.fromkeys(
-        new.tolist(), "train"
+    def fitted(split: Splits, begin: float | None = None, listener: Listener = ignore) -> Round:
+        watch = split.validation if len(split.validation) or plan.head.watch == "validation" else split.test
+        one = learner.fit(split.train, watch, grouped.groups, begin=begin, listen=listener)
+        return Round(one, rules.fit(learner, one, split.train, grouped.groups, plan.calibration), split)
+
+    rounds = [fitted(partition.rounds[0], listener=listen)]
+    rounds += [fitted(split, rounds[0].fitted.best) for split in partition.rounds[1:]]
+    last = rounds[0] if len(rounds) == 1 else fitted(partition.final, rounds[0].fitted.best)
+    return rounds, last
+
+
+def _predict(rounds: list[Round], last: Round, groups: Integers) -> dict[str, Predictions]:
+    """Return what heads say of the parts that they had not learned from."""
+    validated = [_said(one, one.split.validation, groups) for one in rounds]
+    parts = {"validation": joined(validated), "test": _said(last, last.split.test, groups)}
+    return {name: predictions for name, predictions in parts.items() if len(predictions)}
+
+
+def _said(one: Round, rows: Integers, groups: Integers) -> Predictions:
+    features = one.fitted.features
+    applied = rules.apply(one.rules, one.fitted.logits(rows), one.fitted.embed(rows))
+    return Predictions(
+        features.names(rows),
+        features.classes,
+        applied.probabilities,
+        targets=features.dataset.select(rows).labels,
+        groups=groups[rows],
+        sets=applied.sets,
+        p_value=applied.p_value,
+        known=applied.known,
     )
-    if len(new):
-        fresh = dataset.select(new)
-        groups = splits.group_ids(fresh, [digests[row] for row in new])
-        with contextlib.suppress(DataError):  # too few of each class to hold one out: all are learned from
-            held = splits.split(fresh, groups, plan.split.validation, plan.seed).validation
-            parts |= dict.fromkeys(new[held].tolist(), "validation")
-    samples = tuple(replace(sample, split=parts[row]) for row, sample in enumerate(dataset))
-    return replace(inspection, dataset=replace(dataset, samples=samples))
-
-
-def _arrivals(dataset: Dataset, old: NDArray[np.bool_], previous: PreviousRun, gone: int) -> list[Finding]:
-    """Return which pictures and classes are new, and how many of the previous run's are not here."""
-    new = [sample.name for sample, known in zip(dataset, old, strict=True) if not known]
-    classes = [name for name in dataset.classes if name not in previous.classes]
-    return [
-        *found("new-pictures", "note", "{n} picture(s) are new since the previous run", new),
-        *found("new-classes", "note", "{n} class(es) are new since the previous run", classes),
-        *found(
-            "gone-pictures",
-            "warning",
-            f"{gone} picture(s) of the previous run are not here and no longer learned from",
-            ["changed, moved away or removed"] if gone else [],
-            "Give the old pictures together with the new ones.",
-        ),
-    ]
-
-
-def _changes(material: Material, previous: PreviousRun | None, said: Mapping[str, Predictions]) -> tuple[Change, ...]:
-    """Return what changed on pictures of the previous run's classes that both it and this one measured."""
-    if previous is None:
-        return ()
-    digest_of = {sample.name: digest for sample, digest in zip(material.dataset, material.digests, strict=True)}
-    before: list[bool] = []
-    after: list[bool] = []
-    labels: list[str] = []
-    groups: list[int] = []
-    for predictions in said.values():
-        for row, one in enumerate(predictions):
-            label, once = (predictions.targets or ())[row], previous.said.get(digest_of[one.path])
-            if once is not None and label in previous.classes:
-                before.append(once == label)
-                after.append(one.label == label)
-                labels.append(str(label))
-                groups.append(int(predictions.groups[row]) if predictions.groups is not None else row)
-    if not labels:
-        return ()
-    return comparison.compare(np.array(before), np.array(after), labels, np.array(groups))
 
 
 def _curve(
-    material: Material, backbone: Backbone, plan: Plan, learned: Learned, progress: Progress
+    learner: Learner, first: Round, grouped: Grouping, progress: Progress
 ) -> tuple[LearningCurve | None, list[Finding]]:
     """Return the learning curve of the first round, or why there is none: what was trained is not lost for that."""
-    parts = material.parts
-    measured = parts.validation if len(parts.validation) else parts.test
+    split, features = first.split, learner.features
+    measured = split.validation if len(split.validation) else split.test
 
     def probabilities(rows: Integers, share: float) -> NDArray[np.float64]:
-        # the same prior variance for any number of rows: the penalty is of the mean loss
-        best = learned.best if plan.head.in_epochs else learned.best / share
-        head = learner.refit(material, backbone, plan, best, rows, views=1)
-        return learned.rules.calibration.probabilities(head.logits(material.values[measured, 0]))
+        fewer = learner.refit(rows, first.fitted.best, share=share, views=1)
+        return first.rules.calibration.probabilities(fewer.logits(measured))
 
     try:
         curve = curves.measure(
-            material.targets,
-            material.classes,
-            parts.train,
+            features.targets,
+            features.classes,
+            split.train,
             measured,
             probabilities,
-            groups=material.groups,
-            seed=plan.seed,
+            groups=grouped.kept if split.origin == "data" else grouped.groups,
+            seed=learner.seed,
             progress=progress,
         )
     except ConfigError as error:
@@ -339,64 +255,10 @@ def _curve(
     return curve, []
 
 
-def _weigh(
-    optimism: Optimism,
-    material: Material,
-    resemblance: Resemblance,
-    backbone: Backbone,
-    plan: Plan,
-    learned: Learned,
-    said: Mapping[str, Predictions],
-) -> Optimism:
-    """Return what the figures of the first round owe to resemblance."""
-    part = "test" if len(material.parts.test) else "validation"
-    rows = material.parts.part(part)
-    right = said[part].probabilities[: len(rows)].argmax(axis=1) == material.targets[rows]
-    bands = grouping.bands(material, resemblance, rows, right, material.parts.train)
-    naive = grouping.naive_split(material, plan)
-    if naive is None:
-        return replace(optimism, bands=bands)
-    return grouping.measure_naive(replace(optimism, bands=bands), material, resemblance, backbone, plan, learned, naive)
-
-
-def _describe_data(material: Material) -> dict[str, Any]:
-    parts = {name: len(material.parts.part(name)) for name in ("train", "validation", "test")}
-    return {
-        "pictures": len(material.dataset),
-        "classes": len(material.classes),
-        "parts": parts,
-        "given_split": material.parts.given,
-        "digest": _digest([(s.name, str(s.label), d) for s, d in zip(material.dataset, material.digests, strict=True)]),
-        "split_digest": _digest({n: sorted(material.dataset[r].name for r in material.parts.part(n)) for n in parts}),
-    }
-
-
-def _describe_training(material: Material, learned: Learned, plan: Plan, rows: Integers, rounds: int) -> dict[str, Any]:
-    refitted = len(rows) > len(material.parts.train)
-    watched = learned.told["watched"] if plan.head.in_epochs and plan.head.watch == "training" else 0
-    aside = f", {watched} of them only to stop it" if watched else ""
-    return {
-        **learned.told,
-        "fitted_on": f"{len(rows)} training and validation pictures"
-        if refitted
-        else f"{len(rows)} training pictures{aside}",
-        "refitted": refitted,
-        "figures_of": f"the head fitted on the {len(material.parts.train)} training pictures{aside}"
-        if rounds == 1
-        else f"{rounds} heads fitted the same way, each measured on pictures left out for it",
-        "matched": dict(learned.matched),
-    }
-
-
-def _describe_engine(extraction: Extraction) -> dict[str, Any]:
-    compared = asdict(extraction.agreement) if extraction.agreement else None
-    return {"version": extraction.encoder.version, "difference_from_torch_float32": compared}
-
-
-def _versions() -> dict[str, str]:
-    packages = ("headstart", "torch", "timm", "openvino", "numpy", "pillow", "scipy")
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
+def _refit(learner: Learner, last: Round, plan: Plan) -> tuple[Fitted, Integers]:
+    """Return the head to save and the rows that it learned from."""
+    train, validation = last.split.train, last.split.validation
+    if not (plan.refit and len(validation)):
+        return last.fitted, train
+    rows = np.sort(np.concatenate([train, validation]))
+    return learner.refit(rows, last.fitted.best, begin=last.fitted), rows

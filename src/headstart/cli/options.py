@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headstart.cli import places
 from headstart.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,6 +29,15 @@ Data = Annotated[
 ]
 Labels = Annotated[Path | None, typer.Option("--labels", help="A CSV or TSV with an id and a label column.")]
 Images = Annotated[Path | None, typer.Option("--images", help="The folder that the ids of the table are relative to.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep computed features.")]
+BackboneName = Annotated[str | None, typer.Option("--backbone", help="See `headstart models`. Default: the recipe's.")]
+Mirror = Annotated[bool | None, typer.Option("--mirror/--no-mirror", help="Learn from mirror images too.")]
+Corrections = Annotated[
+    Path | None, typer.Option("--corrections", help="A sheet of `headstart audit` that was filled in.")
+]
+Model = Annotated[Path, typer.Argument(help="A folder that `headstart train` wrote.")]
 FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Follow links that lead out of the folder.")]
 
 
@@ -38,10 +48,11 @@ class Source:
     data: Data = None
     labels: Labels = None
     images: Images = None
-    id_column: Annotated[str | None, typer.Option(help="The column of picture names, if it has no usual name.")] = None
-    label_column: Annotated[str | None, typer.Option(help="The column of labels, if it has no usual name.")] = None
+    id_column: Annotated[str | None, typer.Option(help="The column of picture names, if nothing tells.")] = None
+    label_column: Annotated[str | None, typer.Option(help="The column of labels, if nothing tells.")] = None
     group_column: Annotated[
-        str | None, typer.Option(help="A column whose values must not straddle a split (a patient).")
+        str | None,
+        typer.Option(help="A column whose values must not straddle a split (a patient); '' uses none."),
     ] = None
     split_column: Annotated[
         str | None, typer.Option(help="A column with train, val, test; '' ignores a column `split`.")
@@ -85,6 +96,7 @@ class Engine:
 
     def load(self, model: Path) -> Classifier:
         """Return a saved model, run as asked."""
+        places.check_model(model)
         from headstart.config import read_config
         from headstart.model import artifact
 
@@ -93,7 +105,11 @@ class Engine:
 
 
 def locate(data: Path | None, labels: Path | None, images: Path | None) -> tuple[Path, Path | None]:
-    """Return (folder of pictures, table or None) of the ways in which data can be named."""
+    """Return (folder of pictures, table or None) of the ways in which data can be named.
+
+    Raises:
+        ConfigError: Nothing is named, or too much, or what is not there.
+    """
     if data is not None and data.is_file():
         if labels is not None:
             raise ConfigError(f"{data} and --labels {labels} are both tables; one is enough.")
@@ -103,6 +119,10 @@ def locate(data: Path | None, labels: Path | None, images: Path | None) -> tuple
     root = data or images or (labels.parent if labels is not None else None)
     if root is None:
         raise ConfigError("Which pictures?", "headstart train photos/, or --labels labels.csv --images photos/")
+    for path, expected in ((root, "a folder of pictures"), (labels, "a table of labels")):
+        if path is not None and not path.exists():
+            hint = "DATA is a folder of pictures, or a table of labels beside them; --images names another folder."
+            raise ConfigError(f"{path} is not there; {expected} was expected.", hint)
     return root, labels
 
 

@@ -16,8 +16,9 @@ from headstart.config import TrainConfig, read_config
 from headstart.data import sources
 from headstart.errors import ConfigError
 from headstart.records import Dataset, Finding
-from headstart.workflows import prepare, train
-from headstart.workflows.train import TrainingResult
+from headstart.workflows.audit import audit
+from headstart.workflows.check import check
+from headstart.workflows.train import TrainingResult, train
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +53,11 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(scenes: Path, cache: Path) -> TrainingResult:
-    return train.train(sources.read(scenes), config(), cache=cache)
+    return train(sources.read(scenes), config(), cache=cache)
 
 
 def test_E2_check_names_every_group_of_copies(scenes: Path, cache: Path):
-    groups = named(prepare.check(sources.read(scenes), config(), cache=cache), "near-duplicates")
+    groups = named(check(sources.read(scenes), config(), cache=cache), "near-duplicates")
     assert len(groups) == 10
     assert "fen/00-mirrored.jpg = fen/00-small.jpg = fen/00.png" in groups
 
@@ -68,19 +69,19 @@ def test_E2_copies_never_stand_on_both_sides(trained: TrainingResult):
     assert not learned & measured
 
 
-def test_the_naive_split_is_told_where_copies_were_kept_together(trained: TrainingResult):
-    told = trained.optimism
-    assert told.naive is not None
-    assert 0 < told.leaked < told.measured
+def test_the_random_split_is_told_where_near_duplicates_were_kept_together(trained: TrainingResult):
+    drawn = trained.leakage.random_split
+    assert drawn is not None
+    assert 0 < drawn.leaked < len(drawn.measured.rows)
 
 
 def test_check_and_train_find_the_same(scenes: Path, cache: Path, trained: TrainingResult):
-    checked = {finding.code for finding in prepare.check(sources.read(scenes), config(), cache=cache)}
+    checked = {finding.code for finding in check(sources.read(scenes), config(), cache=cache)}
     assert checked <= {finding.code for finding in trained.findings}
 
 
 def test_the_facade_has_both_verbs():
-    assert (headstart.check, headstart.audit) == (prepare.check, prepare.audit)
+    assert (headstart.check, headstart.audit) == (check, audit)
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ def mislabelled(dataset: Dataset, wrong: dict[str, str]) -> Dataset:
 
 def test_audit_puts_wrong_labels_first_and_suggests_the_right_ones(hues: Path, cache: Path):
     wrong = {"ash/03.png": "elm", "birch/07.png": "cedar", "elm/11.png": "birch"}
-    suspects = prepare.audit(mislabelled(sources.read(hues), wrong), config(), cache=cache)
+    suspects = audit(mislabelled(sources.read(hues), wrong), config(), cache=cache)
     assert {one.name: one.label for one in suspects[:3]} == wrong
     assert {one.name: one.suggested for one in suspects[:3]} == {name: name.split("/")[0] for name in wrong}
     assert all(one.is_likely for one in suspects[:3])
@@ -111,13 +112,13 @@ def test_audit_puts_wrong_labels_first_and_suggests_the_right_ones(hues: Path, c
 
 def test_E3_audit_shows_identical_pictures_with_different_labels(hues: Path, cache: Path):
     (hues / "elm" / "stray.png").write_bytes((hues / "ash" / "03.png").read_bytes())
-    first = prepare.audit(sources.read(hues), config(), cache=cache)[0]
+    first = audit(sources.read(hues), config(), cache=cache)[0]
     assert {first.name, first.duplicate_of} == {"elm/stray.png", "ash/03.png"}
 
 
 def test_E3_near_duplicates_with_different_labels_measure_nothing(scenes: Path, cache: Path):
     wrong = {"fen/00-mirrored.jpg": "moor", "moor/01-small.jpg": "fen"}
-    result = train.train(mislabelled(sources.read(scenes), wrong), config(), cache=cache)
+    result = train(mislabelled(sources.read(scenes), wrong), config(), cache=cache)
     apart = {"fen/00", "moor/01"}
     rows = [row for row, sample in enumerate(result.dataset) if sample.name[:-4].split("-")[0] in apart]
     assert len(rows) == 6
@@ -129,19 +130,19 @@ def test_E4_pictures_of_one_group_are_no_copies(hues: Path, cache: Path):
     """A camera that took pictures of every class keeps them on one side, and contradicts no label."""
     read = sources.read(hues)
     read = replace(read, samples=tuple(replace(s, group=f"camera {n % 5}") for n, s in enumerate(read)))
-    result = train.train(read, config(), cache=cache)
+    result = train(read, config(), cache=cache)
     cameras = [{result.dataset[row].group for row in result.splits.part(part)} for part in ("train", "validation")]
     assert cameras[1]
     assert not cameras[0] & cameras[1]
     assert named(result.findings, "conflicting-near-duplicates") == ()
-    assert not any(one.duplicate_of for one in prepare.audit(read, config(), cache=cache))
+    assert not any(one.duplicate_of for one in audit(read, config(), cache=cache))
 
 
 def test_a_learning_curve_that_cannot_be_measured_loses_no_model(tmp_path: Path, cache: Path):
     for index in range(6):
         (tmp_path / "ab"[index % 2]).mkdir(exist_ok=True)
         scene(index).save(tmp_path / "ab"[index % 2] / f"{index}.png")
-    result = train.train(sources.read(tmp_path), config(), cache=cache, learning_curve=True)
+    result = train(sources.read(tmp_path), config(), cache=cache, learning_curve=True)
     assert result.curve is None
     assert "a learning curve needs" in next(f.message for f in result.findings if f.code == "no-learning-curve")
 
@@ -150,13 +151,13 @@ def test_a_given_split_is_not_repeated(hues: Path, cache: Path):
     read = sources.read(hues)
     read = replace(read, samples=tuple(replace(s, split="test" if n % 5 == 0 else "train") for n, s in enumerate(read)))
     with pytest.raises(ConfigError, match="split.repeats is 3"):
-        train.train(read, config(split__repeats=3), cache=cache)
+        train(read, config(split__repeats=3), cache=cache)
 
 
 def test_a_class_that_is_told_by_its_border_is_named(hues: Path, cache: Path):
     for path in (hues / "ash").iterdir():
         ImageOps.expand(picture(HUES["ash"], int(path.stem), (40, 32)), 4, "black").save(path)
-    (said,) = [f for f in prepare.check(sources.read(hues), config(), cache=cache) if f.code == "shortcut-border"]
+    (said,) = [f for f in check(sources.read(hues), config(), cache=cache) if f.code == "shortcut-border"]
     assert any(name.startswith("ash ") for name in said.names)
 
 
@@ -164,10 +165,10 @@ def test_E6_a_poisoned_test_part_changes_no_figure_of_the_fit(hues: Path, cache:
     parts = ("validation", "test", "train", "train", "train", "train")
     given = sources.read(hues)
     given = replace(given, samples=tuple(replace(s, split=parts[n % 6]) for n, s in enumerate(given)))
-    clean = train.train(given, config(refit=False), cache=cache)
+    clean = train(given, config(refit=False), cache=cache)
     for row in clean.splits.test:
         scene(int(row)).save(clean.dataset[row].path)
-    poisoned = train.train(given, config(refit=False), cache=cache)
+    poisoned = train(given, config(refit=False), cache=cache)
     assert clean.classifier.rules.calibration == poisoned.classifier.rules.calibration
     assert clean.classifier.rules.sets == poisoned.classifier.rules.sets
     np.testing.assert_array_equal(
@@ -182,7 +183,7 @@ def test_E7_sets_and_refusals_are_measured_with_the_rest(trained: TrainingResult
 
 
 def test_folds_measure_every_picture(hues: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):
-    result = train.train(sources.read(hues), config(split__folds=3), cache=cache)
+    result = train(sources.read(hues), config(split__folds=3), cache=cache)
     assert sorted(result.predictions["validation"].names) == sorted(sample.name for sample in result.dataset)
     assert result.classifier.provenance.training["fitted_on"] == "60 training pictures"
 
@@ -191,7 +192,7 @@ Train = Callable[..., TrainingResult]
 
 
 def test_a_learning_curve_grows_to_all_training_pictures(hues: Path, cache: Path):
-    result = train.train(sources.read(hues), config(), cache=cache, learning_curve=True)
+    result = train(sources.read(hues), config(), cache=cache, learning_curve=True)
     assert result.curve is not None
     assert result.curve.points[-1].pictures_per_class == pytest.approx(len(result.splits.train) / 4)
     assert 0 <= result.curve.doubled.low <= result.curve.doubled.high <= 1
@@ -200,6 +201,6 @@ def test_a_learning_curve_grows_to_all_training_pictures(hues: Path, cache: Path
 def test_folds_of_the_training_part_leave_a_given_test_part_and_still_tell_similarity(hues: Path, cache: Path):
     read = sources.read(hues)
     read = replace(read, samples=tuple(replace(s, split="test" if n % 5 == 0 else "train") for n, s in enumerate(read)))
-    result = train.train(read, config(split__folds=3), cache=cache)
+    result = train(read, config(split__folds=3), cache=cache)
     assert {name: len(said) for name, said in result.predictions.items()} == {"validation": 48, "test": 12}
-    assert sum(band.pictures for band in result.optimism.bands) == 16
+    assert sum(band.pictures for band in result.leakage.bands) == 16

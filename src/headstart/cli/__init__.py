@@ -1,0 +1,99 @@
+"""The command line: one thin function per verb that parses, calls and prints, in modules by the moment they are needed.
+Data goes to stdout, everything else to stderr. The only place that turns errors into exit codes: 0 done, 1 failed,
+2 asked wrongly, 130 and 143 interrupted.
+
+Nothing heavy is imported before a verb runs, so `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import warnings
+from typing import Annotated
+
+import typer
+
+from headstart import terminal
+from headstart.cli import housekeeping, look, train, use
+from headstart.cli.options import unfolded
+from headstart.errors import HeadstartError, StorageError
+
+app = typer.Typer(
+    help="From labelled photographs to an image classifier that can be trusted and used. Offline, in minutes.",
+    epilog="Start with: headstart demo · then: headstart train photos/ --out runs/photos",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+for verb in (
+    train.demo,
+    look.check,
+    train.audit,
+    train.train,
+    use.evaluate,
+    use.predict,
+    look.show,
+    look.summary,
+    look.models,
+    look.settings,
+):
+    app.command()(unfolded(verb))
+app.add_typer(housekeeping.app, name="cache")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from headstart import __version__
+
+        terminal.print_line(f"headstart {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """Nothing is common to all verbs but the version."""
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    warnings.showwarning = terminal.show_warning
+    warnings.filterwarnings("default", category=UserWarning, module=r"headstart\..*")
+    warnings.filterwarnings("ignore", module=r"PIL\..*")  # what matters in them is an error or a remark of ours
+    try:
+        app()
+    except HeadstartError as error:
+        _fail(error)
+    except _Stopped as stopped:
+        terminal.stderr.print("Interrupted. What was encoded is kept; the same command goes on from there.")
+        sys.stderr.flush()
+        os._exit(stopped.code)  # worker threads may be inside a long native call; there is nothing left to write
+    except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        _fail(StorageError(f"{error.filename or 'A file'}: {error.strerror or error}."))
+
+
+class _Stopped(BaseException):
+    """SIGINT or SIGTERM arrived."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__()
+        self.code = 128 + signal_number
+
+
+def _stop(number: int, _frame: object) -> None:
+    raise _Stopped(number)
+
+
+def _fail(error: HeadstartError) -> None:
+    terminal.print_error(error)
+    sys.exit(error.exit_code)

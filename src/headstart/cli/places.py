@@ -1,0 +1,72 @@
+"""Where the verbs read and write besides the pictures: refused before any work, and before anything heavy is imported,
+where that cannot succeed.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from headstart import storage
+from headstart.errors import ArtifactError, ConfigError
+
+if TYPE_CHECKING:
+    from headstart.records import Dataset
+
+
+def quoted(path: Path) -> str:
+    """Return a path as a shell takes it, for commands that are to be copied."""
+    return shlex.quote(str(path))
+
+
+def cache(without: bool) -> Path | None:
+    """Return the folder of computed features, or None where none shall be used."""
+    from headstart.encoding import cache as caches
+
+    return None if without else caches.default_cache()
+
+
+def corrected(dataset: Dataset, sheet: Path | None) -> Dataset:
+    """Return the dataset as a sheet of `headstart audit` corrects it."""
+    if sheet is None:
+        return dataset
+    from headstart.data import corrections, tables
+
+    return corrections.apply(dataset, tables.read_table(sheet))
+
+
+def check_model(model: Path) -> None:
+    """Refuse a mistyped name of a model at once; whether it is one, whoever loads it finds out.
+
+    Raises:
+        ArtifactError: There is nothing at that place, nor anything that was moved away from it.
+    """
+    if not model.is_dir() and not os.path.lexists(model.with_name(f"{model.name}.1") if model.name else model):
+        raise ArtifactError(f"There is no model at {model}.", "`headstart train DATA --out FOLDER` makes one.")
+
+
+def check_out(out: Path, inputs: Sequence[Path]) -> None:
+    """Refuse a file that cannot be written, or that is one of those that are read.
+
+    Raises:
+        ConfigError: With what is wrong with it.
+        StorageError: Its folder cannot be written.
+    """
+    if out.is_dir():
+        raise ConfigError(f"--out {out} is a folder; a file was expected.")
+    if out.exists() and any(path.exists() and out.samefile(path) for path in inputs):
+        raise ConfigError(f"--out {out} is one of the files that are read; it would be lost.")
+    if not out.parent.is_dir():
+        raise ConfigError(f"--out {out}: there is no folder {out.parent}.")
+    with storage.storage_errors(out, "Name another file with --out."), tempfile.TemporaryFile(dir=out.parent):
+        return  # found out now, not after the work
+
+
+def write(out: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
+    with storage.storage_errors(out, "Name another file with --out."):
+        storage.write_whole(out, text.encode("utf-8", "surrogateescape"))

@@ -1,0 +1,277 @@
+"""The verbs that learn: audit labels, train, and the journey of the demonstration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headstart import terminal
+from headstart.cli import places
+from headstart.cli.options import AsJson, BackboneName, Corrections, Engine, Mirror, NoCache, Quiet, Source
+from headstart.errors import ConfigError
+
+if TYPE_CHECKING:
+    from headstart.config import TrainConfig
+    from headstart.learning.heads import Listener
+    from headstart.records import Dataset
+    from headstart.workflows.prepare import Begun
+    from headstart.workflows.train import TrainingResult
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What is asked of a training; what is not said here is the recipe's."""
+
+    recipe: Annotated[
+        str | None, typer.Option(help="headstart, or tutorial: InceptionResNetV2 and a head of dense layers.")
+    ] = None
+    backbone: BackboneName = None
+    weights: Annotated[str | None, typer.Option(help="A .safetensors or .pth file of the backbone's weights.")] = None
+    resize: Annotated[str | None, typer.Option(help="crop, letterbox or squash.")] = None
+    mirror: Mirror = None
+    refit: Annotated[
+        bool | None, typer.Option("--refit/--no-refit", help="After measuring, fit again on all pictures.")
+    ] = None
+    folds: Annotated[
+        int | None,
+        typer.Option(min=2, help="Measure every picture once, by so many folds, instead of holding out a fifth."),
+    ] = None
+    seed: Annotated[int | None, typer.Option(help="Of every random choice.")] = None
+    config: Annotated[Path | None, typer.Option(help="A TOML file, e.g. plan.toml of a previous run.")] = None
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Any setting, e.g. head.l2=0.1; `headstart settings` lists them.")
+    ] = None
+
+    def read(self, engine: Engine, previous: Path | None) -> TrainConfig:
+        """Return the configuration; of a training that goes on from a previous one, its plan is the ground."""
+        from headstart.config import read_config
+
+        file = self.config
+        if previous is not None and file is None:
+            file = previous / "plan.toml"  # the same backbone and the same rules, unless a flag says otherwise
+        flags = {
+            "recipe": self.recipe,
+            "encoder.backbone": self.backbone,
+            "encoder.weights": self.weights,
+            "pictures.resize": self.resize,
+            "pictures.mirror": self.mirror,
+            "split.folds": self.folds,
+            "refit": self.refit,
+            "seed": self.seed,
+        }
+        return read_config(file, self.settings or (), flags | engine.flags)
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What a training does besides, and where it tells of it."""
+
+    learning_curve: Annotated[
+        bool, typer.Option("--learning-curve", help="Measure what more pictures would bring, and where.")
+    ] = False
+    previous: Annotated[
+        Path | None, typer.Option("--from", help="A model trained on some of these pictures: say what changed on them.")
+    ] = None
+    log: Annotated[
+        list[str] | None, typer.Option("--log", help="tensorboard or mlflow: log the fit there as well.")
+    ] = None
+    no_cache: NoCache = False
+    as_json: AsJson = False
+    quiet: Quiet = False
+
+
+def train(
+    source: Source,
+    *,
+    out: Annotated[Path | None, typer.Option(help="Where the model goes; default: runs/<name of DATA>.")] = None,
+    wishes: Wishes,
+    corrections: Corrections = None,
+    engine: Engine,
+    extras: Extras,
+) -> None:
+    """Train a classifier: check, split, encode, fit, calibrate, measure, save.
+
+    Pictures go in as they are; the folder they lie in is never written to. Interrupt it whenever you like: what was
+    encoded is kept, and the same command goes on from there.
+    """
+    root = source.root
+    asked = wishes.read(engine, extras.previous)
+    out = out or Path("runs") / root.resolve().name
+    dataset = places.corrected(source.read(), corrections)
+    if dataset.layout == "folders" and out.resolve().is_relative_to(root.resolve()):
+        raise ConfigError(
+            f"--out {out} lies in {root}, where the next training would take its plots for pictures of a class.",
+            "Name a place outside of the folder of pictures.",
+        )
+    from headstart.model import artifact
+    from headstart.report import logs
+
+    logs.check(extras.log or (), out)
+    artifact.probe(out)
+    result = _fit(dataset, asked, out, extras)
+    moved = artifact.aside(out)
+    _save(result, out)
+    _report(result, out, moved, as_json=extras.as_json)
+
+
+def _fit(dataset: Dataset, asked: TrainConfig, out: Path, extras: Extras) -> TrainingResult:
+    """Return what a training gives, having told its plan, its progress and its findings."""
+    from headstart.report import logs, stored
+    from headstart.workflows import train as workflow
+
+    listeners: list[Listener] = []
+    with terminal.progress(extras.quiet) as progress, ExitStack() as stack:
+
+        def planned(begun: Begun) -> None:
+            if not extras.quiet:
+                terminal.print_plan(begun.plan, len(begun.inspection.dataset), len(begun.inspection.dataset.classes))
+            opened = stack.enter_context(logs.opened(extras.log or (), begun.plan, out))
+            for place in opened.places:
+                terminal.say(extras.quiet, f"Logs: {place}")
+            listeners.extend([opened.listen, terminal.epochs(begun.plan, extras.quiet)])
+            concluded.append(opened.conclude)
+
+        concluded: list[Callable[[TrainingResult], None]] = []
+        result = workflow.train(
+            dataset,
+            asked,
+            cache=places.cache(extras.no_cache),
+            progress=progress,
+            listen=lambda step: logs.join(*listeners)(step),
+            planned=planned,
+            previous=None if extras.previous is None else stored.read_previous(extras.previous),
+            learning_curve=extras.learning_curve,
+        )
+        for conclude in concluded:
+            conclude(result)
+    if not extras.quiet:
+        terminal.print_findings(result.findings)
+    return result
+
+
+def _report(result: TrainingResult, out: Path, moved: Path | None, *, as_json: bool) -> None:
+    """Print what a training found out, and where it lies now."""
+    from headstart.report import summary
+
+    told = result.classifier.provenance
+    figures, trust = summary.of_evaluations(result.evaluations), summary.of_trust(result)
+    if as_json:
+        content = {
+            "model": str(out),
+            "evaluation": figures,
+            "trust": trust,
+            "temperature": result.classifier.temperature,
+            "training": told.training,
+            "data": told.data,
+            "findings": summary.of_findings(result.findings),
+        }
+        terminal.print_json(content)
+        return
+    terminal.print_parts(figures, told.data["pictures"])
+    terminal.print_trust(trust)
+    terminal.print_line(
+        f"Head: {told.training['head']}; {result.classifier.rules.calibration}. "
+        f"The saved head was fitted on {told.training['fitted_on']}."
+    )
+    terminal.print_line(f"Saved: {out}" + (f" (the model that was there is now {moved})" if moved else ""))
+    terminal.print_line(
+        f"Plots: {out / 'plots'}   Card: {out / 'README.md'}   Next: headstart predict {places.quoted(out)} PICTURES"
+    )
+
+
+def _save(result: TrainingResult, out: Path) -> None:
+    from headstart.report import run
+
+    run.save(result, out)
+
+
+def audit(
+    source: Source,
+    out: Annotated[Path, typer.Option(help="The sheet to write.")] = Path("suspects.csv"),
+    corrections: Corrections = None,
+    backbone: BackboneName = None,
+    mirror: Mirror = None,
+    *,
+    engine: Engine,
+    no_cache: NoCache = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """List the pictures whose label is probably wrong, the most doubtful first, in a sheet for you to fill in.
+
+    In its column `correction` write accept (the suggested label), remove, or a class name; leave it empty where the
+    label is right. Then: headstart train DATA --corrections suspects.csv
+    """
+    from headstart.config import read_config
+
+    asked = read_config(None, flags={"encoder.backbone": backbone, "pictures.mirror": mirror} | engine.flags)
+    read = source.read()
+    places.check_out(out, [sample.path for sample in read])
+    if out.exists():
+        raise ConfigError(
+            f"--out {out} is there already, perhaps filled in by hand; it is left alone.", "Name another with --out."
+        )
+    dataset = places.corrected(read, corrections)
+    from headstart.data import corrections as sheets
+    from headstart.workflows import audit as workflow
+
+    with terminal.progress(quiet) as progress:
+        suspects = workflow.audit(dataset, asked, cache=places.cache(no_cache), progress=progress)
+    places.write(out, sheets.sheet(suspects))
+    likely = sum(suspect.is_likely for suspect in suspects)
+    if as_json:
+        terminal.print_json({"sheet": str(out), "likely": likely, "suspects": [asdict(one) for one in suspects]})
+        return
+    terminal.print_suspects(suspects[:10])
+    terminal.print_line(
+        f"{likely} of {len(dataset):,} labels are estimated to be wrong; {len(suspects)} pictures are in {out}, "
+        "the most doubtful first."
+    )
+    terminal.print_line(
+        "Next: fill in its column `correction` with accept, remove or a class name, then train on the same pictures "
+        f"with --corrections {places.quoted(out)}"
+    )
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the pictures and the model go.")] = Path("headstart-demo"),
+    quiet: Quiet = False,
+) -> None:
+    """The whole journey on 1,797 scans of handwritten digits that come with the installation."""
+    from headstart import config
+    from headstart import demo as digits
+    from headstart.data import sources
+    from headstart.evaluation import measure
+    from headstart.model import artifact
+    from headstart.report import summary as summaries
+    from headstart.workflows import train as workflow
+
+    artifact.probe(out / "model")
+    if not (out / "model").exists() and any((out / name).exists() for name in ("photos", "new", "new_labels.csv")):
+        raise ConfigError(f"{out} holds files that are not the demo's.", "Name another place with --out.")
+    data = digits.write_digits(out)
+    terminal.say(quiet, f"Wrote 1,500 labelled scans to {data.photos} and 297 new ones to {data.new}.")
+    dataset = sources.read(data.photos)
+    # a mirrored 2 is no 2
+    asked = config.read_config(None, flags={"pictures.mirror": False})
+    with terminal.progress(quiet) as progress:
+        result = workflow.train(dataset, asked, cache=places.cache(False), progress=progress)
+    _save(result, out / "model")
+    figures = summaries.of_evaluation(result.evaluation)
+    terminal.print_evaluation(figures, "Validation pictures, held out")
+    new = sources.read(data.new, data.targets)
+    with terminal.progress(quiet) as progress:
+        said = measure.predict_labelled(result.classifier, new, cache=places.cache(False), progress=progress)
+    right = sum(one.label == targets for one, targets in zip(said, said.targets or (), strict=True))
+    terminal.print_line(f"Predicted {len(said)} new scans: {right} right.")
+    terminal.print_line(f"""
+Look at {out / "model" / "plots"} and {out / "model" / "README.md"}, then:
+
+  headstart predict {places.quoted(out / "model")} {places.quoted(data.new)}
+  headstart show {places.quoted(data.photos)}
+  headstart train YOUR_FOLDER        one folder per class, any names""")

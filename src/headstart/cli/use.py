@@ -1,0 +1,168 @@
+"""The verbs that use a model: predict pictures, measure it on labelled ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headstart import storage, terminal
+from headstart.cli import places
+from headstart.cli.options import AsJson, Engine, FollowLinks, Model, NoCache, Quiet, Source
+from headstart.errors import ConfigError
+
+if TYPE_CHECKING:
+    from headstart.records import Dataset
+
+
+def evaluate(
+    model: Model,
+    source: Source,
+    split: Annotated[str | None, typer.Option(help="Only this part: train, validation or test.")] = None,
+    plots: Annotated[Path | None, typer.Option(help="A folder for plots of it.")] = None,
+    *,
+    engine: Engine,
+    no_cache: NoCache = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure a model on labelled pictures, every figure with its 95 % interval.
+
+    Without pictures: the figures that its training measured, on pictures that it did not learn from.
+    """
+    places.check_model(model)
+    if not source.named:
+        if split is not None or plots is not None or no_cache or source != Source() or engine != Engine():
+            raise ConfigError(
+                "Without pictures the stored figures are printed; the flags that were given go with pictures.",
+                "headstart evaluate MODEL DATA",
+            )
+        _print_stored(model, as_json=as_json)
+        return
+    dataset = _part(source.read(), split)
+    if plots is not None:
+        with storage.storage_errors(plots, "Name another folder with --plots."):
+            plots.mkdir(parents=True, exist_ok=True)
+    from headstart.evaluation import measure
+    from headstart.inspection import files
+    from headstart.report import summary
+
+    classifier = engine.load(model)
+    with terminal.progress(quiet) as progress:
+        said = measure.predict_labelled(classifier, dataset, cache=places.cache(no_cache), progress=progress)
+    figures = summary.of_evaluation(measure.measure(said))
+    findings = [*dataset.findings, *files.unusable(dataset, said.errors)]
+    if not quiet:
+        terminal.print_findings(findings)
+    if plots is not None:
+        _draw(figures, split, plots)
+        terminal.say(quiet, f"Plots: {plots}")
+    if as_json:
+        terminal.print_json(figures | {"findings": summary.of_findings(findings)})
+        return
+    terminal.print_evaluation(figures, f"{figures['pictures']} pictures of {source.root}")
+
+
+def _print_stored(model: Path, *, as_json: bool) -> None:
+
+    from headstart.report import stored
+
+    figures = stored.read_evaluation(model)
+    if as_json:
+        terminal.print_json(figures)
+        return
+    terminal.print_parts(figures)
+    if (trust := stored.read_trust(model)) is not None:
+        terminal.print_trust(trust)
+
+
+def _part(dataset: Dataset, split: str | None) -> Dataset:
+    """Return the pictures of a part, or all."""
+    from headstart.records import SPLIT_NAMES
+
+    if split is None:
+        return dataset
+    rows = [row for row, sample in enumerate(dataset) if sample.split == split]
+    if split not in SPLIT_NAMES or not rows:
+        raise ConfigError(
+            f"No picture belongs to the split {split!r}; it is one of {', '.join(SPLIT_NAMES)}.",
+            "The column with the split is named with --split-column.",
+        )
+    return dataset.select(rows)
+
+
+def _draw(figures: Mapping[str, Any], split: str | None, folder: Path) -> None:
+    from headstart.report import plots, redraw
+
+    plots.save(redraw.of_evaluation(figures, split or "test"), folder)
+
+
+def predict(
+    model: Model,
+    pictures: Annotated[list[str], typer.Argument(help="Files, folders, glob patterns, or a Kaggle folder's test/.")],
+    out: Annotated[Path | None, typer.Option(help="The file to write; default: stdout.")] = None,
+    form: Annotated[
+        str,
+        typer.Option("--format", help="labels, probabilities, table (probability, known, set, error) or jsonl."),
+    ] = "labels",
+    like: Annotated[
+        Path | None, typer.Option(help="A sample submission, whose id and class columns are taken.")
+    ] = None,
+    spreadsheet_safe: Annotated[
+        bool, typer.Option("--spreadsheet-safe", help="Put ' before cells that a spreadsheet would run as a formula.")
+    ] = False,
+    fill_missing: Annotated[
+        bool, typer.Option("--fill-missing", help="With --like: 0 for its classes that the model does not know.")
+    ] = False,
+    known: Annotated[
+        bool, typer.Option("--known", help="A column that says whether the picture is like those learned from.")
+    ] = False,
+    follow_links: FollowLinks = False,
+    *,
+    engine: Engine,
+    no_cache: NoCache = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format jsonl.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Predict pictures, in the order given. One that cannot be used keeps its row, and the exit code is then 1."""
+    places.check_model(model)
+    from headstart.data import sources, tables
+    from headstart.delivery import submission
+
+    form = "jsonl" if as_json else form
+    if like is not None and form != "labels":
+        raise ConfigError(f"--like decides the columns, so it does not go with {'--json' if as_json else '--format'}.")
+    if fill_missing and like is None:
+        raise ConfigError("--fill-missing fills columns of a sample submission; name it with --like FILE.")
+    if form not in submission.FORMATS:
+        raise ConfigError(f"--format is {form!r}; it is one of {', '.join(submission.FORMATS)}.")
+    sample = tables.read_table(like) if like is not None else None
+    dataset = sources.read_pictures(pictures, follow_links=follow_links)
+    if out is not None:
+        places.check_out(out, [model / "model.json", *([like] if like else []), *(sample.path for sample in dataset)])
+    classifier = engine.load(model)
+    if known:
+        submission.check_known(form, sample, classifier.classes)
+    if sample is not None:
+        submission.check_like(sample, classifier.classes, fill_missing=fill_missing)
+    with terminal.progress(quiet) as progress:
+        said = classifier.predict_many(dataset, cache=places.cache(no_cache), progress=progress)
+    text = submission.render(
+        said, form, sample, spreadsheet_safe=spreadsheet_safe, fill_missing=fill_missing, known=known
+    )
+    if out is None:
+        terminal.print_text(text)
+    else:
+        places.write(out, text)
+        terminal.say(quiet, f"Wrote {len(said if sample is None else sample.rows)} rows to {out}.")
+    if not quiet:
+        terminal.print_findings((*dataset.findings, *said.findings))
+    for row, reason in list(said.errors.items())[:20]:
+        terminal.say(False, f"error: {terminal.printable(said.names[row])}: {reason}")
+    if not quiet and (line := submission.unknown_line(said, sample, header=form != "jsonl")):
+        terminal.say(False, f"{terminal.printable(line)}.")
+    if said.errors:
+        terminal.say(False, f"{len(said.errors)} of {len(said)} picture(s) could not be used; their rows are marked.")
+        raise typer.Exit(1)

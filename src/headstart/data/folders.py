@@ -1,0 +1,105 @@
+"""A folder → the picture files under it, in one order on every machine, and findings of what was passed over.
+
+Files are told by their suffix and not opened; links are followed only as far as they stay inside, or as asked.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, deque
+from collections.abc import Iterator
+from pathlib import Path
+
+from headstart.data.images import SUFFIXES
+from headstart.records import Finding, found
+
+JUNK = ("thumbs.db", "desktop.ini", "__macosx", "ehthumbs.db")
+
+
+def walk(root: Path, follow_links: bool) -> tuple[list[Path], list[Finding]]:
+    """Return the picture files under a folder in code-point order of their relative paths, and what was passed over."""
+    top = root.resolve()
+    files: list[Path] = []
+    hidden: list[str] = []
+    skipped: Counter[str] = Counter()
+    loops: list[str] = []
+    outside: list[str] = []
+    denied: list[str] = []
+    for folder, folders, names in _folders(root, follow_links, loops, outside, denied):
+        for name in list(folders):
+            if _is_junk(name):
+                hidden.append((folder / name).relative_to(root).as_posix() + "/")
+                folders.remove(name)
+        for name in names:
+            path = folder / name
+            if _is_junk(name):
+                hidden.append(path.relative_to(root).as_posix())
+            elif path.suffix.lower() not in SUFFIXES:
+                skipped[path.suffix.lower() or "(no suffix)"] += 1
+            elif path.is_symlink() and not follow_links and escapes(path, top):
+                outside.append(path.relative_to(root).as_posix())
+            else:
+                files.append(path)
+    files.sort(key=lambda file: file.relative_to(root).as_posix())
+    kinds = [f"{count} {suffix}" for suffix, count in sorted(skipped.items())]
+    return files, [
+        *found("hidden-files", "note", "{n} hidden or system file(s) are ignored", hidden),
+        *found("other-suffixes", "note", f"{sum(skipped.values())} file(s) are no pictures by their suffix and are "
+               "ignored", kinds, f"Read are {', '.join(SUFFIXES)}."),
+        *found("folder-links", "warning", "{n} link(s) lead to a folder that is read already; not followed", loops),
+        *found("links-outside", "error", "{n} link(s) lead out of the folder and are not followed", outside,
+               "Follow them with --follow-links."),
+        *found("unreadable-folders", "error", "{n} folder(s) cannot be read", denied),
+    ]  # fmt: skip
+
+
+def _folders(
+    root: Path, follow_links: bool, loops: list[str], outside: list[str], denied: list[str]
+) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Walk like `os.walk`, into each real folder once; links that stay inside (or all, if asked) come last.
+
+    A folder that is linked to as well is thereby known by its own name.
+    """
+    top = root.resolve()
+    seen: set[Path] = set()
+    waiting = deque([root])
+    while waiting:
+        folder = waiting.popleft()
+        real = folder.resolve()
+        if real in seen:
+            loops.append(folder.relative_to(root).as_posix())
+            continue
+        seen.add(real)
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            denied.append(f"{folder.relative_to(root).as_posix()}/ ({error.strerror})")
+            continue
+        folders = [entry.name for entry in entries if _is_folder(entry)]
+        yield folder, folders, [entry.name for entry in entries if not _is_folder(entry)]
+        for path in (folder / name for name in folders):
+            if not path.is_symlink():
+                waiting.appendleft(path)
+            elif follow_links or not escapes(path, top):
+                waiting.append(path)
+            else:
+                outside.append(path.relative_to(root).as_posix() + "/")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _is_junk(name: str) -> bool:
+    return name.startswith(".") or name.lower() in JUNK
+
+
+def escapes(path: Path, top: Path) -> bool:
+    """Whether a path leads out of a folder, once links are resolved."""
+    try:
+        return not path.resolve().is_relative_to(top)
+    except (OSError, RuntimeError):  # a link that leads to itself
+        return True

@@ -1,0 +1,158 @@
+"""How far a figure rests on pictures that resemble those learned from: a report in three parts.
+
+Several photographs of one thing, some learned from and some measured, make a figure that new things will not meet. Told
+are: whether keeping same-object pictures together changes the accuracy of the very same pictures, what a random split
+would have reported, and the accuracy of pictures by how alike their nearest learned picture is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from headstart import metrics
+from headstart.config import Plan
+from headstart.data.splits import Grouping
+from headstart.experiments import random_split
+from headstart.experiments.grouping import MATTERS
+from headstart.experiments.random_split import Measured, RandomSplit
+from headstart.inspection import similarity
+from headstart.inspection.duplicates import Resemblance
+from headstart.learning.learner import Fitted, Learner
+from headstart.records import Finding, Integers, Interval, Splits, found
+
+WORTH_SAYING = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Measured pictures by how alike the nearest picture is that was learned from.
+
+    Attributes:
+        name: "same-object", "between" or "unlike".
+        low: The smallest similarity, in [-1, 1].
+        high: The largest.
+        pictures: How many.
+        share: Of all that were measured.
+        accuracy: Of these.
+    """
+
+    name: str
+    low: float
+    high: float
+    pictures: int
+    share: float
+    accuracy: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class LeakageReport:
+    """What a figure owes to resemblance.
+
+    Attributes:
+        gap: Accuracy that pictures lose when their same-object pictures are not learned from; None where there are
+            none.
+        together: Whether same-object pictures were kept on one side; of a split that the data brings within the
+            training part.
+        given: Whether the data brings its split, which is kept.
+        random_split: What a random split would have reported; None where it would part nothing.
+        bands: The measured pictures by similarity.
+    """
+
+    gap: Interval | None = None
+    together: bool = False
+    given: bool = False
+    random_split: RandomSplit | None = None
+    bands: tuple[Band, ...] = ()
+
+
+def report(
+    learner: Learner,
+    fitted: Fitted,
+    split: Splits,
+    grouping: Grouping,
+    resemblance: Resemblance,
+    plan: Plan,
+) -> LeakageReport:
+    """Return what the figures of a split owe to resemblance.
+
+    Where same-object pictures are kept together, the bands are of the random split: the honest one has hardly any.
+
+    Args:
+        learner: Of heads of the same kind.
+        fitted: On the split's training part.
+        split: The first round.
+        grouping: That was heeded.
+        resemblance: Whose similarities divide the bands.
+        plan: Share and seed.
+    """
+    given = split.origin == "data"
+    groups = grouping.kept if given else grouping.groups
+    rows = split.test if len(split.test) else split.validation
+    right = fitted.logits(rows).argmax(axis=1) == learner.features.targets[rows]
+    measured = Measured(rows, right, split.train)
+    drawn = None if given else random_split.measure(learner, fitted, groups, plan)
+    if drawn is not None and grouping.same_object:
+        measured = drawn.measured
+    return LeakageReport(grouping.gap, grouping.same_object, given, drawn, bands(fitted, measured, groups, resemblance))
+
+
+def bands(fitted: Fitted, measured: Measured, groups: Integers, resemblance: Resemblance) -> tuple[Band, ...]:
+    """Return measured pictures by the similarity of the nearest picture that was learned from.
+
+    Args:
+        fitted: With the features.
+        measured: What was measured and learned from.
+        groups: (N,) rows of one group are not independent.
+        resemblance: Whose similarities divide the bands.
+    """
+    known = fitted.embed(measured.learned)
+    mean = known.mean(axis=0)
+    queries = similarity.directions(fitted.embed(measured.rows), mean)
+    nearest = similarity.nearest(queries, similarity.directions(known, mean))[:, 0]
+    edges = [-np.inf, resemblance.unlike, max(resemblance.alike, resemblance.unlike), np.inf]
+    result: list[Band] = []
+    for name, low, high in zip(("unlike", "between", "same-object"), edges, edges[1:], strict=False):
+        own = (nearest >= low) & (nearest < high)
+        if own.any():
+            accuracy = metrics.share_interval(measured.right[own], groups[measured.rows[own]])
+            limits = float(nearest[own].min()), float(nearest[own].max())
+            result.append(Band(name, *limits, int(own.sum()), float(own.mean()), accuracy))
+    return tuple(result)
+
+
+def findings(report: LeakageReport) -> list[Finding]:
+    """Return what a person must know before they believe the figure."""
+    gap, drawn = report.gap, report.random_split
+    if gap is None or gap.low <= WORTH_SAYING:
+        return []
+    fall = (
+        f"accuracy falls by {100 * gap.value:.0f} [{100 * gap.low:.0f}, {100 * gap.high:.0f}] points on pictures "
+        "whose same-object pictures were not learned from"
+    )
+    if report.given:
+        return found(
+            "same-object",
+            "note",
+            f"the training part shows many things once more: {fall}. The split that the data brings is kept as it is",
+            ["all figures"],
+            "Accuracy by similarity tells how much the measured pictures resemble those learned from.",
+        )
+    if report.together:
+        would = "" if drawn is None else f"; a random split would have reported an accuracy of {drawn.accuracy}"
+        return found(
+            "same-object",
+            "warning",
+            f"many pictures show the same thing once more: {fall}. They are kept on one side, so that the figures hold "
+            f"for new things{would}",
+            ["all figures"],
+            "If new pictures will show these very things, --set split.same_object=apart measures that.",
+        )
+    return found(
+        "optimistic",
+        "warning" if gap.low > MATTERS else "note",
+        f"the figures are optimistic for things that were never photographed before: {fall}",
+        ["all figures"],
+        "--set split.same_object=together measures on new things.",
+    )

@@ -1,0 +1,58 @@
+"""Matrix products of which no row depends, not by a bit, on how many others are asked for.
+
+A product of floats adds up in an order that the library chooses by the shape of the matrices, and each order rounds
+otherwise. Rounded to whole numbers that are small enough, no sum is rounded at all: then every order gives the same,
+at the full speed of the library, for one row as for many. What it costs is precision: of each row and column 26 bits of
+its length are kept, so that a product is off by what products of float32 are off by, some 1e-7 of the two lengths.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+BITS = 26  # of the length of a row; products of two rows are then whole numbers below 2^53, all of which float64 has
+
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """The right side of a product, made ready once for many left ones.
+
+    Attributes:
+        whole: (D, K) whole numbers.
+        scale: (K,) powers of two; whole · scale is the matrix, but for rounding.
+    """
+
+    whole: Array
+    scale: Array
+
+
+def factor(matrix: NDArray[np.floating]) -> Factor:
+    """Return a (D, K) matrix as the right side of products."""
+    whole, scale = rounded(matrix.T)
+    return Factor(whole.T, scale[:, 0])
+
+
+def product(rows: NDArray[np.floating], right: Factor) -> Array:
+    """Return rows (N, D) times the right side (D, K), as (N, K) float64."""
+    whole, scale = rounded(rows)
+    result: Array = whole @ right.whole
+    result *= scale  # powers of two: nothing is rounded
+    result *= right.scale
+    return result
+
+
+def rounded(rows: NDArray[np.floating]) -> tuple[Array, Array]:
+    """Return (N, D) whole numbers and (N, 1) powers of two to multiply them by.
+
+    No sum of products of two such rows, however far it has come, exceeds the product of their lengths (Cauchy and
+    Schwarz), so all are exact in any order. A row that is not finite gives no number, and harms no other row.
+    """
+    whole = np.array(rows, dtype=np.float64, order="C")
+    length = np.sqrt(np.square(whole).sum(axis=1, keepdims=True))
+    scale = np.ldexp(1.0, np.clip(np.frexp(length)[1], -900, 900) - BITS)
+    whole *= 1 / scale
+    return np.rint(whole, out=whole), scale

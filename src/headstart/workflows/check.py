@@ -1,0 +1,40 @@
+"""Labelled pictures → everything a person should know about them before training: what `headstart check` says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from headstart.config import TrainConfig
+from headstart.data import sources, splits
+from headstart.encoding import cache as caches
+from headstart.experiments import grouping, leakage
+from headstart.experiments.leakage import LeakageReport
+from headstart.records import Finding, Progress, silence
+from headstart.workflows import prepare
+
+
+def check(
+    data: Any,
+    config: TrainConfig | None = None,
+    *,
+    cache: caches.CacheChoice = caches.DEFAULT,
+    progress: Progress = silence,
+) -> tuple[Finding, ...]:
+    """Return everything a person should know about labelled pictures before training.
+
+    Args:
+        data: What `sources.dataset_of` takes: a dataset, a path, or a data frame with paths.
+        config: What to do differently from the defaults.
+        cache: A folder where features are kept, for the training that follows; None: keep nothing.
+        progress: Hears how far it is.
+
+    Raises:
+        DataError: The data cannot be learned from.
+        BackboneError: The backbone's weights cannot be had.
+    """
+    begun = prepare.begin(sources.dataset_of(data), config or TrainConfig(), progress=progress)
+    prepared = prepare.encode(begun, cache=caches.resolve(cache), progress=progress)
+    decided = grouping.decide(prepared.learner(), prepared.resemblance, prepared.plan.split, progress=progress)
+    given = splits.is_given(prepared.features.dataset)
+    told = leakage.findings(LeakageReport(decided.gap, decided.same_object, given))
+    return (*prepared.findings, *decided.findings, *told)

@@ -1,0 +1,79 @@
+"""What a training did → the `Provenance` of its classifier: plain values for the card and for whoever repeats it."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import platform
+from dataclasses import asdict
+from typing import Any
+
+from headstart.config import Plan
+from headstart.encoding.features import Extraction
+from headstart.learning.learner import Fitted
+from headstart.records import SPLIT_NAMES, Integers, LabelledFeatures, Provenance, Splits
+
+PACKAGES = ("headstart", "torch", "timm", "openvino", "numpy", "pillow", "scipy")
+
+
+def describe(
+    features: LabelledFeatures,
+    split: Splits,
+    fitted: Fitted,
+    saved: Integers,
+    plan: Plan,
+    extraction: Extraction,
+    rounds: int,
+) -> Provenance:
+    """Return where a classifier comes from.
+
+    Args:
+        features: Of all usable pictures.
+        split: Who learned last, and who measured.
+        fitted: The head that was measured.
+        saved: Rows that the saved head learned from.
+        plan: What was decided.
+        extraction: How the pictures were encoded.
+        rounds: How many heads were measured.
+    """
+    compared = asdict(extraction.agreement) if extraction.agreement else None
+    return Provenance(
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        versions={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES},
+        data=_data(features, split),
+        training=_training(split, fitted, saved, plan, rounds),
+        engine={"version": extraction.encoder.version, "difference_from_torch_float32": compared},
+    )
+
+
+def _data(features: LabelledFeatures, split: Splits) -> dict[str, Any]:
+    named = list(zip(features.dataset, features.digests, strict=True))
+    parts = {name: split.part(name) for name in SPLIT_NAMES}
+    return {
+        "pictures": len(features),
+        "classes": len(features.classes),
+        "parts": {name: len(rows) for name, rows in parts.items()},
+        "split": split.origin,
+        "digest": _digest([(sample.name, str(sample.label), digest) for sample, digest in named]),
+        "split_digest": _digest({name: sorted(features.names(rows)) for name, rows in parts.items()}),
+    }
+
+
+def _training(split: Splits, fitted: Fitted, saved: Integers, plan: Plan, rounds: int) -> dict[str, Any]:
+    refitted = len(saved) > len(split.train)
+    watched = fitted.provenance["watched"] if plan.head.in_epochs and plan.head.watch == "training" else 0
+    learned = f"{len(split.train)} training pictures" + (f", {watched} of them only to stop it" if watched else "")
+    return {
+        **fitted.provenance,
+        "fitted_on": f"{len(saved)} training and validation pictures" if refitted else learned,
+        "refitted": refitted,
+        "figures_of": f"the head fitted on the {learned}"
+        if rounds == 1
+        else f"{rounds} heads fitted the same way, each measured on pictures left out for it",
+    }
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()

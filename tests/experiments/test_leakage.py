@@ -1,0 +1,86 @@
+"""What a figure owes to pictures that resemble those learned from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from shots import drawn, learner_of
+
+from headstart.config import CalibrationConfig, EncoderPlan, HeadConfig, PicturePlan, Plan, SplitConfig, resolve_head
+from headstart.data.splits import Grouping
+from headstart.experiments import leakage, random_split
+from headstart.experiments.leakage import LeakageReport
+from headstart.experiments.random_split import Measured, RandomSplit
+from headstart.records import Interval, Splits
+
+NOTHING = np.array([], dtype=np.int64)
+
+
+def plan() -> Plan:
+    encoder, head = EncoderPlan("none", "", "torch", "cpu", "f32"), resolve_head(HeadConfig(hidden=(), prior="none"))
+    return Plan(
+        "headstart", PicturePlan(32, "crop", False), encoder, SplitConfig(), head, CalibrationConfig(), 0, refit=False
+    )
+
+
+def halves(groups: np.ndarray) -> Splits:
+    """Return a split that parts no group."""
+    held = groups // 6 % 5 == 0
+    return Splits(np.flatnonzero(~held), np.flatnonzero(held), NOTHING)
+
+
+def test_there_is_no_random_split_where_nothing_was_heeded():
+    features, _ = drawn(things=60, shots=1, spread=0.1)
+    own, alone = learner_of(features), np.arange(60)
+    fitted = own.fit(np.arange(48), np.arange(48, 60), alone)
+    assert random_split.measure(own, fitted, alone, plan()) is None
+
+
+def test_the_random_split_reports_more_than_new_things_will_bring():
+    features, resemblance = drawn(things=60, shots=6, spread=0.1)
+    own, honest = learner_of(features), halves(resemblance.same_object)
+    fitted = own.fit(honest.train, honest.validation, resemblance.same_object)
+    found = random_split.measure(own, fitted, resemblance.same_object, plan())
+    right = fitted.logits(honest.validation).argmax(axis=1) == features.targets[honest.validation]
+    assert found is not None
+    assert found.accuracy.low > right.mean() + 0.1
+    assert found.leaked > 0.9 * len(found.measured.rows) > 0
+
+
+def test_where_same_object_pictures_stay_together_the_bands_are_of_the_random_split():
+    features, resemblance = drawn(things=60, shots=6, spread=0.1)
+    own, honest = learner_of(features), halves(resemblance.same_object)
+    fitted = own.fit(honest.train, honest.validation, resemblance.same_object)
+    groups = Grouping(resemblance.same_object, np.arange(360), np.zeros(360, dtype=bool), same_object=True)
+    report = leakage.report(own, fitted, honest, groups, resemblance, plan())
+    assert report.together
+    assert report.random_split is not None
+    assert sum(band.pictures for band in report.bands) == len(report.random_split.measured.rows)
+
+
+def test_bands_divide_all_measured_pictures_by_similarity():
+    features, resemblance = drawn(things=60, shots=4, spread=0.3)
+    rows, learned = np.arange(0, 240, 4), np.setdiff1d(np.arange(240), np.arange(0, 240, 4))
+    fitted = learner_of(features).refit(learned, 1.0)
+    measured = Measured(rows, rows % 8 == 0, learned)
+    bands = leakage.bands(fitted, measured, np.arange(240), replace(resemblance, alike=0.9, unlike=0.88))
+    assert sum(band.pictures for band in bands) == 60
+    assert sum(band.share for band in bands) == pytest.approx(1)
+    assert [band.name for band in bands] == ["unlike", "between", "same-object"]
+    assert all(one.high <= other.low for one, other in zip(bands, bands[1:], strict=False))
+    assert sum(band.accuracy.value * band.pictures for band in bands) == pytest.approx(30)
+
+
+def test_findings_say_what_was_kept_together_and_by_how_much_a_figure_flatters():
+    lost, nobody = Interval(0.15, 0.1, 0.2), Measured(NOTHING, NOTHING.astype(bool), NOTHING)
+    drawn_split = RandomSplit(Interval(0.92, 0.9, 0.94), 5, nobody)
+    (kept,) = leakage.findings(LeakageReport(lost, True, random_split=drawn_split))
+    assert (kept.code, kept.severity) == ("same-object", "warning")
+    assert "15 [10, 20] points" in kept.message
+    assert "0.920" in kept.message
+    (loose,) = leakage.findings(LeakageReport(lost, False))
+    assert (loose.code, loose.severity) == ("optimistic", "warning")
+    assert leakage.findings(LeakageReport(Interval(0.02, 0.0, 0.04), False)) == []
+    assert leakage.findings(LeakageReport()) == []
