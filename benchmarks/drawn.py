@@ -135,7 +135,7 @@ def main() -> int:
             began, machine = time.perf_counter(), side_by_side.machine()
             about, outcome = measure(name, work, arguments.cache or work / "cache")
             about = [*machine, *about, f"Took: {time.perf_counter() - began:.0f} s"]
-            missed += trust.write(f"drawn-{name}", "copies", about, outcome, arguments.results)
+            missed += trust.write(f"drawn-{name}", "copies", about, outcome, arguments.results, ["copies"])
     for bound in missed:
         print(f"Bound missed: {bound}", file=sys.stderr)
     return 1 if missed else 0

@@ -229,19 +229,19 @@ def copies(bench: Bench, recall_bounds: dict[str, float] | None = None, precisio
         group = dict(zip(names, seen.resemblance.near_duplicates.tolist(), strict=True))
         recall = float(np.mean([group[one.name] == group[one.name.removeprefix(COPY)] for one in planted]))
         right, wrong, known = _judged_pairs(names, seen.resemblance.near_duplicates, joined)
-        precision = right / max(1, right + wrong)
-        strict = (right - known) / max(1, right + wrong - known)
+        shares = [_precision(right, wrong), _precision(right - known, wrong)]
         recalls[kind.family].append(recall)
-        precisions.append(precision)
-        cells = f"{len(planted):,}", f"{recall:.3f}", f"{right + wrong:,}", f"{wrong:,}", f"{precision:.3f}"
-        rows.append((kind.name, *cells, f"{strict:.3f}"))
+        precisions += [share for share in shares[:1] if share is not None]
+        cells = f"{len(planted):,}", f"{recall:.3f}", f"{right + wrong:,}", f"{wrong:,}"
+        rows.append((kind.name, *cells, *("–" if share is None else f"{share:.3f}" for share in shares)))
         say(f"copies, {kind.name}: recall {recall:.3f}, {wrong} of {right + wrong} pairs wrong")
     lines = [
         f"- In the untouched data {before:,} pairs of pictures are called copies: {1000 * before / number:.1f} per "
         "1,000 pictures. Nobody planted them, so nobody knows how many are right; below they count as right.",
         f"- Recall: share of copies in the group of their original, among all {number:,} pictures. Precision: share of "
         "pairs within the groups found that are an original and its copy, are joined in the untouched data too, or "
-        "follow from these; in the last column, of pairs that are not pairs of the untouched data.",
+        "follow from these; in the last column, of pairs that are not pairs of the untouched data. Where no pair is "
+        "found there is none to be right (–), and recall says so.",
         "",
         *side_by_side.table(
             ("copies", "planted", "recall", "pairs found", "wrong", "precision", "of new pairs"), rows
@@ -253,7 +253,12 @@ def copies(bench: Bench, recall_bounds: dict[str, float] | None = None, precisio
         for family, values in recalls.items()
         if family in least
     ]  # fmt: skip
-    return Outcome(lines, [*bounds, Bound("precision, the least", min(precisions), ">=", precision_bound, "{:.3f}")])
+    precision = min(precisions, default=None)
+    return Outcome(lines, [*bounds, Bound("precision, the least", precision, ">=", precision_bound, "{:.3f}")])
+
+
+def _precision(right: int, wrong: int) -> float | None:
+    return right / (right + wrong) if right + wrong else None
 
 
 def _judged_pairs(names: Sequence[str], groups: Integers, joined: dict[str, int]) -> tuple[int, int, int]:
@@ -661,10 +666,13 @@ PARTS: dict[str, tuple[str, Callable[[Bench], Outcome]]] = {
 # ---- telling ------------------------------------------------------------------------------------------------------
 
 
-def write(name: str, part: str, about: Sequence[str], outcome: Outcome, results: Path) -> list[str]:
+def write(
+    name: str, part: str, about: Sequence[str], outcome: Outcome, results: Path, parts: Iterable[str] = PARTS
+) -> list[str]:
     """Print a part, put it into its place within the section of this data, and return the bounds that were missed.
 
-    Parts that were not measured now keep what a previous run wrote.
+    Parts that were not measured now keep what a previous run wrote; a section that is not there yet gets places for
+    `parts`.
     """
     text = "\n".join([f"### {PARTS[part][0]}", "", *(f"- {line}" for line in about), *outcome.lines])
     if outcome.bounds:
@@ -675,7 +683,7 @@ def write(name: str, part: str, about: Sequence[str], outcome: Outcome, results:
     print(f"\n{text}\n", flush=True)
     section = f"trust-{name}"
     if not results.is_file() or f"<!-- {section}: begin -->" not in results.read_text(encoding="utf-8"):
-        places = [f"<!-- {section}-{one}: begin -->\n<!-- {section}-{one}: end -->" for one in PARTS]
+        places = [f"<!-- {section}-{one}: begin -->\n<!-- {section}-{one}: end -->" for one in parts]
         title = f"## Figures that can be believed, of `{name}`"
         side_by_side.write_section(results, section, "\n\n".join([title, *places]))
     side_by_side.write_section(results, f"{section}-{part}", text)

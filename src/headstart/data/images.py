@@ -267,6 +267,22 @@ def _draft(image: Image.Image, side: int) -> None:
             return
 
 
+def _resize(image: Image.Image, preprocess: Preprocess) -> Pixels:
+    size, method = preprocess.size, _RESAMPLING[preprocess.interpolation]
+    width, height = image.size
+    if preprocess.resize == "crop":
+        side = min(height, width) * preprocess.crop
+        left, top = (width - side) / 2, (height - side) / 2
+        return np.asarray(image.resize((size, size), method, box=(left, top, left + side, top + side)))
+    if preprocess.resize == "squash":
+        return np.asarray(image.resize((size, size), method))
+    scale = size / max(height, width)
+    inner = (max(1, round(width * scale)), max(1, round(height * scale)))
+    canvas = Image.new("RGB", (size, size), preprocess.background)
+    canvas.paste(image.resize(inner, method), ((size - inner[0]) // 2, (size - inner[1]) // 2))
+    return np.asarray(canvas)
+
+
 def _finish(
     image: Image.Image,
     size: tuple[int, int],
