@@ -6,7 +6,7 @@ READY = $(VENV)/.ready
 DATA ?=
 ARGS ?=
 
-.PHONY: install demo test check fix bench bench-trust bench-peers
+.PHONY: install demo test test-fast check fix bench bench-trust bench-peers
 
 install: $(READY)
 
@@ -18,8 +18,15 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/headstart demo
 
+# Files run side by side, one worker a core; a file stays with one worker, since its tests share what they trained.
+SIDE_BY_SIDE = --numprocesses=logical --maxprocesses=8 --dist=loadfile --no-loadscope-reorder
+
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
+
+# The daily round: what takes no longer than a second or two.
+test-fast: $(READY)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'not slow' $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -150,7 +150,7 @@ def _headstart(paths: list[str]) -> dict[str, Any]:
     start = time.perf_counter()
     dataset = Dataset(Path(), tuple(Sample(Path(path), path) for path in paths))
     digests, _ = files.fingerprints(dataset)
-    extraction = features.extract(dataset, digests, encoder, backbone, cache=Path(os.environ["HEADSTART_CACHE"]))
+    extraction = features.extract(dataset, digests, encoder, cache=Path(os.environ["HEADSTART_CACHE"]))
     seconds = time.perf_counter() - start
     table = extraction.table
     if table.failures:

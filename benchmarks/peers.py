@@ -48,7 +48,8 @@ from side_by_side import MB, Bound, say
 from headstart import metrics
 from headstart.data import sources, splits
 from headstart.inspection import files
-from headstart.records import ClassNames, Dataset, Integers, Interval
+from headstart.predictions import Interval
+from headstart.records import ClassNames, Dataset, Integers
 
 FIGURES = {"accuracy": "accuracy", "log_loss": "log-loss", "ece": "ECE"}
 CHILD = "--contender"

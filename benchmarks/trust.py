@@ -47,7 +47,8 @@ from headstart.data.sources import Columns
 from headstart.experiments import grouping
 from headstart.inspection import duplicates
 from headstart.learning import conformal
-from headstart.records import Dataset, Integers, Interval, Predictions, Sample
+from headstart.predictions import Interval, Predictions
+from headstart.records import Dataset, Integers, Sample
 from headstart.workflows import prepare
 from headstart.workflows import train as workflow
 from headstart.workflows.audit import audit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 import warnings
@@ -9,18 +10,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+# Before anything loads OpenMP: small matrices are fitted faster by one thread, and tests run side by side.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 from PIL import Image
 
 HUES = {"ash": (60, 60, 60), "birch": (200, 190, 60), "cedar": (60, 140, 220), "elm": (210, 70, 160)}
 SMALL = {"encoder.backbone": "tf_efficientnet_lite0", "pictures.size": 64}
+LONGEST = ("test_docs.py", "test_crash.py", "test_cli.py", "test_tutorial.py", "test_train.py", "test_cli_trust.py")
 
 
 class Ran(NamedTuple):
     code: int
     out: str
     err: str
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that no worker is left alone with one of them at the end."""
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.fixture(autouse=True)

@@ -150,7 +150,13 @@ def test_train_writes_the_folder_of_a_run_and_nothing_beside_it(trained: tuple[R
 
 def test_train_says_its_plan_and_its_progress_on_stderr_alone(trained: tuple[Ran, Path]):
     ran, _ = trained
-    for text in ("Plan: 36 pictures of 3 classes", "64 px", "tf_efficientnet_lite0", "Encoding: 36 of 36"):
+    for text in (
+        "Plan: 36 pictures of 3 classes",
+        "64 px",
+        "the crop cuts away 36% of a picture (median of 36)",
+        "tf_efficientnet_lite0",
+        "Encoding: 36 of 36",
+    ):
         assert text in ran.err
         assert text not in ran.out
 
@@ -164,6 +170,7 @@ def test_the_refit_is_said_in_the_output_the_model_and_the_card(trained: tuple[R
     assert "then       fit once more" in ran.err
 
 
+@pytest.mark.slow
 def test_json_of_quiet_training_is_all_there_is(run: Run, photos: Path, tmp_path: Path):
     ran = run("train", photos, "--out", tmp_path / "model", *SMALL, "--json", "--quiet")
     content = json.loads(ran.out)
@@ -173,6 +180,7 @@ def test_json_of_quiet_training_is_all_there_is(run: Run, photos: Path, tmp_path
     assert (ran.code, ran.err) == (0, "")
 
 
+@pytest.mark.slow
 def test_no_refit_is_said_in_the_output_the_model_and_the_card(run: Run, photos: Path, tmp_path: Path):
     ran = run("train", photos, "--out", tmp_path / "model", *SMALL, "--no-refit")
     text = "fitted on 30 training pictures"
@@ -182,6 +190,7 @@ def test_no_refit_is_said_in_the_output_the_model_and_the_card(run: Run, photos:
     assert "then       keep the measured head" in ran.err
 
 
+@pytest.mark.slow
 def test_a_second_training_keeps_the_first_model(run: Run, photos: Path, trained: tuple[Ran, Path], tmp_path: Path):
     assert "the model that was there" not in trained[0].out
     out = tmp_path / "model"
@@ -192,6 +201,7 @@ def test_a_second_training_keeps_the_first_model(run: Run, photos: Path, trained
     assert told(out)["training"]["refitted"] is False
 
 
+@pytest.mark.slow
 def test_a_model_that_was_moved_by_somebody_else_is_not_claimed(run: Run, photos: Path, tmp_path: Path):
     (tmp_path / "model.1").mkdir()
     ran = run("train", photos, "--out", tmp_path / "model", *SMALL)
@@ -199,6 +209,7 @@ def test_a_model_that_was_moved_by_somebody_else_is_not_claimed(run: Run, photos
     assert "the model that was there" not in ran.out
 
 
+@pytest.mark.slow
 def test_the_default_place_is_named_after_the_data(
     run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -207,6 +218,7 @@ def test_the_default_place_is_named_after_the_data(
     assert set(tree(tmp_path / "runs" / "photos")) == RUN_FOLDER
 
 
+@pytest.mark.slow
 def test_the_plan_of_a_run_gives_the_same_model(run: Run, photos: Path, trained: tuple[Ran, Path], tmp_path: Path):
     first, again = trained[1], tmp_path / "again"
     assert run("train", photos, "--out", again, "--config", first / "plan.toml").code == 0
@@ -214,6 +226,7 @@ def test_the_plan_of_a_run_gives_the_same_model(run: Run, photos: Path, trained:
         assert (first / name).read_bytes() == (again / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_flags_are_kept_in_the_plan(run: Run, photos: Path, tmp_path: Path):
     flags = ("--seed", 3, "--no-mirror", "--resize", "squash", "--set", "head.l2=[0.1, 1]", "--engine", "torch")
     assert run("train", photos, "--out", tmp_path / "model", *SMALL, *flags).code == 0
@@ -359,6 +372,7 @@ def test_a_table_beside_its_pictures_needs_no_more(run: Run, model_folder: Path,
     assert json.loads(run("evaluate", model_folder, loose / "labels.csv", *COLUMNS, "--json").out)["pictures"] == 36
 
 
+@pytest.mark.slow
 def test_a_split_column_is_honoured(run: Run, loose: Path, tmp_path: Path):
     columns = (*COLUMNS, "--split-column", "part")
     ran = run("train", loose, "--labels", tmp_path / "labels.csv", *columns, "--out", tmp_path / "model", *SMALL)
@@ -377,6 +391,7 @@ def test_evaluate_can_look_at_one_part_only(run: Run, model_folder: Path, loose:
     assert "'tset'" in ran.err
 
 
+@pytest.mark.slow
 def test_a_group_column_is_honoured(run: Run, loose: Path, tmp_path: Path):
     columns = (*COLUMNS, "--group-column", "owner")
     run("train", loose, "--labels", tmp_path / "labels.csv", *columns, "--out", tmp_path / "model", *SMALL, "-q")
@@ -408,6 +423,7 @@ def test_missing_files_are_refused_or_dropped_as_asked(run: Run, model_folder: P
     assert json.loads(run("evaluate", *where, "--missing", "drop").out)["pictures"] == 35
 
 
+@pytest.mark.slow
 def test_unreadable_pictures_are_listed_and_counted(run: Run, photos: Path, tmp_path: Path):
     (photos / "ash" / "ash_03.png").write_bytes(b"")
     (photos / "birch" / "birch_01.png").write_bytes(b"no picture")
@@ -434,6 +450,7 @@ def test_B13_no_picture_at_all_is_refused_with_the_reason(run: Run, tmp_path: Pa
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.slow
 def test_B13_a_class_of_one_picture_is_named_as_not_measured(run: Run, photos: Path, tmp_path: Path):
     draw_folders(photos, ("elm",), each=1)
     ran = run("train", photos, "--out", tmp_path / "model", *SMALL)
@@ -442,6 +459,7 @@ def test_B13_a_class_of_one_picture_is_named_as_not_measured(run: Run, photos: P
     assert "elm" in told(tmp_path / "model")["classes"]
 
 
+@pytest.mark.slow
 def test_B11_class_names_are_never_paths(run: Run, tmp_path: Path):
     names = ("<script>alert(1)</script>", "../x", "CON", "x" * 300, "a/b", "[red]$5$")
     (tmp_path / "in").mkdir()
@@ -460,6 +478,7 @@ def test_B11_class_names_are_never_paths(run: Run, tmp_path: Path):
     assert told(tmp_path / "model")["classes"] == sorted(names)
 
 
+@pytest.mark.slow
 def test_B10_a_name_that_is_no_utf_8_survives_the_whole_way(run: Run, photos: Path, tmp_path: Path):
     name = os.fsdecode(b"caf\xe9")
     for index in range(12):
@@ -590,6 +609,23 @@ def test_an_out_that_cannot_be_a_file_is_refused_at_once(
     assert "Encoding" not in ran.err
 
 
+@pytest.mark.parametrize("content", ["a picture", "nothing"])
+def test_a_picture_can_come_from_standard_input(
+    run: Run, model_folder: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, content: str
+):
+    data = (photos / "birch" / "birch_00.png").read_bytes() if content == "a picture" else b""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    ran = run("predict", model_folder, "-", *TORCH)
+    assert table(ran.out)[1] == ["-", "birch" if data else ""]
+    assert (ran.code, "error: -: " in ran.err) == ((0, False) if data else (1, True))
+
+
+def test_standard_input_goes_alone(run: Run, model_folder: Path, photos: Path):
+    ran = run("predict", model_folder, "-", photos)
+    assert (ran.code, ran.out) == (2, "")
+    assert "goes alone" in ran.err
+
+
 def test_an_unknown_format_is_refused(run: Run, model_folder: Path, photos: Path):
     ran = run("predict", model_folder, photos, "--format", "xml")
     assert ran.code == 2
@@ -681,6 +717,7 @@ def test_json_of_evaluate_is_alone_on_stdout(run: Run, model_folder: Path, photo
     assert content["overall"]["accuracy"][0] == 1
 
 
+@pytest.mark.slow
 def test_evaluate_counts_what_it_could_not_use(run: Run, model_folder: Path, photos: Path):
     (photos / "ash" / "ash_00.png").write_bytes(b"no picture")
     ran = run("evaluate", model_folder, photos)
@@ -719,6 +756,7 @@ def test_show_draws_a_batch_as_the_model_sees_it(run: Run, few: Path, model_fold
     ran = run("show", few, "--batch", "--model", model_folder, "--out", tmp_path / "batch.png")
     assert ran.code == 0
     assert "One batch: (8, 64, 64, 3)" in ran.err
+    assert "Here the crop cuts away 36% of a picture (median of 4)." in ran.err
     assert (tmp_path / "batch.png").stat().st_size > 10_000
 
 
@@ -795,6 +833,7 @@ def test_settings_lists_every_setting_with_its_default(run: Run):
     assert [line.split(" = ")[0] for line in ran.out.splitlines()] == names
 
 
+@pytest.mark.slow
 def test_the_cache_tells_its_size_and_can_be_cleared(run: Run, model_folder: Path, photos: Path, cold: Path):
     run("predict", model_folder, photos)
     content = json.loads(run("cache", "--json").out)
@@ -804,6 +843,7 @@ def test_the_cache_tells_its_size_and_can_be_cleared(run: Run, model_folder: Pat
     assert json.loads(run("cache", "--json").out)["vectors"] == 0
 
 
+@pytest.mark.slow
 def test_a_damaged_cache_is_found_and_mended(run: Run, model_folder: Path, photos: Path, cold: Path):
     run("predict", model_folder, photos)
     assert run("cache", "verify").out == "1 files, 0 damaged.\n"
@@ -816,6 +856,7 @@ def test_a_damaged_cache_is_found_and_mended(run: Run, model_folder: Path, photo
     assert not shard.exists()
 
 
+@pytest.mark.slow
 def test_without_cache_nothing_is_kept(run: Run, model_folder: Path, photos: Path, cold: Path):
     assert run("predict", model_folder, photos, "--no-cache").code == 0
     assert not cold.exists()
@@ -824,6 +865,7 @@ def test_without_cache_nothing_is_kept(run: Run, model_folder: Path, photos: Pat
 # ── what is never written ──
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("verb", "code"), [("train", 0), ("evaluate", 0), ("predict", 1), ("show", 0), ("summary", 0), ("cache", 0)]
 )

@@ -40,12 +40,16 @@ from headstart.records import ClassNames, Dataset, FeatureTable
 
 NURSERY = """
 import json, os, signal, sys, time, traceback
+import cleanlab.count, matplotlib.backends.backend_agg, sklearn.linear_model, sklearn.tree  # what is imported late
 import headstart.cli, headstart.workflows.train, headstart.report.run, headstart.terminal
 from headstart.inspection import files
 from headstart.data import sources
 from headstart.encoding import features, runtime
 from headstart.model import artifact
-import contracts, timm
+import contracts, PIL.Image, timm, torch
+import openvino.tools.ovc
+PIL.Image.init()
+torch.optim.Adam([torch.zeros(1)])  # brings its compiler along
 
 def born(code, log):
     begun, tell = os.pipe()
@@ -86,10 +90,11 @@ def extract(photos, cache, progress=lambda *_: None):
     dataset = sources.read(photos)
     digests, _ = files.fingerprints(dataset)
     encoder = contracts.encoder("openvino-f32")
-    return features.extract(dataset, digests, encoder, contracts.lite0(), cache=cache, progress=progress)
+    return features.extract(dataset, digests, encoder, cache=cache, progress=progress)
 """
 
 Nursery = Callable[..., list[int]]
+SMALL = ("--backbone", "lite0", "--set", "pictures.size=64")
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +135,7 @@ def dataset(tmp_path: Path) -> Dataset:
 
 def extracted(dataset: Dataset, cache: Path | None) -> FeatureTable:
     digests, _ = files.fingerprints(dataset)
-    return features.extract(dataset, digests, contracts.encoder(), contracts.lite0(), cache=cache).table
+    return features.extract(dataset, digests, contracts.encoder(), cache=cache).table
 
 
 def log(tmp_path: Path) -> str:
@@ -237,48 +242,80 @@ headstart.cli.main()
 
 
 def train(photos: Path, out: Path, *more: object) -> str:
-    return command("train", photos, "--out", out, "--backbone", "lite0", "--set", "pictures.size=64", *more)
+    return command("train", photos, "--out", out, *SMALL, *more)
+
+
+def killed_with(pattern: str, count: int = 1) -> str:
+    """Code of a child that is killed as soon as its cache holds so many files of this kind."""
+    return f"""
+victim = os.getpid()
+def many():
+    try:
+        return len(list((tmp / "cache").glob({pattern!r}))) >= {count}
+    except FileNotFoundError:  # a folder that went while it was looked at
+        return False
+if os.fork() == 0:
+    while os.getppid() == victim and not many():
+        time.sleep(0.001)
+    if os.getppid() == victim:
+        os.kill(victim, signal.SIGKILL)
+    os._exit(0)
+"""
+
+
+SHARDS = "features/*/*.safetensors"
+
+
+def shards(cache: Path) -> dict[Path, int]:
+    """Return the shards of a cache and when each was written."""
+    return {path: path.stat().st_mtime_ns for path in cache.glob(SHARDS)}
 
 
 @pytest.mark.slow
 def test_D3_killed_and_repeated_training_gives_the_same_head_to_the_byte(nursery: Nursery, tmp_path: Path):
     photos = draw_folders(tmp_path / "photos", each=20)
-    begun = time.monotonic()
-    assert nursery(train(photos, tmp_path / "whole")) == [0], log(tmp_path)
-    whole = time.monotonic() - begun
+    model = train(photos, tmp_path / "model")
+    before: dict[Path, int] = {}
+    for count in (4, 10, 24):  # of the 24 shards for 60 pictures: eight of two views and of the properties
+        assert nursery(killed_with(SHARDS, count) + model) == [-signal.SIGKILL], log(tmp_path)
+        assert not list(tmp_path.glob("*model*"))
+        after = shards(tmp_path / "cache")
+        assert len(after) >= count
+        assert sum(after[path] != when for path, when in before.items()) <= 2  # those that the kill parted
+        before = after
+    assert nursery(model) == [0], log(tmp_path)
+    assert shards(tmp_path / "cache") == before  # all were there: nothing is computed twice
     shutil.rmtree(tmp_path / "cache")
-    codes = [nursery(train(photos, tmp_path / "model"), kill_after=whole * part)[0] for part in (0.3, 0.55, 0.8)]
-    assert codes.count(-signal.SIGKILL) >= 2, log(tmp_path)
-    assert nursery(train(photos, tmp_path / "model")) == [0], log(tmp_path)
+    assert nursery(train(photos, tmp_path / "whole")) == [0], log(tmp_path)
     heads = [(tmp_path / name / "head.safetensors").read_bytes() for name in ("whole", "model")]
     assert heads[0] == heads[1]
     assert "Traceback" not in log(tmp_path)
 
 
 EPOCHS = """
-import headstart.learning.sgd as descent, torch
+from headstart.learning import sgd
+import torch
 sgd.SAVE_EVERY = 0
 torch.set_num_threads(1)
-"""
-
-DIE_IN_EPOCH = f"""{EPOCHS}
 save = sgd.Checkpoint.save
-def die(self, tensors, told):
+def noted(self, tensors, told):
     save(self, tensors, told)
-    if len(told["history"]) == NUMBER:
+    with open(tmp / "epochs.txt", "a") as file:
+        print(len(told["history"]), file=file)
+    if len(told["history"]) == LAST:
         os.kill(os.getpid(), signal.SIGKILL)
-sgd.Checkpoint.save = die
+sgd.Checkpoint.save = noted
 """
 
-KILL_WHEN_THERE_IS_A_STATE = f"""{EPOCHS}
-victim = os.getpid()
-if os.fork() == 0:
-    while os.getppid() == victim and not list((tmp / "cache" / "fits").glob("*.safetensors")):
-        time.sleep(0.001)
-    if os.getppid() == victim:
-        os.kill(victim, signal.SIGKILL)
-    os._exit(0)
-"""
+
+def epochs(last: int | None = None) -> str:
+    """Code that keeps the state of each epoch and notes its number; of a child that dies after the last one."""
+    return EPOCHS.replace("LAST", str(last))
+
+
+def computed(tmp_path: Path) -> list[int]:
+    """Return the numbers of the epochs that were computed."""
+    return [int(line) for line in (tmp_path / "epochs.txt").read_text().splitlines()]
 
 
 def train_in_epochs(photos: Path, out: Path, epochs: int) -> str:
@@ -290,13 +327,14 @@ def train_in_epochs(photos: Path, out: Path, epochs: int) -> str:
 def test_D3_epochs_killed_again_and_again_end_in_the_same_head_to_the_byte(nursery: Nursery, tmp_path: Path):
     photos = draw_folders(tmp_path / "photos")
     whole, model = (train_in_epochs(photos, tmp_path / name, 40) for name in ("whole", "model"))
-    assert nursery(whole) == [0], log(tmp_path)
     for epoch in (7, 39):
-        assert nursery(DIE_IN_EPOCH.replace("NUMBER", str(epoch)) + model) == [-signal.SIGKILL], log(tmp_path)
+        assert nursery(epochs(epoch) + model) == [-signal.SIGKILL], log(tmp_path)
         assert len(list((tmp_path / "cache" / "fits").iterdir())) == 1
         assert not list(tmp_path.glob("*model*"))
-    assert nursery(model) == [0], log(tmp_path)
+    assert nursery(epochs() + model) == [0], log(tmp_path)
+    assert computed(tmp_path)[:40] == list(range(1, 41))  # each once, over three processes
     assert not list((tmp_path / "cache" / "fits").iterdir())
+    assert nursery(whole) == [0], log(tmp_path)
     heads = [(tmp_path / name / "head.safetensors").read_bytes() for name in ("whole", "model")]
     assert heads[0] == heads[1]
 
@@ -304,10 +342,12 @@ def test_D3_epochs_killed_again_and_again_end_in_the_same_head_to_the_byte(nurse
 @pytest.mark.slow
 def test_D3_epochs_killed_from_outside_end_in_the_same_head_to_the_byte(nursery: Nursery, tmp_path: Path):
     photos = draw_folders(tmp_path / "photos")
-    whole, model = (train_in_epochs(photos, tmp_path / name, 200) for name in ("whole", "model"))
-    assert nursery(KILL_WHEN_THERE_IS_A_STATE + model) == [-signal.SIGKILL], log(tmp_path)
+    whole, model = (train_in_epochs(photos, tmp_path / name, 100) for name in ("whole", "model"))
+    assert nursery(killed_with("fits/*.safetensors") + epochs() + model) == [-signal.SIGKILL], log(tmp_path)
     assert not list(tmp_path.glob("*model*"))
-    assert [nursery(model), nursery(whole)] == [[0], [0]], log(tmp_path)
+    (tmp_path / "epochs.txt").unlink(missing_ok=True)
+    assert [nursery(epochs() + model), nursery(whole)] == [[0], [0]], log(tmp_path)
+    assert computed(tmp_path)[0] > 1  # it went on from the state that was there
     heads = [(tmp_path / name / "head.safetensors").read_bytes() for name in ("whole", "model")]
     assert heads[0] == heads[1]
     assert "Traceback" not in log(tmp_path)
@@ -343,7 +383,7 @@ def started(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
     """Start `headstart train` on 600 pictures, as a person would."""
     draw_folders(tmp_path / "photos", each=200)
     environment = {**os.environ, "HEADSTART_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "headstart", "train", "photos", "--out", "model", "--set", "pictures.size=128"]
+    command = [sys.executable, "-m", "headstart", "train", "photos", "--out", "model", *SMALL]
     pipe = subprocess.PIPE
     with contextlib.ExitStack() as stack:
         yield lambda: stack.enter_context(
@@ -353,10 +393,10 @@ def started(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
 
 def wait_for(process: subprocess.Popen[str], cache: Path, pattern: str) -> None:
     """Wait until there is such a file in the cache."""
-    for _ in range(1000):
+    for _ in range(10_000):
         if process.poll() is not None or list(cache.rglob(pattern)):
             return
-        time.sleep(0.1)
+        time.sleep(0.01)
     raise AssertionError(f"no {pattern} for 100 seconds")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -22,6 +23,7 @@ HOME = Path(headstart.__file__).parent
 ORDER = [
     "errors",
     "records",
+    "predictions",
     "metrics",
     "settings",
     "config",
@@ -29,11 +31,12 @@ ORDER = [
     "schema",
     "data.limits",
     "data.images",
+    "data.shapes",
     "data.tables",
     "data.columns",
     "data.frames",
-    "data.corrections",
     "data.folders",
+    "data.corrections",
     "data.sources",
     "data.pictures",
     "data.splits",
@@ -45,8 +48,8 @@ ORDER = [
     "inspection.thumbnails",
     "inspection.scenes",
     "inspection.duplicates",
-    "encoding.architecture",
     "encoding.weights",
+    "encoding.architecture",
     "encoding.backbone",
     "encoding.runtime",
     "encoding.cache",
@@ -83,10 +86,10 @@ ORDER = [
     "delivery.submission",
     "report.plots",
     "report.summary",
-    "report.gallery",
-    "report.card",
-    "report.redraw",
     "report.stored",
+    "report.redraw",
+    "report.card",
+    "report.gallery",
     "report.run",
     "report.logs",
     "demo",
@@ -107,12 +110,12 @@ DOORS = {
     "openvino": {"encoding.runtime"},
     "safetensors": {"encoding.weights", "encoding.cache", "learning.checkpoint", "model.artifact"},
     "platformdirs": {"encoding.cache"},
-    "matplotlib": {"report.plots", "report.gallery", "report.redraw"},
+    "matplotlib": {"report.plots", "report.gallery"},
     "typer": {"cli", "cli.housekeeping", "cli.look", "cli.options", "cli.train", "cli.use"},
     "rich": {"terminal"},
     "tensorboardX": {"report.logs"},
     "mlflow": {"report.logs"},
-    "PIL": {"data.images", "data.pictures", "inspection.properties", "demo"},
+    "PIL": {"data.images", "data.pictures", "data.shapes", "inspection.properties", "demo"},
     "cleanlab": {"evaluation.label_errors"},
     "sklearn": {"inspection.shortcuts", "demo"},
     "scipy": {
@@ -127,7 +130,7 @@ DOORS = {
     },
     "threadpoolctl": {"learning.logistic"},
     "tomli_w": {"config"},
-    "tomllib": {"config", "settings"},
+    "tomllib": {"settings"},
 }
 
 PUBLIC = [
@@ -187,6 +190,7 @@ TRAIN_FLAGS = [
 ]
 
 
+@functools.cache
 def rooms() -> dict[str, ast.Module]:
     """Return every module but the facade and the empty fronts of wings, by its name inside the package.
 
@@ -241,7 +245,7 @@ def test_a_library_has_its_door(library: str):
 
 def test_the_first_rooms_need_numpy_and_scipy_at_most():
     own = {"headstart", "numpy", "scipy", "tomli_w", *sys.stdlib_module_names}
-    for room in ("errors", "records", "metrics", "settings", "config", "storage"):
+    for room in ("errors", "records", "predictions", "metrics", "settings", "config", "storage"):
         assert {name.split(".")[0] for name in imported(rooms()[room])} <= own
 
 

@@ -20,18 +20,10 @@ if TYPE_CHECKING:
     from headstart.evaluation.measure import evaluate as evaluate
     from headstart.model.artifact import load_classifier as load  # noqa: F401
     from headstart.model.classifier import Classifier as Classifier
-    from headstart.records import (
-        Dataset as Dataset,
-    )
-    from headstart.records import (
-        Evaluation as Evaluation,
-    )
-    from headstart.records import (
-        Prediction as Prediction,
-    )
-    from headstart.records import (
-        Predictions as Predictions,
-    )
+    from headstart.predictions import Evaluation as Evaluation
+    from headstart.predictions import Prediction as Prediction
+    from headstart.predictions import Predictions as Predictions
+    from headstart.records import Dataset as Dataset
     from headstart.report.run import save as save
     from headstart.workflows.audit import audit as audit
     from headstart.workflows.check import check as check
@@ -44,10 +36,10 @@ _HOMES = {
     "Classifier": "headstart.model.classifier",
     "Columns": "headstart.data.sources",
     "Dataset": "headstart.records",
-    "Evaluation": "headstart.records",
+    "Evaluation": "headstart.predictions",
     "HeadstartError": "headstart.errors",
-    "Prediction": "headstart.records",
-    "Predictions": "headstart.records",
+    "Prediction": "headstart.predictions",
+    "Predictions": "headstart.predictions",
     "TrainConfig": "headstart.config",
     "TrainingResult": "headstart.workflows.train",
     "audit": "headstart.workflows.audit",

@@ -6,7 +6,6 @@ Nothing here looks at pictures or at the machine.
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ import tomli_w
 
 from headstart.errors import ConfigError
 from headstart.records import Preprocess
-from headstart.settings import EPOCHS, build, problems, put, setting, table, toml_value
+from headstart.settings import EPOCHS, build, problems, put, read_toml, setting, table, toml_value
 
 # What a recipe puts in the place of "auto".
 RECIPES: Mapping[str, Mapping[str, Any]] = {
@@ -351,7 +350,7 @@ def read_config(file: Path | None, settings: Sequence[str] = (), flags: Mapping[
     Raises:
         ConfigError: With every unknown key (and the closest known one) and every value out of range.
     """
-    asked = {} if file is None else _read_file(file)
+    asked = {} if file is None else read_toml(file, FORMER_NAMES)
     recipe = asked.get("recipe")
     for text in settings:
         name, equals, value = text.partition("=")
@@ -368,22 +367,6 @@ def read_config(file: Path | None, settings: Sequence[str] = (), flags: Mapping[
     if file is not None and isinstance(recipe, str):
         _check_recipe(config, recipe, file)
     return config
-
-
-def _read_file(file: Path) -> dict[str, Any]:
-    """Return what a TOML file says, former names in today's words."""
-    try:
-        asked = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"The configuration {file} cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The configuration {file} is not TOML: {error}.") from error
-    for former, today in FORMER_NAMES.items():
-        (section, old), new = former.split("."), today.rpartition(".")[2]
-        values = asked.get(section)
-        if isinstance(values, dict) and old in values and new not in values:
-            values[new] = values.pop(old)
-    return asked
 
 
 def _check_recipe(config: TrainConfig, recipe: str, file: Path) -> None:

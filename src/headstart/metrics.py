@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri, stdtrit
 
-from headstart.records import Integers, Interval
+from headstart.predictions import Interval
+from headstart.records import Integers
 
 Array = NDArray[np.float64]
 Metric = Callable[[Array, Integers, Array | None], Any]

@@ -12,6 +12,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import field
+from pathlib import Path
 from typing import Any, Literal
 
 from headstart.errors import ConfigError
@@ -58,6 +59,30 @@ def _about(metadata: Mapping[str, Any]) -> str:
     only = metadata["only_for"]
     prefix = "" if not only else "epochs: " if only == EPOCHS else f"{', '.join(only)}: "
     return f"{prefix}{metadata['about']}"
+
+
+def read_toml(file: Path, former: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a TOML file says.
+
+    Args:
+        file: Where it lies.
+        former: Dotted former name → today's, which it gets unless that is given as well.
+
+    Raises:
+        ConfigError: It cannot be read or is not TOML.
+    """
+    try:
+        asked = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"The configuration {file} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The configuration {file} is not TOML: {error}.") from error
+    for once, today in former.items():
+        (section, old), new = once.split("."), today.rpartition(".")[2]
+        values = asked.get(section)
+        if isinstance(values, dict) and old in values and new not in values:
+            values[new] = values.pop(old)
+    return asked
 
 
 def toml_value(text: str) -> Any:

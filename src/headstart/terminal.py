@@ -21,6 +21,7 @@ from headstart.records import silence
 
 if TYPE_CHECKING:
     from headstart.config import Plan
+    from headstart.data.shapes import Cropped
     from headstart.evaluation.label_errors import Suspect
     from headstart.learning.heads import Step
     from headstart.records import Finding
@@ -119,14 +120,22 @@ def print_text(text: str) -> None:
     sys.stdout.buffer.flush()
 
 
-def print_plan(plan: Plan, pictures: int, classes: int) -> None:
-    """Print what training is going to do."""
+def print_plan(plan: Plan, pictures: int, classes: int, cropped: Cropped | None = None) -> None:
+    """Print what training is going to do.
+
+    Args:
+        plan: That was decided.
+        pictures: How many there are.
+        classes: The same.
+        cropped: What the crop cuts away of them, where that is known.
+    """
     encoder = plan.encoder
     mirrored = " and its mirror image" if plan.pictures.mirror else ""
+    cut = f"\n             {cropped}" if cropped is not None else ""
     say(
         False,
         f"""Plan: {pictures} pictures of {classes} classes
-  pictures   {plan.pictures.size} px, {plan.pictures.resize}; each picture{mirrored}
+  pictures   {plan.pictures.size} px, {plan.pictures.resize}; each picture{mirrored}{cut}
   backbone   {encoder.backbone}, frozen, on {encoder.engine} ({encoder.device}, {encoder.precision})
   split      {_held_out(plan)}, unless the data brings a split; seed {plan.seed}
   head       {_head(plan)}, class weights: {plan.head.class_weight}

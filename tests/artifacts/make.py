@@ -27,7 +27,7 @@ TOLD = ("probabilities", "sets", "p_value", "novelty", "typicality")
 SETTINGS = {
     "v1": {},
     "v2": {"calibration.unknown": "neighbours", "calibration.scaling": "vector"},
-    "v3": {"calibration.unknown": "mahalanobis", "head.hidden": (6,), "head.batch_norm": False},
+    "v3": {"calibration.unknown": "mahalanobis", "head.hidden": (6,), "head.learning_rate": 0.01},
 }
 CLASSES = {"ash": (90, 110, 90), "birch": (110, 105, 90), "cedar": (100, 100, 120), "elm": (115, 90, 110)}
 LEFT_OUT = ("plots", "README.md", "findings.json", "history.csv")

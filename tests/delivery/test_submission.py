@@ -15,7 +15,8 @@ from conftest import write_table
 from headstart.data.tables import Table, read_table
 from headstart.delivery import submission
 from headstart.errors import ConfigError, DataError
-from headstart.records import ClassNames, Predictions
+from headstart.predictions import Predictions
+from headstart.records import ClassNames
 
 NAMES = ("b/2.png", "a/1.jpg", "c.webp")
 

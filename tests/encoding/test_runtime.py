@@ -49,7 +49,7 @@ def test_encoder_keeps_the_contract(engine: str):
 @pytest.mark.parametrize("engine", contracts.ENGINES)
 def test_engine_agrees_with_torch_within_its_bound(engine: str):
     own = fresh(engine)
-    used, agreement = runtime.verified(own, contracts.lite0(), contracts.noise(8))
+    used, agreement = runtime.verified(own, contracts.noise(8))
     assert used is own
     assert agreement.pictures == 8
     assert agreement.relative_error <= runtime.BOUNDS[own.plan.precision][0]
@@ -73,11 +73,12 @@ def test_pictures_are_pulled_ahead_but_not_all_at_once():
 def test_wrong_engine_is_replaced_with_a_warning(monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Floats], Floats]):
     monkeypatch.setattr(OpenVinoEncoder, "encode", broken(spoil))
     with pytest.warns(UserWarning, match=r"openvino .* in f32 differs .* torch in f32 is used instead"):
-        used, agreement = runtime.verified(fresh(), contracts.lite0(), contracts.noise(8))
+        used, agreement = runtime.verified(fresh(), contracts.noise(8))
     assert isinstance(used, TorchEncoder)
     assert agreement.relative_error == 0
 
 
+@pytest.mark.slow
 def test_wrong_bf16_falls_back_to_f32_of_the_same_engine(monkeypatch: pytest.MonkeyPatch):
     own, real = fresh("openvino-bf16"), OpenVinoEncoder.encode
 
@@ -86,7 +87,7 @@ def test_wrong_bf16_falls_back_to_f32_of_the_same_engine(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(OpenVinoEncoder, "encode", encode)
     with pytest.warns(UserWarning, match="openvino in f32 is used instead"):
-        used, agreement = runtime.verified(own, contracts.lite0(), contracts.noise(8))
+        used, agreement = runtime.verified(own, contracts.noise(8))
     assert (used.plan.engine, used.plan.precision) == ("openvino", "f32")
     assert agreement.relative_error < 1e-3
 
@@ -96,7 +97,7 @@ def test_one_wrong_picture_of_eight_is_enough(monkeypatch: pytest.MonkeyPatch):
     wrong = next(iter(contracts.encoder().encode([last])))
     monkeypatch.setattr(OpenVinoEncoder, "encode", broken(lambda v: v * 1.5 if np.array_equal(v, wrong) else v))
     with pytest.warns(UserWarning, match="is used instead"):
-        runtime.verified(fresh(), contracts.lite0(), contracts.noise(8))
+        runtime.verified(fresh(), contracts.noise(8))
 
 
 def test_encoder_that_was_replaced_stays_replaced(monkeypatch: pytest.MonkeyPatch):
@@ -104,7 +105,7 @@ def test_encoder_that_was_replaced_stays_replaced(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(OpenVinoEncoder, "encode", broken(lambda v: -v))
     with pytest.warns(UserWarning, match="is used instead"):
         used, _ = runtime.verified(own, contracts.lite0(), contracts.noise(2))
-    assert runtime.verified(own, contracts.lite0(), contracts.noise(8))[0] is used  # and warns no more
+    assert runtime.verified(own, contracts.noise(8))[0] is used  # and warns no more
 
 
 def test_compare_measures_the_worst_row():

@@ -13,7 +13,8 @@ from headstart import metrics
 from headstart.data import sources
 from headstart.errors import DataError
 from headstart.evaluation import measure
-from headstart.records import ClassNames, Dataset, Predictions, Sample
+from headstart.predictions import Predictions
+from headstart.records import ClassNames, Dataset, Sample
 from headstart.workflows.train import TrainingResult
 
 CLASSES = ClassNames(["ash", "birch", "cedar"])

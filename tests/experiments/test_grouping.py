@@ -12,7 +12,8 @@ from headstart.config import SplitConfig
 from headstart.data.splits import Grouping
 from headstart.experiments import grouping
 from headstart.inspection.duplicates import Resemblance
-from headstart.records import Interval, LabelledFeatures
+from headstart.predictions import Interval
+from headstart.records import LabelledFeatures
 
 
 def gap(features: LabelledFeatures, resemblance: Resemblance) -> Interval | None:

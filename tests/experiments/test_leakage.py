@@ -13,7 +13,8 @@ from headstart.data.splits import Grouping
 from headstart.experiments import leakage, random_split
 from headstart.experiments.leakage import LeakageReport
 from headstart.experiments.random_split import Measured, RandomSplit
-from headstart.records import Interval, Splits
+from headstart.predictions import Interval
+from headstart.records import Splits
 
 NOTHING = np.array([], dtype=np.int64)
 

@@ -9,7 +9,7 @@ import pytest
 
 from headstart.errors import ConfigError
 from headstart.experiments import learning_curve
-from headstart.experiments.learning_curve import LearningCurve
+from headstart.experiments.learning_curve import Design, LearningCurve
 from headstart.records import ClassNames, Integers
 
 CLASSES = ClassNames(["ash", "birch", "cedar", "elm"])
@@ -33,7 +33,7 @@ def follow(law: Callable[[float, Integers], np.ndarray], seed: int = 0, each: in
         said = np.where(difficulty < error, (targets[validation] + 1) % 4, targets[validation])
         return 0.1 + 0.6 * np.eye(4)[said]
 
-    return learning_curve.measure(targets, CLASSES, train, validation, fit, seed=seed, **more)
+    return learning_curve.measure(targets, CLASSES, train, validation, fit, design=Design(seed=seed, **more))
 
 
 def power(n: float, targets: Integers) -> np.ndarray:
@@ -49,10 +49,11 @@ def asked(each: int = EACH, groups: Integers | None = None, **more) -> list[tupl
         heard.append((learned, share))
         return np.eye(4)[targets[validation]]
 
-    learning_curve.measure(targets, CLASSES, train, validation, fit, groups=groups, **more)
+    learning_curve.measure(targets, CLASSES, train, validation, fit, groups=groups, design=Design(**more))
     return heard
 
 
+@pytest.mark.slow
 def test_the_intervals_of_a_known_law_hold_the_targets_in_most_of_40_draws():
     now, later = 0.05 + 0.9 * EACH**-0.5, 0.05 + 0.9 * (2 * EACH) ** -0.5
     curves = [follow(power, seed) for seed in range(40)]
@@ -169,7 +170,7 @@ def test_a_class_with_few_validation_pictures_is_believed_less():
             wrong = place % 10 < 1 / share if share < 1 else place % np.where(targets[validation] == 0, 2, 10) == 0
             return np.eye(4)[(targets[validation] + wrong) % 4]
 
-        result = learning_curve.measure(targets, CLASSES, train, validation, fit, repeats=1)
+        result = learning_curve.measure(targets, CLASSES, train, validation, fit, design=Design(repeats=1))
         return {row.name: row.gain for row in result.by_class}["ash"]
 
     assert gain(2) < 0.8 * gain(100)

@@ -182,9 +182,10 @@ def test_the_temperature_comes_from_the_watched_pictures(asked: list[Rows]):
     assert learned.fitted.findings == ()
 
 
-def test_too_few_to_watch_are_said_to_be():
+def test_too_few_to_watch_are_said_to_be_and_make_no_answer_sure():
     learned = learn(case(samples(20)))
-    finding = found(learned, "too-few-to-watch")
+    finding, held = found(learned, "too-few-to-watch"), learned.fitted.held
+    assert learned.rules.calibration.probabilities(held.logits).max(axis=1).mean() < 1 - 0.9 / (5 + 2)
     assert finding is not None
     assert finding.severity == "warning"
     assert "only 5 picture(s) can be watched" in finding.message
@@ -287,5 +288,8 @@ def test_a_killed_fit_goes_on_from_the_cache_and_leaves_nothing_there(tmp_path: 
     with pytest.raises(KeyboardInterrupt):
         learn(given, checkpoints=tmp_path / "fits", progress=die)
     assert len(list((tmp_path / "fits").iterdir())) == 1
-    assert same(learn(given, checkpoints=tmp_path / "fits").fitted.head, learn(given).fitted.head)
+    begun: list[int] = []
+    again = learn(given, checkpoints=tmp_path / "fits", progress=lambda _, done, __: begun.append(done))
+    assert begun[0] == 4  # nothing is done twice
+    assert same(again.fitted.head, learn(given).fitted.head)
     assert not list((tmp_path / "fits").iterdir())

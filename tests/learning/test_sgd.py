@@ -383,7 +383,9 @@ def test_D3_a_fit_killed_in_every_epoch_goes_on_to_the_same_bits(tmp_path: Path)
     for epoch in (2, 3, 4, 5):
         killed(epoch, tmp_path, plan())
     heard: list[Step] = []
-    again = fit(plan(), folder=tmp_path, listen=heard.append)
+    begun: list[int] = []
+    again = fit(plan(), folder=tmp_path, listen=heard.append, progress=lambda _, done, __: begun.append(done))
+    assert begun[0] == 4  # the epochs before the last kill are not computed again
     assert same(again.head, whole.head)
     assert tuple(heard) == whole.history  # the earlier epochs once more
     assert not list(tmp_path.iterdir())
@@ -395,7 +397,10 @@ def test_D3_a_fit_without_watched_rows_goes_on_as_well(momentum: float, tmp_path
     rows = Rows(np.arange(60), NONE, NONE)
     given = plan(optimizer="sgd", momentum=momentum, hidden=(), batch_norm=False)
     killed(4, tmp_path, given, rows=rows)
-    assert same(fit(given, rows=rows, folder=tmp_path).head, fit(given, rows=rows).head)
+    begun: list[int] = []
+    again = fit(given, rows=rows, folder=tmp_path, progress=lambda _, done, __: begun.append(done))
+    assert begun[0] == 3  # nothing is done twice
+    assert same(again.head, fit(given, rows=rows).head)
 
 
 def changed_data(which: int) -> tuple[np.ndarray, np.ndarray]:

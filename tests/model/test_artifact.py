@@ -80,6 +80,7 @@ def neighbours(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.parent.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", contracts.ENGINES)
 def test_artifact_keeps_the_contract(small_result: TrainingResult, pictures: Dataset, tmp_path: Path, engine: str):
     try:
@@ -152,6 +153,7 @@ def test_C5_a_head_that_is_described_wrongly_is_refused(tmp_path: Path, setting:
         load_classifier(rewrite(tmp_path / "model", head=described))
 
 
+@pytest.mark.slow
 def test_training_result_loads_as_its_classifier(small_result: TrainingResult, model_folder: Path, pictures: Dataset):
     own, back = small_result.classifier, load_classifier(model_folder)
     np.testing.assert_array_equal(back.predict_many(pictures).probabilities, own.predict_many(pictures).probabilities)
@@ -515,6 +517,7 @@ def test_D10_leftovers_of_a_killed_save_are_collected_by_age(classifier: Classif
     assert (old.exists(), fresh.exists()) == (False, True)
 
 
+@pytest.mark.slow
 def test_D11_modes_of_a_saved_model_follow_the_umask(small_result: TrainingResult, tmp_path: Path, umask: int):
     run.save(small_result, tmp_path / "model")
     for path in [tmp_path / "model", *(tmp_path / "model").rglob("*")]:
@@ -523,6 +526,7 @@ def test_D11_modes_of_a_saved_model_follow_the_umask(small_result: TrainingResul
     assert os.umask(umask) == umask  # saving left it as it was
 
 
+@pytest.mark.slow
 def test_D12_nothing_goes_through_the_temporary_folder(
     small_result: TrainingResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -548,6 +552,7 @@ def judged(rules: PredictionRules, backbone: Backbone) -> Classifier:
     return Classifier(backbone, contracts.encoder(), Head(backbone.dim, 3).eval(), rules, ClassNames("abc"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("score", ["energy", "neighbours", "mahalanobis"])
 def test_every_rule_for_none_of_these_keeps_the_contract(score: str, tmp_path: Path, pictures: Dataset):
     backbone = contracts.lite0()

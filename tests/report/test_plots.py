@@ -15,7 +15,8 @@ from PIL import Image
 
 from headstart.evaluation import measure
 from headstart.learning.heads import Step
-from headstart.records import ClassNames, Interval, Predictions
+from headstart.predictions import Interval, Predictions
+from headstart.records import ClassNames
 from headstart.report import plots, summary
 
 HOSTILE = (
@@ -146,7 +147,9 @@ def test_a_grid_shows_every_picture_under_its_title(number: int):
 
 
 def test_saving_writes_one_png_a_figure_that_opens(tmp_path: Path):
-    plots.save({"one": plots.reliability(evaluated()), "two": plots.confusion(evaluated())}, tmp_path / "plots")
+    plots.save(
+        {"one": lambda: plots.reliability(evaluated()), "two": lambda: plots.confusion(evaluated())}, tmp_path / "plots"
+    )
     assert sorted(p.name for p in (tmp_path / "plots").iterdir()) == ["one.png", "two.png"]
     for file in (tmp_path / "plots").iterdir():
         with Image.open(file) as image:
@@ -156,7 +159,7 @@ def test_saving_writes_one_png_a_figure_that_opens(tmp_path: Path):
 
 def test_the_same_evaluation_gives_the_same_picture(tmp_path: Path):
     for name in ("first", "second"):
-        plots.save({"p": plots.per_class(evaluated())}, tmp_path / name)
+        plots.save({"p": lambda: plots.per_class(evaluated())}, tmp_path / name)
     assert (tmp_path / "first" / "p.png").read_bytes() == (tmp_path / "second" / "p.png").read_bytes()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,7 +17,8 @@ from headstart.errors import ArtifactError
 from headstart.learning.conformal import SetRule
 from headstart.learning.out_of_distribution import OutOfDistributionRule
 from headstart.learning.rules import PredictionRules
-from headstart.records import Finding, Interval
+from headstart.predictions import Interval
+from headstart.records import Finding
 from headstart.report import redraw, summary
 from headstart.workflows.train import TrainingResult
 
@@ -82,12 +84,9 @@ def test_rules_that_have_too_few_pictures_are_said_to_do_nothing():
 
 
 def test_nothing_of_a_report_needs_what_trained_it():
-    code = (
-        "import sys, headstart.report.plots, headstart.report.summary, headstart.report.redraw, headstart.report.card"
-    )
-    ran = subprocess.run(
-        [sys.executable, "-c", f"{code}; print('torch' in sys.modules)"], capture_output=True, text=True
-    )
+    rooms = ", ".join(f"headstart.report.{name}" for name in ("plots", "summary", "stored", "redraw", "card"))
+    code = f"import sys, {rooms}; print('torch' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ran.stdout == "False\n"
 
 
@@ -98,7 +97,10 @@ def test_a_run_is_drawn_again_from_its_folder_as_it_was(model_folder: Path, tmp_
     assert len(again) == 6
 
 
-def test_what_is_no_run_cannot_be_drawn_again(tmp_path: Path):
-    (tmp_path / "evaluation.json").write_text("[]")
-    with pytest.raises(ArtifactError, match="cannot be drawn again"):
+@pytest.mark.parametrize("name", ["evaluation.json", "trust.json", "model.json", "history.csv"])
+def test_a_run_that_lacks_a_file_cannot_be_drawn_again(model_folder: Path, tmp_path: Path, name: str):
+    for file in ("evaluation.json", "trust.json", "model.json", "history.csv"):
+        shutil.copy(model_folder / file, tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(ArtifactError, match=name):
         redraw.redraw(tmp_path)

@@ -123,7 +123,7 @@ def show(
     if batch.batch:
         drawn = gallery.batch(dataset, batch.preprocess(), seed or 0, mirror=batch.mirror is not False)
         terminal.say(quiet, f"One batch: {drawn.shape} 8-bit RGB; normalised to float32 inside the encoder.")
-        terminal.say(quiet or not drawn.cropped, drawn.cropped)
+        terminal.say(quiet or drawn.cropped is None, f"Here {drawn.cropped}.")
         figure = drawn.figure
     else:
         figure = gallery.grid(dataset, seed or 0)

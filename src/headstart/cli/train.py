@@ -129,7 +129,7 @@ def _fit(dataset: Dataset, asked: TrainConfig, out: Path, extras: Extras) -> Tra
 
         def planned(begun: Begun) -> None:
             if not extras.quiet:
-                terminal.print_plan(begun.plan, len(begun.inspection.dataset), len(begun.inspection.dataset.classes))
+                _print_plan(begun)
             opened = stack.enter_context(logs.opened(extras.log or (), begun.plan, out))
             for place in opened.places:
                 terminal.say(extras.quiet, f"Logs: {place}")
@@ -152,6 +152,15 @@ def _fit(dataset: Dataset, asked: TrainConfig, out: Path, extras: Extras) -> Tra
     if not extras.quiet:
         terminal.print_findings(result.findings)
     return result
+
+
+def _print_plan(begun: Begun) -> None:
+    from headstart.data import shapes
+
+    dataset = begun.inspection.dataset
+    sizes = shapes.sample([sample.path for sample in dataset])
+    cut = shapes.cropped(sizes, begun.backbone.preprocess)
+    terminal.print_plan(begun.plan, len(dataset), len(dataset.classes), cut)
 
 
 def _report(result: TrainingResult, out: Path, moved: Path | None, *, as_json: bool) -> None:

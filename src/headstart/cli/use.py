@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,10 +13,14 @@ import typer
 from headstart import storage, terminal
 from headstart.cli import places
 from headstart.cli.options import AsJson, Engine, FollowLinks, Model, NoCache, Quiet, Source
-from headstart.errors import ConfigError
+from headstart.errors import ConfigError, PictureError
 
 if TYPE_CHECKING:
+    from headstart.data.tables import Table
+    from headstart.predictions import Predictions
     from headstart.records import Dataset
+
+STDIN = "-"  # a picture's name that means standard input
 
 
 def evaluate(
@@ -66,7 +72,6 @@ def evaluate(
 
 
 def _print_stored(model: Path, *, as_json: bool) -> None:
-
     from headstart.report import stored
 
     figures = stored.read_evaluation(model)
@@ -99,70 +104,135 @@ def _draw(figures: Mapping[str, Any], split: str | None, folder: Path) -> None:
     plots.save(redraw.of_evaluation(figures, split or "test"), folder)
 
 
-def predict(
-    model: Model,
-    pictures: Annotated[list[str], typer.Argument(help="Files, folders, glob patterns, or a Kaggle folder's test/.")],
-    out: Annotated[Path | None, typer.Option(help="The file to write; default: stdout.")] = None,
+@dataclass(frozen=True)
+class Answers:
+    """Where the answers go, and in which form."""
+
+    out: Annotated[Path | None, typer.Option(help="The file to write; default: stdout.")] = None
     form: Annotated[
         str,
         typer.Option("--format", help="labels, probabilities, table (probability, known, set, error) or jsonl."),
-    ] = "labels",
-    like: Annotated[
-        Path | None, typer.Option(help="A sample submission, whose id and class columns are taken.")
-    ] = None,
+    ] = "labels"
+    like: Annotated[Path | None, typer.Option(help="A sample submission, whose id and class columns are taken.")] = None
     spreadsheet_safe: Annotated[
         bool, typer.Option("--spreadsheet-safe", help="Put ' before cells that a spreadsheet would run as a formula.")
-    ] = False,
+    ] = False
     fill_missing: Annotated[
         bool, typer.Option("--fill-missing", help="With --like: 0 for its classes that the model does not know.")
-    ] = False,
+    ] = False
     known: Annotated[
         bool, typer.Option("--known", help="A column that says whether the picture is like those learned from.")
-    ] = False,
+    ] = False
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format jsonl.")] = False
+
+    def checked(self) -> Answers:
+        """Return what was asked for, `--json` as the format that it stands for.
+
+        Raises:
+            ConfigError: Options exclude each other.
+        """
+        from headstart.delivery import submission
+
+        flag = "--json" if self.as_json else "--format"
+        answers = replace(self, form="jsonl") if self.as_json else self
+        if self.like is not None and answers.form != "labels":
+            raise ConfigError(f"--like decides the columns, so it does not go with {flag}.")
+        if self.fill_missing and self.like is None:
+            raise ConfigError("--fill-missing fills columns of a sample submission; name it with --like FILE.")
+        if answers.form not in submission.FORMATS:
+            raise ConfigError(f"--format is {self.form!r}; it is one of {', '.join(submission.FORMATS)}.")
+        return answers
+
+    def sample(self) -> Table | None:
+        """Return the sample submission, if one was named."""
+        from headstart.data import tables
+
+        return tables.read_table(self.like) if self.like is not None else None
+
+    def give(self, said: Predictions, sample: Table | None, *, quiet: bool) -> None:
+        """Write or print the answers."""
+        from headstart.delivery import submission
+
+        text = submission.render(
+            said,
+            self.form,
+            sample,
+            spreadsheet_safe=self.spreadsheet_safe,
+            fill_missing=self.fill_missing,
+            known=self.known,
+        )
+        if self.out is None:
+            terminal.print_text(text)
+        else:
+            places.write(self.out, text)
+            terminal.say(quiet, f"Wrote {len(said if sample is None else sample.rows)} rows to {self.out}.")
+
+
+def predict(
+    model: Model,
+    pictures: Annotated[
+        list[str],
+        typer.Argument(help="Files, folders, glob patterns, a Kaggle folder's test/, or - for a picture on stdin."),
+    ],
     follow_links: FollowLinks = False,
     *,
+    answers: Answers,
     engine: Engine,
     no_cache: NoCache = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The same as --format jsonl.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Predict pictures, in the order given. One that cannot be used keeps its row, and the exit code is then 1."""
     places.check_model(model)
-    from headstart.data import sources, tables
+    from headstart.data import sources
     from headstart.delivery import submission
+    from headstart.records import Dataset
 
-    form = "jsonl" if as_json else form
-    if like is not None and form != "labels":
-        raise ConfigError(f"--like decides the columns, so it does not go with {'--json' if as_json else '--format'}.")
-    if fill_missing and like is None:
-        raise ConfigError("--fill-missing fills columns of a sample submission; name it with --like FILE.")
-    if form not in submission.FORMATS:
-        raise ConfigError(f"--format is {form!r}; it is one of {', '.join(submission.FORMATS)}.")
-    sample = tables.read_table(like) if like is not None else None
-    dataset = sources.read_pictures(pictures, follow_links=follow_links)
-    if out is not None:
-        places.check_out(out, [model / "model.json", *([like] if like else []), *(sample.path for sample in dataset)])
+    answers = answers.checked()
+    sample, piped = answers.sample(), _piped(pictures)
+    dataset = Dataset(Path(), ()) if piped is not None else sources.read_pictures(pictures, follow_links=follow_links)
+    if answers.out is not None:
+        inputs = [model / "model.json", *([answers.like] if answers.like else []), *(one.path for one in dataset)]
+        places.check_out(answers.out, inputs)
     classifier = engine.load(model)
-    if known:
-        submission.check_known(form, sample, classifier.classes)
+    if answers.known:
+        submission.check_known(answers.form, sample, classifier.classes)
     if sample is not None:
-        submission.check_like(sample, classifier.classes, fill_missing=fill_missing)
+        submission.check_like(sample, classifier.classes, fill_missing=answers.fill_missing)
     with terminal.progress(quiet) as progress:
-        said = classifier.predict_many(dataset, cache=places.cache(no_cache), progress=progress)
-    text = submission.render(
-        said, form, sample, spreadsheet_safe=spreadsheet_safe, fill_missing=fill_missing, known=known
-    )
-    if out is None:
-        terminal.print_text(text)
-    else:
-        places.write(out, text)
-        terminal.say(quiet, f"Wrote {len(said if sample is None else sample.rows)} rows to {out}.")
+        asked = dataset if piped is None else [piped]
+        said = classifier.predict_many(asked, cache=places.cache(no_cache), progress=progress)
+    if piped is not None:
+        said = replace(said, names=(STDIN,))
+    answers.give(said, sample, quiet=quiet)
     if not quiet:
         terminal.print_findings((*dataset.findings, *said.findings))
-    for row, reason in list(said.errors.items())[:20]:
-        terminal.say(False, f"error: {terminal.printable(said.names[row])}: {reason}")
-    if not quiet and (line := submission.unknown_line(said, sample, header=form != "jsonl")):
+    _print_failures(said)
+    if not quiet and (line := submission.unknown_line(said, sample, header=answers.form != "jsonl")):
         terminal.say(False, f"{terminal.printable(line)}.")
     if said.errors:
         terminal.say(False, f"{len(said.errors)} of {len(said)} picture(s) could not be used; their rows are marked.")
         raise typer.Exit(1)
+
+
+def _print_failures(said: Predictions) -> None:
+    for row, reason in list(said.errors.items())[:20]:
+        terminal.say(False, f"error: {terminal.printable(said.names[row])}: {reason}")
+
+
+def _piped(pictures: Sequence[str]) -> bytes | None:
+    """Return the picture on standard input, if it is asked for.
+
+    Raises:
+        ConfigError: Other pictures are asked for as well.
+        PictureError: It is larger than a file may be.
+    """
+    if STDIN not in pictures:
+        return None
+    if len(pictures) > 1:
+        raise ConfigError("- stands for one picture on standard input, and goes alone.")
+    from headstart.data import limits
+
+    data = sys.stdin.buffer.read(limits.MOST_BYTES + 1)
+    if len(data) > limits.MOST_BYTES:
+        raise PictureError(f"Standard input holds more than {limits.MOST_BYTES:,} bytes; no picture may.")
+    return data

@@ -16,7 +16,8 @@ from scipy.sparse.csgraph import connected_components
 
 from headstart.config import SplitConfig
 from headstart.errors import ConfigError, DataError
-from headstart.records import SPLIT_NAMES, Dataset, Finding, Integers, Interval, Splits, found
+from headstart.predictions import Interval
+from headstart.records import SPLIT_NAMES, Dataset, Finding, Integers, Splits, found
 
 Rows = NDArray[np.bool_]
 Parts = NDArray[np.str_]  # (N,) "train", "validation", "test", or "" for pictures that nobody put anywhere yet

@@ -13,7 +13,8 @@ from pathlib import PurePosixPath
 
 from headstart.data.tables import Table, defused, to_csv
 from headstart.errors import ConfigError, DataError
-from headstart.records import ClassNames, Prediction, Predictions, listing
+from headstart.predictions import Prediction, Predictions
+from headstart.records import ClassNames, listing
 
 FORMATS = ("labels", "probabilities", "table", "jsonl")
 KNOWN = "known"

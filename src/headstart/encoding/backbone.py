@@ -160,11 +160,6 @@ def _shapes(name: str, size: int, arguments: Mapping[str, Any]) -> Mapping[str, 
     return {}
 
 
-def weights_digest(module: nn.Module) -> str:
-    """Return the SHA-256 over names, shapes and bytes of the weights alone, as the first models gave it."""
-    return _digest_weights(hashlib.sha256(), module)
-
-
 def available() -> list[tuple[str, int, str]]:
     """Return (name, picture size, where the weights come from) of what works without a download."""
     models = []
@@ -383,10 +378,7 @@ def _local_arguments(folder: Path) -> dict[str, Any]:
     noted = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_args") or {}
     arguments = {key: value for key, value in noted.items() if key not in ("num_classes", "in_chans", "img_size")}
     if problems := ARGUMENTS(arguments, "model_args"):
-        raise BackboneError(
-            f"The network in {folder} cannot be saved with a model: {'; '.join(problems[:3])}.",
-            "Its config.json may only name what shapes an architecture.",
-        )
+        raise BackboneError(f"A model cannot be saved with the network in {folder}: {'; '.join(problems[:3])}.")
     return arguments
 
 
@@ -396,11 +388,12 @@ def _dimension(module: nn.Module) -> int:
 
 def _digest(name: str, arguments: Mapping[str, Any], module: nn.Module) -> str:
     # the same tensors mean something else to another architecture, e.g. one that pads otherwise
-    described = json.dumps([name.split(".")[0], dict(arguments)], sort_keys=True, default=str)
-    return _digest_weights(hashlib.sha256(described.encode()), module)
+    return weights_digest(module, json.dumps([name.split(".")[0], dict(arguments)], sort_keys=True, default=str))
 
 
-def _digest_weights(result: hashlib._Hash, module: nn.Module) -> str:
+def weights_digest(module: nn.Module, about: str = "") -> str:
+    """Return the SHA-256 over what is said of the weights, and their names, shapes and bytes."""
+    result = hashlib.sha256(about.encode())
     for key, value in sorted(module.state_dict().items()):
         result.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
         result.update(value.contiguous().view(-1).view(torch.uint8).numpy())

@@ -21,7 +21,6 @@ import numpy as np
 from headstart.data import images
 from headstart.data.pictures import InMemory
 from headstart.encoding import reading, runtime
-from headstart.encoding.backbone import Backbone
 from headstart.encoding.cache import Store, open_cache
 from headstart.encoding.reading import Loaded
 from headstart.encoding.runtime import Agreement, Encoder
@@ -66,7 +65,6 @@ def extract(
     dataset: Dataset,
     digests: Sequence[str] | None,
     encoder: Encoder,
-    backbone: Backbone,
     *,
     views: Sequence[str] = ("original",),
     with_properties: bool = False,
@@ -84,7 +82,6 @@ def extract(
         digests: (N,) SHA-256 of their bytes as they were when last looked at; "" where a file could not be read. None:
             they are found out as each file is read, which is then read only once.
         encoder: Computes the features.
-        backbone: Of the encoder, to check it against.
         views: From `VIEWS`.
         with_properties: Whether properties are wanted; they come from the same decoding.
         cache: The folder of the cache; None: keep nothing.
@@ -97,7 +94,7 @@ def extract(
     job = _Job(dataset, digests, encoder, tuple(views), with_properties, cache, progress, memory or {})
     agreement = job.recall()
     if agreement is None and job.missing():
-        agreement = job.verify(backbone)
+        agreement = job.verify()
     while job.missing():  # once, unless files change while they are read
         job.compute()
     job.complete_properties()
@@ -145,13 +142,13 @@ class _Job:
         known = self.stores[0].remembered() if self.stores else None
         return Agreement(**known) if isinstance(known, dict) and known.keys() == AGREEMENT else None
 
-    def verify(self, backbone: Backbone) -> Agreement | None:
+    def verify(self) -> Agreement | None:
         """Compare the engine on a few missing pictures, and go on with the one that came of it."""
         asked = self.encoder
         prepared = [] if asked.trusted else self._some_pictures(COMPARED)
         if not (asked.trusted or prepared):
             return None
-        self.encoder, agreement = runtime.verified(asked, backbone, prepared)
+        self.encoder, agreement = runtime.verified(asked, prepared)
         if self.encoder is not asked:
             self.recall()
         for store in self.stores:

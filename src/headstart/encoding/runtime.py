@@ -37,6 +37,7 @@ BOUNDS = {"f32": (1e-3, 0.9999), "bf16": (0.25, 0.98)}
 class Encoder(Protocol):
     """Something that turns prepared pictures into features; each row depends on its own picture alone."""
 
+    backbone: Backbone
     plan: EncoderPlan
     preprocess: Preprocess
     weights: str
@@ -95,7 +96,7 @@ def build(backbone: Backbone, plan: EncoderPlan) -> Encoder:
     return kind(backbone, plan)
 
 
-def verified(encoder: Encoder, backbone: Backbone, pictures: Sequence[Pixels]) -> tuple[Encoder, Agreement]:
+def verified(encoder: Encoder, pictures: Sequence[Pixels]) -> tuple[Encoder, Agreement]:
     """Compare the encoder with PyTorch float32 on a few pictures; beyond the bound, fall back to the next safer one.
 
     An encoder is compared once in its life, whatever number of threads ask; what came of it is kept in its `trusted`.
@@ -105,14 +106,12 @@ def verified(encoder: Encoder, backbone: Backbone, pictures: Sequence[Pixels]) -
     """
     with ONE_AT_A_TIME:
         if encoder.trusted is None:
-            reference = np.stack(list(TorchEncoder(backbone, reference_plan(encoder.plan)).encode(pictures)))
-            encoder.trusted = _first_that_agrees(encoder, backbone, pictures, reference)
+            reference = np.stack(list(TorchEncoder(encoder.backbone, reference_plan(encoder.plan)).encode(pictures)))
+            encoder.trusted = _first_that_agrees(encoder, pictures, reference)
         return encoder.trusted
 
 
-def _first_that_agrees(
-    encoder: Encoder, backbone: Backbone, pictures: Sequence[Pixels], reference: Floats
-) -> tuple[Encoder, Agreement]:
+def _first_that_agrees(encoder: Encoder, pictures: Sequence[Pixels], reference: Floats) -> tuple[Encoder, Agreement]:
     agreement = compare(np.stack(list(encoder.encode(pictures))), reference)
     most, least = BOUNDS[encoder.plan.precision]
     safest = reference_plan(encoder.plan)
@@ -125,7 +124,7 @@ def _first_that_agrees(
         f"{safer.engine} in {safer.precision} is used instead.",
         stacklevel=4,
     )
-    return _first_that_agrees(build(backbone, safer), backbone, pictures, reference)
+    return _first_that_agrees(build(encoder.backbone, safer), pictures, reference)
 
 
 def reference_plan(plan: EncoderPlan) -> EncoderPlan:
@@ -150,7 +149,7 @@ class TorchEncoder:
         self.plan, self.preprocess = plan, backbone.preprocess
         self.weights, self.dim = backbone.digest, backbone.dim
         self.trusted: tuple[Encoder, Agreement] | None = None
-        self._backbone = backbone
+        self.backbone = backbone
         self._network: nn.Module | None = None
 
     def __repr__(self) -> str:
@@ -174,13 +173,13 @@ class TorchEncoder:
 
     def _place(self) -> nn.Module:
         # a copy: others use the backbone, and another memory layout gives other roundings on the same weights
-        network: nn.Module = copy.deepcopy(_Normalised(self._backbone)).to(memory_format=torch.channels_last)
+        network: nn.Module = copy.deepcopy(_Normalised(self.backbone)).to(memory_format=torch.channels_last)
         network = network.to(self.plan.device).eval()
         size = self.preprocess.size
         try:
             self._run(network, torch.zeros(1, size, size, 3, dtype=torch.uint8))
         except Exception as error:  # a saved model's size that its network cannot take; each trips over its own
-            raise cannot_take(self._backbone.name, size, error) from error
+            raise cannot_take(self.backbone.name, size, error) from error
         return network
 
     def _run(self, network: nn.Module, batch: Tensor) -> Floats:
@@ -205,7 +204,7 @@ class OpenVinoEncoder:
         self.plan, self.preprocess = plan, backbone.preprocess
         self.weights, self.dim = backbone.digest, backbone.dim
         self.trusted: tuple[Encoder, Agreement] | None = None
-        self._backbone = backbone
+        self.backbone = backbone
         self._compiled: Any = None
 
     def __repr__(self) -> str:
@@ -236,14 +235,14 @@ class OpenVinoEncoder:
 
     def _compile(self) -> Any:
         ov = _openvino()
-        size, module = self.preprocess.size, self._backbone.module
+        size, module = self.preprocess.size, self.backbone.module
         with quiet():  # torch announces the end of tracing, which OpenVINO still relies on
             # traced here: OpenVINO would have torch check the trace, which takes as long again, and `verified` does it
             example = torch.zeros(1, 3, size, size)
             try:
                 traced = torch.jit.trace(module, example, check_trace=False, strict=False)  # type: ignore[no-untyped-call]
             except Exception as error:  # a saved model's size that its network cannot take; each trips over its own
-                raise cannot_take(self._backbone.name, size, error) from error
+                raise cannot_take(self.backbone.name, size, error) from error
             model = ov.convert_model(traced, example_input=example)
         model.reshape([1, 3, size, size])
         steps = ov.preprocess.PrePostProcessor(model)

@@ -17,17 +17,8 @@ from headstart.encoding.cache import DEFAULT, CacheChoice
 from headstart.errors import DataError
 from headstart.inspection import files
 from headstart.model.classifier import Classifier
-from headstart.records import (
-    Dataset,
-    Evaluation,
-    Finding,
-    Integers,
-    Interval,
-    Predictions,
-    Progress,
-    found,
-    silence,
-)
+from headstart.predictions import Evaluation, Interval, Predictions
+from headstart.records import Dataset, Finding, Integers, Progress, found, silence
 
 MOST_PAIRS = 100
 ROUNDS = 200  # resamples of the figures that are not means

@@ -19,7 +19,8 @@ from headstart.inspection import duplicates
 from headstart.inspection.duplicates import Resemblance
 from headstart.learning import logistic
 from headstart.learning.learner import Learner
-from headstart.records import Finding, Integers, Interval, LabelledFeatures, Progress, found, silence
+from headstart.predictions import Interval
+from headstart.records import Finding, Integers, LabelledFeatures, Progress, found, silence
 
 MATTERS = 0.05  # accuracy lost, surely, from which on same-object pictures are kept together
 MOST = 2000  # pictures on which that is found out

@@ -20,7 +20,8 @@ from headstart.experiments.random_split import Measured, RandomSplit
 from headstart.inspection import similarity
 from headstart.inspection.duplicates import Resemblance
 from headstart.learning.learner import Fitted, Learner
-from headstart.records import Finding, Integers, Interval, Splits, found
+from headstart.predictions import Interval
+from headstart.records import Finding, Integers, Splits, found
 
 WORTH_SAYING = 0.01
 

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from headstart import metrics
 from headstart.errors import ConfigError
-from headstart.records import Integers, Interval, Progress, silence
+from headstart.predictions import Interval
+from headstart.records import Integers, Progress, silence
 
 Array = NDArray[np.float64]
 Fit = Callable[[Integers, float], Array]  # rows, their share of all training rows → (validation rows, K) probabilities
@@ -65,6 +66,23 @@ class ClassGain(NamedTuple):
     recall: float
 
 
+class Design(NamedTuple):
+    """Which parts of the training pictures are learned from.
+
+    Attributes:
+        shares: Of the training pictures, in (0, 1]; all of them are always measured.
+        repeats: Choices of each share below 1; within a repeat each part holds the smaller ones.
+        seed: Of the choices and of the resampling.
+    """
+
+    shares: tuple[float, ...] = (0.1, 0.2, 0.4, 0.7, 1.0)
+    repeats: int = 3
+    seed: int = 0
+
+
+DESIGN = Design()
+
+
 @dataclass(frozen=True, slots=True)
 class LearningCurve:
     """Accuracy against training pictures, and where it leads.
@@ -97,9 +115,7 @@ def measure(
     fit: Fit,
     *,
     groups: Integers | None = None,
-    shares: Sequence[float] = (0.1, 0.2, 0.4, 0.7, 1.0),
-    repeats: int = 3,
-    seed: int = 0,
+    design: Design = DESIGN,
     progress: Progress = silence,
 ) -> LearningCurve:
     """Fit on growing parts of the training rows, measure each on the same validation rows, and extrapolate.
@@ -113,14 +129,13 @@ def measure(
             by 1 / share; returns the calibrated probabilities of the validation rows.
         groups: (N,) rows of one group are learned together, and drawn together for the intervals; None: rows one by
             one.
-        shares: Of the training pictures, in (0, 1]; all of them are always measured.
-        repeats: Choices of each share below 1; within a repeat each part holds the smaller ones.
-        seed: Of the choices and of the resampling.
+        design: How many pictures, and how often.
         progress: Hears of every fit.
 
     Raises:
         ConfigError: The shares do not give three different numbers of pictures, or nothing can be measured.
     """
+    shares, repeats, seed = design
     if repeats < 1 or not all(0 < share <= 1 for share in shares):
         raise ConfigError(
             f"a learning curve needs shares in (0, 1] and at least one repeat, not {tuple(shares)} and {repeats}."

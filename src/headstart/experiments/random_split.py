@@ -12,7 +12,8 @@ from headstart.config import Plan
 from headstart.data import splits
 from headstart.errors import DataError
 from headstart.learning.learner import Fitted, Learner
-from headstart.records import Dataset, Integers, Interval, Splits
+from headstart.predictions import Interval
+from headstart.records import Dataset, Integers, Splits
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 BITS = 26  # of the length of a row; products of two rows are then whole numbers below 2^53, all of which float64 has
+BLOCK = 128  # rows that are rounded at once, few enough for the processor's cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +39,11 @@ def factor(matrix: NDArray[np.floating]) -> Factor:
 
 def product(rows: NDArray[np.floating], right: Factor) -> Array:
     """Return rows (N, D) times the right side (D, K), as (N, K) float64."""
-    whole, scale = rounded(rows)
-    result: Array = whole @ right.whole
-    result *= scale  # powers of two: nothing is rounded
-    result *= right.scale
+    with np.errstate(invalid="ignore", over="ignore"):  # of a row that is not finite; it gives none that is
+        whole, scale = rounded(rows)
+        result: Array = whole @ right.whole
+        result *= scale  # powers of two: nothing is rounded
+        result *= right.scale
     return result
 
 
@@ -51,8 +53,13 @@ def rounded(rows: NDArray[np.floating]) -> tuple[Array, Array]:
     No sum of products of two such rows, however far it has come, exceeds the product of their lengths (Cauchy and
     Schwarz), so all are exact in any order. A row that is not finite gives no number, and harms no other row.
     """
-    whole = np.array(rows, dtype=np.float64, order="C")
-    length = np.sqrt(np.square(whole).sum(axis=1, keepdims=True))
-    scale = np.ldexp(1.0, np.clip(np.frexp(length)[1], -900, 900) - BITS)
-    whole *= 1 / scale
-    return np.rint(whole, out=whole), scale
+    whole, scale = np.empty(rows.shape), np.empty((len(rows), 1))
+    for begin in range(0, len(rows), BLOCK):
+        block = whole[begin : begin + BLOCK]
+        block[:] = rows[begin : begin + BLOCK]
+        length = np.sqrt(np.square(block).sum(axis=1, keepdims=True))
+        step = np.ldexp(1.0, np.clip(np.frexp(length)[1], -900, 900) - BITS)
+        block *= 1 / step
+        np.rint(block, out=block)
+        scale[begin : begin + BLOCK] = step
+    return whole, scale

@@ -114,7 +114,8 @@ class Head(nn.Sequential):
             rows = features[begin : begin + BLOCK].astype(np.float64)
             for layer in layers:
                 rows = layer(rows)
-            result[begin : begin + BLOCK] = rows
+            with np.errstate(over="ignore"):  # what is beyond float32 is infinite, and whoever uses it refuses that
+                result[begin : begin + BLOCK] = rows
         return result
 
     def _layers(self) -> tuple[Layer, ...]:
@@ -135,7 +136,7 @@ class Head(nn.Sequential):
 def _made_ready(layer: nn.Module) -> Layer | None:
     """Return what a layer does to float64 rows in evaluation; None: nothing. Each operation rounds row by row."""
     if isinstance(layer, nn.Linear):
-        right, bias = exact.factor(_numbers(layer.weight).T), _numbers(layer.bias)
+        right, bias = exact.factor(layer.weight.detach().cpu().numpy().T), _numbers(layer.bias)
         return lambda rows: exact.product(rows, right) + bias
     if isinstance(layer, nn.ReLU):
         return lambda rows: np.maximum(rows, 0)

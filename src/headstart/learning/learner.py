@@ -194,7 +194,7 @@ class LogisticLearner:
             "l2_tried": [list(score) for score in chosen.scores],
             "matched": dict(known.matched),
         }
-        remarks = self._remarks(chosen, len(np.unique(groups[train])))
+        remarks = self._remarks(chosen)
         return Fitted(head, self.features, chosen.l2, held, tuple(history.steps), provenance, remarks)
 
     def refit(
@@ -243,16 +243,17 @@ class LogisticLearner:
         values, targets = self.features.values[:, :views], self.features.targets[rows]
         return logistic.Problem(values, rows, targets, known, balanced=self.plan.class_weight == "balanced", fold=fold)
 
-    def _remarks(self, chosen: logistic.Selection, groups: int) -> tuple[Finding, ...]:
+    def _remarks(self, chosen: logistic.Selection) -> tuple[Finding, ...]:
+        held = len(chosen.rows)
+        rest = "" if held else ", and neither are there any to calibrate the probabilities by"
         return tuple(
             found(
                 "too-few-to-choose",
                 "warning",
-                f"the folds of {groups} independent training picture(s) leave too few out to choose the l2 penalty by, "
-                "so it is fixed and the probabilities are not calibrated",
-                [] if chosen.scores else [f"l2 {chosen.l2:g}", "temperature 1"],
-                f"From {calibration.FEWEST} pictures on that can be left out, in two folds or more, it is chosen from "
-                "the data.",
+                f"{held} training picture(s) can be left out in folds, too few to choose the l2 penalty by{rest}",
+                [] if chosen.scores else [f"l2 {chosen.l2:g}"],
+                f"From {calibration.FEWEST} on it is chosen from the data; a class needs two pictures (or groups) to "
+                "leave one out.",
             )
         )
 

@@ -233,8 +233,10 @@ def select_l2(
     rows = problem.held_out_rows()
     usual = begin or default_l2(problem.prior_known)
     best = min(range(len(l2s)), key=lambda index: abs(math.log(l2s[index] / usual)))
-    if len(rows) < calibration.FEWEST or len(numbers) < 2:
+    if len(numbers) < 2:
         return Selection(l2s[best], (), np.array([], dtype=np.int64), np.zeros((0, problem.classes), np.float32))
+    if len(rows) < calibration.FEWEST:  # too few to choose by, enough to say how sure the answers may be
+        return Selection(l2s[best], (), rows, out_of_fold(problem, l2s[best], iterations=iterations)[1])
     targets = problem.targets[:: problem.views].numpy()[np.argsort(problem.order)][rows]
     tried: dict[int, _Trial] = {}
 

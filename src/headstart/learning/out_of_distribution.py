@@ -191,8 +191,8 @@ def _neighbours(arrays: Mapping[str, Floats]) -> Callable[[Floats], Array]:
     def scored(features: Floats) -> Array:
         shifted = features - mean
         length = np.sqrt(np.square(shifted, dtype=np.float64).sum(axis=1))
-        alike = np.partition(exact.product(shifted, kept), -count, axis=1)[:, -count:]
-        return np.asarray(np.sort(alike, axis=1).mean(axis=1) / np.maximum(length, 1e-12))
+        alike = torch.from_numpy(exact.product(shifted, kept)).topk(count, dim=1).values.numpy()
+        return np.asarray(alike.mean(axis=1) / np.maximum(length, 1e-12))
 
     return scored
 

@@ -25,18 +25,8 @@ from headstart.inspection import files
 from headstart.learning import rules
 from headstart.learning.heads import Head
 from headstart.learning.rules import Applied, PredictionRules
-from headstart.records import (
-    ClassNames,
-    Dataset,
-    Finding,
-    Floats,
-    Prediction,
-    Predictions,
-    Preprocess,
-    Progress,
-    Provenance,
-    silence,
-)
+from headstart.predictions import Prediction, Predictions
+from headstart.records import ClassNames, Dataset, Finding, Floats, Preprocess, Progress, Provenance, silence
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -143,7 +133,6 @@ class Classifier:
             dataset,
             None,
             self.encoder,
-            self.backbone,
             cache=caches.resolve(cache),
             progress=progress,
             memory=memory,

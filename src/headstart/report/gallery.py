@@ -9,9 +9,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from headstart.data import images, sources
+from headstart.data.images import Picture
+from headstart.data.shapes import Cropped, cropped
 from headstart.data.tables import read_table
 from headstart.errors import ConfigError, DataError, PictureError
-from headstart.records import Dataset, Pixels, Preprocess, Sample
+from headstart.records import Dataset, Preprocess, Sample
 from headstart.report import plots
 
 GRID, BATCH = 25, 16
@@ -47,7 +49,7 @@ def grid(dataset: Dataset, seed: int) -> Figure:
     drawn = _draw(dataset, GRID, seed, _THUMBNAIL)
     labelled = f", {len(dataset.classes)} classes" if dataset.classes else ""
     return plots.grid(
-        [p for _, p in drawn],
+        [p.pixels for _, p in drawn],
         [s.label or s.name for s, _ in drawn],
         f"{len(drawn)} of {len(dataset)} pictures{labelled}",
     )
@@ -59,31 +61,31 @@ class Batch(NamedTuple):
     Attributes:
         figure: Its pictures.
         shape: (B, S, S, 3).
-        cropped: What the crop cuts away, as a sentence; empty where that is little.
+        cropped: What the crop cuts away; None where nothing is cropped.
     """
 
     figure: Figure
     shape: tuple[int, ...]
-    cropped: str
+    cropped: Cropped | None
 
 
 def batch(dataset: Dataset, preprocess: Preprocess, seed: int, *, mirror: bool = True) -> Batch:
     """Return 16 prepared pictures, each followed by its mirror image unless there shall be none."""
     drawn = _draw(dataset, BATCH, seed, preprocess)
-    views = [((p, p[:, ::-1]) if mirror else (p,)) for _, p in drawn]
+    views = [((p.pixels, p.pixels[:, ::-1]) if mirror else (p.pixels,)) for _, p in drawn]
     pictures = np.stack([view for pair in views for view in pair])
     titles = [title for s, _ in drawn for title in (s.label or s.name, "its mirror image")[: 1 + mirror]]
     heading = f"A batch of shape {pictures.shape} as the network sees it ({preprocess.resize}, {preprocess.size} px)"
     figure = plots.grid(list(pictures), titles, heading, columns=8 if mirror else 4)
-    return Batch(figure, pictures.shape, "")
+    return Batch(figure, pictures.shape, cropped(((p.facts.width, p.facts.height) for _, p in drawn), preprocess))
 
 
-def _draw(dataset: Dataset, number: int, seed: int, preprocess: Preprocess) -> list[tuple[Sample, Pixels]]:
-    drawn: list[tuple[Sample, Pixels]] = []
+def _draw(dataset: Dataset, number: int, seed: int, preprocess: Preprocess) -> list[tuple[Sample, Picture]]:
+    drawn: list[tuple[Sample, Picture]] = []
     for index in np.random.default_rng(seed).permutation(len(dataset)):
         sample = dataset[int(index)]
         try:
-            drawn.append((sample, images.load(images.read_bytes(sample.path), preprocess).pixels))
+            drawn.append((sample, images.load(images.read_bytes(sample.path), preprocess)))
         except PictureError:
             continue  # `train` names the pictures that cannot be used
         if len(drawn) == number:

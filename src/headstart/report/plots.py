@@ -19,7 +19,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from headstart.metrics import BINS, wilson
-from headstart.records import Interval, Pixels
+from headstart.predictions import Interval
+from headstart.records import Pixels
 
 Drawing = Callable[[], Figure]
 Figures = Mapping[str, Any]  # what `summary.of_evaluation` gives

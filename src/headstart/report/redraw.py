@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.errors import ArtifactError
-from headstart.report import plots, summary
+from headstart.report import plots, stored, summary
 from headstart.report.plots import Drawing
 
 
@@ -68,10 +68,10 @@ def redraw(folder: Path, out: Path | None = None) -> None:
         ArtifactError: A file of the run is missing or damaged.
     """
     try:
-        evaluations, trust, model = (
-            json.loads((folder / name).read_text(encoding="utf-8"))
-            for name in ("evaluation.json", "trust.json", "model.json")
-        )
+        evaluations, trust = stored.read_evaluation(folder), stored.read_trust(folder)
+        if trust is None:
+            raise FileNotFoundError(f"there is no {stored.TRUST}")
+        model = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         with open(folder / "history.csv", newline="", encoding="utf-8") as file:
             history = [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)]
         plots.save(of_run(evaluations, trust, history, model), out or folder / "plots")

@@ -8,13 +8,14 @@ import csv
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from headstart.data.tables import to_csv
 from headstart.errors import ArtifactError
-from headstart.records import SPLIT_NAMES, ClassNames, Predictions
+from headstart.predictions import Predictions
+from headstart.records import SPLIT_NAMES, ClassNames
 from headstart.schema import (
     FLAG,
     SECTION,
@@ -30,8 +31,10 @@ from headstart.schema import (
     table,
     wrong,
 )
-from headstart.workflows.resume import PreviousRun
-from headstart.workflows.train import TrainingResult
+
+if TYPE_CHECKING:  # figures are read without what trained the model
+    from headstart.workflows.resume import PreviousRun
+    from headstart.workflows.train import TrainingResult
 
 EVALUATION, TRUST, PICTURES, PREDICTIONS = "evaluation.json", "trust.json", "pictures.csv", "predictions.csv"
 
@@ -73,9 +76,12 @@ TRUSTED: Check = record(
         "same_object": record(
             {"accuracy_lost_without": nullable(_INTERVAL), "kept_together": FLAG, "split_of_the_data": FLAG}, extra=True
         ),
-        "random_split": nullable(record({"accuracy": _INTERVAL, "pictures": _COUNT, "leaked": _COUNT}, extra=True)),
-        "sets": nullable(record({"method": TEXT, "level": _SHARE}, extra=True)),
-        "unknown": nullable(record({"score": TEXT, "refused": _SHARE}, extra=True)),
+        "sets": nullable(
+            record({"method": TEXT, "level": _SHARE}, {"classes": _COUNT, "always_all": FLAG}, extra=True)
+        ),
+        "unknown": nullable(
+            record({"score": TEXT, "refused": _SHARE}, {"pictures": _COUNT, "needed": _COUNT}, extra=True)
+        ),
         "learning_curve": nullable(
             record(
                 {
@@ -100,6 +106,7 @@ TRUSTED: Check = record(
             )
         ),
     },
+    {"random_split": nullable(record({"accuracy": _INTERVAL, "pictures": _COUNT, "leaked": _COUNT}, extra=True))},
     extra=True,
 )
 # sections and fields of trust.json as they were called beside models up to format 2
@@ -190,6 +197,8 @@ def read_previous(directory: Path) -> PreviousRun:
     Raises:
         ArtifactError: The folder is no run, or one of its tables is damaged.
     """
+    from headstart.workflows.resume import PreviousRun
+
     try:
         _, pictures = _read_columns(directory / PICTURES, PICTURE_COLUMNS)
         header, said = _read_columns(directory / PREDICTIONS, HELD_OUT_COLUMNS)

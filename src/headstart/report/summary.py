@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headstart.records import Evaluation, Finding, Interval
+from headstart.predictions import Evaluation, Interval
+from headstart.records import Finding
 
 if TYPE_CHECKING:  # a page is drawn from the files of a run without what trained it
     from headstart.experiments.leakage import LeakageReport

@@ -121,7 +121,6 @@ def encode(begun: Begun, *, cache: Path | None, progress: Progress = silence) ->
         inspection.dataset,
         inspection.digests,
         runtime.build(backbone, plan.encoder),
-        backbone,
         views=VIEWS if plan.pictures.mirror else VIEWS[:1],
         with_properties=True,
         cache=cache,

@@ -13,7 +13,8 @@ from headstart.data.splits import Parts
 from headstart.errors import ConfigError
 from headstart.evaluation import comparison
 from headstart.evaluation.comparison import Change
-from headstart.records import ClassNames, Dataset, Finding, LabelledFeatures, Predictions, found
+from headstart.predictions import Predictions
+from headstart.records import ClassNames, Dataset, Finding, LabelledFeatures, found
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,17 +31,8 @@ from headstart.learning.heads import Listener, Step, ignore
 from headstart.learning.learner import Fitted, Learner
 from headstart.learning.rules import PredictionRules
 from headstart.model.classifier import Classifier
-from headstart.records import (
-    Dataset,
-    Evaluation,
-    Finding,
-    Integers,
-    Predictions,
-    Progress,
-    Splits,
-    joined,
-    silence,
-)
+from headstart.predictions import Evaluation, Predictions, joined
+from headstart.records import Dataset, Finding, Integers, Progress, Splits, silence
 from headstart.workflows import prepare, provenance, resume
 from headstart.workflows.prepare import Begun
 from headstart.workflows.resume import PreviousRun
@@ -98,6 +89,10 @@ class Round:
     fitted: Fitted
     rules: PredictionRules
     split: Splits
+
+    def findings(self, groups: Integers) -> list[Finding]:
+        """Return what to know of the split, the fit and the rules."""
+        return [*self.split.findings, *self.fitted.findings, *rules.findings(self.rules, self.fitted, groups)]
 
 
 def unheard(begun: Begun) -> None:
@@ -158,27 +153,23 @@ def train(
     changes = resume.changes(previous, features, predictions)
     saved, rows = _refit(learner, last, plan)
     told = provenance.describe(features, last.split, last.fitted, rows, plan, prepared.extraction, len(rounds))
-    classifier = Classifier(
-        prepared.backbone, prepared.extraction.encoder, saved.head, last.rules, features.classes, told
-    )
+    encoder = prepared.extraction.encoder
     evaluations = {name: measure.measure(one, plan.seed) for name, one in predictions.items()}
-    findings = (
-        *prepared.findings,
-        *arrived,
-        *grouped.findings,
-        *last.split.findings,
-        *last.fitted.findings,
-        *rules.findings(last.rules, last.fitted, grouped.groups),
-        *leakage.findings(leaked),
-        *measure.findings(evaluations.get("test") or evaluations["validation"]),
-        *comparison.findings(changes),
-        *unmeasured,
-    )
+    reported = evaluations.get("test") or evaluations["validation"]
     return TrainingResult(
-        classifier,
+        Classifier(prepared.backbone, encoder, saved.head, last.rules, features.classes, told),
         evaluations,
         predictions,
-        findings,
+        (
+            *prepared.findings,
+            *arrived,
+            *grouped.findings,
+            *last.findings(grouped.groups),
+            *leakage.findings(leaked),
+            *measure.findings(reported),
+            *comparison.findings(changes),
+            *unmeasured,
+        ),
         rounds[0].fitted.history,
         plan,
         last.split,
@@ -247,7 +238,7 @@ def _curve(
             measured,
             probabilities,
             groups=grouped.kept if split.origin == "data" else grouped.groups,
-            seed=learner.seed,
+            design=curves.Design(seed=learner.seed),
             progress=progress,
         )
     except ConfigError as error:
