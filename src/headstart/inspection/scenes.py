@@ -19,7 +19,7 @@ from headstart.records import Floats, ImageProperties, Integers
 COMPANY = 8  # so many others may show what a picture shows: copies of one photograph are seldom more
 SHARED = 0.98  # correlation from which on pictures are company to each other
 FRINGE = 0.9  # … and from which on one belongs to a scene that is there: other light, a larger animal
-LEFT = 0.4  # least correlation of what is left of copies; noise of σ = 6 in 640×480 pixels, re-encoded at 50: 0.45
+LEFT = 0.4  # least correlation of what is left of copies; noise of σ = 6 in 640×480 pixels, saved at 50: 0.51
 _STEADY = 4  # … and so many times (as Fisher's z) what nine in ten pairs of the scene stay below
 _OUTLIER = 3  # times the deviation of a quiet picture of the scene: more counts no more, be it ever so bright
 _LEVEL = 0.5  # differences of so many levels are what saving leaves
