@@ -935,3 +935,17 @@ def test_one_picture_can_be_shown(run: Run, photos: Path, tmp_path: Path):
     out = tmp_path / "one.png"
     assert run("show", photos / "ash" / "ash_00.png", "--out", out).code == 0
     assert out.is_file()
+
+
+def test_show_writes_its_picture_whole_or_not_at_all(
+    run: Run, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out = tmp_path / "grid.png"
+    out.write_bytes(b"what was there")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    assert run("show", few, "--out", out).code == 1
+    assert out.read_bytes() == b"what was there"

@@ -85,3 +85,17 @@ def test_findings_say_what_was_kept_together_and_by_how_much_a_figure_flatters()
     assert (loose.code, loose.severity) == ("optimistic", "warning")
     assert leakage.findings(LeakageReport(Interval(0.02, 0.0, 0.04), False)) == []
     assert leakage.findings(LeakageReport()) == []
+
+
+def test_a_given_split_tells_what_it_would_have_reported_as_it_came():
+    features, _ = drawn(things=40, shots=3, spread=0.1)
+    groups = np.arange(120) // 3 * 3
+    samples = tuple(replace(s, split="test" if n % 6 == 0 else "train") for n, s in enumerate(features.dataset))
+    given = replace(features, dataset=replace(features.dataset, samples=samples))
+    own, rows = learner_of(given), np.arange(0, 120, 6)
+    honest = Splits(np.flatnonzero(~np.isin(groups, groups[rows])), NOTHING, rows, origin="data")
+    fitted = own.fit(honest.train, rows, groups)
+    found = random_split.measure(own, fitted, groups, plan())
+    assert found is not None
+    assert found.leaked == len(found.measured.rows) == 20
+    assert len(found.measured.learned) == 100

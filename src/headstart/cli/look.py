@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +128,9 @@ def show(
         figure = drawn.figure
     else:
         figure = gallery.grid(dataset, seed or 0)
-    figure.savefig(out, dpi=110)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=110)
+    places.write(out, picture.getvalue())
     terminal.print_line(str(out))
 
 

@@ -66,7 +66,8 @@ def check_out(out: Path, inputs: Sequence[Path]) -> None:
         return  # found out now, not after the work
 
 
-def write(out: Path, text: str) -> None:
+def write(out: Path, content: str | bytes) -> None:
     """Write a file, whole or not at all."""
+    data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
     with storage.storage_errors(out, "Name another file with --out."):
-        storage.write_whole(out, text.encode("utf-8", "surrogateescape"))
+        storage.write_whole(out, data)

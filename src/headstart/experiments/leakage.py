@@ -93,8 +93,8 @@ def report(
     rows = split.test if len(split.test) else split.validation
     right = fitted.logits(rows).argmax(axis=1) == learner.features.targets[rows]
     measured = Measured(rows, right, split.train)
-    drawn = None if given else random_split.measure(learner, fitted, groups, plan)
-    if drawn is not None and grouping.same_object:
+    drawn = random_split.measure(learner, fitted, groups, plan)
+    if drawn is not None and grouping.same_object and not given:
         measured = drawn.measured
     return LeakageReport(grouping.gap, grouping.same_object, given, drawn, bands(fitted, measured, groups, resemblance))
 

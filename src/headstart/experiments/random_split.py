@@ -1,4 +1,6 @@
-"""What a random split would have reported: one that parts groups, near-duplicates and same-object pictures."""
+"""What a random split would have reported: one that parts groups, near-duplicates and same-object pictures. Of a split
+that the data brings: what it would have reported as it came, leaks included.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,9 @@ from headstart import metrics
 from headstart.config import Plan
 from headstart.data import splits
 from headstart.errors import DataError
-from headstart.learning.learner import Fitted, Learner
+from headstart.learning.learner import NOBODY, Fitted, Learner
 from headstart.predictions import Interval
-from headstart.records import Dataset, Integers, Splits
+from headstart.records import Dataset, Integers
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class RandomSplit:
 
 
 def measure(learner: Learner, fitted: Fitted, groups: Integers, plan: Plan) -> RandomSplit | None:
-    """Return what a random split reports; None if it is as honest as the one that was made.
+    """Return what such a split reports; None if it is as honest as the one that was made.
 
     Args:
         learner: Of heads of the same kind.
@@ -56,22 +58,26 @@ def measure(learner: Learner, fitted: Fitted, groups: Integers, plan: Plan) -> R
         plan: Share and seed.
     """
     features = learner.features
-    split = _draw(features.dataset, groups, plan)
-    if split is None:
+    learned, rows = _draw(features.dataset, plan)
+    leaked = np.isin(groups[rows], groups[learned])
+    if not leaked.any():
         return None
-    head = learner.refit(split.train, fitted.best, views=1)
-    rows = split.validation
+    head = learner.refit(learned, fitted.best, views=1)
     right = head.logits(rows).argmax(axis=1) == features.targets[rows]
-    leaked = np.isin(groups[rows], groups[split.train])
     accuracy = metrics.share_interval(right, groups[rows])
-    return RandomSplit(accuracy, int(leaked.sum()), Measured(rows, right, split.train))
+    return RandomSplit(accuracy, int(leaked.sum()), Measured(rows, right, learned))
 
 
-def _draw(dataset: Dataset, groups: Integers, plan: Plan) -> Splits | None:
-    """Return a split that heeds nothing but the parts of the data; None if no group is parted by it."""
-    alone = np.arange(len(dataset))
+def _draw(dataset: Dataset, plan: Plan) -> tuple[Integers, Integers]:
+    """Return rows to learn from and rows that measure, with no regard to what belongs together; none where that fails.
+
+    Of a split that the data brings, as it came.
+    """
+    if splits.is_given(dataset):
+        part = np.array([sample.split or "train" for sample in dataset])
+        return np.flatnonzero(part == "train"), np.flatnonzero(part == ("test" if "test" in part else "validation"))
     try:
-        drawn = splits.split(dataset, alone, plan.split.validation, plan.seed)
+        drawn = splits.split(dataset, np.arange(len(dataset)), plan.split.validation, plan.seed)
     except DataError:
-        return None
-    return drawn if np.isin(groups[drawn.validation], groups[drawn.train]).any() else None
+        return NOBODY, NOBODY
+    return drawn.train, drawn.validation
