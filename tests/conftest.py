@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 # Before anything loads OpenMP: small matrices are fitted faster by one thread, and tests run side by side.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["COLUMNS"] = "200"  # read once, by whichever test prints first
 
 import numpy as np
 import pytest

@@ -64,9 +64,10 @@ def test_every_flag_in_the_pages_exists():
 
     from headstart import cli
 
-    commands = typer.main.get_command(cli.app).commands
+    program = typer.main.get_command(cli.app)
+    commands = program.commands
     flags = {"--set", "--version", "--help"}
-    for command in [*commands.values(), *commands["cache"].commands.values()]:
+    for command in [program, *commands.values(), *commands["cache"].commands.values()]:
         flags |= {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
     prose = "\n".join(page.read_text(encoding="utf-8") for page in PAGES if page.name != "CONTRIBUTING.md")
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", prose)) - flags == set()

@@ -104,7 +104,7 @@ def test_encoder_that_was_replaced_stays_replaced(monkeypatch: pytest.MonkeyPatc
     own = fresh()
     monkeypatch.setattr(OpenVinoEncoder, "encode", broken(lambda v: -v))
     with pytest.warns(UserWarning, match="is used instead"):
-        used, _ = runtime.verified(own, contracts.lite0(), contracts.noise(2))
+        used, _ = runtime.verified(own, contracts.noise(2))
     assert runtime.verified(own, contracts.noise(8))[0] is used  # and warns no more
 
 

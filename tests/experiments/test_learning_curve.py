@@ -10,7 +10,7 @@ import pytest
 from headstart.errors import ConfigError
 from headstart.experiments import learning_curve
 from headstart.experiments.learning_curve import Design, LearningCurve
-from headstart.records import ClassNames, Integers
+from headstart.records import ClassNames, Integers, Progress, silence
 
 CLASSES = ClassNames(["ash", "birch", "cedar", "elm"])
 EACH, MEASURED = 40, 150  # training and validation pictures of each class
@@ -22,7 +22,13 @@ def rows(each: int = EACH, measured: int = MEASURED) -> tuple[Integers, Integers
     return targets, np.arange(4 * each), np.arange(4 * each, len(targets))
 
 
-def follow(law: Callable[[float, Integers], np.ndarray], seed: int = 0, each: int = EACH, **more) -> LearningCurve:
+def follow(
+    law: Callable[[float, Integers], np.ndarray],
+    seed: int = 0,
+    each: int = EACH,
+    progress: Progress = silence,
+    **more,
+) -> LearningCurve:
     """Return the curve of heads that err as often as the law says of n pictures and the classes."""
     targets, train, validation = rows(each)
     generator = np.random.default_rng(seed)
@@ -33,7 +39,9 @@ def follow(law: Callable[[float, Integers], np.ndarray], seed: int = 0, each: in
         said = np.where(difficulty < error, (targets[validation] + 1) % 4, targets[validation])
         return 0.1 + 0.6 * np.eye(4)[said]
 
-    return learning_curve.measure(targets, CLASSES, train, validation, fit, design=Design(seed=seed, **more))
+    return learning_curve.measure(
+        targets, CLASSES, train, validation, fit, design=Design(seed=seed, **more), progress=progress
+    )
 
 
 def power(n: float, targets: Integers) -> np.ndarray:

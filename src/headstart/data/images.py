@@ -36,15 +36,8 @@ DECODER = f"pillow-{PIL.__version__}/2"  # the digit counts changes of the rules
 WHITE = (255, 255, 255)
 
 _FORMAT_OF_SUFFIX = {".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF", ".gif": "GIF"}
-_DIRECTIONS = {  # EXIF orientation → the way that stored rows and columns run in the upright picture
-    2: (1, -1),
-    3: (-1, -1),
-    4: (-1, 1),
-    5: (1, 1),
-    6: (-1, 1),
-    7: (-1, -1),
-    8: (1, -1),
-}
+# EXIF orientation → the way that stored rows and columns run in the upright picture
+_DIRECTIONS = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 5: (1, 1), 6: (-1, 1), 7: (-1, -1), 8: (1, -1)}
 _SIDEWAYS = (5, 6, 7, 8)  # orientations whose stored rows are columns
 _RESAMPLING = {name.lower(): value for name, value in Image.Resampling.__members__.items()}
 _BAND = 1 << 20  # pixels that are converted at once: whole pictures would take up to twice the memory
@@ -145,7 +138,9 @@ def decode(
             _tame(image)
             weight = limits.weigh(kind, image.width * image.height, size=len(data), coefficients=waiting)
             with limits.ROOM.lend(weight):
-                picture = _finish(image, (width, height), background, _reduction(*image.size, side), file.check_time)
+                picture = _finish(
+                    image, (width, height), background, limits.reduction(*image.size, side), file.check_time
+                )
     if belies(suffix, kind):
         return picture._replace(remarks=(*picture.remarks, "wrong-suffix"))
     return picture
@@ -270,12 +265,6 @@ def _draft(image: Image.Image, side: int) -> None:
         if 2 * side * factor <= min(width, height) and width % factor == height % factor == 0:
             image.draft(None, (width // factor, height // factor))
             return
-
-
-def _reduction(width: int, height: int, side: int | None) -> int:
-    """Return the whole number by which a picture is averaged down so that few enough pixels are kept."""
-    most = 1 if side is None else max(1, min(width, height) // side)
-    return next((step for step in range(1, most) if (width // step) * (height // step) <= limits.MOST_KEPT), most)
 
 
 def _resize(image: Image.Image, preprocess: Preprocess) -> Pixels:

@@ -136,6 +136,12 @@ def weigh(kind: str, pixels: int, *, size: int = 0, coefficients: int = 0) -> in
     return wanted
 
 
+def reduction(width: int, height: int, side: int | None) -> int:
+    """Return the whole number by which a picture is averaged down so that few enough pixels wait for their turn."""
+    most = 1 if side is None else max(1, min(width, height) // side)
+    return next((step for step in range(1, most) if (width // step) * (height // step) <= MOST_KEPT), most)
+
+
 def has_many_scans(data: bytes) -> bool:
     """Return whether a JPEG may come in several scans; pictures within it, a thumbnail say, count too."""
     return data.find(_SCAN, data.find(_SCAN) + 2) >= 0

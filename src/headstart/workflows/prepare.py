@@ -17,6 +17,7 @@ from headstart.encoding import backbone as backbones
 from headstart.encoding import features, runtime
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.features import VIEWS, Extraction
+from headstart.encoding.runtime import Encoder
 from headstart.inspection import duplicates, files, quality, shortcuts
 from headstart.inspection.duplicates import Resemblance
 from headstart.inspection.files import Inspection
@@ -62,6 +63,11 @@ class Prepared:
     backbone: Backbone
     extraction: Extraction
     plan: Plan
+
+    @property
+    def encoder(self) -> Encoder:
+        """The engine that was taken in the end."""
+        return self.extraction.encoder
 
     def learner(self, *, checkpoints: Path | None = None, progress: Progress = silence) -> Learner:
         """Return what fits heads on these features as the plan says; see `learner.build`."""

@@ -153,11 +153,9 @@ def train(
     changes = resume.changes(previous, features, predictions)
     saved, rows = _refit(learner, last, plan)
     told = provenance.describe(features, last.split, last.fitted, rows, plan, prepared.extraction, len(rounds))
-    encoder = prepared.extraction.encoder
     evaluations = {name: measure.measure(one, plan.seed) for name, one in predictions.items()}
-    reported = evaluations.get("test") or evaluations["validation"]
     return TrainingResult(
-        Classifier(prepared.backbone, encoder, saved.head, last.rules, features.classes, told),
+        Classifier(prepared.backbone, prepared.encoder, saved.head, last.rules, features.classes, told),
         evaluations,
         predictions,
         (
@@ -166,7 +164,7 @@ def train(
             *grouped.findings,
             *last.findings(grouped.groups),
             *leakage.findings(leaked),
-            *measure.findings(reported),
+            *measure.findings(evaluations.get("test") or evaluations["validation"]),
             *comparison.findings(changes),
             *unmeasured,
         ),
