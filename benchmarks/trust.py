@@ -1,6 +1,6 @@
 """Figures that can be believed: whether what headstart tells of data, labels, doubts and figures is so.
 
-Where the targets is not known it is planted. Seven parts, each with a table and bounds of its own:
+Where the truth is not known it is planted. Seven parts, each with a table and bounds of its own:
 
 - `copies`: copies of 200 pictures (re-encoded, resized, mirrored, turned, cropped) are added to the data, one kind at a
   time: are they found, and is nothing else?

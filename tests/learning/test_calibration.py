@@ -11,7 +11,7 @@ from headstart.learning.calibration import Calibration
 
 
 def honest(rows: int = 4000, classes: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return logits whose softmax is the very distribution that the targets is drawn from."""
+    """Return logits whose softmax is the very distribution that the targets are drawn from."""
     generator = np.random.default_rng(seed)
     logits = generator.normal(0, 1.5, (rows, classes))
     noise = generator.gumbel(size=logits.shape)

@@ -14,7 +14,7 @@ METHODS = ["lac", "aps"]
 
 
 def honest(rows: int = 1000, classes: int = 12, seed: int = 0, sharpness: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Return probabilities that are the very distribution the targets is drawn from."""
+    """Return probabilities that are the very distribution the targets are drawn from."""
     generator = np.random.default_rng(seed)
     logits = generator.normal(0, sharpness, (rows, classes))
     shares = np.exp(logits)
