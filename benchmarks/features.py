@@ -174,7 +174,7 @@ def _ready(paths: list[str]) -> dict[str, Any]:
     encoder = runtime.build(backbone, plan)
     _check_size(encoder.preprocess.size)
     held = [images.load(images.read_bytes(Path(path)), encoder.preprocess).pixels for path in paths[:HELD]]
-    encoder, _ = runtime.verified(encoder, backbone, held[:8])
+    encoder, _ = runtime.verified(encoder, held[:8])
     start = time.perf_counter()
     values = np.stack(list(encoder.encode(itertools.islice(itertools.cycle(held), len(paths)))))
     seconds = time.perf_counter() - start

@@ -323,11 +323,13 @@ def test_the_place_of_tensorboard_is_no_place_for_a_model(
     assert "Reading" not in ran.err
 
 
+@pytest.mark.slow
 def test_commands_to_copy_are_quoted_for_the_shell(run: Run, few: Path, tmp_path: Path):
     ran = run("train", few, "--out", tmp_path / "my model", *SMALL, "--set", "calibration.unknown=none")
     assert f"Next: headstart predict '{tmp_path / 'my model'}' PICTURES" in ran.out
 
 
+@pytest.mark.slow
 def test_what_is_held_out_is_an_intention_before_and_a_count_after(run: Run, few: Path, tmp_path: Path):
     ran = run("train", few, "--out", tmp_path / "model", *SMALL)
     assert "about 20% of each class, at least one picture, held out" in ran.err
@@ -638,6 +640,7 @@ def test_a_pattern_that_matches_nothing_is_asked_wrongly(run: Run, model_folder:
     assert "*.jpg" in ran.err
 
 
+@pytest.mark.slow
 def test_what_is_known_is_a_column_if_asked_and_has_no_place_in_a_sample(run: Run, model_folder: Path, photos: Path):
     header, row = table(run("predict", model_folder, photos / "ash" / "ash_00.png", "--known").out)
     assert header == ["image_id", "label", "known"]
@@ -647,6 +650,7 @@ def test_what_is_known_is_a_column_if_asked_and_has_no_place_in_a_sample(run: Ru
     assert (refused.code, "no place for a column 'known'" in refused.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_classes_of_a_sample_that_the_model_does_not_know_are_filled_on_demand(
     run: Run, model_folder: Path, photos: Path
 ):

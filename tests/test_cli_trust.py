@@ -210,6 +210,7 @@ def test_a_model_without_the_rule_refuses_nothing(run: Run, doubtful: Path, tmp_
     assert "It answers with one of its classes whatever it is shown" in (tmp_path / "model" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_check_without_mirror_images_encodes_each_picture_once(
     run: Run, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -272,6 +272,7 @@ def test_each_file_is_read_once(
     np.testing.assert_array_equal(said.probabilities[:-1], classifier.predict_many(pictures).probabilities)
 
 
+@pytest.mark.slow
 def test_several_threads_get_the_answers_of_one(small_result: TrainingResult, pictures: list[Path], tmp_path: Path):
     filters, compiled, real = list(warnings.filters), [], OpenVinoEncoder._compile
     encoder = runtime.build(contracts.lite0(), contracts.encoder().plan)
