@@ -13,6 +13,7 @@ from collections import defaultdict, deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, fields
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -170,7 +171,7 @@ class _Job:
         vectors: list[Floats] = []
         try:
             with closing(self._prepared(waiting)) as source:
-                for vector in self.encoder.encode(source):
+                for vector in self._encoded(source):
                     vectors.append(vector)
                     if len(vectors) < len(self.views):
                         continue
@@ -188,6 +189,11 @@ class _Job:
         self._share()
         self.blind = False
         self._fetch()  # what was found to be kept when its file was read
+
+    def _encoded(self, source: Iterator[Pixels]) -> Iterator[Floats]:
+        """Yield the features of pictures; where none comes, since all are kept, no engine is compiled."""
+        for first in source:
+            yield from self.encoder.encode(chain([first], source))
 
     def _prepared(self, waiting: deque[tuple[list[int], Loaded]]) -> Generator[Pixels]:
         """Yield the views of each missing picture, after noting in `waiting` which rows they are for."""

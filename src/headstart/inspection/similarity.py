@@ -38,8 +38,8 @@ def nearest(queries: Floats, references: Floats, count: int = 1) -> Floats:
 
 def company(vectors: Floats, least: float) -> Integers:
     """Return (N,) how many others of the (N, D) directions are at least this alike to each."""
-    held = torch.from_numpy(vectors)
-    counts = [(held[begin : begin + BLOCK] @ held.T >= least).sum(dim=1) for begin in range(0, len(held), BLOCK)]
+    held, step = torch.from_numpy(vectors), BLOCK // 8  # a block is as wide as there are pictures
+    counts = [(held[begin : begin + step] @ held.T >= least).sum(dim=1) for begin in range(0, len(held), step)]
     return (torch.cat(counts) - 1).numpy() if counts else np.zeros(0, dtype=np.int64)
 
 

@@ -64,9 +64,15 @@ class Fitted:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
 
+    @property
+    def embeddings(self) -> Floats:
+        """(N, D): what the backbone sees in each picture."""
+        values: Floats = self.features.values[:, 0]
+        return values
+
     def embed(self, rows: Integers) -> Floats:
         """Return (M, D): what the backbone sees in these pictures."""
-        values: Floats = self.features.values[rows, 0]
+        values: Floats = self.embeddings[rows]
         return values
 
     def logits(self, rows: Integers) -> Floats:
@@ -178,15 +184,12 @@ class LogisticLearner:
         listen: Listener = ignore,
     ) -> Fitted:
         """See `Learner`."""
-        known, iterations = self._prior(train), self.plan.max_iterations
+        known = self._prior(train)
         fold = splits.folds(self.features.dataset.select(train), groups[train], self.plan.folds, self.seed)
-        # The folds learn from the pictures alone, without their mirror images: half of the time, and on every data set
-        # tried the same penalty.
-        folded = self._problem(known, train, views=1, fold=fold)
-        chosen = logistic.select_l2(folded, self.plan.l2, begin=begin, iterations=iterations, progress=self.progress)
+        chosen = self._choose(known, train, fold, begin)
         problem = self._problem(known, train)
         history = logistic.History(problem, self.features.values, watch, self.features.targets[watch], listen)
-        head = problem.head(problem.fit(chosen.l2, iterations=iterations, watch=history))
+        head = problem.head(problem.fit(chosen.l2, iterations=self.plan.max_iterations, watch=history))
         held = OutOfFold(train[chosen.rows], fold[chosen.rows], chosen.logits)
         provenance = {
             "head": f"multinomial logistic regression, l2 {chosen.l2:g}",
@@ -228,6 +231,16 @@ class LogisticLearner:
         problem = logistic.Problem(self.features.values[:, :1], rows, targets, start)
         l2 = logistic.default_l2(problem.prior_known)
         return problem.head(problem.fit(l2, tolerance=logistic.ROUGH)).logits
+
+    def _choose(self, known: Prior, train: Integers, fold: Integers, begin: float | None) -> logistic.Selection:
+        """Return the penalty that wins out of fold.
+
+        The folds learn from the pictures alone, without their mirror images: half of the time, and on every data set
+        tried the same penalty.
+        """
+        problem = self._problem(known, train, views=1, fold=fold)
+        iterations = self.plan.max_iterations
+        return logistic.select_l2(problem, self.plan.l2, begin=begin, iterations=iterations, progress=self.progress)
 
     def _prior(self, rows: Integers) -> Prior:
         return self._start(self.features.classes, self.features.values[rows, 0], self.features.targets[rows])

@@ -90,7 +90,7 @@ def _fit_out_of_distribution(
     asked, held, targets = plan.unknown, fitted.held, learner.features.targets
     if asked == "none" or held is None:
         return None
-    values = fitted.embed(np.arange(len(targets)))
+    values = fitted.embeddings
     compared: dict[out_of_distribution.Score, float] = {}
     score: out_of_distribution.Score = "neighbours" if asked == "best" else asked  # works with few classes, no folds
     if asked == "best" and len(held.rows) and len(np.unique(targets[train])) >= out_of_distribution.FEWEST_CLASSES:
