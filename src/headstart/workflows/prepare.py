@@ -17,7 +17,7 @@ from headstart.encoding import backbone as backbones
 from headstart.encoding import features, runtime
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.features import VIEWS, Extraction
-from headstart.encoding.runtime import Encoder
+from headstart.encoding.runtime import Agreement, Encoder
 from headstart.inspection import duplicates, files, quality, shortcuts
 from headstart.inspection.duplicates import Resemblance
 from headstart.inspection.files import Inspection
@@ -53,7 +53,8 @@ class Prepared:
         resemblance: Which are near-duplicates, and which show one object.
         findings: What to tell.
         backbone: That encoded them.
-        extraction: How.
+        encoder: The engine that was taken in the end.
+        agreement: How it compares with PyTorch float32; None if nobody knows.
         plan: With the engine that was taken in the end.
     """
 
@@ -61,13 +62,9 @@ class Prepared:
     resemblance: Resemblance
     findings: tuple[Finding, ...]
     backbone: Backbone
-    extraction: Extraction
+    encoder: Encoder
+    agreement: Agreement | None
     plan: Plan
-
-    @property
-    def encoder(self) -> Encoder:
-        """The engine that was taken in the end."""
-        return self.extraction.encoder
 
     def learner(self, *, checkpoints: Path | None = None, progress: Progress = silence) -> Learner:
         """Return what fits heads on these features as the plan says; see `learner.build`."""
@@ -152,7 +149,7 @@ def encode(begun: Begun, *, cache: Path | None, progress: Progress = silence) ->
         *_overlap(classes, backbone, plan),
     )
     progress("Examining", 1, 1)
-    return Prepared(labelled, resemblance, findings, backbone, extraction, plan)
+    return Prepared(labelled, resemblance, findings, backbone, extraction.encoder, extraction.agreement, plan)
 
 
 def _labelled(dataset: Dataset, extraction: Extraction) -> tuple[LabelledFeatures, np.ndarray, list[Finding]]:

@@ -11,40 +11,36 @@ from dataclasses import asdict
 from typing import Any
 
 from headstart.config import Plan
-from headstart.encoding.features import Extraction
 from headstart.learning.learner import Fitted
 from headstart.records import SPLIT_NAMES, Integers, LabelledFeatures, Provenance, Splits
+from headstart.workflows.prepare import Prepared
 
 PACKAGES = ("headstart", "torch", "timm", "openvino", "numpy", "pillow", "scipy")
 
 
 def describe(
-    features: LabelledFeatures,
     split: Splits,
     fitted: Fitted,
     saved: Integers,
-    plan: Plan,
-    extraction: Extraction,
+    prepared: Prepared,
     rounds: int,
 ) -> Provenance:
     """Return where a classifier comes from.
 
     Args:
-        features: Of all usable pictures.
         split: Who learned last, and who measured.
         fitted: The head that was measured.
         saved: Rows that the saved head learned from.
-        plan: What was decided.
-        extraction: How the pictures were encoded.
+        prepared: How the pictures were encoded, by which plan.
         rounds: How many heads were measured.
     """
-    compared = asdict(extraction.agreement) if extraction.agreement else None
+    compared = asdict(prepared.agreement) if prepared.agreement else None
     return Provenance(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         versions={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES},
-        data=_data(features, split),
-        training=_training(split, fitted, saved, plan, rounds),
-        engine={"version": extraction.encoder.version, "difference_from_torch_float32": compared},
+        data=_data(prepared.features, split),
+        training=_training(split, fitted, saved, prepared.plan, rounds),
+        engine={"version": prepared.encoder.version, "difference_from_torch_float32": compared},
     )
 
 

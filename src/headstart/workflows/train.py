@@ -152,7 +152,7 @@ def train(
     curve, unmeasured = _curve(learner, rounds[0], grouped, progress) if learning_curve else (None, [])
     changes = resume.changes(previous, features, predictions)
     saved, rows = _refit(learner, last, plan)
-    told = provenance.describe(features, last.split, last.fitted, rows, plan, prepared.extraction, len(rounds))
+    told = provenance.describe(last.split, last.fitted, rows, prepared, len(rounds))
     evaluations = {name: measure.measure(one, plan.seed) for name, one in predictions.items()}
     return TrainingResult(
         Classifier(prepared.backbone, prepared.encoder, saved.head, last.rules, features.classes, told),
