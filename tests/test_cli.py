@@ -310,6 +310,7 @@ def test_a_mistyped_path_is_refused_before_anything_heavy_is_imported(
     assert "phtoos is not there" in ran.err or "no model at nosuch" in ran.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("there", ["nothing", "a model"])
 def test_the_place_of_tensorboard_is_no_place_for_a_model(
     run: Run, photos: Path, model_folder: Path, tmp_path: Path, there: str
@@ -729,6 +730,7 @@ def test_evaluate_counts_what_it_could_not_use(run: Run, model_folder: Path, pho
     assert "1 picture(s) cannot be used and are left out: ash/ash_00.png (not one of" in ran.err
 
 
+@pytest.mark.slow
 def test_evaluate_draws_plots_where_told(run: Run, model_folder: Path, photos: Path, tmp_path: Path):
     assert run("evaluate", model_folder, photos, "--plots", tmp_path / "plots").code == 0
     assert set(tree(tmp_path / "plots")) == {"confusion.png", "reliability.png", "risk_coverage.png", "per_class.png"}
@@ -749,6 +751,7 @@ def test_show_draws_a_grid(run: Run, few: Path, tmp_path: Path):
         assert image.size[0] > 500
 
 
+@pytest.mark.slow
 def test_show_draws_the_same_pictures_for_the_same_seed(run: Run, few: Path, tmp_path: Path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         run("show", few, "--out", tmp_path / f"{name}.png", "--seed", seed)
@@ -898,6 +901,7 @@ def test_nothing_temporary_is_left_beside_what_was_written(run: Run, few: Path, 
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["p.csv", "s.png"]
 
 
+@pytest.mark.slow
 def test_the_pictures_of_the_demo_come_with_their_labels(tmp_path: Path):
     data = demo.write_digits(tmp_path)
     labelled = sources.read(data.photos)

@@ -15,6 +15,8 @@ import torch
 from conftest import Ran, draw_folders, picture, scene
 from PIL import ImageOps
 
+pytestmark = pytest.mark.slow  # trains, or kills what trains
+
 Run = Callable[..., Ran]
 SMALL = ("--backbone", "lite0", "--set", "pictures.size=64", "--engine", "torch")
 QUICK = ("--backbone", "lite0", "--engine", "torch")  # of verbs without --set: the size is the backbone's own
@@ -62,7 +64,6 @@ def trust(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "trust.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.slow
 def test_check_prints_a_table_with_examples_and_advice(run: Run, doubtful: Path):
     ran = run("check", doubtful, *QUICK, "--quiet")
     assert (ran.code, ran.err) == (0, "")
@@ -79,7 +80,6 @@ def test_check_as_json_has_every_name_and_what_to_do(run: Run, doubtful: Path):
     assert all(f["severity"] in ("error", "warning", "note") for f in told["findings"])
 
 
-@pytest.mark.slow
 def test_audit_writes_a_sheet_and_what_is_filled_in_trains(run: Run, doubtful: Path, tmp_path: Path):
     sheet = tmp_path / "suspects.csv"
     ran = run("audit", doubtful, "--out", sheet, *QUICK)
@@ -117,7 +117,6 @@ def test_audit_leaves_a_sheet_alone_that_is_there(run: Run, doubtful: Path, tmp_
     assert (tmp_path / "suspects.csv").read_text() == "an afternoon's work"
 
 
-@pytest.mark.slow
 def test_from_encodes_only_new_pictures_and_tells_what_changed(run: Run, tmp_path: Path):
     photos = draw_folders(tmp_path / "photos", each=20)
     run("train", photos, "--out", tmp_path / "first", *SMALL)
@@ -155,7 +154,6 @@ def test_from_a_folder_that_is_no_run_is_refused(run: Run, doubtful: Path, tmp_p
     assert "plan.toml" in ran.err
 
 
-@pytest.mark.slow
 def test_a_learning_curve_is_told_drawn_and_kept(run: Run, tmp_path: Path):
     photos = draw_folders(tmp_path / "photos", each=20)
     ran = run("train", photos, "--learning-curve", "--out", tmp_path / "model", *SMALL)
@@ -164,7 +162,6 @@ def test_a_learning_curve_is_told_drawn_and_kept(run: Run, tmp_path: Path):
     assert (tmp_path / "model" / "plots" / "learning_curve.png").stat().st_size > 5000
 
 
-@pytest.mark.slow
 def test_folds_are_told_in_plan_and_card(run: Run, doubtful: Path, tmp_path: Path):
     ran = run("train", doubtful, "--folds", 3, "--out", tmp_path / "model", *SMALL)
     assert "3 folds held out in turn" in ran.err
@@ -183,7 +180,6 @@ def strangers(tmp_path: Path, model_folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.slow
 def test_predict_says_which_pictures_are_like_none_of_the_classes(run: Run, model_folder: Path, strangers: Path):
     ran = run("predict", model_folder, strangers, "--format", "table")
     said = {row["image_id"]: row for row in rows(ran.out)}
@@ -202,7 +198,6 @@ def test_json_lines_carry_set_known_and_p_value(run: Run, model_folder: Path, st
     assert 0 < first["p_value"] < 1
 
 
-@pytest.mark.slow
 def test_a_model_without_the_rule_refuses_nothing(run: Run, doubtful: Path, tmp_path: Path):
     run("train", doubtful, "--out", tmp_path / "model", "--set", "calibration.unknown=none", *SMALL)
     ran = run("predict", tmp_path / "model", doubtful / "ash", "--format", "table")
@@ -210,7 +205,6 @@ def test_a_model_without_the_rule_refuses_nothing(run: Run, doubtful: Path, tmp_
     assert "It answers with one of its classes whatever it is shown" in (tmp_path / "model" / "README.md").read_text()
 
 
-@pytest.mark.slow
 def test_check_without_mirror_images_encodes_each_picture_once(
     run: Run, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -221,7 +215,6 @@ def test_check_without_mirror_images_encodes_each_picture_once(
     assert json.loads(run("cache", "--json").out)["vectors"] == once + 4
 
 
-@pytest.mark.slow
 def test_check_without_a_cache_keeps_nothing(run: Run, doubtful: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cold"))
     assert run("check", doubtful, "--no-cache", *QUICK).code == 0

@@ -38,6 +38,8 @@ from headstart.model.artifact import load_classifier
 from headstart.model.classifier import Classifier
 from headstart.records import ClassNames, Dataset, FeatureTable
 
+pytestmark = pytest.mark.slow  # trains, or kills what trains
+
 NURSERY = """
 import json, os, signal, sys, time, traceback
 import cleanlab.count, matplotlib.backends.backend_agg, sklearn.linear_model, sklearn.tree  # what is imported late
@@ -185,7 +187,6 @@ for number in range(20):
     assert halves > 0  # or nothing was ever killed in the midst of it
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("moment", [1, 17, 59])
 def test_D2_killed_extraction_goes_on_where_it_was(nursery: Nursery, dataset: Dataset, tmp_path: Path, moment: int):
     code = f"""{PREPARE}
@@ -203,7 +204,6 @@ extract(tmp / "photos", tmp / "cache", die)
     assert stored_rows(tmp_path / "cache") == 60
 
 
-@pytest.mark.slow
 def test_D2_extraction_killed_again_and_again_ends_in_the_same_features(
     nursery: Nursery, dataset: Dataset, tmp_path: Path
 ):
@@ -217,7 +217,6 @@ extract(tmp / "photos", tmp / "cache")
     assert extracted(dataset, tmp_path / "cache").values.tobytes() == extracted(dataset, None).values.tobytes()
 
 
-@pytest.mark.slow
 def test_D6_two_processes_with_one_cache_share_the_work(nursery: Nursery, tmp_path: Path):
     dataset = sources.read(draw_folders(tmp_path / "photos", each=80))
     code = f"""{PREPARE}
@@ -271,7 +270,6 @@ def shards(cache: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in cache.glob(SHARDS)}
 
 
-@pytest.mark.slow
 def test_D3_killed_and_repeated_training_gives_the_same_head_to_the_byte(nursery: Nursery, tmp_path: Path):
     photos = draw_folders(tmp_path / "photos", each=20)
     model = train(photos, tmp_path / "model")
@@ -323,7 +321,6 @@ def train_in_epochs(photos: Path, out: Path, epochs: int) -> str:
     return train(photos, out, "--recipe", "tutorial", *(part for setting in settings for part in ("--set", setting)))
 
 
-@pytest.mark.slow
 def test_D3_epochs_killed_again_and_again_end_in_the_same_head_to_the_byte(nursery: Nursery, tmp_path: Path):
     photos = draw_folders(tmp_path / "photos")
     whole, model = (train_in_epochs(photos, tmp_path / name, 40) for name in ("whole", "model"))
@@ -339,7 +336,6 @@ def test_D3_epochs_killed_again_and_again_end_in_the_same_head_to_the_byte(nurse
     assert heads[0] == heads[1]
 
 
-@pytest.mark.slow
 def test_D3_epochs_killed_from_outside_end_in_the_same_head_to_the_byte(nursery: Nursery, tmp_path: Path):
     photos = draw_folders(tmp_path / "photos")
     whole, model = (train_in_epochs(photos, tmp_path / name, 100) for name in ("whole", "model"))
@@ -353,7 +349,6 @@ def test_D3_epochs_killed_from_outside_end_in_the_same_head_to_the_byte(nursery:
     assert "Traceback" not in log(tmp_path)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("limit", [20_000, 2_000_000])
 def test_D4_train_with_no_room_left_ends_with_an_error(nursery: Nursery, tmp_path: Path, limit: int):
     """A limit on the size of files stands for a full disk: 20 kB stops the cache, 2 MB the model."""
@@ -400,7 +395,6 @@ def wait_for(process: subprocess.Popen[str], cache: Path, pattern: str) -> None:
     raise AssertionError(f"no {pattern} for 100 seconds")
 
 
-@pytest.mark.slow
 def test_D13_interrupted_training_keeps_what_it_had_and_goes_on_from_there(
     started: Callable[[], subprocess.Popen[str]], tmp_path: Path
 ):
@@ -420,7 +414,6 @@ def test_D13_interrupted_training_keeps_what_it_had_and_goes_on_from_there(
     assert {path: path.read_bytes() for path in kept} == kept
 
 
-@pytest.mark.slow
 def test_D13_terminated_training_stops_soon_and_clean_however_often_it_is_told(
     started: Callable[[], subprocess.Popen[str]], tmp_path: Path
 ):

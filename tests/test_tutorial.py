@@ -27,6 +27,8 @@ from headstart import cli
 from headstart.config import EncoderConfig, HeadConfig, PictureConfig
 from headstart.model import layers
 
+pytestmark = pytest.mark.slow  # trains, or kills what trains
+
 Run = Callable[..., Ran]
 TUTORIAL = ("--recipe", "tutorial", "--backbone", "lite0", "--set", "pictures.size=64", "--set", "head.epochs=2")
 EPOCH = r"epoch (\d)/2: loss \d+\.\d{4}, accuracy [01]\.\d{4}; held out \d+\.\d{4}, [01]\.\d{4}; watched \d+\.\d{4}; "
@@ -120,13 +122,11 @@ def test_a_classifier_with_hidden_layers_keeps_the_contract(result: hs.TrainingR
     contracts.check_classifier(result.classifier, sorted(photos.rglob("*.png"))[::5], tmp_path / "broken.png")
 
 
-@pytest.mark.slow
 def test_an_artifact_with_hidden_layers_keeps_the_contract(result: hs.TrainingResult, tmp_path: Path):
     pictures = hs.read(draw_folders(tmp_path / "new", each=2))
     contracts.check_artifact(result.classifier, tmp_path / "model", pictures)
 
 
-@pytest.mark.slow
 def test_the_run_comes_back_from_its_folder(result: hs.TrainingResult, tmp_path: Path):
     hs.save(result, tmp_path / "model")
     back, pictures = hs.load(tmp_path / "model"), hs.read(draw_folders(tmp_path / "new", each=2))
@@ -141,7 +141,6 @@ def test_the_run_comes_back_from_its_folder(result: hs.TrainingResult, tmp_path:
     }
 
 
-@pytest.mark.slow
 def test_the_saved_head_is_the_one_that_was_measured(photos: Path, warm: Path):
     dataset = hs.read(photos)
     result = hs.train(dataset, config(), cache=warm)
@@ -183,7 +182,6 @@ def test_the_refit_is_of_all_pictures_and_says_so(photos: Path, warm: Path):
     assert not torch.equal(again.classifier.head.linear.weight, plain.classifier.head.linear.weight)
 
 
-@pytest.mark.slow
 def test_pixels_of_validation_pictures_decide_nothing(photos: Path, warm: Path):
     dataset = hs.read(photos)
     clean = hs.train(dataset, config(), cache=warm)
@@ -201,7 +199,6 @@ def test_watching_validation_is_said_to_flatter(photos: Path, warm: Path):
     assert result.classifier.provenance.training["fitted_on"] == "30 training pictures"
 
 
-@pytest.mark.slow
 def test_the_same_seed_gives_the_same_head_to_the_bit(photos: Path, warm: Path, tmp_path: Path):
     first, second = (
         hs.train(hs.read(photos), config(), cache=cache).classifier.head.state_dict() for cache in (warm, tmp_path)
@@ -267,7 +264,6 @@ def test_the_head_s_file_holds_every_layer(trained: tuple[Ran, Path]):
     }
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("_warm_cache")
 def test_quiet_training_prints_no_epochs(run: Run, photos: Path, tmp_path: Path):
     ran = run("train", photos, "--out", tmp_path / "model", *TUTORIAL, "--quiet")
@@ -275,7 +271,6 @@ def test_quiet_training_prints_no_epochs(run: Run, photos: Path, tmp_path: Path)
     assert "epoch 1/2" not in ran.out
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("_warm_cache")
 def test_the_plan_of_a_run_gives_the_same_head(run: Run, photos: Path, trained: tuple[Ran, Path], tmp_path: Path):
     assert run("train", photos, "--out", tmp_path / "model", "--config", trained[1] / "plan.toml", "-q").code == 0
@@ -299,7 +294,6 @@ def test_the_summary_counts_every_layer_of_the_head_as_fitted(run: Run, trained:
     assert f"of which {fitted + 1:,} were fitted (head and temperature)" in run("summary", trained[1]).out
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("_warm_cache")
 def test_the_usual_recipe_prints_no_epochs(run: Run, photos: Path, tmp_path: Path):
     ran = run("train", photos, "--out", tmp_path / "model", *TUTORIAL[2:6])
@@ -370,7 +364,6 @@ def tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any
     return read
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("_warm_cache")
 def test_tensorboard_hears_every_epoch_and_the_final_figures(run: Run, photos: Path, tmp_path: Path):
     out = tmp_path / "runs" / "model"
@@ -386,7 +379,6 @@ def test_tensorboard_hears_every_epoch_and_the_final_figures(run: Run, photos: P
     assert heard["validation/accuracy"] == [(2, pytest.approx(accuracy, abs=1e-6))]
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("_warm_cache")
 def test_tensorboard_hears_the_iterations_of_the_usual_recipe(run: Run, photos: Path, tmp_path: Path):
     assert run("train", photos, "--out", tmp_path / "model", *TUTORIAL[2:6], "--log", "tensorboard", "-q").code == 0
@@ -395,7 +387,6 @@ def test_tensorboard_hears_the_iterations_of_the_usual_recipe(run: Run, photos: 
     assert "fit/learning_rate" not in heard  # there is none
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("_warm_cache")
 def test_two_runs_are_two_in_tensorboard(run: Run, photos: Path, tmp_path: Path):
     for name in ("one", "two"):
@@ -403,7 +394,6 @@ def test_two_runs_are_two_in_tensorboard(run: Run, photos: Path, tmp_path: Path)
     assert sorted(path.name.split("-")[0] for path in (tmp_path / "tensorboard").iterdir()) == ["one", "two"]
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("_warm_cache")
 def test_mlflow_gets_parameters_a_metric_a_step_and_an_end(
     run: Run, photos: Path, tmp_path: Path, tracked: Callable[[], Any]
@@ -439,7 +429,6 @@ def test_mlflow_is_told_that_a_training_failed(run: Run, tmp_path: Path, tracked
     assert tracked()[0].info.status == "FAILED"
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("_warm_cache")
 @pytest.mark.parametrize("kind", ["tensorboard", "mlflow"])
 def test_logging_that_fails_in_the_middle_warns_and_the_training_ends_well(
@@ -460,7 +449,6 @@ def test_logging_that_fails_in_the_middle_warns_and_the_training_ends_well(
     assert told(tmp_path / "model")["training"]["epochs"] == 2
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("_warm_cache")
 def test_one_log_that_fails_leaves_the_other(
     run: Run, photos: Path, tmp_path: Path, tracked: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
@@ -514,7 +502,6 @@ def test_a_tracking_server_that_cannot_be_reached_is_said_before_anything_is_enc
     assert not (tmp_path / "cache-of-this-test" / "features").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("_warm_cache")
 def test_no_name_of_a_picture_is_logged(run: Run, photos: Path, tmp_path: Path, tracked: Callable[[], Any]):
     logs = ("--log", "tensorboard", "--log", "mlflow")
@@ -525,7 +512,6 @@ def test_no_name_of_a_picture_is_logged(run: Run, photos: Path, tmp_path: Path, 
     assert not [path for path in kept if b"birch_" in path.read_bytes() or str(photos).encode() in path.read_bytes()]
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("_warm_cache")
 def test_a_log_that_cannot_be_closed_costs_no_training(
     run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -544,7 +530,6 @@ def test_a_log_that_cannot_be_closed_costs_no_training(
     assert (tmp_path / "model" / "model.json").is_file()
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("_warm_cache")
 def test_mlflow_is_told_that_its_log_is_not_whole(
     run: Run, photos: Path, tmp_path: Path, tracked: Callable[[], Any], monkeypatch: pytest.MonkeyPatch

@@ -198,6 +198,7 @@ def test_timm_network_with_a_weights_file_is_a_backbone(tmp_path: Path, name: st
     assert backbone.rows.shape == (1000, backbone.dim)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TOYS)
 def test_timm_network_keeps_the_encoder_contract(tmp_path: Path, name: str):
     backbone = backbones.load(name, str(toy(name, tmp_path)[1]))

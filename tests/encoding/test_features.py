@@ -83,6 +83,7 @@ def test_second_run_computes_nothing(dataset: Dataset, cache: Path):
     np.testing.assert_array_equal(first.values, second.values)
 
 
+@pytest.mark.slow
 def test_cache_changes_no_bit(dataset: Dataset, cache: Path):
     np.testing.assert_array_equal(extracted(dataset, cache).values, extracted(dataset).values)
 
@@ -141,6 +142,7 @@ def test_progress_ends_at_the_whole(dataset: Dataset, cache: Path):
     assert [done for _, done, _ in heard] == sorted(done for _, done, _ in heard)
 
 
+@pytest.mark.slow
 def test_agreement_is_recorded_beside_the_features(dataset: Dataset, cache: Path):
     digests, _ = files.fingerprints(dataset)
     arguments = (dataset, digests, contracts.encoder())
@@ -187,6 +189,7 @@ def test_C6_damaged_shard_is_computed_again(dataset: Dataset, cache: Path, tmp_p
     np.testing.assert_array_equal(again.values, before)
 
 
+@pytest.mark.slow
 def test_C6_no_single_bit_of_a_shard_can_flip_unseen(cache: Path):
     store = caches.Store(cache, RECIPE, 4)
     store.add(DIGESTS[:2], VALUES[:2], [1, 0])

@@ -41,6 +41,7 @@ def broken(spoil: Callable[[Floats], Floats]) -> Callable[..., Iterator[Floats]]
     return encode
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", contracts.ENGINES)
 def test_encoder_keeps_the_contract(engine: str):
     contracts.check_encoder(built(engine), contracts.noise(40))

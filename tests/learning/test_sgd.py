@@ -358,6 +358,7 @@ def killed(epoch: int, folder: Path, given: HeadPlan, **more: Any) -> None:
         fit(given, folder=folder, listen=listen, **more)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("often")
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

@@ -160,6 +160,7 @@ def test_training_result_loads_as_its_classifier(small_result: TrainingResult, m
     assert back.provenance == own.provenance
 
 
+@pytest.mark.slow
 def test_other_engine_may_be_asked_for(model_folder: Path, pictures: Dataset):
     asked = EncoderConfig("lite0", engine="torch", precision="f32")
     back = load_classifier(model_folder, asked)

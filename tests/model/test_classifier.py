@@ -50,6 +50,7 @@ def on(engine: str, classifier: Classifier) -> Classifier:
         pytest.skip(str(error))  # no bf16 in this processor
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", contracts.ENGINES)
 def test_classifier_keeps_the_contract(small_result: TrainingResult, pictures: list[Path], bad: Path, engine: str):
     contracts.check_classifier(on(engine, small_result.classifier), pictures, bad)

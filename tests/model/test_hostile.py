@@ -55,6 +55,7 @@ def watched(folder: Path) -> str:
     return ran.stdout
 
 
+@pytest.mark.slow
 def test_loading_opens_nothing_outside_and_asks_nobody(folder: Path):
     assert "LOADED" in watched(folder)
 

@@ -60,6 +60,7 @@ def drawn(figure: Figure) -> str:
 FIGURES = [plots.confusion, plots.reliability, plots.per_class, plots.risk_coverage]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("figure", FIGURES)
 @pytest.mark.parametrize("classes", [2, 30, 31, 120])
 def test_every_figure_draws_at_any_number_of_classes(figure: Callable[[dict[str, Any]], Figure], classes: int):
@@ -136,6 +137,7 @@ def test_a_training_without_measured_pictures_has_one_curve():
     assert "validation" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 5, 7, 25])
 def test_a_grid_shows_every_picture_under_its_title(number: int):
     pictures = [np.full((20, 30, 3), 10 * k, np.uint8) for k in range(number)]
@@ -194,6 +196,7 @@ def overlaps(figure: Figure, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str,
     return [(a, b) for i, (a, one) in enumerate(boxes) for b, other in boxes[:i] if one.overlaps(other)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "figure",
     [

@@ -20,6 +20,8 @@ from headstart.workflows.audit import audit
 from headstart.workflows.check import check
 from headstart.workflows.train import TrainingResult, train
 
+pytestmark = pytest.mark.slow  # trains, or kills what trains
+
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -56,7 +58,6 @@ def trained(scenes: Path, cache: Path) -> TrainingResult:
     return train(sources.read(scenes), config(), cache=cache)
 
 
-@pytest.mark.slow
 def test_E2_check_names_every_group_of_copies(scenes: Path, cache: Path):
     groups = named(check(sources.read(scenes), config(), cache=cache), "near-duplicates")
     assert len(groups) == 10
@@ -103,7 +104,6 @@ def mislabelled(dataset: Dataset, wrong: dict[str, str]) -> Dataset:
     return replace(dataset, samples=tuple(replace(s, label=wrong[s.name]) if s.name in wrong else s for s in dataset))
 
 
-@pytest.mark.slow
 def test_audit_puts_wrong_labels_first_and_suggests_the_right_ones(hues: Path, cache: Path):
     wrong = {"ash/03.png": "elm", "birch/07.png": "cedar", "elm/11.png": "birch"}
     suspects = audit(mislabelled(sources.read(hues), wrong), config(), cache=cache)
@@ -128,7 +128,6 @@ def test_E3_near_duplicates_with_different_labels_measure_nothing(scenes: Path, 
     assert len(named(result.findings, "conflicting-near-duplicates")) == 2
 
 
-@pytest.mark.slow
 def test_E4_pictures_of_one_group_are_no_copies(hues: Path, cache: Path):
     """A camera that took pictures of every class keeps them on one side, and contradicts no label."""
     read = sources.read(hues)
@@ -157,7 +156,6 @@ def test_a_given_split_is_not_repeated(hues: Path, cache: Path):
         train(read, config(split__repeats=3), cache=cache)
 
 
-@pytest.mark.slow
 def test_a_class_that_is_told_by_its_border_is_named(hues: Path, cache: Path):
     for path in (hues / "ash").iterdir():
         ImageOps.expand(picture(HUES["ash"], int(path.stem), (40, 32)), 4, "black").save(path)
@@ -165,7 +163,6 @@ def test_a_class_that_is_told_by_its_border_is_named(hues: Path, cache: Path):
     assert any(name.startswith("ash ") for name in said.names)
 
 
-@pytest.mark.slow
 def test_E6_a_poisoned_test_part_changes_no_figure_of_the_fit(hues: Path, cache: Path):
     parts = ("validation", "test", "train", "train", "train", "train")
     given = sources.read(hues)
@@ -187,7 +184,6 @@ def test_E7_sets_and_refusals_are_measured_with_the_rest(trained: TrainingResult
     assert 1 <= figures["set_size"].value <= 2
 
 
-@pytest.mark.slow
 def test_folds_measure_every_picture(hues: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):
     result = train(sources.read(hues), config(split__folds=3), cache=cache)
     assert sorted(result.predictions["validation"].names) == sorted(sample.name for sample in result.dataset)
@@ -197,7 +193,6 @@ def test_folds_measure_every_picture(hues: Path, cache: Path, monkeypatch: pytes
 Train = Callable[..., TrainingResult]
 
 
-@pytest.mark.slow
 def test_a_learning_curve_grows_to_all_training_pictures(hues: Path, cache: Path):
     result = train(sources.read(hues), config(), cache=cache, learning_curve=True)
     assert result.curve is not None
@@ -205,7 +200,6 @@ def test_a_learning_curve_grows_to_all_training_pictures(hues: Path, cache: Path
     assert 0 <= result.curve.doubled.low <= result.curve.doubled.high <= 1
 
 
-@pytest.mark.slow
 def test_folds_of_the_training_part_leave_a_given_test_part_and_still_tell_similarity(hues: Path, cache: Path):
     read = sources.read(hues)
     read = replace(read, samples=tuple(replace(s, split="test" if n % 5 == 0 else "train") for n, s in enumerate(read)))

@@ -21,6 +21,8 @@ from headstart.records import Dataset, Finding
 from headstart.workflows import train as workflow
 from headstart.workflows.train import TrainingResult
 
+pytestmark = pytest.mark.slow  # trains, or kills what trains
+
 Train = Callable[..., TrainingResult]
 
 
@@ -113,7 +115,6 @@ def test_the_plan_has_decided_everything(small_result: TrainingResult):
     assert small_result.plan.pictures.size == 64
 
 
-@pytest.mark.slow
 def test_E5_pixels_of_validation_pictures_decide_nothing(photos: Path, train: Train):
     dataset = sources.read(photos)
     clean = train(dataset, refit=False)
@@ -125,7 +126,6 @@ def test_E5_pixels_of_validation_pictures_decide_nothing(photos: Path, train: Tr
     assert clean.classifier.provenance.training == poisoned.classifier.provenance.training
 
 
-@pytest.mark.slow
 def test_E5_labels_of_validation_pictures_decide_nothing(split_photos: Dataset, train: Train):
     clean = train(split_photos, refit=False)
     poisoned = train(relabelled(split_photos, clean.splits.validation), refit=False)
@@ -135,7 +135,6 @@ def test_E5_labels_of_validation_pictures_decide_nothing(split_photos: Dataset, 
     assert clean.classifier.provenance.training == poisoned.classifier.provenance.training
 
 
-@pytest.mark.slow
 def test_E5_labels_of_validation_pictures_are_learned_in_the_refit_only(
     split_photos: Dataset, split_result: TrainingResult, train: Train
 ):
@@ -155,7 +154,6 @@ def test_E6_labels_of_test_pictures_are_never_learned_from(
     assert split_result.classifier.temperature == poisoned.classifier.temperature
 
 
-@pytest.mark.slow
 def test_E6_pixels_of_test_pictures_are_never_learned_from(
     split_photos: Dataset, split_result: TrainingResult, train: Train, tmp_path: Path
 ):
@@ -169,7 +167,6 @@ def test_E6_pixels_of_test_pictures_are_never_learned_from(
     assert split_result.classifier.temperature == poisoned.classifier.temperature
 
 
-@pytest.mark.slow
 def test_E8_the_same_seed_gives_the_same_head_and_figures(photos: Path, train: Train, plain_result: TrainingResult):
     again = train(sources.read(photos), photos.parent / "a cache of its own")
     assert same(again.classifier.head, plain_result.classifier.head)
@@ -191,7 +188,6 @@ def test_E8_the_order_of_the_rows_decides_nothing(photos: Path, train: Train, pl
     assert other.classifier.temperature == plain_result.classifier.temperature
 
 
-@pytest.mark.slow
 def test_E8_the_order_of_the_rows_decides_no_figure(photos: Path, train: Train):
     dataset = sources.read(photos)
     noisy = relabelled(dataset, np.arange(0, len(dataset), 4))
@@ -200,7 +196,6 @@ def test_E8_the_order_of_the_rows_decides_no_figure(photos: Path, train: Train):
     assert first.evaluation.overall == second.evaluation.overall
 
 
-@pytest.mark.slow
 def test_E9_shuffled_labels_score_at_chance(train: Train, tmp_path: Path):
     dataset = sources.read(draw_folders(tmp_path / "photos", each=20))
     labels = np.random.default_rng(0).permutation(dataset.labels).tolist()
@@ -227,7 +222,6 @@ def test_E1_copies_never_stand_on_both_sides_of_the_split(photos: Path, train: T
     assert not learned & measured
 
 
-@pytest.mark.slow
 def test_B13_a_class_of_one_picture_is_learned_but_not_measured(photos: Path, train: Train):
     (photos / "elm").mkdir()
     picture((210, 70, 160), 7).save(photos / "elm" / "only.png")
@@ -238,7 +232,6 @@ def test_B13_a_class_of_one_picture_is_learned_but_not_measured(photos: Path, tr
     assert result.classifier.predict(photos / "elm" / "only.png").label == "elm"
 
 
-@pytest.mark.slow
 def test_B13_a_class_of_two_pictures_is_learned_and_measured(photos: Path, train: Train):
     (photos / "elm").mkdir()
     for seed in (9007, 9008):  # those of ash have the same noise in another colour
@@ -254,7 +247,6 @@ def test_the_refit_learns_from_all_pictures_and_says_so(small_result: TrainingRe
     assert told["figures_of"] == "the head fitted on the 30 training pictures"
 
 
-@pytest.mark.slow
 def test_without_refit_the_saved_head_is_the_one_that_was_measured(photos: Path, train: Train):
     dataset = sources.read(photos)
     result = train(dataset, refit=False)
@@ -271,7 +263,6 @@ def test_mirror_images_are_learned_from(photos: Path, train: Train, plain_result
     assert not same(plain.classifier.head, plain_result.classifier.head)
 
 
-@pytest.mark.slow
 def test_without_mirror_images_none_are_encoded(photos: Path, train: Train):
     own = photos.parent / "a cache of its own"
     result = train(sources.read(photos), own, pictures__mirror=False)
@@ -279,7 +270,6 @@ def test_without_mirror_images_none_are_encoded(photos: Path, train: Train):
     assert sum(state.rows for state in caches.survey(own)) == 2 * 36  # features and properties
 
 
-@pytest.mark.slow
 def test_balanced_weights_give_a_rare_class_more_room(train: Train, tmp_path: Path):
     photos = draw_folders(tmp_path / "photos", ("ash", "birch"), each=24)
     for file in sorted((photos / "ash").iterdir())[4:]:
@@ -312,7 +302,6 @@ def test_a_given_split_without_validation_reports_its_test_part(split_photos: Da
     assert result.classifier.provenance.training["refitted"] is False
 
 
-@pytest.mark.slow
 def test_A2_corrupt_pictures_are_left_out_and_named(photos: Path, train: Train):
     (photos / "ash" / "ash_03.png").write_bytes(b"")
     whole = (photos / "birch" / "birch_05.png").read_bytes()
@@ -328,20 +317,17 @@ def test_A2_corrupt_pictures_are_left_out_and_named(photos: Path, train: Train):
     assert result.classifier.provenance.data["pictures"] == 33
 
 
-@pytest.mark.slow
 def test_A2_a_corrupt_picture_changes_nothing_else(photos: Path, train: Train, plain_result: TrainingResult):
     (photos / "ash" / "broken.png").write_bytes(b"no picture at all")
     assert same(train(sources.read(photos)).classifier.head, plain_result.classifier.head)
 
 
-@pytest.mark.slow
 def test_a_class_whose_pictures_are_all_corrupt_is_no_class(photos: Path, train: Train):
     for file in (photos / "cedar").iterdir():
         file.write_bytes(f"no picture, {file.name}".encode())
     assert train(sources.read(photos)).classifier.classes == ("ash", "birch")
 
 
-@pytest.mark.slow
 def test_B13_one_usable_class_is_refused_with_the_reason(photos: Path, train: Train):
     for file in (*(photos / "ash").iterdir(), *(photos / "birch").iterdir()):
         file.write_bytes(f"no picture, {file.name}".encode())
@@ -356,7 +342,6 @@ def test_too_few_pictures_to_choose_by_are_said_to_be(train: Train, tmp_path: Pa
     assert told.message.startswith("9 training picture(s) can be left out in folds")
 
 
-@pytest.mark.slow
 def test_classes_the_backbone_knows_are_said_to_be(train: Train, tmp_path: Path):
     result = train(sources.read(draw_folders(tmp_path / "photos", ("whippet", "left shoe"), each=6)))
     assert found(result, "pre-training-overlap").names == ("whippet = whippet",)
