@@ -39,8 +39,12 @@ def nearest(queries: Floats, references: Floats, count: int = 1) -> Floats:
 def company(vectors: Floats, least: float) -> Integers:
     """Return (N,) how many others of the (N, D) directions are at least this alike to each."""
     held, step = torch.from_numpy(vectors), BLOCK // 8  # a block is as wide as there are pictures
-    counts = [(held[begin : begin + step] @ held.T >= least).sum(dim=1) for begin in range(0, len(held), step)]
-    return (torch.cat(counts) - 1).numpy() if counts else np.zeros(0, dtype=np.int64)
+    counts, block = np.empty(len(vectors), dtype=np.int64), torch.empty(step, len(vectors))
+    for begin in range(0, len(held), step):
+        rows = held[begin : begin + step]
+        torch.mm(rows, held.T, out=block[: len(rows)])  # one block for all: freed ones would stay with the process
+        counts[begin : begin + step] = np.count_nonzero(block[: len(rows)].numpy() >= least, axis=1)
+    return counts - 1
 
 
 def pairs(
