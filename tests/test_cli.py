@@ -23,6 +23,8 @@ import headstart
 from headstart import cli, demo
 from headstart.data import sources
 
+pytestmark = pytest.mark.slow  # trains, and starts programs
+
 Run = Callable[..., Ran]
 SMALL = ("--backbone", "lite0", "--set", "pictures.size=64")
 TORCH = ("--engine", "torch")  # starts faster than OpenVINO, which compiles first
@@ -170,7 +172,6 @@ def test_the_refit_is_said_in_the_output_the_model_and_the_card(trained: tuple[R
     assert "then       fit once more" in ran.err
 
 
-@pytest.mark.slow
 def test_json_of_quiet_training_is_all_there_is(run: Run, photos: Path, tmp_path: Path):
     ran = run("train", photos, "--out", tmp_path / "model", *SMALL, "--json", "--quiet")
     content = json.loads(ran.out)
@@ -180,7 +181,6 @@ def test_json_of_quiet_training_is_all_there_is(run: Run, photos: Path, tmp_path
     assert (ran.code, ran.err) == (0, "")
 
 
-@pytest.mark.slow
 def test_no_refit_is_said_in_the_output_the_model_and_the_card(run: Run, photos: Path, tmp_path: Path):
     ran = run("train", photos, "--out", tmp_path / "model", *SMALL, "--no-refit")
     text = "fitted on 30 training pictures"
@@ -190,7 +190,6 @@ def test_no_refit_is_said_in_the_output_the_model_and_the_card(run: Run, photos:
     assert "then       keep the measured head" in ran.err
 
 
-@pytest.mark.slow
 def test_a_second_training_keeps_the_first_model(run: Run, photos: Path, trained: tuple[Ran, Path], tmp_path: Path):
     assert "the model that was there" not in trained[0].out
     out = tmp_path / "model"
@@ -201,7 +200,6 @@ def test_a_second_training_keeps_the_first_model(run: Run, photos: Path, trained
     assert told(out)["training"]["refitted"] is False
 
 
-@pytest.mark.slow
 def test_a_model_that_was_moved_by_somebody_else_is_not_claimed(run: Run, photos: Path, tmp_path: Path):
     (tmp_path / "model.1").mkdir()
     ran = run("train", photos, "--out", tmp_path / "model", *SMALL)
@@ -209,7 +207,6 @@ def test_a_model_that_was_moved_by_somebody_else_is_not_claimed(run: Run, photos
     assert "the model that was there" not in ran.out
 
 
-@pytest.mark.slow
 def test_the_default_place_is_named_after_the_data(
     run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -218,7 +215,6 @@ def test_the_default_place_is_named_after_the_data(
     assert set(tree(tmp_path / "runs" / "photos")) == RUN_FOLDER
 
 
-@pytest.mark.slow
 def test_the_plan_of_a_run_gives_the_same_model(run: Run, photos: Path, trained: tuple[Ran, Path], tmp_path: Path):
     first, again = trained[1], tmp_path / "again"
     assert run("train", photos, "--out", again, "--config", first / "plan.toml").code == 0
@@ -226,7 +222,6 @@ def test_the_plan_of_a_run_gives_the_same_model(run: Run, photos: Path, trained:
         assert (first / name).read_bytes() == (again / name).read_bytes(), name
 
 
-@pytest.mark.slow
 def test_flags_are_kept_in_the_plan(run: Run, photos: Path, tmp_path: Path):
     flags = ("--seed", 3, "--no-mirror", "--resize", "squash", "--set", "head.l2=[0.1, 1]", "--engine", "torch")
     assert run("train", photos, "--out", tmp_path / "model", *SMALL, *flags).code == 0
@@ -310,7 +305,6 @@ def test_a_mistyped_path_is_refused_before_anything_heavy_is_imported(
     assert "phtoos is not there" in ran.err or "no model at nosuch" in ran.err
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("there", ["nothing", "a model"])
 def test_the_place_of_tensorboard_is_no_place_for_a_model(
     run: Run, photos: Path, model_folder: Path, tmp_path: Path, there: str
@@ -324,13 +318,11 @@ def test_the_place_of_tensorboard_is_no_place_for_a_model(
     assert "Reading" not in ran.err
 
 
-@pytest.mark.slow
 def test_commands_to_copy_are_quoted_for_the_shell(run: Run, few: Path, tmp_path: Path):
     ran = run("train", few, "--out", tmp_path / "my model", *SMALL, "--set", "calibration.unknown=none")
     assert f"Next: headstart predict '{tmp_path / 'my model'}' PICTURES" in ran.out
 
 
-@pytest.mark.slow
 def test_what_is_held_out_is_an_intention_before_and_a_count_after(run: Run, few: Path, tmp_path: Path):
     ran = run("train", few, "--out", tmp_path / "model", *SMALL)
     assert "about 20% of each class, at least one picture, held out" in ran.err
@@ -375,7 +367,6 @@ def test_a_table_beside_its_pictures_needs_no_more(run: Run, model_folder: Path,
     assert json.loads(run("evaluate", model_folder, loose / "labels.csv", *COLUMNS, "--json").out)["pictures"] == 36
 
 
-@pytest.mark.slow
 def test_a_split_column_is_honoured(run: Run, loose: Path, tmp_path: Path):
     columns = (*COLUMNS, "--split-column", "part")
     ran = run("train", loose, "--labels", tmp_path / "labels.csv", *columns, "--out", tmp_path / "model", *SMALL)
@@ -394,7 +385,6 @@ def test_evaluate_can_look_at_one_part_only(run: Run, model_folder: Path, loose:
     assert "'tset'" in ran.err
 
 
-@pytest.mark.slow
 def test_a_group_column_is_honoured(run: Run, loose: Path, tmp_path: Path):
     columns = (*COLUMNS, "--group-column", "owner")
     run("train", loose, "--labels", tmp_path / "labels.csv", *columns, "--out", tmp_path / "model", *SMALL, "-q")
@@ -426,7 +416,6 @@ def test_missing_files_are_refused_or_dropped_as_asked(run: Run, model_folder: P
     assert json.loads(run("evaluate", *where, "--missing", "drop").out)["pictures"] == 35
 
 
-@pytest.mark.slow
 def test_unreadable_pictures_are_listed_and_counted(run: Run, photos: Path, tmp_path: Path):
     (photos / "ash" / "ash_03.png").write_bytes(b"")
     (photos / "birch" / "birch_01.png").write_bytes(b"no picture")
@@ -453,7 +442,6 @@ def test_B13_no_picture_at_all_is_refused_with_the_reason(run: Run, tmp_path: Pa
     assert not (tmp_path / "model").exists()
 
 
-@pytest.mark.slow
 def test_B13_a_class_of_one_picture_is_named_as_not_measured(run: Run, photos: Path, tmp_path: Path):
     draw_folders(photos, ("elm",), each=1)
     ran = run("train", photos, "--out", tmp_path / "model", *SMALL)
@@ -462,7 +450,6 @@ def test_B13_a_class_of_one_picture_is_named_as_not_measured(run: Run, photos: P
     assert "elm" in told(tmp_path / "model")["classes"]
 
 
-@pytest.mark.slow
 def test_B11_class_names_are_never_paths(run: Run, tmp_path: Path):
     names = ("<script>alert(1)</script>", "../x", "CON", "x" * 300, "a/b", "[red]$5$")
     (tmp_path / "in").mkdir()
@@ -481,7 +468,6 @@ def test_B11_class_names_are_never_paths(run: Run, tmp_path: Path):
     assert told(tmp_path / "model")["classes"] == sorted(names)
 
 
-@pytest.mark.slow
 def test_B10_a_name_that_is_no_utf_8_survives_the_whole_way(run: Run, photos: Path, tmp_path: Path):
     name = os.fsdecode(b"caf\xe9")
     for index in range(12):
@@ -641,7 +627,6 @@ def test_a_pattern_that_matches_nothing_is_asked_wrongly(run: Run, model_folder:
     assert "*.jpg" in ran.err
 
 
-@pytest.mark.slow
 def test_what_is_known_is_a_column_if_asked_and_has_no_place_in_a_sample(run: Run, model_folder: Path, photos: Path):
     header, row = table(run("predict", model_folder, photos / "ash" / "ash_00.png", "--known").out)
     assert header == ["image_id", "label", "known"]
@@ -651,7 +636,6 @@ def test_what_is_known_is_a_column_if_asked_and_has_no_place_in_a_sample(run: Ru
     assert (refused.code, "no place for a column 'known'" in refused.err) == (2, True)
 
 
-@pytest.mark.slow
 def test_classes_of_a_sample_that_the_model_does_not_know_are_filled_on_demand(
     run: Run, model_folder: Path, photos: Path
 ):
@@ -722,7 +706,6 @@ def test_json_of_evaluate_is_alone_on_stdout(run: Run, model_folder: Path, photo
     assert content["overall"]["accuracy"][0] == 1
 
 
-@pytest.mark.slow
 def test_evaluate_counts_what_it_could_not_use(run: Run, model_folder: Path, photos: Path):
     (photos / "ash" / "ash_00.png").write_bytes(b"no picture")
     ran = run("evaluate", model_folder, photos)
@@ -730,7 +713,6 @@ def test_evaluate_counts_what_it_could_not_use(run: Run, model_folder: Path, pho
     assert "1 picture(s) cannot be used and are left out: ash/ash_00.png (not one of" in ran.err
 
 
-@pytest.mark.slow
 def test_evaluate_draws_plots_where_told(run: Run, model_folder: Path, photos: Path, tmp_path: Path):
     assert run("evaluate", model_folder, photos, "--plots", tmp_path / "plots").code == 0
     assert set(tree(tmp_path / "plots")) == {"confusion.png", "reliability.png", "risk_coverage.png", "per_class.png"}
@@ -751,7 +733,6 @@ def test_show_draws_a_grid(run: Run, few: Path, tmp_path: Path):
         assert image.size[0] > 500
 
 
-@pytest.mark.slow
 def test_show_draws_the_same_pictures_for_the_same_seed(run: Run, few: Path, tmp_path: Path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         run("show", few, "--out", tmp_path / f"{name}.png", "--seed", seed)
@@ -840,7 +821,6 @@ def test_settings_lists_every_setting_with_its_default(run: Run):
     assert [line.split(" = ")[0] for line in ran.out.splitlines()] == names
 
 
-@pytest.mark.slow
 def test_the_cache_tells_its_size_and_can_be_cleared(run: Run, model_folder: Path, photos: Path, cold: Path):
     run("predict", model_folder, photos)
     content = json.loads(run("cache", "--json").out)
@@ -850,7 +830,6 @@ def test_the_cache_tells_its_size_and_can_be_cleared(run: Run, model_folder: Pat
     assert json.loads(run("cache", "--json").out)["vectors"] == 0
 
 
-@pytest.mark.slow
 def test_a_damaged_cache_is_found_and_mended(run: Run, model_folder: Path, photos: Path, cold: Path):
     run("predict", model_folder, photos)
     assert run("cache", "verify").out == "1 files, 0 damaged.\n"
@@ -863,7 +842,6 @@ def test_a_damaged_cache_is_found_and_mended(run: Run, model_folder: Path, photo
     assert not shard.exists()
 
 
-@pytest.mark.slow
 def test_without_cache_nothing_is_kept(run: Run, model_folder: Path, photos: Path, cold: Path):
     assert run("predict", model_folder, photos, "--no-cache").code == 0
     assert not cold.exists()
@@ -872,7 +850,6 @@ def test_without_cache_nothing_is_kept(run: Run, model_folder: Path, photos: Pat
 # ── what is never written ──
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("verb", "code"), [("train", 0), ("evaluate", 0), ("predict", 1), ("show", 0), ("summary", 0), ("cache", 0)]
 )
@@ -901,7 +878,6 @@ def test_nothing_temporary_is_left_beside_what_was_written(run: Run, few: Path, 
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["p.csv", "s.png"]
 
 
-@pytest.mark.slow
 def test_the_pictures_of_the_demo_come_with_their_labels(tmp_path: Path):
     data = demo.write_digits(tmp_path)
     labelled = sources.read(data.photos)

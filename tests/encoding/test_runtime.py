@@ -16,6 +16,8 @@ from headstart.encoding.runtime import Encoder, OpenVinoEncoder, TorchEncoder
 from headstart.errors import ConfigError
 from headstart.records import Floats, Pixels
 
+pytestmark = pytest.mark.slow  # compiles networks
+
 
 def built(engine: str) -> Encoder:
     try:
@@ -41,7 +43,6 @@ def broken(spoil: Callable[[Floats], Floats]) -> Callable[..., Iterator[Floats]]
     return encode
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("engine", contracts.ENGINES)
 def test_encoder_keeps_the_contract(engine: str):
     contracts.check_encoder(built(engine), contracts.noise(40))
@@ -79,7 +80,6 @@ def test_wrong_engine_is_replaced_with_a_warning(monkeypatch: pytest.MonkeyPatch
     assert agreement.relative_error == 0
 
 
-@pytest.mark.slow
 def test_wrong_bf16_falls_back_to_f32_of_the_same_engine(monkeypatch: pytest.MonkeyPatch):
     own, real = fresh("openvino-bf16"), OpenVinoEncoder.encode
 
