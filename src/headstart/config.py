@@ -34,7 +34,14 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
 }
 
 # What a plan says of settings of the head that its optimizer does not use, where that is not their default.
-_UNUSED: Mapping[str, Any] = {"l2": (), "prior": "none", "dropout": 0.0, "learning_rate": 0.0003, "weight_decay": 0.0}
+_UNUSED: Mapping[str, Any] = {
+    "l2": (),
+    "prior": "none",
+    "finetune": "none",
+    "dropout": 0.0,
+    "learning_rate": 0.0003,
+    "weight_decay": 0.0,
+}
 
 # l2 penalties, strongest first. Measured on dogs (prior, 0.3 to 1 best) and grocery (no prior, 0.003 best).
 L2_CANDIDATES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)
@@ -106,6 +113,11 @@ class HeadConfig:
     )
     folds: int = setting(5, "folds of the training part that choose the l2 penalty", 2, 50, only_for=("lbfgs",))
     max_iterations: int = setting(200, "iterations at most, per l2", 1, 100_000, only_for=("lbfgs",))
+    finetune: Literal["auto", "none", "all"] = setting(
+        "auto",
+        "all trains the network too, and keeps it if it proves better than the frozen one; auto: none",
+        only_for=("lbfgs",),
+    )
     dropout: float | Auto = setting(
         "auto",
         "share of units dropped before the last hidden layer; auto: 0.5, or 0 without one",
@@ -141,6 +153,18 @@ class HeadConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class FineTuneConfig:
+    """How the network is trained where head.finetune asks for it."""
+
+    epochs: int = setting(8, "at most; the learning rate falls to 0 at the last one", 1, 1000)
+    learning_rate: float = setting(0.0003, "of the head and the last stage, at its highest", 1e-8, 1)
+    layer_decay: float = setting(0.75, "what it is multiplied by for each stage further from the head", 0.01, 1)
+    batch: int = setting(16, "pictures a step", 1, 4096)
+    label_smoothing: float = setting(0.1, "share of each label that is spread over all classes", 0, 0.9)
+    patience: int = setting(2, "stop after so many epochs without improvement, keep the best weights", 1, 1000)
+
+
+@dataclass(frozen=True, slots=True)
 class CalibrationConfig:
     """What is made of logits, and at which rates; "best" is the method that wins on held-out training pictures."""
 
@@ -162,6 +186,7 @@ class TrainConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
+    finetune: FineTuneConfig = field(default_factory=FineTuneConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     seed: int = setting(0, "of every random choice", 0, 2**32 - 1)
     refit: bool | Auto = setting(
@@ -205,6 +230,7 @@ class HeadPlan:
     prior: Literal["names", "none"]
     folds: int
     max_iterations: int
+    finetune: Literal["none", "all"]
     dropout: float
     batch_norm: bool
     learning_rate: float
@@ -235,6 +261,7 @@ class Plan:
     calibration: CalibrationConfig
     seed: int
     refit: bool
+    finetune: FineTuneConfig = field(default_factory=FineTuneConfig)
 
     def to_dict(self) -> dict[str, Any]:
         """Return nested plain values."""
@@ -281,6 +308,7 @@ def resolve(config: TrainConfig, preprocess: Preprocess, encoder: EncoderPlan) -
         calibration=config.calibration,
         seed=config.seed,
         refit=config.refit is True,
+        finetune=config.finetune,
     )
 
 
@@ -332,6 +360,7 @@ def resolve_head(head: HeadConfig) -> HeadPlan:
     automatic = {
         "l2": tuple(sorted(set(l2s), reverse=True)),
         "prior": "names" if head.prior == "auto" else head.prior,
+        "finetune": "none" if head.finetune == "auto" else head.finetune,
         "dropout": (0.5 if head.hidden else 0.0) if head.dropout == "auto" else head.dropout,
         "learning_rate": {"sgd": 0.01}.get(optimizer, 0.0003) if head.learning_rate == "auto" else head.learning_rate,
         "weight_decay": {"adamw": 0.01}.get(optimizer, 0.0) if head.weight_decay == "auto" else head.weight_decay,

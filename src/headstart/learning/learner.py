@@ -2,8 +2,9 @@
 
 A `Learner` is built once, from features, plan and label rows; which rows to learn from, and which stay together, are
 arguments. `LogisticLearner` fits to the end by L-BFGS, and folds of the training rows choose its l2 penalty;
-`SgdLearner` fits in epochs, and a tenth of the training rows stops it. Either way some training rows were held out:
-what is said of them gives the prediction rules. Nobody outside makes logits of features: a `Fitted` does.
+`SgdLearner` fits in epochs, and a tenth of the training rows stops it; `tuner` has the one that trains the network
+too. In any case some training rows were held out: what is said of them gives the prediction rules. Nobody outside
+makes logits of features: a `Fitted` does.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headstart.config import HeadPlan
 from headstart.data import splits
+from headstart.encoding.backbone import Backbone
+from headstart.encoding.ondemand import OnDemand
 from headstart.errors import ConfigError
 from headstart.learning import calibration, logistic, prior, sgd
 from headstart.learning.heads import Head, Listener, Step, ignore
@@ -54,6 +58,8 @@ class Fitted:
         history: Loss and accuracy along the fit.
         provenance: `head`, one line, and the figures that decided.
         findings: What a person should know of it.
+        tuned: What the network sees that was trained with the head; None: the head is of the frozen one, whose
+            features these are.
     """
 
     head: Head
@@ -63,16 +69,21 @@ class Fitted:
     history: tuple[Step, ...] = field(default=(), repr=False)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
+    tuned: OnDemand | None = field(default=None, repr=False)
 
     @property
-    def embeddings(self) -> Floats:
-        """(N, D): what the backbone sees in each picture."""
-        values: Floats = self.features.values[:, 0]
+    def backbone(self) -> Backbone | None:
+        """The network that was trained with the head; None: the frozen one."""
+        return None if self.tuned is None else self.tuned.encoder.backbone
+
+    def embeddings(self, rows: Integers) -> Floats:
+        """Return (N, D): what the backbone sees in each picture; of others than these rows it may hold zeros."""
+        values: Floats = self.features.values[:, 0] if self.tuned is None else self.tuned.table(rows)
         return values
 
     def embed(self, rows: Integers) -> Floats:
         """Return (M, D): what the backbone sees in these pictures."""
-        values: Floats = self.embeddings[rows]
+        values: Floats = self.embeddings(rows)[rows]
         return values
 
     def logits(self, rows: Integers) -> Floats:
@@ -120,7 +131,8 @@ class Learner(Protocol):
             best: Of a `Fitted`.
             share: How many rows these are for each row that `best` was found on, in (0, 1].
             views: Of each picture, the first few; None: all.
-            begin: A fit that has learned from some of these rows, to save steps; it does not decide where they end.
+            begin: A fit that has learned from some of these rows, to save steps; it does not decide where they end, but
+                where its network was trained as well, this one's is too.
         """
 
     def out_of_fold(self, rows: Integers, fold: Integers, *, tolerance: float | None = None) -> OutOfFold:
@@ -132,12 +144,13 @@ class Learner(Protocol):
             tolerance: Of the fits; None: the usual one.
         """
 
-    def probe(self, rows: Integers, known: Integers) -> Callable[[Floats], Floats]:
+    def probe(self, rows: Integers, known: Integers, *, of: Fitted | None = None) -> Callable[[Floats], Floats]:
         """Return the logits, as a function of features (M, D), of a quick head that knows some classes only.
 
         Args:
             rows: To learn from, of these classes.
             known: Ascending indices of the classes.
+            of: The fit whose network sees them; None: the frozen one.
         """
 
 
@@ -223,12 +236,13 @@ class LogisticLearner:
         held = problem.held_out_rows()
         return OutOfFold(rows[held], fold[held], logits)
 
-    def probe(self, rows: Integers, known: Integers) -> Callable[[Floats], Floats]:
+    def probe(self, rows: Integers, known: Integers, *, of: Fitted | None = None) -> Callable[[Floats], Floats]:
         """See `Learner`."""
         names = ClassNames(self.features.classes[k] for k in known)
         targets = np.searchsorted(known, self.features.targets[rows])
-        start = self._start(names, self.features.values[rows, 0], targets)
-        problem = logistic.Problem(self.features.values[:, :1], rows, targets, start)
+        values = (self.features.values[:, 0] if of is None else of.embeddings(rows))[:, None]
+        start = self._start(names, values[rows, 0], targets)
+        problem = logistic.Problem(values, rows, targets, start)
         l2 = logistic.default_l2(problem.prior_known)
         return problem.head(problem.fit(l2, tolerance=logistic.ROUGH)).logits
 
@@ -330,9 +344,9 @@ class SgdLearner:
         """See `Learner`."""
         return self.linear.out_of_fold(rows, fold, tolerance=tolerance)
 
-    def probe(self, rows: Integers, known: Integers) -> Callable[[Floats], Floats]:
+    def probe(self, rows: Integers, known: Integers, *, of: Fitted | None = None) -> Callable[[Floats], Floats]:
         """See `Learner`."""
-        return self.linear.probe(rows, known)
+        return self.linear.probe(rows, known, of=of)
 
     def _fit(self, rows: sgd.Rows, *, views: int | None = None, listen: Listener = ignore) -> sgd.SgdFit:
         linear = self.linear
@@ -355,15 +369,28 @@ class SgdLearner:
                     "With head.watch=training a tenth of the training part is watched.",
                 )
             return sgd.Rows(train, watch, watch)
-        fold = splits.folds(self.features.dataset.select(train), groups[train], WATCHED, self.linear.seed)
-        sizes = np.bincount(fold[fold >= 0], minlength=WATCHED)
-        held = fold == np.argmin(np.abs(sizes - len(fold) / WATCHED))  # a large group may have made one too large
+        held = watched(self.features, train, groups, self.linear.seed)
         if held.sum() > len(train) - 2:
             raise ConfigError(
                 f"{len(train) - held.sum()} picture(s) would be learned from; epochs need two.",
                 "Give more training pictures, or leave the recipe and the optimizer away.",
             )
         return sgd.Rows(train[~held], train[held], watch)
+
+
+def watched(features: LabelledFeatures, train: Integers, groups: Integers, seed: int) -> NDArray[np.bool_]:
+    """Return (len(train),) which training rows are watched while others are learned from: a tenth, groups kept whole.
+
+    Args:
+        features: Whose rows they are.
+        train: The training rows.
+        groups: (N,) rows of one group stay together.
+        seed: Of the choice.
+    """
+    fold = splits.folds(features.dataset.select(train), groups[train], WATCHED, seed)
+    sizes = np.bincount(fold[fold >= 0], minlength=WATCHED)
+    held: NDArray[np.bool_] = fold == np.argmin(np.abs(sizes - len(fold) / WATCHED))  # a large group fills a fold
+    return held
 
 
 def _remarks(plan: HeadPlan, watched: int) -> tuple[Finding, ...]:

@@ -124,7 +124,7 @@ class _Run:
         self.features, self.targets = torch.from_numpy(features), torch.from_numpy(targets)
         self.learned, self.watched, self.shown = map(torch.from_numpy, (rows.learned, rows.watched, rows.shown))
         self.plan, self.seed, self.last = plan, seed, rows.until or plan.epochs
-        self.weights = _class_weights(self.targets[self.learned], classes) if plan.class_weight == "balanced" else None
+        self.weights = class_weights(self.targets[self.learned], classes) if plan.class_weight == "balanced" else None
         dim = features.shape[2]
         with _seeded(seed, 0):
             self.head = Head(dim, classes, plan.hidden, dropout=plan.dropout, batch_norm=plan.batch_norm)
@@ -245,7 +245,7 @@ def _batches(rows: int, size: int) -> Iterator[slice]:
         yield slice(begin, end)
 
 
-def _class_weights(targets: Tensor, classes: int) -> Tensor:
+def class_weights(targets: Tensor, classes: int) -> Tensor:
     """Return a weight for each class with which all classes count as much; their mean over the rows is 1."""
     counts = torch.bincount(targets, minlength=classes).clamp_min(1)
     present = int((torch.bincount(targets, minlength=classes) > 0).sum())

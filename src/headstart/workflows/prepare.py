@@ -22,11 +22,14 @@ from headstart.inspection import duplicates, files, quality, shortcuts
 from headstart.inspection.duplicates import Resemblance
 from headstart.inspection.files import Inspection
 from headstart.learning import learner, prior
-from headstart.learning.learner import Learner
+from headstart.learning.finetune import Limits
+from headstart.learning.learner import Learner, LogisticLearner
 from headstart.learning.prior import LabelRows
+from headstart.learning.tuner import FineTuneLearner, Network
 from headstart.records import ClassNames, Dataset, Finding, LabelledFeatures, Progress, found, silence
 
 FOLDS = 5  # in which shortcuts are sought
+UNLIMITED = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +69,23 @@ class Prepared:
     agreement: Agreement | None
     plan: Plan
 
-    def learner(self, *, checkpoints: Path | None = None, progress: Progress = silence) -> Learner:
-        """Return what fits heads on these features as the plan says; see `learner.build`."""
+    def learner(
+        self, *, checkpoints: Path | None = None, progress: Progress = silence, limits: Limits = UNLIMITED
+    ) -> Learner:
+        """Return what fits heads, or the network too, as the plan says; see `learner.build`.
+
+        Args:
+            checkpoints: Where epochs keep their state; None: nowhere.
+            progress: Hears of every fit.
+            limits: When the training of a network must end.
+        """
+        plan = self.plan
         rows = LabelRows(self.backbone.labels, self.backbone.rows, self.backbone.offsets)
-        return learner.build(
-            self.features, self.plan.head, rows, self.plan.seed, checkpoints=checkpoints, progress=progress
-        )
+        if plan.head.finetune == "none":
+            return learner.build(self.features, plan.head, rows, plan.seed, checkpoints=checkpoints, progress=progress)
+        linear = LogisticLearner(self.features, plan.head, rows, plan.seed, progress)
+        network = Network(self.backbone, plan.encoder, plan.finetune, plan.pictures.mirror, checkpoints, limits)
+        return FineTuneLearner(linear, network)
 
 
 def begin(

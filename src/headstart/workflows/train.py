@@ -153,9 +153,17 @@ def train(
     changes = resume.changes(previous, features, predictions)
     saved, rows = _refit(learner, last, plan)
     told = provenance.describe(last.split, last.fitted, rows, prepared, len(rounds))
+    encoder = prepared.encoder if saved.tuned is None else saved.tuned.encoder
     evaluations = {name: measure.measure(one, plan.seed) for name, one in predictions.items()}
     return TrainingResult(
-        Classifier(prepared.backbone, prepared.encoder, saved.head, last.rules, features.classes, told),
+        Classifier(
+            encoder.backbone,
+            encoder,
+            saved.head,
+            rules.carried(last.rules, saved, rows, plan.seed),
+            features.classes,
+            told,
+        ),
         evaluations,
         predictions,
         (
@@ -250,4 +258,5 @@ def _refit(learner: Learner, last: Round, plan: Plan) -> tuple[Fitted, Integers]
     if not (plan.refit and len(validation)):
         return last.fitted, train
     rows = np.sort(np.concatenate([train, validation]))
-    return learner.refit(rows, last.fitted.best, begin=last.fitted), rows
+    saved = learner.refit(rows, last.fitted.best, begin=last.fitted)
+    return saved, train if saved is last.fitted else rows

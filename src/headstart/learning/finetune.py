@@ -1,0 +1,440 @@
+"""Pictures and a fitted linear head → a network that was trained with it: one visible loop over epochs of pictures.
+
+At step 0 the network says what the frozen one says with its head. What is kept is the mean of the weights over the
+last steps (Polyak and Juditsky 1992), of the epoch with the smallest watched loss; the statistics of batch
+normalisation stay those of the pre-training. Whether any of it is better than the frozen network, `proof` says.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import asdict, astuple, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from headstart.config import FineTuneConfig
+from headstart.encoding import reading, stages
+from headstart.encoding.backbone import Backbone
+from headstart.encoding.ondemand import no_longer
+from headstart.learning import proof
+from headstart.learning.augment import Augmentation
+from headstart.learning.checkpoint import Checkpoint
+from headstart.learning.heads import Head, Listener, Step, ignore, loss_and_accuracy
+from headstart.learning.sgd import class_weights
+from headstart.records import Floats, Integers, Progress, silence
+
+STAGE = "Fine-tuning"
+TIMED = 4  # steps after which it is known how long one takes; the first, which warms up, is not counted
+FEWEST_EPOCHS = 2  # for which it is worth beginning
+WEIGHT_DECAY = 0.01  # of weights of two dimensions and more
+CLIPPED = 1.0  # the largest norm of a gradient
+SPARE = 0.9  # of the time that is left is planned with
+
+Ended = Literal["", "stop", "deadline", "diverged"]
+
+
+def never() -> bool:
+    """Go on: what `Limits.stop` says where nobody wants it to end."""
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a fine-tuning must end whatever it could still gain.
+
+    Attributes:
+        deadline: By `time.monotonic`; None: there is none.
+        stop: Asked between steps; True: end now.
+    """
+
+    deadline: float | None = None
+    stop: Callable[[], bool] = never
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is trained, on what, and how.
+
+    Attributes:
+        augmentation: How the pictures are read, and which they are.
+        backbone: Where the weights start; it is left as it is.
+        plan: Rates and epochs.
+        device: Where it is computed.
+        balanced: Whether each class counts as much as any other.
+        checkpoints: Where its state is kept after each epoch; None: nowhere.
+        limits: When to end.
+        progress: Hears of every step.
+    """
+
+    augmentation: Augmentation
+    backbone: Backbone
+    plan: FineTuneConfig
+    device: str = "cpu"
+    balanced: bool = False
+    checkpoints: Path | None = None
+    limits: Limits = field(default_factory=Limits)
+    progress: Progress = silence
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Which rows are for what, and for how long.
+
+    Attributes:
+        learned: Learned from.
+        watched: Their loss stops the epochs; without any, all epochs run.
+        epochs: Over which the learning rate falls.
+        until: The epoch after which to end; None: the last.
+        follows: How many epochs of the same length follow for each of these, in a fit on more rows that must end by
+            the deadline too.
+    """
+
+    learned: Integers
+    watched: Integers
+    epochs: int
+    until: int | None = None
+    follows: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """What a fine-tuning gives.
+
+    Attributes:
+        backbone: With the weights of the best epoch; without watched rows, of the last.
+        head: Of the same epoch.
+        best: Its number; 0 is where it started.
+        epochs: Over which the learning rate fell; fewer than planned where time was short.
+        history: One step an epoch, 0 first.
+        logits: (W, K) of the watched rows after each.
+        ended: Why it ended before its time; empty: it did not.
+    """
+
+    backbone: Backbone
+    head: Head
+    best: int
+    epochs: int
+    history: tuple[Step, ...]
+    logits: tuple[Floats, ...]
+    ended: Ended
+
+
+def fit(task: Task, head: Head, rows: Rows, *, listen: Listener = ignore) -> Tuned:
+    """Train a network with its head.
+
+    Args:
+        task: What and how.
+        head: Linear, fitted to the features of the backbone; it is left as it is.
+        rows: Which.
+        listen: Hears each epoch's figures; of a fit that goes on, those of the earlier epochs once more.
+
+    Raises:
+        DataError: A picture can no longer be used, or has changed since it was first read.
+        StorageError: The state cannot be kept.
+    """
+    run, checkpoint = _Run(task, head, rows), _checkpoint(task, head, rows)
+    kept = checkpoint.load()
+    if kept is not None:
+        run.restore(*kept)
+    else:
+        run.begin()
+    for step in run.history:
+        listen(step)
+    while run.goes_on():
+        if run.epoch():
+            listen(run.history[-1])
+            checkpoint.save(*run.state())
+    run.tell_end()
+    if run.ended != "stop":  # who stopped it may want it to go on another time
+        checkpoint.remove()
+    return run.result()
+
+
+def _checkpoint(task: Task, head: Head, rows: Rows) -> Checkpoint:
+    seen = task.augmentation
+    identity = {
+        "plan": asdict(task.plan),
+        "network": task.backbone.digest,
+        "preprocess": asdict(seen.preprocess),
+        "mirror": seen.mirror,
+        "seed": seen.seed,
+        "device": task.device,
+        "balanced": task.balanced,
+        "epochs": [rows.epochs, rows.until],
+        "pictures": list(seen.features.digests),
+    }
+    weights = {name: value.detach().cpu().numpy() for name, value in head.state_dict().items()}
+    arrays = {"learned": rows.learned, "watched": rows.watched, "targets": seen.features.targets}
+    return Checkpoint(task.checkpoints, {"kind": "finetune"} | identity, arrays | weights)
+
+
+class _Run:
+    """A fine-tuning under way: everything that changes from step to step."""
+
+    def __init__(self, task: Task, head: Head, rows: Rows) -> None:
+        self.task, self.rows, self.features = task, rows, task.augmentation.features
+        self.epochs, self.last = rows.epochs, rows.until or rows.epochs
+        self.per_epoch = -(-len(rows.learned) // task.plan.batch)
+        parts = OrderedDict(network=copy.deepcopy(task.backbone.module), head=copy.deepcopy(head.linear))
+        model = nn.Sequential(parts).to(memory_format=torch.channels_last)
+        self.model = model.to(task.device).requires_grad_(True)
+        # half an epoch is averaged over, so that each epoch's mean is nearly its own
+        averaging: Any = get_ema_multi_avg_fn(max(0.0, 1 - 2 / self.per_epoch))  # type: ignore[no-untyped-call]
+        self.average = AveragedModel(self.model, multi_avg_fn=averaging).requires_grad_(False)
+        self.average.n_averaged.fill_(1)  # it begins where the model does
+        self.optimizer = torch.optim.AdamW(_groups(self.model, task.plan), task.plan.learning_rate)
+        mean, std = task.augmentation.preprocess.mean, task.augmentation.preprocess.std
+        self.mean, self.std = (255 * torch.tensor(v, device=task.device).view(1, 3, 1, 1) for v in (mean, std))
+        targets = torch.from_numpy(self.features.targets)
+        counted = class_weights(targets[rows.learned], len(self.features.classes)) if task.balanced else None
+        self.weights = None if counted is None else counted.float().to(task.device)
+        self.history: list[Step] = []
+        self.logits: list[Floats] = []
+        self.best_epoch, self.best_loss, self.best = 0, math.inf, self._averaged()
+        self.ended: Ended = ""
+        self.step_seconds: float | None = None  # of one step, once that is known
+        self.stage, self.timed, self.since = f"{STAGE}: the first steps", 0, 0.0
+
+    def begin(self) -> None:
+        """Measure where it starts."""
+        learned = self.rows.learned
+        scores = nn.functional.linear(
+            torch.from_numpy(self.features.values[learned, 0]), *(p.detach().cpu() for p in self.model[1].parameters())
+        )
+        self._measure(0, *loss_and_accuracy(scores, torch.from_numpy(self.features.targets[learned])), 0.0)
+
+    def goes_on(self) -> bool:
+        """Return whether another epoch is to be begun."""
+        done = len(self.history) - 1
+        if self.ended or done >= self.last:
+            return False
+        if len(self.rows.watched) and done - self.best_epoch >= self.task.plan.patience:
+            return False
+        if self.task.limits.stop():
+            self.ended = "stop"
+        elif not self._in_time(done + 1):
+            self.ended = "deadline"
+        return not self.ended
+
+    def epoch(self) -> bool:
+        """Learn from every row once, and measure; return whether it came to its end."""
+        begun, number = time.monotonic(), len(self.history)
+        seen = self.task.augmentation
+        order = np.random.default_rng([seen.seed, number]).permutation(self.rows.learned)
+        losses, right = 0.0, 0
+        self._set_training()
+        with closing(self._batches(order, number)) as batches:
+            for place, (rows, pictures) in enumerate(batches):
+                scores, targets = self._step((number - 1) * self.per_epoch + place, rows, pictures, number)
+                losses += float(nn.functional.cross_entropy(scores, targets, reduction="sum"))
+                right += int((scores.argmax(dim=1) == targets).sum())
+                self._clock(number, place)
+                if self.ended:
+                    return False
+        if not math.isfinite(losses):
+            self.ended = "diverged"
+            return False
+        self._measure(number, losses / len(order), right / len(order), begun)
+        return True
+
+    def tell_end(self) -> None:
+        """Let whoever listens know that no step follows."""
+        total = self.last * self.per_epoch
+        self.task.progress(self.stage, total, total)
+
+    def result(self) -> Tuned:
+        """Return network and head with their best weights."""
+        network, weights = copy.deepcopy(self.task.backbone.module), self.best
+        network.load_state_dict({k.removeprefix("network."): v for k, v in weights.items() if k[0] == "n"})
+        head = Head(self.task.backbone.dim, len(self.features.classes))
+        head.linear.load_state_dict({k.removeprefix("head."): v for k, v in weights.items() if k[0] == "h"})
+        return Tuned(
+            stages.retrained(self.task.backbone, network),
+            head.eval().requires_grad_(False),
+            self.best_epoch,
+            self.epochs,
+            tuple(self.history),
+            tuple(self.logits),
+            self.ended,
+        )
+
+    def state(self) -> tuple[dict[str, Tensor], Any]:
+        """Return what `restore` takes: tensors by name, and plain values."""
+        parts = {"model": self.model.state_dict(), "average": self.average.state_dict(), "best": self.best}
+        tensors = {f"{part}/{name}": value.cpu() for part, state in parts.items() for name, value in state.items()}
+        for number, values in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{number}/{name}": value.cpu() for name, value in values.items()}
+        tensors |= {f"logits/{number}": torch.from_numpy(value) for number, value in enumerate(self.logits)}
+        told = {
+            "history": [astuple(step) for step in self.history],
+            "best": [self.best_epoch, self.best_loss],
+            "epochs": [self.epochs, self.last],
+        }
+        return {name: value.contiguous() for name, value in tensors.items()}, told
+
+    def restore(self, tensors: dict[str, Tensor], told: Any) -> None:
+        """Go back to where `state` was called."""
+        parts: dict[str, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            part, _, inner = name.partition("/")
+            parts.setdefault(part, {})[inner] = value
+        self.model.load_state_dict(parts["model"])
+        self.average.load_state_dict(parts["average"])
+        self.best = parts["best"]
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in parts["optimizer"].items():
+            number, _, inner = name.partition("/")
+            state.setdefault(int(number), {})[inner] = value
+        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.logits = [parts["logits"][str(number)].numpy() for number in range(len(told["history"]))]
+        self.history = [Step(*step) for step in told["history"]]
+        self.best_epoch, self.best_loss = told["best"]
+        self.epochs, self.last = told["epochs"]
+
+    def _step(self, number: int, rows: list[int], pictures: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        """Take one step, and return what was said of its pictures, and their classes."""
+        plan, device = self.task.plan, self.task.device
+        pace = _pace(number, self.per_epoch, self.epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["highest"] * pace
+        targets = torch.from_numpy(self.features.targets[rows]).to(device)
+        lit = self.task.augmentation.light(pictures, rows, epoch)
+        scores = self._scores(self.model, lit)
+        smoothing = plan.label_smoothing
+        loss = nn.functional.cross_entropy(scores, targets, weight=self.weights, label_smoothing=smoothing)
+        self.optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(self.model.parameters(), CLIPPED)
+        self.optimizer.step()
+        self.average.update_parameters(self.model)
+        return scores.detach(), targets
+
+    def _scores(self, model: nn.Module, pictures: Tensor) -> Tensor:
+        """Return (B, K) float32 logits of (B, 3, S, S) uint8 pictures."""
+        values = ((pictures.float() - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        # on a CPU the way back is slower in bf16 than in float32
+        with torch.autocast(self.task.device, torch.bfloat16, enabled=self.task.device == "cuda"):
+            scores: Tensor = model(values)
+        return scores.float()
+
+    def _batches(self, rows: Integers, epoch: int | None) -> Generator[tuple[list[int], Tensor]]:
+        """Yield rows and their (B, 3, S, S) uint8 pictures on the device, read ahead by threads."""
+        seen = self.task.augmentation
+        with closing(reading.ahead(lambda row: seen.load(row, epoch), ([row] for row in rows.tolist()))) as source:
+            while batch := list(islice(source, self.task.plan.batch)):
+                if lost := [self.features.dataset[row].name for (row,), one in batch if one.pixels is None]:
+                    raise no_longer(lost)
+                pixels = np.stack([one.pixels for _, one in batch if one.pixels is not None])
+                pictures = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+                yield [row for (row,), _ in batch], pictures.to(self.task.device, non_blocking=True)
+
+    def _measure(self, number: int, loss: float, accuracy: float, begun: float) -> None:
+        """Note how an epoch went, and keep its weights if they are the best."""
+        watched = math.nan
+        if len(self.rows.watched):
+            self.logits.append(self._watched())
+            watched = proof.watched_loss(self.logits[-1], self.features.targets[self.rows.watched])
+        else:
+            self.logits.append(np.empty((0, len(self.features.classes)), dtype=np.float32))
+        if not len(self.rows.watched) or watched < self.best_loss:
+            self.best_epoch, self.best_loss, self.best = number, watched, self._averaged()
+        rate = self.task.plan.learning_rate * _pace(max(0, number * self.per_epoch - 1), self.per_epoch, self.epochs)
+        seconds = time.monotonic() - begun if number else 0.0
+        self.history.append(Step(number, loss, accuracy, math.nan, math.nan, watched, rate, seconds))
+
+    @torch.inference_mode()
+    def _watched(self) -> Floats:
+        """Return (W, K) what the averaged weights say of the watched rows."""
+        model = self.average.module.eval()
+        with closing(self._batches(self.rows.watched, None)) as batches:
+            scores = [self._scores(model, pictures).cpu() for _, pictures in batches]
+        logits: Floats = torch.cat(scores).numpy()
+        return logits
+
+    def _set_training(self) -> None:
+        self.model.train()
+        for module in self.model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
+    def _averaged(self) -> dict[str, Tensor]:
+        state = self.average.module.state_dict()
+        return {
+            name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()
+        }
+
+    def _clock(self, number: int, place: int) -> None:
+        """Find out how long a step takes, tell how far it is, and end where it must."""
+        done = (number - 1) * self.per_epoch + place + 1
+        self.timed += 1
+        if self.timed == 1:
+            self.since = time.monotonic()
+        elif self.step_seconds is None and self.timed == TIMED:
+            self.step_seconds = (time.monotonic() - self.since) / (TIMED - 1)
+            self.task.progress(self.stage, TIMED, TIMED)
+            self.stage = f"{STAGE}, about {self._epoch_seconds():.0f} s an epoch"
+            if len(self.history) == 1:
+                self._plan_for_deadline()
+        if self.step_seconds is None:
+            self.task.progress(self.stage, min(self.timed, TIMED - 1), TIMED)
+        else:
+            self.task.progress(self.stage, done, self.last * self.per_epoch)
+        if self.task.limits.stop():
+            self.ended = "stop"
+
+    def _plan_for_deadline(self) -> None:
+        """Let the learning rate fall over as many epochs as there is time for."""
+        deadline = self.task.limits.deadline
+        if deadline is None or not len(self.rows.watched):
+            return
+        each = self._epoch_seconds() * (1 + self.rows.follows)
+        fits = int(SPARE * (deadline - time.monotonic()) / max(each, 1e-9))
+        if fits < min(FEWEST_EPOCHS, self.last):
+            self.ended = "deadline"
+        self.epochs = self.last = min(self.last, max(1, fits))
+
+    def _epoch_seconds(self) -> float:
+        """Return how long an epoch takes; a look costs a third of a step with as many pictures."""
+        looks = len(self.rows.watched) / self.task.plan.batch
+        return (self.step_seconds or 0.0) * (self.per_epoch + looks / 3)
+
+    def _in_time(self, number: int) -> bool:
+        """Return whether epoch `number`, and what follows, ends before the deadline."""
+        deadline = self.task.limits.deadline
+        if deadline is None:
+            return True
+        return time.monotonic() + self._epoch_seconds() * (1 + number * self.rows.follows) <= deadline
+
+
+def _pace(step: int, per_epoch: int, epochs: int) -> float:
+    """Return the share of the highest learning rate: up to it in the first epoch, then down to 0 along a cosine."""
+    if step < per_epoch:
+        return (step + 1) / per_epoch
+    return 0.5 * (1 + math.cos(math.pi * (step - per_epoch) / (per_epoch * (epochs - 1))))
+
+
+def _groups(model: nn.Sequential, plan: FineTuneConfig) -> list[dict[str, Any]]:
+    """Return the weights by how fast they learn: the slower, the further they are from the head."""
+    distances = {f"network.{name}": far for name, far in stages.distances(model[0]).items()}
+    groups: dict[tuple[int, bool], list[Tensor]] = {}
+    for name, weight in model.named_parameters():
+        groups.setdefault((distances.get(name, 0), weight.ndim > 1), []).append(weight)
+    return [
+        {
+            "params": weights,
+            "highest": plan.learning_rate * plan.layer_decay**far,
+            "weight_decay": WEIGHT_DECAY if wide else 0.0,
+        }
+        for (far, wide), weights in groups.items()
+    ]
