@@ -68,6 +68,7 @@ ORDER = [
     "learning.sgd",
     "learning.augment",
     "learning.proof",
+    "learning.clock",
     "learning.finetune",
     "learning.learner",
     "learning.tuner",

@@ -11,12 +11,12 @@ import copy
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import asdict, astuple, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,36 +30,13 @@ from headstart.encoding.ondemand import no_longer
 from headstart.learning import proof
 from headstart.learning.augment import Augmentation
 from headstart.learning.checkpoint import Checkpoint
+from headstart.learning.clock import Clock, Ended, Limits
 from headstart.learning.heads import Head, Listener, Step, ignore, loss_and_accuracy
 from headstart.learning.sgd import class_weights
 from headstart.records import Floats, Integers, Progress, silence
 
-STAGE = "Fine-tuning"
-TIMED = 4  # steps after which it is known how long one takes; the first, which warms up, is not counted
-FEWEST_EPOCHS = 2  # for which it is worth beginning
 WEIGHT_DECAY = 0.01  # of weights of two dimensions and more
 CLIPPED = 1.0  # the largest norm of a gradient
-SPARE = 0.9  # of the time that is left is planned with
-
-Ended = Literal["", "stop", "deadline", "diverged"]
-
-
-def never() -> bool:
-    """Go on: what `Limits.stop` says where nobody wants it to end."""
-    return False
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """When a fine-tuning must end whatever it could still gain.
-
-    Attributes:
-        deadline: By `time.monotonic`; None: there is none.
-        stop: Asked between steps; True: end now.
-    """
-
-    deadline: float | None = None
-    stop: Callable[[], bool] = never
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +132,8 @@ def fit(task: Task, head: Head, rows: Rows, *, listen: Listener = ignore) -> Tun
         if run.epoch():
             listen(run.history[-1])
             checkpoint.save(*run.state())
-    run.tell_end()
-    if run.ended != "stop":  # who stopped it may want it to go on another time
+    run.clock.end()
+    if run.clock.ended != "stop":  # who stopped it may want it to go on another time
         checkpoint.remove()
     return run.result()
 
@@ -184,8 +161,16 @@ class _Run:
 
     def __init__(self, task: Task, head: Head, rows: Rows) -> None:
         self.task, self.rows, self.features = task, rows, task.augmentation.features
-        self.epochs, self.last = rows.epochs, rows.until or rows.epochs
+        self.epochs = rows.epochs
         self.per_epoch = -(-len(rows.learned) // task.plan.batch)
+        self.clock = Clock(
+            task.limits,
+            task.progress,
+            epochs=rows.until or rows.epochs,
+            steps=self.per_epoch,
+            looks=len(rows.watched) / task.plan.batch,
+            follows=rows.follows,
+        )
         parts = OrderedDict(network=copy.deepcopy(task.backbone.module), head=copy.deepcopy(head.linear))
         model = nn.Sequential(parts).to(memory_format=torch.channels_last)
         self.model = model.to(task.device).requires_grad_(True)
@@ -202,9 +187,6 @@ class _Run:
         self.history: list[Step] = []
         self.logits: list[Floats] = []
         self.best_epoch, self.best_loss, self.best = 0, math.inf, self._averaged()
-        self.ended: Ended = ""
-        self.step_seconds: float | None = None  # of one step, once that is known
-        self.stage, self.timed, self.since = f"{STAGE}: the first steps", 0, 0.0
 
     def begin(self) -> None:
         """Measure where it starts."""
@@ -217,15 +199,12 @@ class _Run:
     def goes_on(self) -> bool:
         """Return whether another epoch is to be begun."""
         done = len(self.history) - 1
-        if self.ended or done >= self.last:
+        if self.clock.ended or done >= self.clock.epochs:
             return False
         if len(self.rows.watched) and done - self.best_epoch >= self.task.plan.patience:
             return False
-        if self.task.limits.stop():
-            self.ended = "stop"
-        elif not self._in_time(done + 1):
-            self.ended = "deadline"
-        return not self.ended
+        self.clock.before(done + 1)
+        return not self.clock.ended
 
     def epoch(self) -> bool:
         """Learn from every row once, and measure; return whether it came to its end."""
@@ -239,19 +218,15 @@ class _Run:
                 scores, targets = self._step((number - 1) * self.per_epoch + place, rows, pictures, number)
                 losses += float(nn.functional.cross_entropy(scores, targets, reduction="sum"))
                 right += int((scores.argmax(dim=1) == targets).sum())
-                self._clock(number, place)
-                if self.ended:
+                self.clock.tick((number - 1) * self.per_epoch + place + 1, planning=number == 1 and not self.rows.until)
+                if self.clock.ended:
                     return False
+        self.epochs = self.clock.epochs if number == 1 and not self.rows.until else self.epochs
         if not math.isfinite(losses):
-            self.ended = "diverged"
+            self.clock.ended = "diverged"
             return False
         self._measure(number, losses / len(order), right / len(order), begun)
         return True
-
-    def tell_end(self) -> None:
-        """Let whoever listens know that no step follows."""
-        total = self.last * self.per_epoch
-        self.task.progress(self.stage, total, total)
 
     def result(self) -> Tuned:
         """Return network and head with their best weights."""
@@ -266,7 +241,7 @@ class _Run:
             self.epochs,
             tuple(self.history),
             tuple(self.logits),
-            self.ended,
+            self.clock.ended,
         )
 
     def state(self) -> tuple[dict[str, Tensor], Any]:
@@ -279,7 +254,7 @@ class _Run:
         told = {
             "history": [astuple(step) for step in self.history],
             "best": [self.best_epoch, self.best_loss],
-            "epochs": [self.epochs, self.last],
+            "epochs": [self.epochs, self.clock.epochs],
         }
         return {name: value.contiguous() for name, value in tensors.items()}, told
 
@@ -300,7 +275,7 @@ class _Run:
         self.logits = [parts["logits"][str(number)].numpy() for number in range(len(told["history"]))]
         self.history = [Step(*step) for step in told["history"]]
         self.best_epoch, self.best_loss = told["best"]
-        self.epochs, self.last = told["epochs"]
+        self.epochs, self.clock.epochs = told["epochs"]
 
     def _step(self, number: int, rows: list[int], pictures: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
         """Take one step, and return what was said of its pictures, and their classes."""
@@ -373,48 +348,6 @@ class _Run:
         return {
             name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()
         }
-
-    def _clock(self, number: int, place: int) -> None:
-        """Find out how long a step takes, tell how far it is, and end where it must."""
-        done = (number - 1) * self.per_epoch + place + 1
-        self.timed += 1
-        if self.timed == 1:
-            self.since = time.monotonic()
-        elif self.step_seconds is None and self.timed == TIMED:
-            self.step_seconds = (time.monotonic() - self.since) / (TIMED - 1)
-            self.task.progress(self.stage, TIMED, TIMED)
-            self.stage = f"{STAGE}, about {self._epoch_seconds():.0f} s an epoch"
-            if len(self.history) == 1:
-                self._plan_for_deadline()
-        if self.step_seconds is None:
-            self.task.progress(self.stage, min(self.timed, TIMED - 1), TIMED)
-        else:
-            self.task.progress(self.stage, done, self.last * self.per_epoch)
-        if self.task.limits.stop():
-            self.ended = "stop"
-
-    def _plan_for_deadline(self) -> None:
-        """Let the learning rate fall over as many epochs as there is time for."""
-        deadline = self.task.limits.deadline
-        if deadline is None or not len(self.rows.watched):
-            return
-        each = self._epoch_seconds() * (1 + self.rows.follows)
-        fits = int(SPARE * (deadline - time.monotonic()) / max(each, 1e-9))
-        if fits < min(FEWEST_EPOCHS, self.last):
-            self.ended = "deadline"
-        self.epochs = self.last = min(self.last, max(1, fits))
-
-    def _epoch_seconds(self) -> float:
-        """Return how long an epoch takes; a look costs a third of a step with as many pictures."""
-        looks = len(self.rows.watched) / self.task.plan.batch
-        return (self.step_seconds or 0.0) * (self.per_epoch + looks / 3)
-
-    def _in_time(self, number: int) -> bool:
-        """Return whether epoch `number`, and what follows, ends before the deadline."""
-        deadline = self.task.limits.deadline
-        if deadline is None:
-            return True
-        return time.monotonic() + self._epoch_seconds() * (1 + number * self.rows.follows) <= deadline
 
 
 def _pace(step: int, per_epoch: int, epochs: int) -> float:

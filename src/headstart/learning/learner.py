@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from headstart.config import HeadPlan
 from headstart.data import splits
@@ -27,7 +26,6 @@ from headstart.learning.heads import Head, Listener, Step, ignore
 from headstart.learning.prior import LabelRows, Prior
 from headstart.records import ClassNames, Finding, Floats, Integers, LabelledFeatures, Progress, found, silence
 
-WATCHED = 10  # one in so many training pictures is watched where epochs are stopped
 NOBODY: Integers = np.array([], dtype=np.int64)
 
 
@@ -369,28 +367,13 @@ class SgdLearner:
                     "With head.watch=training a tenth of the training part is watched.",
                 )
             return sgd.Rows(train, watch, watch)
-        held = watched(self.features, train, groups, self.linear.seed)
+        held = sgd.watched(self.features, train, groups, self.linear.seed)
         if held.sum() > len(train) - 2:
             raise ConfigError(
                 f"{len(train) - held.sum()} picture(s) would be learned from; epochs need two.",
                 "Give more training pictures, or leave the recipe and the optimizer away.",
             )
         return sgd.Rows(train[~held], train[held], watch)
-
-
-def watched(features: LabelledFeatures, train: Integers, groups: Integers, seed: int) -> NDArray[np.bool_]:
-    """Return (len(train),) which training rows are watched while others are learned from: a tenth, groups kept whole.
-
-    Args:
-        features: Whose rows they are.
-        train: The training rows.
-        groups: (N,) rows of one group stay together.
-        seed: Of the choice.
-    """
-    fold = splits.folds(features.dataset.select(train), groups[train], WATCHED, seed)
-    sizes = np.bincount(fold[fold >= 0], minlength=WATCHED)
-    held: NDArray[np.bool_] = fold == np.argmin(np.abs(sizes - len(fold) / WATCHED))  # a large group fills a fold
-    return held
 
 
 def _remarks(plan: HeadPlan, watched: int) -> tuple[Finding, ...]:
@@ -410,6 +393,6 @@ def _remarks(plan: HeadPlan, watched: int) -> tuple[Finding, ...]:
             if watched
             else "no picture can be watched, so all epochs are run and the probabilities are not calibrated",
             [f"{watched} pictures"] if watched < calibration.FEWEST else [],
-            f"{calibration.FEWEST} of some {WATCHED * calibration.FEWEST} training pictures would be enough.",
+            f"{calibration.FEWEST} of some {sgd.WATCHED * calibration.FEWEST} training pictures would be enough.",
         ),
     )

@@ -23,9 +23,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from headstart.config import HeadPlan
+from headstart.data import splits
 from headstart.errors import ConfigError
 from headstart.learning import calibration
 from headstart.learning.checkpoint import Checkpoint
@@ -34,6 +36,7 @@ from headstart.records import Floats, Integers, LabelledFeatures, Progress, sile
 
 SAVE_EVERY = 5.0  # seconds between two checkpoints
 STAGE = "Training the head"
+WATCHED = 10  # one in so many training pictures is watched where epochs are stopped
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,21 @@ def fit(
     progress(STAGE, plan.epochs, plan.epochs)
     checkpoint.remove()
     return run.result()
+
+
+def watched(features: LabelledFeatures, train: Integers, groups: Integers, seed: int) -> NDArray[np.bool_]:
+    """Return (len(train),) which training rows are watched while others are learned from: a tenth, groups kept whole.
+
+    Args:
+        features: Whose rows they are.
+        train: The training rows.
+        groups: (N,) rows of one group stay together.
+        seed: Of the choice.
+    """
+    fold = splits.folds(features.dataset.select(train), groups[train], WATCHED, seed)
+    sizes = np.bincount(fold[fold >= 0], minlength=WATCHED)
+    held: NDArray[np.bool_] = fold == np.argmin(np.abs(sizes - len(fold) / WATCHED))  # a large group fills a fold
+    return held
 
 
 class _Run:

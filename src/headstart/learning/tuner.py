@@ -19,11 +19,13 @@ from headstart.encoding.backbone import Backbone
 from headstart.encoding.ondemand import OnDemand
 from headstart.learning import calibration, finetune, proof
 from headstart.learning.augment import Augmentation
-from headstart.learning.finetune import Limits, Rows, Task, Tuned
+from headstart.learning.clock import Limits
+from headstart.learning.finetune import Rows, Task, Tuned
 from headstart.learning.heads import Listener, ignore
-from headstart.learning.learner import NOBODY, Fitted, LogisticLearner, OutOfFold, watched
+from headstart.learning.learner import NOBODY, Fitted, LogisticLearner, OutOfFold
 from headstart.learning.prior import LabelRows
 from headstart.learning.proof import Proof
+from headstart.learning.sgd import watched
 from headstart.records import Finding, Floats, Integers, LabelledFeatures
 
 _ENDED = {

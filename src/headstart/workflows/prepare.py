@@ -22,7 +22,7 @@ from headstart.inspection import duplicates, files, quality, shortcuts
 from headstart.inspection.duplicates import Resemblance
 from headstart.inspection.files import Inspection
 from headstart.learning import learner, prior
-from headstart.learning.finetune import Limits
+from headstart.learning.clock import Limits
 from headstart.learning.learner import Learner, LogisticLearner
 from headstart.learning.prior import LabelRows
 from headstart.learning.tuner import FineTuneLearner, Network
