@@ -132,13 +132,14 @@ def print_plan(plan: Plan, pictures: int, classes: int, cropped: Cropped | None 
     encoder = plan.encoder
     mirrored = " and its mirror image" if plan.pictures.mirror else ""
     cut = f"\n             {cropped}" if cropped is not None else ""
+    tuning = f"\n  network    {_finetuning(plan)}" if plan.head.finetune != "none" else ""
     say(
         False,
         f"""Plan: {pictures} pictures of {classes} classes
   pictures   {plan.pictures.size} px, {plan.pictures.resize}; each picture{mirrored}{cut}
   backbone   {encoder.backbone}, frozen, on {encoder.engine} ({encoder.device}, {encoder.precision})
   split      {_held_out(plan)}, unless the data brings a split; seed {plan.seed}
-  head       {_head(plan)}, class weights: {plan.head.class_weight}
+  head       {_head(plan)}, class weights: {plan.head.class_weight}{tuning}
   then       {"fit once more on training and validation pictures" if plan.refit else "keep the measured head"}""",
     )
 
@@ -148,6 +149,15 @@ def _held_out(plan: Plan) -> str:
     share = f"about {split.validation:.0%} of each class, at least one picture, held out"
     share = f"{split.folds} folds held out in turn" if split.folds else share
     return share + (f", {split.repeats} times" if split.repeats > 1 else "")
+
+
+def _finetuning(plan: Plan) -> str:
+    tuning = plan.finetune
+    return (
+        f"trained with that head, at most {tuning.epochs} epochs in batches of {tuning.batch}, learning rate\n"
+        f"             {tuning.learning_rate:g}, times {tuning.layer_decay:g} a stage downwards, stopped by a tenth of "
+        "the training part;\n             kept only if it proves better on that tenth than the frozen one"
+    )
 
 
 def _head(plan: Plan) -> str:
@@ -166,6 +176,8 @@ def _head(plan: Plan) -> str:
 
 def epochs(plan: Plan, quiet: bool) -> Callable[[Step], None]:
     """Return a listener that prints a line an epoch; L-BFGS takes its few dozen iterations within a second or two."""
+    heard = plan.head.in_epochs or plan.head.finetune != "none"
+    most = plan.head.epochs if plan.head.in_epochs else plan.finetune.epochs
 
     def listen(step: Step) -> None:
         figures = f"loss {step.train_loss:.4f}, accuracy {step.train_accuracy:.4f}"
@@ -173,9 +185,9 @@ def epochs(plan: Plan, quiet: bool) -> Callable[[Step], None]:
             figures += f"; held out {step.validation_loss:.4f}, {step.validation_accuracy:.4f}"
         if plan.head.watch == "training" and step.watched_loss == step.watched_loss:
             figures += f"; watched {step.watched_loss:.4f}"
-        say(False, f"epoch {step.number}/{plan.head.epochs}: {figures}; {step.seconds:.1f} s")
+        say(False, f"epoch {step.number}/{most}: {figures}; {step.seconds:.1f} s")
 
-    return listen if plan.head.in_epochs and not quiet else lambda _: None
+    return listen if heard and not quiet else lambda _: None
 
 
 def print_findings(findings: Sequence[Finding]) -> None:

@@ -171,6 +171,7 @@ class FineTuneLearner:
         provenance = {
             **frozen.provenance,
             "head": f"linear, trained with the network, from l2 {frozen.best:g}; epoch {tuned.best} of {done} was best",
+            "best_epoch": tuned.best,
             "watched": len(rows.watched),
             "finetune": {"kept": True, **figures},
         }
