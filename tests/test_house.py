@@ -50,6 +50,7 @@ ORDER = [
     "inspection.duplicates",
     "encoding.weights",
     "encoding.architecture",
+    "encoding.network",
     "encoding.backbone",
     "encoding.runtime",
     "encoding.cache",
@@ -105,8 +106,8 @@ ORDER = [
 ]
 
 DOORS = {
-    "timm": {"encoding.backbone"},
-    "huggingface_hub": {"encoding.backbone"},
+    "timm": {"encoding.network"},
+    "huggingface_hub": {"encoding.network"},
     "openvino": {"encoding.runtime"},
     "safetensors": {"encoding.weights", "encoding.cache", "learning.checkpoint", "model.artifact"},
     "platformdirs": {"encoding.cache"},

@@ -36,10 +36,10 @@ NOT_FINITE = "the network gave numbers that are not finite"
 
 
 class Extraction(NamedTuple):
-    """What `extract` gives: the features, and what is known of the encoder that made them."""
+    """What `extract` gives: the features, and what is known of the encoders that made them."""
 
     table: FeatureTable
-    encoder: Encoder
+    encoders: tuple[Encoder, ...]
     agreement: Agreement | None
 
 
@@ -65,7 +65,7 @@ def properties_recipe(preprocess: Preprocess) -> dict[str, object]:
 def extract(
     dataset: Dataset,
     digests: Sequence[str] | None,
-    encoder: Encoder,
+    encoders: Sequence[Encoder],
     *,
     views: Sequence[str] = ("original",),
     with_properties: bool = False,
@@ -82,7 +82,7 @@ def extract(
         dataset: N samples.
         digests: (N,) SHA-256 of their bytes as they were when last looked at; "" where a file could not be read. None:
             they are found out as each file is read, which is then read only once.
-        encoder: Computes the features.
+        encoders: Compute the features, each those of one network, which stand side by side.
         views: From `VIEWS`.
         with_properties: Whether properties are wanted; they come from the same decoding.
         cache: The folder of the cache; None: keep nothing.
@@ -92,14 +92,14 @@ def extract(
     Raises:
         StorageError: The cache cannot be used.
     """
-    job = _Job(dataset, digests, encoder, tuple(views), with_properties, cache, progress, memory or {})
+    job = _Job(dataset, digests, encoders[0], tuple(views), with_properties, cache, progress, memory or {})
     agreement = job.recall()
     if agreement is None and job.missing():
         agreement = job.verify()
     while job.missing():  # once, unless files change while they are read
         job.compute()
     job.complete_properties()
-    return Extraction(job.table(), job.encoder, agreement)
+    return Extraction(job.table(), (job.encoder,), agreement)
 
 
 class _Job:
