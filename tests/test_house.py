@@ -55,6 +55,8 @@ ORDER = [
     "encoding.runtime",
     "encoding.cache",
     "encoding.reading",
+    "encoding.shelves",
+    "encoding.side_by_side",
     "encoding.features",
     "learning.prior",
     "learning.calibration",

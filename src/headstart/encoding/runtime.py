@@ -43,7 +43,9 @@ class Encoder(Protocol):
     preprocess: Preprocess
     weights: str
     dim: int
+    ahead: int  # how many pictures it pulls before it gives a result
     trusted: tuple[Encoder, Agreement] | None
+    others: Mapping[EncoderPlan, Encoder]  # of the same network, see `by_plan`
 
     @property
     def version(self) -> str:
@@ -113,7 +115,8 @@ def verified(encoder: Encoder, pictures: Sequence[Pixels]) -> tuple[Encoder, Agr
     with ONE_AT_A_TIME:
         if encoder.trusted is None:
             reference = np.stack(list(TorchEncoder(encoder.network, reference_plan(encoder.plan)).encode(pictures)))
-            encoder.trusted = _first_that_agrees(encoder, pictures, reference)
+            used, agreement = encoder.trusted = _first_that_agrees(encoder, pictures, reference)
+            used.trusted = used, agreement
         return encoder.trusted
 
 
@@ -131,6 +134,31 @@ def _first_that_agrees(encoder: Encoder, pictures: Sequence[Pixels], reference: 
         stacklevel=4,
     )
     return _first_that_agrees(build(encoder.network, safer), pictures, reference)
+
+
+def safest(encoders: Iterable[Encoder]) -> EncoderPlan:
+    """Return the plan, of those of encoders that began with the same one, that was fallen back to last."""
+    plans = [encoder.plan for encoder in encoders]
+    return min(plans, key=lambda plan: (plan != reference_plan(plan), plan.precision != "f32"))
+
+
+def by_plan(encoder: Encoder, plan: EncoderPlan) -> Encoder:
+    """Return the encoder of the same network by another plan; asked again, the same one, which is compiled once."""
+    with ONE_AT_A_TIME:
+        if encoder.plan == plan:
+            return encoder
+        if plan not in encoder.others:
+            encoder.others = {**encoder.others, plan: build(encoder.network, plan)}
+        return encoder.others[plan]
+
+
+def worst(agreements: Iterable[Agreement | None]) -> Agreement | None:
+    """Return the agreement that holds for all networks of which one is known; None if none is."""
+    known = [one for one in agreements if one is not None]
+    if not known:
+        return None
+    errors, cosines, counts = zip(*((one.relative_error, one.cosine, one.pictures) for one in known), strict=True)
+    return Agreement(max(errors), min(cosines), min(counts))
 
 
 def reference_plan(plan: EncoderPlan) -> EncoderPlan:
@@ -153,8 +181,9 @@ class TorchEncoder:
     def __init__(self, network: Network, plan: EncoderPlan) -> None:
         """Keep the network; it moves to the device on first use."""
         self.plan, self.preprocess = plan, network.preprocess
-        self.weights, self.dim = network.digest, network.dim
+        self.weights, self.dim, self.ahead = network.digest, network.dim, BATCHES[plan.device]
         self.trusted: tuple[Encoder, Agreement] | None = None
+        self.others: Mapping[EncoderPlan, Encoder] = {}
         self.network = network
         self._placed: nn.Module | None = None
 
@@ -208,8 +237,9 @@ class OpenVinoEncoder:
     def __init__(self, network: Network, plan: EncoderPlan) -> None:
         """Keep the network; it is converted and compiled on first use."""
         self.plan, self.preprocess = plan, network.preprocess
-        self.weights, self.dim = network.digest, network.dim
+        self.weights, self.dim, self.ahead = network.digest, network.dim, available_cores() + 2
         self.trusted: tuple[Encoder, Agreement] | None = None
+        self.others: Mapping[EncoderPlan, Encoder] = {}
         self.network = network
         self._compiled: Any = None
 
