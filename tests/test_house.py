@@ -50,10 +50,13 @@ ORDER = [
     "inspection.duplicates",
     "encoding.weights",
     "encoding.architecture",
+    "encoding.network",
     "encoding.backbone",
     "encoding.runtime",
     "encoding.cache",
     "encoding.reading",
+    "encoding.shelves",
+    "encoding.side_by_side",
     "encoding.features",
     "learning.prior",
     "learning.calibration",
@@ -108,8 +111,8 @@ ORDER = [
 ]
 
 DOORS = {
-    "timm": {"encoding.backbone"},
-    "huggingface_hub": {"encoding.backbone"},
+    "timm": {"encoding.network"},
+    "huggingface_hub": {"encoding.network"},
     "openvino": {"encoding.runtime"},
     "safetensors": {"encoding.weights", "encoding.cache", "learning.checkpoint", "model.artifact"},
     "platformdirs": {"encoding.cache"},

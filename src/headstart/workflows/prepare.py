@@ -55,7 +55,7 @@ class Prepared:
         resemblance: Which are near-duplicates, and which show one object.
         findings: What to tell.
         backbone: That encoded them.
-        encoder: The engine that was taken in the end.
+        encoders: The engine that was taken in the end, for each network.
         agreement: How it compares with PyTorch float32; None if nobody knows.
         plan: With the engine that was taken in the end.
     """
@@ -64,7 +64,7 @@ class Prepared:
     resemblance: Resemblance
     findings: tuple[Finding, ...]
     backbone: Backbone
-    encoder: Encoder
+    encoders: tuple[Encoder, ...]
     agreement: Agreement | None
     plan: Plan
 
@@ -129,13 +129,13 @@ def encode(begun: Begun, *, cache: Path | None, progress: Progress = silence) ->
     extraction = features.extract(
         inspection.dataset,
         inspection.digests,
-        runtime.build(backbone, plan.encoder),
+        runtime.build_all(backbone, plan.encoder),
         views=VIEWS if plan.pictures.mirror else VIEWS[:1],
         with_properties=True,
         cache=cache,
         progress=progress,
     )
-    plan = replace(plan, encoder=extraction.encoder.plan)  # the engine may have fallen back to a safer one
+    plan = replace(plan, encoder=extraction.encoders[0].plan)  # the engine may have fallen back to a safer one
     progress("Examining", 0, 1)
     labelled, kept, unusable = _labelled(inspection.dataset, extraction)
     table = extraction.table
@@ -155,7 +155,7 @@ def encode(begun: Begun, *, cache: Path | None, progress: Progress = silence) ->
         *_overlap(classes, backbone, plan),
     )
     progress("Examining", 1, 1)
-    return Prepared(labelled, resemblance, findings, backbone, extraction.encoder, extraction.agreement, plan)
+    return Prepared(labelled, resemblance, findings, backbone, extraction.encoders, extraction.agreement, plan)
 
 
 def _labelled(dataset: Dataset, extraction: Extraction) -> tuple[LabelledFeatures, np.ndarray, list[Finding]]:

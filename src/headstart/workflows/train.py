@@ -155,7 +155,7 @@ def train(
     told = provenance.describe(last.split, last.fitted, rows, prepared, len(rounds))
     evaluations = {name: measure.measure(one, plan.seed) for name, one in predictions.items()}
     return TrainingResult(
-        Classifier(prepared.backbone, prepared.encoder, saved.head, last.rules, features.classes, told),
+        Classifier(prepared.backbone, prepared.encoders, saved.head, last.rules, features.classes, told),
         evaluations,
         predictions,
         (
