@@ -90,9 +90,9 @@ class Batch:
         """Return how each picture is prepared."""
         if self.model is not None:
             return Engine().load(self.model).preprocess
-        from headstart.encoding import backbone as backbones
+        from headstart.encoding import network as networks
 
-        return backbones.preprocessing(self.backbone or "lite2", self.size, self.resize or "crop")
+        return networks.preprocessing(self.backbone or "lite2", self.size, self.resize or "crop")
 
 
 def show(
@@ -183,10 +183,10 @@ def models(
     as_json: AsJson = False,
 ) -> None:
     """Backbones, and where the weights of each would come from."""
-    from headstart.encoding import backbone as backbones
+    from headstart.encoding import network as networks
 
-    bundled = [{"name": n, "size": size, "weights": origin} for n, size, origin in backbones.available()]
-    names = backbones.architectures(pattern) if pattern else []
+    bundled = [{"name": n, "size": size, "weights": origin} for n, size, origin in networks.available()]
+    names = networks.architectures(pattern) if pattern else []
     if as_json:
         terminal.print_json({"bundled": bundled, "hub": names})
         return

@@ -1,4 +1,4 @@
-"""The features of some network, each picture encoded when it is first asked for; nothing is kept beyond memory."""
+"""The features of some networks, each picture encoded when it is first asked for; nothing is kept beyond memory."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from headstart.encoding import features
+from headstart.encoding.backbone import Backbone
 from headstart.encoding.runtime import Encoder
 from headstart.errors import DataError
 from headstart.records import Dataset, Floats, Integers, Progress, listing, silence
 
 
 class OnDemand:
-    """What a network sees in the pictures of a dataset.
+    """What networks see in the pictures of a dataset.
 
     Attributes:
-        encoder: The engine that was taken in the end.
-        epochs: For how many the network was trained.
+        encoders: The engine of each that was taken in the end.
+        epochs: For how many the networks were trained.
         of: So many it would have been at most, over which its learning rate falls.
     """
 
@@ -25,7 +26,7 @@ class OnDemand:
         self,
         dataset: Dataset,
         digests: Sequence[str],
-        encoder: Encoder,
+        encoders: Sequence[Encoder],
         *,
         epochs: int = 0,
         of: int = 0,
@@ -36,15 +37,21 @@ class OnDemand:
         Args:
             dataset: N samples.
             digests: (N,) SHA-256 of their bytes.
-            encoder: That computes the features.
+            encoders: That compute the features, which stand side by side.
             epochs: See the class.
             of: See the class.
             progress: Hears of every picture.
         """
-        self.encoder, self.epochs, self.of = encoder, epochs, of
+        self.encoders, self.epochs, self.of = tuple(encoders), epochs, of
         self._dataset, self._digests, self._progress = dataset, tuple(digests), progress
-        self._values: Floats = np.zeros((len(dataset), encoder.dim), dtype=np.float32)
+        width = sum(encoder.dim for encoder in encoders)
+        self._values: Floats = np.zeros((len(dataset), width), dtype=np.float32)
         self._known = np.zeros(len(dataset), dtype=bool)
+
+    @property
+    def backbone(self) -> Backbone:
+        """The networks."""
+        return Backbone(tuple(encoder.network for encoder in self.encoders))
 
     def table(self, rows: Integers) -> Floats:
         """Return (N, D) features, of which those of these rows are computed.
@@ -56,7 +63,7 @@ class OnDemand:
         missing = missing[~self._known[missing]]
         if len(missing):
             part, digests = self._dataset.select(missing), [self._digests[row] for row in missing]
-            table, self.encoder, _ = features.extract(part, digests, self.encoder, progress=self._progress)
+            table, self.encoders, _ = features.extract(part, digests, self.encoders, progress=self._progress)
             if lost := sorted({part[row].name for row in table.failures} | set(table.changed)):
                 raise no_longer(lost)
             self._values[missing], self._known[missing] = table.values[:, 0], True

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from headstart.encoding import backbone as backbones
-from headstart.encoding.backbone import Backbone
+from headstart.encoding import network as networks
+from headstart.encoding.network import Network
 
 
 def distances(module: nn.Module) -> Mapping[str, int]:
@@ -25,13 +25,12 @@ def distances(module: nn.Module) -> Mapping[str, int]:
     return {name: last - groups.get(name, last) for name, _ in module.named_parameters()}
 
 
-def retrained(backbone: Backbone, module: nn.Module) -> Backbone:
-    """Return the backbone with a module of other weights, which nobody else may change any more.
+def retrained(network: Network, module: nn.Module) -> Network:
+    """Return the network with a module of other weights, which nobody else may change any more.
 
     The classifier it was pre-trained with does not belong to these weights.
     """
     module = module.to("cpu").to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
-    digest = backbones.state_digest(backbone.name, backbone.arguments, module)
-    return replace(
-        backbone, module=module, digest=digest, labels=(), rows=backbone.rows[:0], offsets=backbone.offsets[:0]
-    )
+    digest = networks.state_digest(network.name, network.arguments, module)
+    rows, offsets = network.rows[:0], network.offsets[:0]
+    return replace(network, module=module, digest=digest, labels=(), rows=rows, offsets=offsets)

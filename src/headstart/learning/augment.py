@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.random import Generator
 from torch import Tensor
 
 from headstart.data import images, pictures
+from headstart.encoding import reading
 from headstart.encoding.reading import Loaded
 from headstart.errors import PictureError
 from headstart.records import LabelledFeatures, Pixels, Preprocess
@@ -33,28 +35,39 @@ class Augmentation:
 
     Attributes:
         features: Whose pictures, and with which digests.
-        preprocess: What the network takes.
+        preprocesses: What each network takes.
         mirror: Whether a mirrored picture shows the same thing.
         seed: Of what is drawn.
     """
 
     features: LabelledFeatures
-    preprocess: Preprocess
+    preprocesses: tuple[Preprocess, ...]
     mirror: bool
     seed: int
 
     def load(self, row: int, epoch: int | None) -> Loaded:
-        """Return what an epoch sees of a picture; with None what the network is asked about later."""
+        """Return what an epoch sees of a picture, for each network; with None what they are asked about later."""
+        path = self.features.dataset[row].path
+        if epoch is None:
+            parts = tuple((network, 0) for network in range(len(self.preprocesses)))
+            loaded = reading.load(path, self.preprocesses, lambda _: parts)
+        else:
+            loaded = self._augmented(path, row, epoch)
+        changed = not loaded.problem and loaded.digest != self.features.digests[row]
+        return Loaded(loaded.digest, problem="it has changed") if changed else loaded
+
+    def _augmented(self, path: Path, row: int, epoch: int) -> Loaded:
+        largest = max(self.preprocesses, key=lambda one: one.size)
         try:
-            content = pictures.read(self.features.dataset[row].path, self.preprocess)
-            if content.digest != self.features.digests[row]:
-                return Loaded(content.digest, problem="it has changed")
-            pixels = content.decode(self.preprocess).pixels
+            content = pictures.read(path, largest)
+            pixels = content.decode(largest).pixels
         except PictureError as error:
             return Loaded("", problem=error.message)
-        if epoch is None:
-            return Loaded(content.digest, images.prepare(pixels, self.preprocess))
-        return Loaded(content.digest, augmented(pixels, self.preprocess, self.mirror, self.drawn(epoch, row)))
+        shown = {
+            network: augmented(pixels, preprocess, self.mirror, self.drawn(epoch, row))
+            for network, preprocess in enumerate(self.preprocesses)
+        }
+        return Loaded(content.digest, pixels=shown)
 
     def drawn(self, epoch: int, row: int) -> Generator:
         """Return what draws for this picture in this epoch."""

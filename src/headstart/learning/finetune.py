@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import asdict, astuple, dataclass, field
@@ -142,8 +141,8 @@ def _checkpoint(task: Task, head: Head, rows: Rows) -> Checkpoint:
     seen = task.augmentation
     identity = {
         "plan": asdict(task.plan),
-        "network": task.backbone.digest,
-        "preprocess": asdict(seen.preprocess),
+        "networks": [network.digest for network in task.backbone.networks],
+        "preprocess": [asdict(preprocess) for preprocess in seen.preprocesses],
         "mirror": seen.mirror,
         "seed": seen.seed,
         "device": task.device,
@@ -154,6 +153,20 @@ def _checkpoint(task: Task, head: Head, rows: Rows) -> Checkpoint:
     weights = {name: value.detach().cpu().numpy() for name, value in head.state_dict().items()}
     arrays = {"learned": rows.learned, "watched": rows.watched, "targets": seen.features.targets}
     return Checkpoint(task.checkpoints, {"kind": "finetune"} | identity, arrays | weights)
+
+
+class _Model(nn.Module):
+    """Normalised pictures, for each network its own, → (B, K) logits."""
+
+    def __init__(self, backbone: Backbone, head: Head) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(copy.deepcopy(network.module) for network in backbone.networks)
+        self.head = copy.deepcopy(head.linear)
+
+    def forward(self, pictures: list[Tensor]) -> Tensor:
+        seen = [network(values) for network, values in zip(self.networks, pictures, strict=True)]
+        scores: Tensor = self.head(torch.cat(seen, dim=1))
+        return scores
 
 
 class _Run:
@@ -171,16 +184,17 @@ class _Run:
             looks=len(rows.watched) / task.plan.batch,
             follows=rows.follows,
         )
-        parts = OrderedDict(network=copy.deepcopy(task.backbone.module), head=copy.deepcopy(head.linear))
-        model = nn.Sequential(parts).to(memory_format=torch.channels_last)
+        model = _Model(task.backbone, head).to(memory_format=torch.channels_last)
         self.model = model.to(task.device).requires_grad_(True)
         # half an epoch is averaged over, so that each epoch's mean is nearly its own
         averaging: Any = get_ema_multi_avg_fn(max(0.0, 1 - 2 / self.per_epoch))  # type: ignore[no-untyped-call]
         self.average = AveragedModel(self.model, multi_avg_fn=averaging).requires_grad_(False)
         self.average.n_averaged.fill_(1)  # it begins where the model does
         self.optimizer = torch.optim.AdamW(_groups(self.model, task.plan), task.plan.learning_rate)
-        mean, std = task.augmentation.preprocess.mean, task.augmentation.preprocess.std
-        self.mean, self.std = (255 * torch.tensor(v, device=task.device).view(1, 3, 1, 1) for v in (mean, std))
+        self.scales = [
+            tuple(255 * torch.tensor(values, device=task.device).view(1, 3, 1, 1) for values in (one.mean, one.std))
+            for one in task.augmentation.preprocesses
+        ]
         targets = torch.from_numpy(self.features.targets)
         counted = class_weights(targets[rows.learned], len(self.features.classes)) if task.balanced else None
         self.weights = None if counted is None else counted.float().to(task.device)
@@ -191,9 +205,8 @@ class _Run:
     def begin(self) -> None:
         """Measure where it starts."""
         learned = self.rows.learned
-        scores = nn.functional.linear(
-            torch.from_numpy(self.features.values[learned, 0]), *(p.detach().cpu() for p in self.model[1].parameters())
-        )
+        weights = (weight.detach().cpu() for weight in self.model.head.parameters())
+        scores = nn.functional.linear(torch.from_numpy(self.features.values[learned, 0]), *weights)
         self._measure(0, *loss_and_accuracy(scores, torch.from_numpy(self.features.targets[learned])), 0.0)
 
     def goes_on(self) -> bool:
@@ -230,12 +243,15 @@ class _Run:
 
     def result(self) -> Tuned:
         """Return network and head with their best weights."""
-        network, weights = copy.deepcopy(self.task.backbone.module), self.best
-        network.load_state_dict({k.removeprefix("network."): v for k, v in weights.items() if k[0] == "n"})
+        networks = []
+        for number, network in enumerate(self.task.backbone.networks):
+            module = copy.deepcopy(network.module)
+            module.load_state_dict(_under(f"networks.{number}.", self.best))
+            networks.append(stages.retrained(network, module))
         head = Head(self.task.backbone.dim, len(self.features.classes))
-        head.linear.load_state_dict({k.removeprefix("head."): v for k, v in weights.items() if k[0] == "h"})
+        head.linear.load_state_dict(_under("head.", self.best))
         return Tuned(
-            stages.retrained(self.task.backbone, network),
+            Backbone(tuple(networks)),
             head.eval().requires_grad_(False),
             self.best_epoch,
             self.epochs,
@@ -277,15 +293,14 @@ class _Run:
         self.best_epoch, self.best_loss = told["best"]
         self.epochs, self.clock.epochs = told["epochs"]
 
-    def _step(self, number: int, rows: list[int], pictures: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+    def _step(self, number: int, rows: list[int], pictures: list[Tensor], epoch: int) -> tuple[Tensor, Tensor]:
         """Take one step, and return what was said of its pictures, and their classes."""
-        plan, device = self.task.plan, self.task.device
+        plan, seen = self.task.plan, self.task.augmentation
         pace = _pace(number, self.per_epoch, self.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = group["highest"] * pace
-        targets = torch.from_numpy(self.features.targets[rows]).to(device)
-        lit = self.task.augmentation.light(pictures, rows, epoch)
-        scores = self._scores(self.model, lit)
+        targets = torch.from_numpy(self.features.targets[rows]).to(self.task.device)
+        scores = self._scores(self.model, [seen.light(batch, rows, epoch) for batch in pictures])
         smoothing = plan.label_smoothing
         loss = nn.functional.cross_entropy(scores, targets, weight=self.weights, label_smoothing=smoothing)
         self.optimizer.zero_grad()
@@ -295,24 +310,30 @@ class _Run:
         self.average.update_parameters(self.model)
         return scores.detach(), targets
 
-    def _scores(self, model: nn.Module, pictures: Tensor) -> Tensor:
-        """Return (B, K) float32 logits of (B, 3, S, S) uint8 pictures."""
-        values = ((pictures.float() - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+    def _scores(self, model: nn.Module, pictures: list[Tensor]) -> Tensor:
+        """Return (B, K) float32 logits of pictures, for each network (B, 3, S, S) uint8."""
+        values = [
+            ((batch.float() - mean) / std).contiguous(memory_format=torch.channels_last)
+            for batch, (mean, std) in zip(pictures, self.scales, strict=True)
+        ]
         # on a CPU the way back is slower in bf16 than in float32
         with torch.autocast(self.task.device, torch.bfloat16, enabled=self.task.device == "cuda"):
             scores: Tensor = model(values)
         return scores.float()
 
-    def _batches(self, rows: Integers, epoch: int | None) -> Generator[tuple[list[int], Tensor]]:
-        """Yield rows and their (B, 3, S, S) uint8 pictures on the device, read ahead by threads."""
-        seen = self.task.augmentation
-        with closing(reading.ahead(lambda row: seen.load(row, epoch), ([row] for row in rows.tolist()))) as source:
+    def _batches(self, rows: Integers, epoch: int | None) -> Generator[tuple[list[int], list[Tensor]]]:
+        """Yield rows and their pictures, for each network (B, 3, S, S) uint8 on the device, read ahead by threads."""
+        seen, networks = self.task.augmentation, len(self.task.backbone.networks)
+        wanted = ([row] for row in rows.tolist())
+        with closing(reading.ahead(lambda row: seen.load(row, epoch), wanted, networks)) as source:
             while batch := list(islice(source, self.task.plan.batch)):
-                if lost := [self.features.dataset[row].name for (row,), one in batch if one.pixels is None]:
+                if lost := [self.features.dataset[row].name for (row,), one in batch if one.problem]:
                     raise no_longer(lost)
-                pixels = np.stack([one.pixels for _, one in batch if one.pixels is not None])
-                pictures = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-                yield [row for (row,), _ in batch], pictures.to(self.task.device, non_blocking=True)
+                pictures = [
+                    torch.from_numpy(np.stack([one.pixels[network] for _, one in batch])).permute(0, 3, 1, 2)
+                    for network in range(networks)
+                ]
+                yield [row for (row,), _ in batch], [one.to(self.task.device, non_blocking=True) for one in pictures]
 
     def _measure(self, number: int, loss: float, accuracy: float, begun: float) -> None:
         """Note how an epoch went, and keep its weights if they are the best."""
@@ -357,12 +378,13 @@ def _pace(step: int, per_epoch: int, epochs: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - per_epoch) / (per_epoch * (epochs - 1))))
 
 
-def _groups(model: nn.Sequential, plan: FineTuneConfig) -> list[dict[str, Any]]:
+def _groups(model: _Model, plan: FineTuneConfig) -> list[dict[str, Any]]:
     """Return the weights by how fast they learn: the slower, the further they are from the head."""
-    distances = {f"network.{name}": far for name, far in stages.distances(model[0]).items()}
-    groups: dict[tuple[int, bool], list[Tensor]] = {}
-    for name, weight in model.named_parameters():
-        groups.setdefault((distances.get(name, 0), weight.ndim > 1), []).append(weight)
+    groups: dict[tuple[int, bool], list[Tensor]] = {(0, True): [model.head.weight], (0, False): [model.head.bias]}
+    for network in model.networks:
+        distances = stages.distances(network)
+        for name, weight in network.named_parameters():
+            groups.setdefault((distances[name], weight.ndim > 1), []).append(weight)
     return [
         {
             "params": weights,
@@ -371,3 +393,8 @@ def _groups(model: nn.Sequential, plan: FineTuneConfig) -> list[dict[str, Any]]:
         }
         for (far, wide), weights in groups.items()
     ]
+
+
+def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin so, without it."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

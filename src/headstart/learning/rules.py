@@ -35,6 +35,11 @@ class PredictionRules:
     sets: SetRule | None = None
     out_of_distribution: OutOfDistributionRule | None = None
 
+    def score_in(self, plan: CalibrationConfig) -> CalibrationConfig:
+        """Return the plan with the score for "none of these" that was taken here."""
+        rule = self.out_of_distribution
+        return plan if rule is None else replace(plan, unknown=rule.score)
+
 
 @dataclass(frozen=True, slots=True)
 class Applied:

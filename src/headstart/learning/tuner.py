@@ -6,6 +6,7 @@ fine-tuned network is better than a frozen one whose head has learned from the s
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +23,8 @@ from headstart.learning.augment import Augmentation
 from headstart.learning.clock import Limits
 from headstart.learning.finetune import Rows, Task, Tuned
 from headstart.learning.heads import Listener, ignore
-from headstart.learning.learner import NOBODY, Fitted, LogisticLearner, OutOfFold
+from headstart.learning.learner import NOBODY, Fitted, InTurn, OutOfFold
+from headstart.learning.linear import LogisticLearner
 from headstart.learning.prior import LabelRows
 from headstart.learning.proof import Proof
 from headstart.learning.sgd import watched
@@ -37,15 +39,14 @@ _ENDED = {
 
 
 @dataclass(frozen=True, slots=True)
-class Network:
+class Tuning:
     """What is trained, and how.
 
     Attributes:
         backbone: Where it starts; it is left as it is.
-        encoder: By which plan features are computed, of the fine-tuned network too.
+        encoder: By which plan features are computed, of the fine-tuned networks too.
         plan: Rates and epochs.
         mirror: Whether a mirrored picture shows the same thing.
-        checkpoints: Where the state is kept after each epoch; None: nowhere.
         limits: When to end.
     """
 
@@ -53,8 +54,15 @@ class Network:
     encoder: EncoderPlan
     plan: FineTuneConfig
     mirror: bool = True
-    checkpoints: Path | None = None
     limits: Limits = field(default_factory=Limits)
+
+    def shared_by(self, fits: int) -> Tuning:
+        """Return the same, with the time that is left for the first of so many fits."""
+        deadline = self.limits.deadline
+        if deadline is None:
+            return self
+        now = time.monotonic()
+        return replace(self, limits=replace(self.limits, deadline=now + (deadline - now) / fits))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +70,8 @@ class FineTuneLearner:
     """A linear head, or a network that proves better; folds and experiments are linear heads on frozen features."""
 
     linear: LogisticLearner
-    network: Network
+    tuning: Tuning
+    checkpoints: Path | None = None
 
     @property
     def features(self) -> LabelledFeatures:
@@ -83,26 +92,26 @@ class FineTuneLearner:
         begin: float | None = None,
         listen: Listener = ignore,
     ) -> Fitted:
-        """See `Learner`; `best` is the l2 penalty of the linear head, with which the network began.
+        """See `Learner`; `best` is the l2 penalty of the linear head, with which the training of networks begins.
 
         Raises:
             DataError: A picture can no longer be used, or has changed since it was first read.
         """
         frozen = self.linear.fit(train, watch, groups, begin=begin)
-        held = watched(self.features, train, groups, self.seed)
-        rows = Rows(
-            train[~held],
-            train[held],
-            self.network.plan.epochs,
-            follows=len(self.features) / max(1, int((~held).sum())),
-        )
-        if not proof.enough(groups[rows.watched]):
-            return _stays(frozen, _too_few(len(rows.watched)), {"pictures": len(rows.watched)})
-        start = self.linear.refit(rows.learned, frozen.best)
-        tuned = finetune.fit(self._task(), start.head, rows, listen=listen)
-        targets, families = self.features.targets[rows.watched], groups[rows.watched]
-        compared = proof.prove(start.logits(rows.watched), tuned.logits, targets, families, self.seed)
-        return self._better(frozen, tuned, rows, compared)
+        learnable = sum(sample.split != "test" for sample in self.features.dataset)
+        return self._tuned(frozen, train, groups, learnable, listen)
+
+    def in_turn(
+        self, rows: Integers, watch: Integers, fold: Integers, groups: Integers, *, listen: Listener = ignore
+    ) -> InTurn:
+        """See `Learner`; the time that is left is shared by all fits."""
+        frozen = self.linear.in_turn(rows, watch, fold, groups)
+        turns: dict[int, Fitted] = {}
+        for number, one in frozen.turns.items():
+            heard = ignore if turns else listen
+            own = replace(self, tuning=self.tuning.shared_by(len(frozen.turns) - len(turns) + 1))
+            turns[number] = own._tuned(one, rows[fold != number], groups, 0, heard)
+        return InTurn(self._tuned(frozen.last, rows, groups, 0), turns)
 
     def refit(
         self, rows: Integers, best: float, *, share: float = 1.0, views: int | None = None, begin: Fitted | None = None
@@ -126,26 +135,49 @@ class FineTuneLearner:
         empty = self.features.values[:0, 0, :]
         return replace(self.linear, label_rows=LabelRows((), empty, empty[:, 0])).probe(rows, known, of=of)
 
+    def _tuned(
+        self, frozen: Fitted, train: Integers, groups: Integers, follows: int, listen: Listener = ignore
+    ) -> Fitted:
+        """Return what training the networks from a frozen fit's penalty on gives, or the frozen fit.
+
+        Args:
+            frozen: Has learned from the training rows.
+            train: These.
+            groups: (N,) rows of one group stay together.
+            follows: Pictures of a refit at most, for which there must be time too.
+            listen: Hears the figures of each epoch.
+        """
+        held = watched(self.features, train, groups, self.seed)
+        learned, epochs = train[~held], self.tuning.plan.epochs
+        rows = Rows(learned, train[held], epochs, follows=follows / max(1, len(learned)))
+        if not proof.enough(groups[rows.watched]):
+            return _stays(frozen, _too_few(len(rows.watched)), {"pictures": len(rows.watched)})
+        start = self.linear.refit(rows.learned, frozen.best)
+        tuned = finetune.fit(self._task(), start.head, rows, listen=listen)
+        targets, families = self.features.targets[rows.watched], groups[rows.watched]
+        compared = proof.prove(start.logits(rows.watched), tuned.logits, targets, families, self.seed)
+        return self._better(frozen, tuned, rows, compared)
+
     def _task(self) -> Task:
-        network = self.network
-        seen = Augmentation(self.features, network.backbone.preprocess, network.mirror, self.seed)
+        tuning = self.tuning
+        preprocesses = tuple(network.preprocess for network in tuning.backbone.networks)
+        seen = Augmentation(self.features, preprocesses, tuning.mirror, self.seed)
         return Task(
             seen,
-            network.backbone,
-            network.plan,
-            network.encoder.device,
+            tuning.backbone,
+            tuning.plan,
+            tuning.encoder.device,
             self.linear.plan.class_weight == "balanced",
-            network.checkpoints,
-            network.limits,
+            self.checkpoints,
+            tuning.limits,
             self.linear.progress,
         )
 
     def _seen(self, tuned: Tuned) -> OnDemand:
-        encoder = runtime.build(tuned.backbone, self.network.encoder)
         return OnDemand(
             self.features.dataset,
             self.features.digests,
-            encoder,
+            runtime.build_all(tuned.backbone, self.tuning.encoder),
             epochs=tuned.best,
             of=tuned.epochs,
             progress=self.linear.progress,
@@ -156,7 +188,7 @@ class FineTuneLearner:
         done = len(tuned.history) - 1
         figures = {
             "epochs": done,
-            "planned": self.network.plan.epochs,
+            "planned": self.tuning.plan.epochs,
             "best_epoch": tuned.best,
             "watched_losses": [round(step.watched_loss, 6) for step in tuned.history],
             "ended": tuned.ended,
