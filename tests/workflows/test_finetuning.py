@@ -1,0 +1,65 @@
+"""A network trained with its head, through the command line: plan, lines, card, plots, and a model that loads."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from conftest import Ran
+from PIL import Image
+from safetensors.torch import save_file
+
+from headstart.model import artifact
+
+SIDE = 32
+
+
+def striped(root: Path, each: int = 220) -> Path:
+    """Draw stripes across and down that are hard to tell apart by features that mean nothing."""
+    for k, name in enumerate(("across", "down")):
+        (root / name).mkdir(parents=True)
+        for number in range(each):
+            drawn = np.random.default_rng([k, number])
+            stripes = (np.arange(SIDE) + drawn.integers(6)) // 3 % 2 - 0.5
+            plane = np.broadcast_to(stripes[:, None] if k == 0 else stripes[None], (SIDE, SIDE))
+            pixels = drawn.integers(90, 160, 3) + plane[..., None] * 15 + drawn.normal(0, 20, (SIDE, SIDE, 3))
+            Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(root / name / f"{name}{number:03d}.png")
+    return root
+
+
+@pytest.mark.slow
+def test_a_fine_tuned_model_tells_what_it_is_and_answers_as_it_was_measured(tmp_path: Path, run: Callable[..., Ran]):
+    photos, out, weights = striped(tmp_path / "photos"), tmp_path / "model", tmp_path / "weights.safetensors"
+    torch.manual_seed(0)
+    save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), weights)
+    asked = [
+        "head.finetune=all",
+        "finetune.learning_rate=0.003",
+        "finetune.epochs=5",
+        "finetune.patience=5",
+        "pictures.size=32",
+    ]
+    network = ["--backbone", "test_resnet", "--weights", weights, "--no-mirror", "--engine", "torch"]
+    settings = [part for one in asked for part in ("--set", one)]
+    ran = run("train", photos, *network, *settings, "--no-refit", "--out", out)
+    assert ran.code == 0, ran.err
+    assert "network    trained with that head, at most 5 epochs in batches of 16" in ran.err
+    assert "epoch 5/5: loss" in ran.err
+    assert "training the network gave log-loss" in ran.err
+    assert "trained with the head" in (out / "README.md").read_text("utf-8")
+    told = json.loads((out / "model.json").read_text("utf-8"))["training"]
+    assert told["finetune"]["kept"]
+    with open(out / "history.csv", newline="", encoding="utf-8") as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["0", "1", "2", "3", "4", "5"]
+    with open(out / "predictions.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    said = artifact.load_classifier(out).predict_many([photos / row["path"] for row in rows])
+    measured = np.array([[float(row[f"probability:{name}"]) for name in ("across", "down")] for row in rows])
+    np.testing.assert_allclose(said.probabilities, measured, atol=1e-6)
+    assert (out / "plots" / "training.png").is_file()
