@@ -284,9 +284,9 @@ def test_without_refit_the_saved_head_is_the_one_that_was_measured(photos: Path,
 
 
 def test_mirror_images_are_learned_from(photos: Path, train: Train, plain_result: TrainingResult):
-    assert plain_result.plan.pictures.mirror is True
-    plain = train(sources.read(photos), pictures__mirror=False)
-    assert not same(plain.classifier.head, plain_result.classifier.head)
+    assert plain_result.plan.pictures.mirror is False
+    mirrored = train(sources.read(photos), pictures__mirror=True)
+    assert not same(mirrored.classifier.head, plain_result.classifier.head)
 
 
 def test_without_mirror_images_none_are_encoded(photos: Path, train: Train):

@@ -14,7 +14,7 @@ import numpy as np
 from headstart.config import Plan, TrainConfig, apply_recipe, refuse_contradictions, resolve, resolve_head
 from headstart.data import splits
 from headstart.encoding import backbone as backbones
-from headstart.encoding import features, runtime
+from headstart.encoding import features, runtime, sizes
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.features import VIEWS, Extraction
 from headstart.encoding.runtime import Agreement, Encoder
@@ -24,6 +24,7 @@ from headstart.inspection.files import Inspection
 from headstart.learning import learners, prior
 from headstart.learning.learner import Learner
 from headstart.learning.prior import LabelRows
+from headstart.levels import SCALES
 from headstart.records import ClassNames, Dataset, Finding, LabelledFeatures, Progress, found, silence
 
 FOLDS = 5  # in which shortcuts are sought
@@ -102,7 +103,8 @@ def begin(
 def _decide(config: TrainConfig, dataset: Dataset) -> tuple[Backbone, Plan]:
     """Load the backbone and decide what the configuration left open."""
     encoder = runtime.choose(config.encoder)
-    size = None if config.pictures.size == "auto" else config.pictures.size
+    asked = config.pictures.size
+    size = sizes.scaled(config.encoder.backbone, SCALES[config.quality]) if asked == "auto" else asked
     backbone = backbones.load(config.encoder.backbone, config.encoder.weights, size=size, resize=config.pictures.resize)
     if not encoder.backbone.startswith("local-dir:"):  # fed back, the plan must ask for the same folder
         encoder = replace(encoder, backbone=backbone.name)
