@@ -176,6 +176,7 @@ TRAIN_FLAGS = [
     "--follow-links",
     "--backbone",
     "--weights",
+    "--quality",
     "--resize",
     "--mirror",
     "--no-mirror",

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 Quality = Literal["fast", "balanced", "best"]
 
-# What a level of quality puts in the place of "auto", unless the recipe says otherwise. Measured on dogs (2,160 held out;
-# docs/concepts/levels.md has the table): lite2 at 320 px 0.882 / 0.369, at its own 260 px 0.867 / 0.410, mirror images
-# in training no better at twice the cost; lite2@320 + lite1@300 with mirror images in prediction 0.889 / 0.338.
+# What a level of quality puts in the place of "auto", unless the recipe says otherwise. Measured on dogs (2,160 held
+# out): lite2 at 320 px 0.882 / 0.369, at its own 260 px 0.867 / 0.410, mirror images in training no better at twice the
+# cost; lite2@320 + lite1@300 with mirror images in prediction 0.889 / 0.338.
 LEVELS: Mapping[str, Mapping[str, Any]] = {
     "fast": {"encoder": {"backbone": "tf_efficientnet_lite0"}, "predict": {"views": "original"}},
     "balanced": {"encoder": {"backbone": "tf_efficientnet_lite2"}, "predict": {"views": "original"}},

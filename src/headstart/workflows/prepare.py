@@ -109,7 +109,7 @@ def _decide(config: TrainConfig, dataset: Dataset) -> tuple[Backbone, Plan]:
     if not encoder.backbone.startswith("local-dir:"):  # fed back, the plan must ask for the same folder
         encoder = replace(encoder, backbone=backbone.name)
     work = len(dataset) * len(dataset.classes) * backbone.dim
-    given = splits.is_given(dataset) or config.split.repeats > 1
+    given = splits.is_given(dataset) or config.split.repeats > 1 or config.refit is False
     linear = not resolve_head(config.head).in_epochs
     folds = IN_TURN if linear and work <= MOST_WORK and not given else 0
     return backbone, resolve(config, backbone.preprocess, encoder, folds)
