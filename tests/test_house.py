@@ -85,6 +85,8 @@ ORDER = [
     "evaluation.measure",
     "evaluation.comparison",
     "evaluation.label_errors",
+    "workflows.decide",
+    "workflows.budget",
     "workflows.prepare",
     "workflows.check",
     "workflows.audit",

@@ -18,7 +18,7 @@ from headstart.encoding import cache as caches
 from headstart.errors import DataError
 from headstart.learning.heads import Head
 from headstart.records import Dataset, Finding
-from headstart.workflows import prepare, resume
+from headstart.workflows import decide, resume
 from headstart.workflows import train as workflow
 from headstart.workflows.resume import PreviousRun
 from headstart.workflows.train import TrainingResult
@@ -113,7 +113,7 @@ def test_every_picture_measures_where_that_costs_little(photos: Path, train: Tra
     assert (result.plan.split.folds, len(result.splits.train), len(result.splits.validation)) == (5, 36, 0)
     told = result.classifier.provenance.training
     assert told["figures_of"] == "5 heads fitted the same way, each measured on pictures left out for it"
-    monkeypatch.setattr(prepare, "MOST_WORK", 36 * 3 * 1280 - 1)
+    monkeypatch.setattr(decide, "MOST_WORK", 36 * 3 * 1280 - 1)
     assert train(sources.read(photos), **auto).plan.split.folds == 0
 
 
