@@ -51,6 +51,7 @@ ORDER = [
     "encoding.weights",
     "encoding.architecture",
     "encoding.backbone",
+    "encoding.at_hand",
     "encoding.runtime",
     "encoding.cache",
     "encoding.reading",
@@ -74,12 +75,14 @@ ORDER = [
     "experiments.random_split",
     "experiments.leakage",
     "experiments.learning_curve",
+    "experiments.trying",
     "evaluation.measure",
     "evaluation.comparison",
     "evaluation.label_errors",
     "workflows.prepare",
     "workflows.check",
     "workflows.audit",
+    "workflows.trying",
     "workflows.resume",
     "workflows.provenance",
     "workflows.train",
@@ -105,8 +108,8 @@ ORDER = [
 ]
 
 DOORS = {
-    "timm": {"encoding.backbone"},
-    "huggingface_hub": {"encoding.backbone"},
+    "timm": {"encoding.backbone", "encoding.at_hand"},
+    "huggingface_hub": {"encoding.backbone", "encoding.at_hand"},
     "openvino": {"encoding.runtime"},
     "safetensors": {"encoding.weights", "encoding.cache", "learning.checkpoint", "model.artifact"},
     "platformdirs": {"encoding.cache"},
@@ -150,6 +153,7 @@ PUBLIC = [
     "read",
     "save",
     "train",
+    "try_backbones",
 ]
 
 VERBS = ["audit", "cache", "check", "demo", "evaluate", "models", "predict", "settings", "show", "summary", "train"]
