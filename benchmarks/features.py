@@ -109,7 +109,7 @@ def _loop(paths: list[str], *, tuned: bool) -> dict[str, Any]:
     import torch
 
     backbone, plan = _load()
-    module = backbone.module
+    module = backbone.networks[0].module
     config = timm.data.resolve_data_config({}, model=module)
     _check_size(config["input_size"][-1])
     layout = torch.channels_last if tuned else torch.contiguous_format
@@ -134,7 +134,7 @@ def _headstart(paths: list[str]) -> dict[str, Any]:
     from headstart.inspection import files
 
     backbone, plan = _load()
-    encoder = runtime.build(backbone, plan)
+    encoder = runtime.build(backbone.networks[0], plan)
     _check_size(encoder.preprocess.size)
     preparation = 0.0
     verified = runtime.verified
@@ -150,7 +150,7 @@ def _headstart(paths: list[str]) -> dict[str, Any]:
     start = time.perf_counter()
     dataset = Dataset(Path(), tuple(Sample(Path(path), path) for path in paths))
     digests, _ = files.fingerprints(dataset)
-    extraction = features.extract(dataset, digests, encoder, cache=Path(os.environ["HEADSTART_CACHE"]))
+    extraction = features.extract(dataset, digests, [encoder], cache=Path(os.environ["HEADSTART_CACHE"]))
     seconds = time.perf_counter() - start
     table = extraction.table
     if table.failures:
@@ -160,7 +160,7 @@ def _headstart(paths: list[str]) -> dict[str, Any]:
     return {
         "seconds": seconds,
         "preparation": preparation,
-        "engine": _engine(extraction.encoder),
+        "engine": _engine(extraction.encoders[0]),
         "values": table.values[:, 0],
     }
 
@@ -171,7 +171,7 @@ def _ready(paths: list[str]) -> dict[str, Any]:
     from headstart.encoding import runtime
 
     backbone, plan = _load()
-    encoder = runtime.build(backbone, plan)
+    encoder = runtime.build(backbone.networks[0], plan)
     _check_size(encoder.preprocess.size)
     held = [images.load(images.read_bytes(Path(path)), encoder.preprocess).pixels for path in paths[:HELD]]
     encoder, _ = runtime.verified(encoder, held[:8])

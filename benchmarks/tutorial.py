@@ -165,11 +165,11 @@ def view(job: dict[str, Any]) -> dict[str, Any]:
     for name, encoder in (("exact", exact), ("own", None)):
         classifier = artifact.load_classifier(job["model"], encoder)
         pixels = _prepared(job["paths"], classifier.preprocess)
-        values = np.stack(list(classifier.encoder.encode(iter(pixels))))
+        values = np.stack(list(classifier.encoders[0].encode(iter(pixels))))
         logits = classifier.head.logits(values).astype(np.float64)
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))  # without the temperature, which Keras has not
         np.savez(job[name], features=values, probabilities=powers / powers.sum(axis=1, keepdims=True))
-        result[name] = f"{classifier.encoder.version} {classifier.encoder.plan.precision}"
+        result[name] = f"{classifier.encoders[0].version} {classifier.encoders[0].plan.precision}"
     np.save(job["pixels"], pixels)
     return result
 

@@ -37,7 +37,7 @@ def lite0(size: int = SIZE, resize: str = "crop") -> Backbone:
 def encoder(engine: str = "openvino-f32") -> Encoder:
     """`lite0` on one of `ENGINES`, compiled once a session; raises `ConfigError` where the processor has no bf16."""
     kind, precision = engine.split("-")
-    return runtime.build(lite0(), runtime.choose(EncoderConfig("lite0", "", kind, "cpu", precision)))  # type: ignore[arg-type]
+    return runtime.build(lite0().networks[0], runtime.choose(EncoderConfig("lite0", "", kind, "cpu", precision)))  # type: ignore[arg-type]
 
 
 def noise(count: int, size: int = SIZE) -> list[Pixels]:
@@ -86,8 +86,8 @@ def check_artifact(classifier: Classifier, folder: Path, pictures: Dataset) -> N
     assert back.temperature == classifier.temperature
     assert back.preprocess == classifier.preprocess
     assert back.provenance == classifier.provenance
-    assert back.encoder.plan.engine == classifier.encoder.plan.engine
-    assert back.encoder.plan.precision == classifier.encoder.plan.precision
+    assert back.encoders[0].plan.engine == classifier.encoders[0].plan.engine
+    assert back.encoders[0].plan.precision == classifier.encoders[0].plan.precision
     np.testing.assert_array_equal(
         back.predict_many(pictures).probabilities, classifier.predict_many(pictures).probabilities
     )

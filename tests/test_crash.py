@@ -92,7 +92,7 @@ def extract(photos, cache, progress=lambda *_: None):
     dataset = sources.read(photos)
     digests, _ = files.fingerprints(dataset)
     encoder = contracts.encoder("openvino-f32")
-    return features.extract(dataset, digests, encoder, cache=cache, progress=progress)
+    return features.extract(dataset, digests, [encoder], cache=cache, progress=progress)
 """
 
 Nursery = Callable[..., list[int]]
@@ -137,7 +137,7 @@ def dataset(tmp_path: Path) -> Dataset:
 
 def extracted(dataset: Dataset, cache: Path | None) -> FeatureTable:
     digests, _ = files.fingerprints(dataset)
-    return features.extract(dataset, digests, contracts.encoder(), cache=cache).table
+    return features.extract(dataset, digests, [contracts.encoder()], cache=cache).table
 
 
 def log(tmp_path: Path) -> str:
@@ -154,9 +154,9 @@ def small_model(tmp_path: Path) -> Path:
     module = timm.create_model("test_resnet")
     save_file(module.state_dict(), tmp_path / "weights.safetensors")
     backbone = backbones.load("test_resnet", str(tmp_path / "weights.safetensors"))
-    encoder = runtime.build(backbone, EncoderPlan("test_resnet", "", "torch", "cpu", "f32"))
+    encoders = runtime.build_all(backbone, EncoderPlan("test_resnet", "", "torch", "cpu", "f32"))
     artifact.save(
-        Classifier(backbone, encoder, Head(backbone.dim, 2), PredictionRules(), ClassNames("ab")), tmp_path / "small"
+        Classifier(backbone, encoders, Head(backbone.dim, 2), PredictionRules(), ClassNames("ab")), tmp_path / "small"
     )
     return tmp_path / "small"
 

@@ -75,8 +75,12 @@ class SplitConfig:
     """What is held out to measure."""
 
     validation: float = setting(0.2, "share of each class held out, where the data brings no split", 0.01, 0.9)
-    folds: int = setting(
-        0, "cross-validation: so many folds are held out in turn and every picture is measured; 0: one share", 0, 50
+    folds: int | Auto = setting(
+        "auto",
+        "cross-validation: so many folds are held out in turn and every picture is measured; 0: one share; auto: 5 "
+        "where that costs little",
+        0,
+        50,
     )
     repeats: int = setting(1, "how often that is done, each time with other pictures held out", 1, 100)
     near_duplicates: Literal["together", "apart"] = setting(
@@ -195,6 +199,13 @@ class EncoderPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class SplitPlan(SplitConfig):
+    """`SplitConfig`, decided."""
+
+    folds: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class HeadPlan:
     """`HeadConfig`, decided: `l2` lists the l2s to choose from."""
 
@@ -230,7 +241,7 @@ class Plan:
     recipe: Literal["headstart", "tutorial"]
     pictures: PicturePlan
     encoder: EncoderPlan
-    split: SplitConfig
+    split: SplitPlan
     head: HeadPlan
     calibration: CalibrationConfig
     seed: int
@@ -259,13 +270,14 @@ def apply_recipe(config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(config, **changes)
 
 
-def resolve(config: TrainConfig, preprocess: Preprocess, encoder: EncoderPlan) -> Plan:
+def resolve(config: TrainConfig, preprocess: Preprocess, encoder: EncoderPlan, folds: int = 0) -> Plan:
     """Decide what was left open.
 
     Args:
         config: What was asked.
         preprocess: How the pictures will be prepared, already with the size and resize policy asked for.
         encoder: What the machine and the backbone decided.
+        folds: What the data decided, where that was left open.
 
     Raises:
         ConfigError: Settings of the head that exclude each other.
@@ -276,12 +288,18 @@ def resolve(config: TrainConfig, preprocess: Preprocess, encoder: EncoderPlan) -
         recipe=config.recipe,
         pictures=PicturePlan(preprocess.size, config.pictures.resize, config.pictures.mirror),
         encoder=encoder,
-        split=config.split,
+        split=SplitPlan(
+            **dataclasses.asdict(config.split) | ({"folds": folds} if config.split.folds == "auto" else {})
+        ),
         head=resolve_head(config.head),
         calibration=config.calibration,
         seed=config.seed,
         refit=config.refit is True,
     )
+
+
+def _resolve_split(split: SplitConfig, folds: int) -> SplitPlan:
+    return SplitPlan(**dataclasses.asdict(split) | ({"folds": folds} if split.folds == "auto" else {}))
 
 
 def refuse_contradictions(config: TrainConfig) -> None:
@@ -297,8 +315,9 @@ def refuse_contradictions(config: TrainConfig) -> None:
     resolve_head(config.head)
     if split.folds == 1:
         raise ConfigError("split.folds is 1; one fold leaves nothing to learn from.", "Take 5, or 0 for one share.")
-    if config.head.watch == "validation" and (split.folds or split.repeats > 1):
-        name, value = ("split.folds", split.folds) if split.folds else ("split.repeats", split.repeats)
+    folds = 0 if split.folds == "auto" else split.folds
+    if config.head.watch == "validation" and (folds or split.repeats > 1):
+        name, value = ("split.folds", folds) if folds else ("split.repeats", split.repeats)
         raise ConfigError(
             f"head.watch is 'validation' and {name} is {value}: the head that is saved then learns from every picture, "
             "and none is left to watch.",

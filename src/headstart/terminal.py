@@ -140,8 +140,14 @@ def print_plan(plan: Plan, pictures: int, classes: int, cropped: Cropped | None 
   backbone   {encoder.backbone}, frozen, on {encoder.engine} ({encoder.device}, {encoder.precision})
   split      {_held_out(plan)}, unless the data brings a split; seed {plan.seed}
   head       {_head(plan)}, class weights: {plan.head.class_weight}
-  then       {"fit once more on training and validation pictures" if plan.refit else "keep the measured head"}""",
+  then       {_then(plan)}""",
     )
+
+
+def _then(plan: Plan) -> str:
+    if plan.split.folds:
+        return "fit once more on all of them"
+    return "fit once more on training and validation pictures" if plan.refit else "keep the measured head"
 
 
 def _held_out(plan: Plan) -> str:

@@ -65,7 +65,7 @@ def extracted(
 ) -> FeatureTable:
     known = files.fingerprints(dataset)[0] if digests else None
     encoder = contracts.encoder(engine)
-    return features.extract(dataset, known, encoder, views=views, cache=cache).table
+    return features.extract(dataset, known, [encoder], views=views, cache=cache).table
 
 
 def shards(cache: Path) -> list[Path]:
@@ -137,7 +137,7 @@ def test_progress_ends_at_the_whole(dataset: Dataset, cache: Path):
     heard: list[tuple[str, int, int]] = []
     digests, _ = files.fingerprints(dataset)
     dataset[3].path.write_bytes(b"no picture")
-    features.extract(dataset, digests, contracts.encoder(), cache=cache, progress=lambda *step: heard.append(step))
+    features.extract(dataset, digests, [contracts.encoder()], cache=cache, progress=lambda *step: heard.append(step))
     assert heard[-1] == ("Encoding", 12, 12)
     assert [done for _, done, _ in heard] == sorted(done for _, done, _ in heard)
 
@@ -145,7 +145,7 @@ def test_progress_ends_at_the_whole(dataset: Dataset, cache: Path):
 @pytest.mark.slow
 def test_agreement_is_recorded_beside_the_features(dataset: Dataset, cache: Path):
     digests, _ = files.fingerprints(dataset)
-    arguments = (dataset, digests, contracts.encoder())
+    arguments = (dataset, digests, [contracts.encoder()])
     first = features.extract(*arguments, cache=cache).agreement
     assert first is not None
     assert first.relative_error < 1e-3
@@ -160,8 +160,8 @@ def test_features_of_a_wrong_engine_never_reach_the_cache(
     monkeypatch.setattr(OpenVinoEncoder, "encode", lambda self, pictures: (-v for v in real(self, pictures)))
     digests, _ = files.fingerprints(dataset)
     with pytest.warns(UserWarning, match="torch in f32 is used instead"):
-        done = features.extract(dataset, digests, own, cache=cache)
-    assert done.encoder.plan.engine == "torch"
+        done = features.extract(dataset, digests, [own], cache=cache)
+    assert done.encoders[0].plan.engine == "torch"
     np.testing.assert_array_equal(done.table.values, extracted(dataset, engine="torch-f32").values)
     assert extracted(dataset, cache, "torch-f32").encoded == 0
     monkeypatch.undo()
@@ -408,7 +408,7 @@ def test_D12_nothing_goes_through_the_temporary_folder(
 def test_A23_file_that_changed_since_it_was_fingerprinted_is_taken_as_it_is_now(dataset: Dataset, cache: Path):
     digests, _ = files.fingerprints(dataset)
     picture((1, 2, 3), 99).save(dataset[4].path)
-    table = features.extract(dataset, digests, contracts.encoder(), cache=cache).table
+    table = features.extract(dataset, digests, [contracts.encoder()], cache=cache).table
     assert table.changed == table.observations["changed-file"] == (dataset[4].name,)
     assert table.digests == files.fingerprints(dataset)[0]
     np.testing.assert_array_equal(table.values, extracted(dataset).values)
@@ -420,7 +420,7 @@ def test_A23_copy_of_a_file_that_changed_keeps_its_own_features(dataset: Dataset
     shutil.copy(dataset[0].path, dataset[1].path)
     digests, _ = files.fingerprints(dataset)
     picture((1, 2, 3), 99).save(dataset[0].path)
-    table = features.extract(dataset, digests, contracts.encoder(), cache=cache).table
+    table = features.extract(dataset, digests, [contracts.encoder()], cache=cache).table
     assert table.changed == (dataset[0].name,)
     np.testing.assert_array_equal(table.values, extracted(dataset).values)
 
@@ -432,7 +432,7 @@ def test_A24_file_that_was_deleted_since_fails_alone(dataset: Dataset, cache: Pa
     expected = extracted(dataset).values
     digests, _ = files.fingerprints(dataset)
     dataset[0].path.unlink()
-    table = features.extract(dataset, digests, contracts.encoder(), cache=cache).table
+    table = features.extract(dataset, digests, [contracts.encoder()], cache=cache).table
     assert list(table.failures) == [0]
     assert "No such file" in table.failures[0]
     np.testing.assert_array_equal(table.values[1:], expected[1:])
@@ -443,7 +443,7 @@ def test_A24_file_that_was_broken_since_fails_alone(dataset: Dataset, cache: Pat
     shutil.copy(dataset[0].path, dataset[1].path)
     digests, _ = files.fingerprints(dataset)
     dataset[0].path.write_bytes(b"no picture any more")
-    table = features.extract(dataset, digests, contracts.encoder(), cache=cache).table
+    table = features.extract(dataset, digests, [contracts.encoder()], cache=cache).table
     assert list(table.failures) == [0]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from headstart.config import EncoderConfig
-from headstart.encoding import backbone as backbones
+from headstart.encoding import network as networks
 from headstart.encoding import runtime
 from headstart.encoding.runtime import Encoder, OpenVinoEncoder, TorchEncoder
 from headstart.errors import ConfigError
@@ -58,9 +58,9 @@ def test_engine_agrees_with_torch_within_its_bound(engine: str):
 
 
 def test_an_encoder_leaves_the_backbone_that_others_use_as_it_is():
-    backbone = backbones.load("lite0", size=contracts.SIZE)
-    next(iter(runtime.build(backbone, fresh("torch-f32").plan).encode(contracts.noise(1))))
-    assert all(weight.is_contiguous() for weight in backbone.module.parameters())
+    network = networks.load("lite0", size=contracts.SIZE)
+    next(iter(runtime.build(network, fresh("torch-f32").plan).encode(contracts.noise(1))))
+    assert all(weight.is_contiguous() for weight in network.module.parameters())
 
 
 def test_pictures_are_pulled_ahead_but_not_all_at_once():

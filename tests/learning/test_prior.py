@@ -9,6 +9,7 @@ import pytest
 
 from headstart.encoding import backbone
 from headstart.encoding.backbone import Backbone
+from headstart.encoding.network import Network
 from headstart.learning import prior
 from headstart.records import ClassNames
 
@@ -105,7 +106,8 @@ def test_pictures_of_other_classes_do_not_decide():
 
 def test_a_backbone_without_labels_gives_no_prior():
     empty = np.zeros(0, np.float32)
-    plain = Backbone("own", lite0().module, lite0().dim, lite0().preprocess, {}, "", (), empty, empty)
+    own = lite0().networks[0]
+    plain = Backbone((Network("own", own.module, own.dim, own.preprocess, {}, "", (), empty, empty),))
     found = prior.match(
         ClassNames(["whippet", "tench"]), known(plain), np.ones((2, lite0().dim), np.float32), np.arange(2)
     )

@@ -53,7 +53,7 @@ def pictures(tmp_path: Path) -> Dataset:
 
 @pytest.fixture
 def classifier(small_result: TrainingResult) -> Classifier:
-    return replace(small_result.classifier, encoder=contracts.encoder(), backbone=contracts.lite0())
+    return replace(small_result.classifier, encoders=(contracts.encoder(),), backbone=contracts.lite0())
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_artifact_keeps_the_contract(small_result: TrainingResult, pictures: Dat
         encoder = contracts.encoder(engine)
     except ConfigError as error:
         pytest.skip(str(error))  # no bf16 in this processor
-    own = replace(small_result.classifier, encoder=encoder, backbone=contracts.lite0())
+    own = replace(small_result.classifier, encoders=(encoder,), backbone=contracts.lite0())
     contracts.check_artifact(own, tmp_path / "model", pictures)
 
 
@@ -97,9 +97,9 @@ def test_artifact_of_another_network_keeps_the_contract(tmp_path: Path, pictures
     module = timm.create_model(name, **({"img_size": size} if name == "test_vit" else {}))
     save_file(module.state_dict(), tmp_path / "weights.safetensors")
     backbone = backbones.load(name, str(tmp_path / "weights.safetensors"), size=size)
-    encoder = runtime.build(backbone, EncoderPlan(name, "", "torch", "cpu", "f32"))
+    encoders = runtime.build_all(backbone, EncoderPlan(name, "", "torch", "cpu", "f32"))
     own = Classifier(
-        backbone, encoder, Head(backbone.dim, 2), PredictionRules(Calibration(1.5)), ClassNames(["a", "é\n,"])
+        backbone, encoders, Head(backbone.dim, 2), PredictionRules(Calibration(1.5)), ClassNames(["a", "é\n,"])
     )
     contracts.check_artifact(own, tmp_path / "model", pictures)
 
@@ -115,9 +115,9 @@ def layered(folder: Path, hidden: tuple[int, ...] = (7, 5)) -> Classifier:
     head = Head(backbone.dim, 3, hidden, dropout=0.5, batch_norm=True)
     head.norm.running_mean.normal_()
     head.norm.running_var.uniform_(0.5, 2)
-    encoder = runtime.build(backbone, EncoderPlan("test_resnet", "", "torch", "cpu", "f32"))
+    encoders = runtime.build_all(backbone, EncoderPlan("test_resnet", "", "torch", "cpu", "f32"))
     return Classifier(
-        backbone, encoder, head.eval(), PredictionRules(Calibration(1.5)), ClassNames(["ash", "birch", "cedar"])
+        backbone, encoders, head.eval(), PredictionRules(Calibration(1.5)), ClassNames(["ash", "birch", "cedar"])
     )
 
 
@@ -164,7 +164,7 @@ def test_training_result_loads_as_its_classifier(small_result: TrainingResult, m
 def test_other_engine_may_be_asked_for(model_folder: Path, pictures: Dataset):
     asked = EncoderConfig("lite0", engine="torch", precision="f32")
     back = load_classifier(model_folder, asked)
-    assert back.encoder.plan.engine == "torch"
+    assert back.encoders[0].plan.engine == "torch"
     assert [one.label for one in back.predict_many(pictures)] == list(pictures.labels)
 
 
@@ -172,7 +172,7 @@ def test_engine_that_is_not_here_is_replaced_by_one_that_is(folder: Path, pictur
     absent = "mps" if torch.cuda.is_available() else "cuda"
     rewrite(folder, encoder__engine="torch", encoder__device=absent, encoder__precision="f32")
     with pytest.warns(UserWarning, match=f"There is no {absent} device"):
-        plan = load_classifier(folder).encoder.plan
+        plan = load_classifier(folder).encoders[0].plan
     assert plan.device != absent
 
 
@@ -550,7 +550,7 @@ def test_interrupted_save_leaves_nothing_behind(classifier: Classifier, tmp_path
 
 def judged(rules: PredictionRules, backbone: Backbone) -> Classifier:
     """A classifier of three classes with these rules."""
-    return Classifier(backbone, contracts.encoder(), Head(backbone.dim, 3).eval(), rules, ClassNames("abc"))
+    return Classifier(backbone, (contracts.encoder(),), Head(backbone.dim, 3).eval(), rules, ClassNames("abc"))
 
 
 @pytest.mark.slow

@@ -45,7 +45,7 @@ def classifier(small_result: TrainingResult) -> Classifier:
 def on(engine: str, classifier: Classifier) -> Classifier:
     """The same classifier on another engine."""
     try:
-        return replace(classifier, encoder=contracts.encoder(engine), backbone=contracts.lite0())
+        return replace(classifier, encoders=(contracts.encoder(engine),), backbone=contracts.lite0())
     except ConfigError as error:
         pytest.skip(str(error))  # no bf16 in this processor
 
@@ -263,11 +263,11 @@ def test_each_file_is_read_once(
 ):
     real, read = images.read_bytes, Counter()
     monkeypatch.setattr(images, "read_bytes", lambda path: read.update([path]) or real(path))
-    fresh = copy.copy(classifier.encoder)
+    fresh = copy.copy(classifier.encoders[0])
     fresh.trusted = None  # so that the engine is compared with PyTorch first
     given, cache = [*pictures, bad], tmp_path / "cache" if cached else None
     for _ in range(2):
-        said = replace(classifier, encoder=fresh).predict_many(given, cache=cache)
+        said = replace(classifier, encoders=(fresh,)).predict_many(given, cache=cache)
         assert read == Counter(given)
         read.clear()
     np.testing.assert_array_equal(said.probabilities[:-1], classifier.predict_many(pictures).probabilities)
@@ -276,8 +276,8 @@ def test_each_file_is_read_once(
 @pytest.mark.slow
 def test_several_threads_get_the_answers_of_one(small_result: TrainingResult, pictures: list[Path], tmp_path: Path):
     filters, compiled, real = list(warnings.filters), [], OpenVinoEncoder._compile
-    encoder = runtime.build(contracts.lite0(), contracts.encoder().plan)
-    shared = replace(small_result.classifier, encoder=encoder, backbone=contracts.lite0())
+    encoder = runtime.build(contracts.lite0().networks[0], contracts.encoder().plan)
+    shared = replace(small_result.classifier, encoders=(encoder,), backbone=contracts.lite0())
     given = [*pictures[:6], Image.open(pictures[7]), pictures[8].read_bytes()]
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(8) as pool:
         patch.setattr(OpenVinoEncoder, "_compile", lambda self: compiled.append(self) or real(self))
@@ -314,6 +314,6 @@ def test_cache_none_keeps_nothing_and_default_is_the_default_folder(classifier: 
 def test_representation_is_one_line(classifier: Classifier):
     line = "Classifier(3 classes, tf_efficientnet_lite0 at 64 px, linear head, openvino f32)"
     assert repr(classifier) == line
-    for part in (classifier.backbone, classifier.encoder, contracts.encoder("torch-f32")):
+    for part in (classifier.backbone, classifier.encoders[0], contracts.encoder("torch-f32")):
         assert len(repr(part)) < 100
         assert "64 px" in repr(part)

@@ -13,7 +13,7 @@ from contracts import rewrite
 
 import headstart
 from headstart import storage
-from headstart.encoding import backbone as backbones
+from headstart.encoding import network as networks
 from headstart.errors import ArtifactError, BackboneError
 from headstart.model import artifact
 from headstart.model.artifact import load_classifier
@@ -79,9 +79,9 @@ def test_arguments_that_lead_elsewhere_are_refused(folder: Path, argument: str):
     rewrite(folder, backbone__arguments={argument: ARGUMENTS[argument]})
     with pytest.raises(ArtifactError, match=f"{argument}|Infinity"):
         load_classifier(folder)
-    own = load_classifier(ARTIFACTS / "v3").backbone
+    own = load_classifier(ARTIFACTS / "v3").backbone.networks[0]
     with pytest.raises(BackboneError, match=argument):
-        backbones.rebuild(own.name, own.module.state_dict(), own.preprocess, {argument: ARGUMENTS[argument]})
+        networks.rebuild(own.name, own.module.state_dict(), own.preprocess, {argument: ARGUMENTS[argument]})
 
 
 @pytest.mark.parametrize("name", ["v2", "v3"])

@@ -17,12 +17,13 @@ def test_the_layers_go_from_the_picture_to_the_probabilities(small_result: Train
 
 def test_the_layers_hold_every_parameter_once(small_result: TrainingResult):
     classifier = small_result.classifier
-    wanted = sum(p.numel() for module in (classifier.backbone.module, classifier.head) for p in module.parameters())
+    modules = (classifier.backbone.networks[0].module, classifier.head)
+    wanted = sum(p.numel() for module in modules for p in module.parameters())
     assert sum(row["parameters"] for row in layers.layers(classifier)) == wanted + 1
 
 
 def test_looking_at_the_layers_leaves_the_network_as_it_was(small_result: TrainingResult):
-    module = small_result.classifier.backbone.module
+    module = small_result.classifier.backbone.networks[0].module
     before = {key: value.clone() for key, value in module.state_dict().items()}
     assert layers.layers(small_result.classifier) == layers.layers(small_result.classifier)
     assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())

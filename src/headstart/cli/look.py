@@ -90,9 +90,9 @@ class Batch:
         """Return how each picture is prepared."""
         if self.model is not None:
             return Engine().load(self.model).preprocess
-        from headstart.encoding import backbone as backbones
+        from headstart.encoding import network as networks
 
-        return backbones.preprocessing(self.backbone or "lite2", self.size, self.resize or "crop")
+        return networks.preprocessing(self.backbone or "lite2", self.size, self.resize or "crop")
 
 
 def show(
@@ -116,7 +116,7 @@ def show(
         return
     out = out or Path("headstart-show.png")
     _check_png(out)
-    from headstart.report import gallery
+    from headstart.report import gallery, plots
 
     dataset = gallery.open_any(root, table)
     places.check_out(out, [*([table] if table else []), *(sample.path for sample in dataset)])
@@ -127,7 +127,7 @@ def show(
         figure = drawn.figure
     else:
         figure = gallery.grid(dataset, seed or 0)
-    places.draw(out, figure)
+    places.write(out, plots.png(figure))
     terminal.print_line(str(out))
 
 
@@ -232,10 +232,10 @@ def models(
         _try(tried, trying, engine, places.cache(no_cache), as_json=as_json, quiet=quiet)
         return
     _refuse(bool(given), given, "without --try backbones are only listed")
-    from headstart.encoding import backbone as backbones
+    from headstart.encoding import network as networks
 
-    bundled = [{"name": n, "size": size, "weights": origin} for n, size, origin in backbones.available()]
-    names = backbones.architectures(pattern) if pattern else []
+    bundled = [{"name": n, "size": size, "weights": origin} for n, size, origin in networks.available()]
+    names = networks.architectures(pattern) if pattern else []
     if as_json:
         terminal.print_json({"bundled": bundled, "hub": names})
         return
@@ -270,7 +270,7 @@ def _try(tried: Tried, trying: Trying, engine: Engine, cache: Path | None, *, as
     with terminal.progress(quiet) as progress:
         trials = try_backbones(dataset, trying.backbone, asked, pictures=most, cache=cache, progress=progress)
     rows, quick = summary.of_trials(trials), fastest(trials)
-    places.draw(out, plots.speed(rows))
+    places.write(out, plots.png(plots.speed(rows)))
     if as_json:
         told = {"best": trials[0].candidate, "fastest_not_surely_worse": quick.candidate}
         terminal.print_json({"of": len(dataset), "interval": "95 %", "trials": rows} | told | {"plot": str(out)})

@@ -4,7 +4,6 @@ where that cannot succeed.
 
 from __future__ import annotations
 
-import io
 import os
 import shlex
 import tempfile
@@ -16,8 +15,6 @@ from headstart import storage
 from headstart.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from headstart.records import Dataset
 
 
@@ -74,10 +71,3 @@ def write(out: Path, content: str | bytes) -> None:
     data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
     with storage.storage_errors(out, "Name another file with --out."):
         storage.write_whole(out, data)
-
-
-def draw(out: Path, figure: Figure) -> None:
-    """Write a figure as PNG, whole or not at all."""
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=110)
-    write(out, picture.getvalue())

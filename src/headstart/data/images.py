@@ -132,18 +132,23 @@ def decode(
             width, height = image.size
             limits.check_size(width, height)
             kind = _format(image)
-            if side is not None and kind == "JPEG":
-                _draft(image, side)
+            fraction, step = _scaling(kind, width, height, side)
+            if fraction > 1:
+                image.draft(None, (width // fraction, height // fraction))
             waiting = len(image.getbands()) * width * height if kind == "JPEG" and limits.has_many_scans(data) else 0
             _tame(image)
             weight = limits.weigh(kind, image.width * image.height, size=len(data), coefficients=waiting)
             with limits.ROOM.lend(weight):
-                picture = _finish(
-                    image, (width, height), background, limits.reduction(*image.size, side), file.check_time
-                )
+                picture = _finish(image, (width, height), background, step, file.check_time)
     if belies(suffix, kind):
         return picture._replace(remarks=(*picture.remarks, "wrong-suffix"))
     return picture
+
+
+def alike(facts: Facts, side: int, other: int) -> bool:
+    """Return whether a file's picture comes out the same to the bit when it is decoded for either of two sides."""
+    width, height, kind, _ = facts
+    return _scaling(kind, width, height, side) == _scaling(kind, width, height, other)
 
 
 def belies(suffix: str, kind: str) -> bool:
@@ -254,17 +259,18 @@ def _format(image: Image.Image) -> str:
     return (image.format or "").replace("MPO", "JPEG")
 
 
-def _draft(image: Image.Image, side: int) -> None:
-    """Have a JPEG decoded at a fraction that divides both sides.
+def _scaling(kind: str, width: int, height: int, side: int | None) -> tuple[int, int]:
+    """Return by which whole numbers a picture is made smaller: while a JPEG is decoded, and by averaging afterwards.
 
-    Any other would fill up the last row and column of blocks, which lie on another side in each orientation: the
-    picture would be shifted by up to seven pixels of the file, enough to change an answer.
+    They are all that the side decides of a decoded picture. A JPEG's divides both sides: any other would fill up the
+    last row and column of blocks, which lie on another side in each orientation, so that the picture would be shifted
+    by up to seven pixels of the file, enough to change an answer.
     """
-    width, height = image.size
-    for factor in (8, 4, 2):
-        if 2 * side * factor <= min(width, height) and width % factor == height % factor == 0:
-            image.draft(None, (width // factor, height // factor))
-            return
+    fraction = 1
+    if side is not None and kind == "JPEG":
+        fits = (f for f in (8, 4, 2) if 2 * side * f <= min(width, height) and width % f == height % f == 0)
+        fraction = next(fits, 1)
+    return fraction, limits.reduction(width // fraction, height // fraction, side)
 
 
 def _resize(image: Image.Image, preprocess: Preprocess) -> Pixels:

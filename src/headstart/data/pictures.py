@@ -54,6 +54,12 @@ class Content:
             return self.held
         return images.decode(self.held, background=preprocess.background, side=preprocess.size)
 
+    def alike(self, picture: images.Picture, one: Preprocess, other: Preprocess) -> bool:
+        """Return whether a picture that was decoded for one way to prepare it is what another way takes, to the bit."""
+        if isinstance(self.held, images.Picture):
+            return True
+        return one.background == other.background and images.alike(picture.facts, one.size, other.size)
+
 
 def gather(pictures: Pictures) -> tuple[Dataset, Mapping[int, InMemory]]:
     """Return a dataset of pictures, and row → the picture for those that are not files.

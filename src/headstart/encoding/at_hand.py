@@ -13,18 +13,19 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from headstart.encoding import backbone as backbones
+from headstart.encoding import network as networks
 from headstart.encoding.backbone import Backbone
 from headstart.errors import ConfigError
 
 SIZES = (1.0, 1.25, 1.5)  # of the side that a network was trained on
 STEP = 32  # pixels that the larger sides are multiples of, as most networks halve a picture five times
 _WEIGHTS = {"model.safetensors", "pytorch_model.bin"}  # what timm looks for in a repository
-_SIZED = re.compile(r"(?P<name>.+)@(?P<size>\d+)")
+_SIZED = re.compile(r"(?P<name>[^+]+)@(?P<size>\d+)")
 
 
 def names() -> list[str]:
     """Return the networks that work without a download: those installed, then those in the hub's cache."""
-    return [*backbones.ALIASES, *hub_names()]
+    return [*networks.ALIASES, *hub_names()]
 
 
 def hub_names() -> list[str]:
@@ -34,20 +35,22 @@ def hub_names() -> list[str]:
     for name in timm.list_pretrained() if held else ():
         repository = str(timm.get_pretrained_cfg(name).hf_hub_id or "").partition("@")[0]
         own = repository.rpartition("/")[2] == name  # others, of another activation, may point to the same weights
-        if repository in held and name.partition(".")[0] not in backbones.BUNDLED and (own or repository not in found):
+        if repository in held and name.partition(".")[0] not in networks.BUNDLED and (own or repository not in found):
             found[repository] = name
     return sorted(found.values())
 
 
 def candidates(name: str) -> list[str]:
-    """Return what to try of a network: itself if it names a size, else the network at each of a few sizes.
+    """Return what to try by this name: itself if it names a size, or several networks; else it at each of a few sizes.
 
     Raises:
         BackboneError: There is no such network.
         ConfigError: The size is none.
     """
+    if "+" in name:
+        return [name]
     plain, size = split_size(name)
-    native = backbones.preprocessing(plain).size
+    native = networks.preprocessing(plain).size
     return [name] if size is not None else [f"{plain}@{side}" for side in sides(native)]
 
 
@@ -108,7 +111,7 @@ def _holds_weights(revisions: Sequence[Any]) -> bool:
 def _offline() -> Iterator[None]:
     """Keep the hub's client from asking whether there is a newer file: it would fetch that."""
     constants: Any = importlib.import_module("huggingface_hub.constants")
-    with backbones.ONE_AT_A_TIME:
+    with networks.ONE_AT_A_TIME:
         before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
         try:
             yield

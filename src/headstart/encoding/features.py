@@ -1,6 +1,6 @@
-"""Dataset × encoder → features, read from and written to the cache.
+"""Dataset × encoders → features, read from and written to the cache.
 
-Pictures are read and decoded by threads a little ahead of the encoder, each once, and committed in shards. Each row
+Pictures are read and decoded by threads a little ahead of the encoders, each once, and committed in shards. Each row
 depends on its own picture alone, so it does not matter which rows were there already, or in which order the others are
 computed. Nothing that belongs to the whole process is changed, so that threads may extract side by side.
 """
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 import random
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, fields
-from itertools import chain
+from functools import partial
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,39 +21,26 @@ import numpy as np
 
 from headstart.data import images
 from headstart.data.pictures import InMemory
-from headstart.encoding import reading, runtime
+from headstart.encoding import reading, runtime, side_by_side
 from headstart.encoding.cache import Store, open_cache
-from headstart.encoding.reading import Loaded
+from headstart.encoding.reading import Loaded, Part
 from headstart.encoding.runtime import Agreement, Encoder
+from headstart.encoding.shelves import Shelves
 from headstart.inspection import properties
 from headstart.records import Dataset, FeatureTable, Floats, ImageProperties, Pixels, Preprocess, Progress, silence
 
 SHARD_ROWS = 256
 VIEWS = ("original", "mirror")
-AGREEMENT = {field.name for field in fields(Agreement)}
 COMPARED = 8  # pictures on which the engine is compared with PyTorch
 NOT_FINITE = "the network gave numbers that are not finite"
 
 
 class Extraction(NamedTuple):
-    """What `extract` gives: the features, and what is known of the encoder that made them."""
+    """What `extract` gives: the features, and what is known of the encoders that made them."""
 
     table: FeatureTable
-    encoder: Encoder
+    encoders: tuple[Encoder, ...]
     agreement: Agreement | None
-
-
-def recipe(encoder: Encoder, view: str) -> dict[str, object]:
-    """Return everything besides the file's bytes that decides the features."""
-    return {
-        "weights": encoder.weights,
-        "preprocess": asdict(encoder.preprocess),
-        "decoder": images.DECODER,
-        "engine": encoder.version,
-        "precision": encoder.plan.precision,
-        "view": view,
-        "remarks": 1,  # counts changes of what is kept beside the vectors
-    }
 
 
 def properties_recipe(preprocess: Preprocess) -> dict[str, object]:
@@ -65,7 +52,7 @@ def properties_recipe(preprocess: Preprocess) -> dict[str, object]:
 def extract(
     dataset: Dataset,
     digests: Sequence[str] | None,
-    encoder: Encoder,
+    encoders: Sequence[Encoder],
     *,
     views: Sequence[str] = ("original",),
     with_properties: bool = False,
@@ -75,14 +62,14 @@ def extract(
 ) -> Extraction:
     """Return the features of every picture, and its properties if asked for, computing what the cache lacks.
 
-    Before the first picture is encoded the engine is compared with PyTorch float32 on up to eight pictures, and
-    replaced by a safer one if it differs too much; see `runtime.verified`.
+    Before the first picture is encoded the engine of each network is compared with PyTorch float32 on up to eight
+    pictures, and replaced by a safer one, for all networks, if it differs too much; see `runtime.verified`.
 
     Args:
         dataset: N samples.
         digests: (N,) SHA-256 of their bytes as they were when last looked at; "" where a file could not be read. None:
             they are found out as each file is read, which is then read only once.
-        encoder: Computes the features.
+        encoders: Compute the features, each those of one network, which stand side by side.
         views: From `VIEWS`.
         with_properties: Whether properties are wanted; they come from the same decoding.
         cache: The folder of the cache; None: keep nothing.
@@ -92,14 +79,12 @@ def extract(
     Raises:
         StorageError: The cache cannot be used.
     """
-    job = _Job(dataset, digests, encoder, tuple(views), with_properties, cache, progress, memory or {})
-    agreement = job.recall()
-    if agreement is None and job.missing():
-        agreement = job.verify()
+    job = _Job(dataset, digests, encoders, tuple(views), with_properties, cache, progress, memory or {})
+    agreement = job.choose_engines()
     while job.missing():  # once, unless files change while they are read
         job.compute()
     job.complete_properties()
-    return Extraction(job.table(), job.encoder, agreement)
+    return Extraction(job.table(), job.encoders, agreement)
 
 
 class _Job:
@@ -109,104 +94,71 @@ class _Job:
         self,
         dataset: Dataset,
         digests: Sequence[str] | None,
-        encoder: Encoder,
+        encoders: Sequence[Encoder],
         views: tuple[str, ...],
         with_properties: bool,
         cache: Path | None,
         progress: Progress,
         memory: Mapping[int, InMemory],
     ) -> None:
-        self.dataset, self.encoder, self.views, self.memory = dataset, encoder, views, memory
+        self.dataset, self.encoders, self.views, self.memory = dataset, tuple(encoders), views, memory
+        self.preprocesses = [encoder.preprocess for encoder in encoders]
         self.blind = digests is None
         self.digests = [""] * len(dataset) if digests is None else list(digests)
         self.cache = None if cache is None else open_cache(cache)
         self.progress = progress
-        self.values: Floats = np.zeros((len(dataset), len(views), encoder.dim), dtype=np.float32)
-        self.known = np.zeros((len(dataset), len(views)), dtype=bool)
+        ends = [0, *accumulate(encoder.dim for encoder in encoders)]
+        self.columns = [slice(begin, end) for begin, end in pairwise(ends)]  # of each network
+        self.values: Floats = np.zeros((len(dataset), len(views), ends[-1]), dtype=np.float32)
+        self.known = np.zeros((len(dataset), len(encoders), len(views)), dtype=bool)
         self.codes = np.zeros(len(dataset), dtype=np.int64)  # of remarks
-        self.properties = _Properties(self.digests, encoder.preprocess, self.cache) if with_properties else None
+        self.properties = _Properties(self.digests, self.preprocesses[0], self.cache) if with_properties else None
         self.failures: dict[int, str] = {}
-        self.done = 0  # rows with all their views
+        self.done = 0  # rows with all their parts
         self.encoded = 0
         self.changed: list[str] = []
         self.loaded: dict[int, Loaded] = {}  # what was read for the comparison and is not encoded yet
 
-    def recall(self) -> Agreement | None:
-        """Take what the cache holds, and return how the engine compared when it was filled."""
-        self.stores = (
-            []
-            if self.cache is None
-            else [Store(self.cache, recipe(self.encoder, view), self.encoder.dim) for view in self.views]
-        )
-        self.held: list[set[bytes]] = [set() for _ in self.stores]  # keys of the stores, where no digests were given
-        self._fetch()
-        known = self.stores[0].remembered() if self.stores else None
-        return Agreement(**known) if isinstance(known, dict) and known.keys() == AGREEMENT else None
+    def choose_engines(self) -> Agreement | None:
+        """Take what the cache holds, compare the engines that will be needed, and return how they compare.
 
-    def verify(self) -> Agreement | None:
-        """Compare the engine on a few missing pictures, and go on with the one that came of it."""
-        asked = self.encoder
-        prepared = [] if asked.trusted else self._some_pictures(COMPARED)
-        if not (asked.trusted or prepared):
-            return None
-        self.encoder, agreement = runtime.verified(asked, prepared)
-        if self.encoder is not asked:
-            self.recall()
-        for store in self.stores:
-            store.remember(asdict(agreement))
-        return agreement
+        All networks run on one engine: where one falls back to a safer one, the others do too.
+        """
+        while True:
+            asked = self.encoders
+            self._recall()
+            agreements = [self._compared(network) for network in range(len(asked))]
+            plan = runtime.safest(self.encoders)
+            self.encoders = tuple(runtime.by_plan(encoder, plan) for encoder in self.encoders)
+            if self.encoders == asked:
+                return runtime.worst(agreements)
 
     def missing(self) -> dict[str, list[int]]:
         """Return digest → rows that still need their features. Unreadable files are asked again, each on its own."""
         rows: dict[str, list[int]] = defaultdict(list)
-        for row in np.flatnonzero(~self.known.all(axis=1)).tolist():
+        for row in np.flatnonzero(~self.known.all(axis=(1, 2))).tolist():
             if row not in self.failures:
                 rows[self.digests[row] or f"row {row}"].append(row)
         return rows
 
     def compute(self) -> None:
-        """Encode the missing pictures, one row for each digest, and commit them shard by shard."""
-        waiting: deque[tuple[list[int], Loaded]] = deque()  # what was handed to the encoder, in its order
-        fresh: list[tuple[Loaded, Floats]] = []  # (V, D) each; not yet in the cache
-        vectors: list[Floats] = []
+        """Encode what is missing, one row for each digest, and commit it shard by shard."""
+        fresh: list[tuple[str, int, Sequence[Part], Sequence[Floats]]] = []  # not yet in the cache
         try:
-            with closing(self._prepared(waiting)) as source:
-                for vector in self._encoded(source):
-                    vectors.append(vector)
-                    if len(vectors) < len(self.views):
-                        continue
-                    rows, outcome = waiting.popleft()
-                    if self._settle(rows, stacked := np.stack(vectors)):
-                        fresh.append((outcome, stacked))
-                    vectors = []
+            with closing(self._prepared()) as source:
+                for (rows, outcome), vectors in side_by_side.encode(self.encoders, source):
+                    if self._settle(rows, outcome.parts, vectors):
+                        fresh.append((outcome.digest, outcome.code, outcome.parts, vectors))
                     if len(fresh) == SHARD_ROWS:
-                        self._commit(fresh)
+                        self.shelves.add(fresh)
                         fresh = []
         finally:
-            self._commit(fresh)  # also when interrupted: what was computed is kept
+            self.shelves.add(fresh)  # also when interrupted: what was computed is kept
             if self.properties is not None:
                 self.properties.commit()
         self._share()
         self.blind = False
         self._fetch()  # what was found to be kept when its file was read
-
-    def _encoded(self, source: Iterator[Pixels]) -> Iterator[Floats]:
-        """Yield the features of pictures; where none comes, since all are kept, no engine is compiled."""
-        for first in source:
-            yield from self.encoder.encode(chain([first], source))
-
-    def _prepared(self, waiting: deque[tuple[list[int], Loaded]]) -> Generator[Pixels]:
-        """Yield the views of each missing picture, after noting in `waiting` which rows they are for."""
-        self.first: dict[str, int] = {}  # digest → row that is encoded
-        self.copies: list[tuple[int, int]] = []  # row, and the row whose features are its own too
-        with closing(reading.ahead(self._load, self._to_do())) as source:
-            for rows, outcome in source:
-                same = self._receive(rows, outcome)
-                if same and outcome.pixels is not None:
-                    waiting.append((same, outcome))
-                    for view in self.views:
-                        pixels = outcome.pixels
-                        yield pixels if view == "original" else np.ascontiguousarray(pixels[:, ::-1])
 
     def complete_properties(self) -> None:
         """Decode once more what was encoded before anybody asked for its properties."""
@@ -237,24 +189,59 @@ class _Job:
             None if self.properties is None else properties.unpack(self.properties.values),
         )
 
+    def _recall(self) -> None:
+        """Take what the cache holds of these encoders."""
+        self.shelves = Shelves(self.cache, self.encoders, self.views)
+        self.known[:] = False
+        if self.blind:
+            self.shelves.look()
+        self._fetch()
+
+    def _compared(self, network: int) -> Agreement | None:
+        """Return how the engine of a network compares; one that differs too much is replaced."""
+        asked, known = self.encoders[network], self.shelves.agreement(network)
+        if known is not None or self.known[:, network].all():
+            return known
+        prepared = [] if asked.trusted else self._some_pictures(network)
+        if not (asked.trusted or prepared):
+            return None
+        used, agreement = runtime.verified(asked, prepared)
+        if used is asked:
+            self.shelves.remember(network, agreement)
+        self.encoders = (*self.encoders[:network], used, *self.encoders[network + 1 :])
+        return agreement
+
+    def _prepared(self) -> Generator[tuple[tuple[list[int], Loaded], list[tuple[int, Pixels]]]]:
+        """Yield each missing picture with the rows that it is for, and what its parts are computed of."""
+        self.first: dict[str, int] = {}  # digest → row that is encoded
+        self.copies: list[tuple[int, int]] = []  # row, and the row whose features are its own too
+        with closing(reading.ahead(self._load, self._to_do(), len(self.encoders))) as source:
+            for rows, outcome in source:
+                if same := self._receive(rows, outcome):
+                    yield (same, outcome), [(network, self._view(outcome, network, v)) for network, v in outcome.parts]
+
+    def _view(self, outcome: Loaded, network: int, view: int) -> Pixels:
+        pixels = outcome.pixels[network]
+        return pixels if self.views[view] == "original" else np.ascontiguousarray(pixels[:, ::-1])
+
     def _receive(self, rows: list[int], outcome: Loaded) -> list[int]:
         """Note what a picture turned out to be, and return the rows its features are for; none if it needs none."""
         row = rows[0]
         same = rows if outcome.digest == self.digests[row] else [row]
         if outcome.problem:
-            self.failures.update(dict.fromkeys(same, outcome.problem))  # the same bytes fail the same way
-            self._report()
+            self._fail(same, outcome.problem)  # the same bytes fail the same way
             return []
         if self.digests[row] and outcome.digest != self.digests[row]:
             self.changed.append(self.dataset[row].name)
+            self.known[row] = False  # what was known is of other bytes
         self.digests[row] = outcome.digest
-        if outcome.kept:
+        if self.properties is not None and outcome.properties is not None:
+            self.properties.take(same, outcome.digest, outcome.properties)
+        if not outcome.parts:
             self.done += 1
             self._report()
             return []
         self.codes[same] = outcome.code
-        if self.properties is not None and outcome.properties is not None:
-            self.properties.take(same, outcome.digest, outcome.properties)
         if outcome.digest in self.first:
             self.copies += [(copy, self.first[outcome.digest]) for copy in same]
             return []
@@ -267,20 +254,31 @@ class _Job:
             self.values[row], self.known[row] = self.values[first], self.known[first]
             if first in self.failures:
                 self.failures[row] = self.failures[first]
-            self.done += bool(self.known[row].all())
+            else:
+                self.done += 1
         self._report()
 
-    def _settle(self, rows: list[int], vectors: Floats) -> bool:
-        """Take the features (V, D) of rows, and return whether they can be used."""
-        usable = bool(np.isfinite(vectors).all())
-        if usable:
-            self.values[rows], self.known[rows] = vectors, True
-            self.encoded += 1
-            self.done += len(rows)
-        else:
-            self.failures.update(dict.fromkeys(rows, NOT_FINITE))
+    def _settle(self, rows: list[int], parts: Sequence[Part], vectors: Sequence[Floats]) -> bool:
+        """Take the computed parts of rows, and return whether they can be used."""
+        if not all(np.isfinite(vector).all() for vector in vectors):
+            self._fail(rows, NOT_FINITE)
+            return False
+        for part, vector in zip(parts, vectors, strict=True):
+            self._know(rows, part, vector)
+        self.encoded += 1
+        self.done += len(rows)
         self._report()
-        return usable
+        return True
+
+    def _fail(self, rows: list[int], problem: str) -> None:
+        self.values[rows] = 0  # another network's may have been in the cache
+        self.failures.update(dict.fromkeys(rows, problem))
+        self._report()
+
+    def _know(self, rows: list[int], part: Part, vector: Floats) -> None:
+        network, view = part
+        self.values[rows, view, self.columns[network]] = vector
+        self.known[rows, network, view] = True
 
     def _to_do(self) -> Iterator[list[int]]:
         """Yield the rows of each missing digest, leaving out what another process commits in the meantime.
@@ -290,24 +288,27 @@ class _Job:
         """
         missing = list(self.missing().values())
         blocks = [missing[start : start + SHARD_ROWS] for start in range(0, len(missing), SHARD_ROWS)]
-        if self.stores:
+        if self.shelves:
             random.Random(os.urandom(8)).shuffle(blocks)  # noqa: S311  # the order decides no result
         for block in blocks:
             if self.blind:
-                for held, store in zip(self.held, self.stores, strict=True):
-                    held.update(store.new_keys())
+                self.shelves.look()
             else:
                 self._fetch()
             yield from (rows for rows in block if not self.known[rows].all())
 
-    def _some_pictures(self, most: int) -> list[Pixels]:
-        """Return a few of the missing pictures, prepared, and keep them for the encoder."""
+    def _some_pictures(self, network: int) -> list[Pixels]:
+        """Return a few of the pictures that a network lacks, as it wants them, and keep them for the encoders."""
         prepared: list[Pixels] = []
         for row, *_ in self.missing().values():
-            self.loaded[row] = outcome = self._load(row)
-            if outcome.pixels is not None:
-                prepared.append(outcome.pixels)
-            if len(prepared) == most:
+            if self.known[row, network].all():
+                continue
+            outcome = self.loaded.get(row) or self._load(row)
+            if len(self.loaded) < COMPARED * len(self.encoders):
+                self.loaded[row] = outcome
+            if network in outcome.pixels:
+                prepared.append(outcome.pixels[network])
+            if len(prepared) == COMPARED:
                 break
         return prepared
 
@@ -316,32 +317,28 @@ class _Job:
             return self.loaded.pop(row)
         wanted = self.properties is not None and not self.properties.known[row]
         source = self.memory.get(row, self.dataset[row].path)
-        return reading.load(source, self.encoder.preprocess, self._is_kept, with_properties=wanted)
+        return reading.load(source, self.preprocesses, partial(self._lacking, row), with_properties=wanted)
 
-    def _is_kept(self, digest: str) -> bool:
-        return bool(self.blind and self.stores) and all(bytes.fromhex(digest) in held for held in self.held)
+    def _lacking(self, row: int, digest: str) -> tuple[Part, ...]:
+        """Return what is to be computed of a row whose file turned out to have this digest."""
+        if self.blind:
+            return self.shelves.lacking(digest)
+        same = digest == self.digests[row]
+        return tuple(part for part in self.shelves.parts if not (same and self.known[row][part]))
 
     def _fetch(self) -> None:
         """Take from the stores what they hold of the missing rows."""
-        if not any(store.unread() for store in self.stores):
+        if not self.shelves.unread():
             return
         rows = {digest: rows for digest, rows in self.missing().items() if not digest.startswith("row ")}
         if not rows:
             return
-        for index, store in enumerate(self.stores):
-            for digest, vector, code in store.take(rows):
-                if np.isfinite(vector).all():
-                    self.values[rows[digest], index] = vector
-                    self.known[rows[digest], index] = True
-                    self.codes[rows[digest]] = code
-        self.done = int(self.known.all(axis=1).sum())
+        for part, (digest, vector, code) in self.shelves.take(rows):
+            if np.isfinite(vector).all():
+                self._know(rows[digest], part, vector)
+                self.codes[rows[digest]] = code
+        self.done = int(self.known.all(axis=(1, 2)).sum())
         self._report()
-
-    def _commit(self, fresh: Sequence[tuple[Loaded, Floats]]) -> None:
-        if fresh:
-            digests, codes = [one.digest for one, _ in fresh], [one.code for one, _ in fresh]
-            for index, store in enumerate(self.stores):
-                store.add(digests, np.stack([vectors[index] for _, vectors in fresh]), codes)
 
     def _report(self) -> None:
         self.progress("Encoding", self.done + len(self.failures), len(self.dataset))

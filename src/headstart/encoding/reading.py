@@ -1,4 +1,4 @@
-"""Pictures → what the encoder takes, read once and decoded by threads a little ahead of who asks; and the remarks made.
+"""Pictures → what the encoders take, read once and decoded by threads a little ahead of who asks; and the remarks made.
 
 What is remarked of a picture travels as a code, one integer, so that it can be kept beside its features. A code belongs
 to the bytes; whether a file's name ends as its content should is told here, for each name.
@@ -7,15 +7,15 @@ to the bytes; whether a file's name ends as its content should is told here, for
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from headstart.data import images, pictures
-from headstart.data.pictures import InMemory
+from headstart.data.pictures import Content, InMemory
 from headstart.encoding import runtime
 from headstart.errors import PictureError
 from headstart.inspection import properties
@@ -25,6 +25,8 @@ from headstart.records import Dataset, Floats, Integers, Pixels, Preprocess
 REMARKS = ("many-frames", "sixteen-bit")
 _FORMAT_SHIFT = 32
 
+Part = tuple[int, int]  # of the features of a picture: which network, and which view
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -32,57 +34,86 @@ class Loaded:
 
     Attributes:
         digest: Of the file; "" if it could not be read.
-        pixels: Prepared for the encoder; None if it cannot be used, or need not be.
+        parts: What is to be computed of it; nothing where the cache has all of it.
+        pixels: Network → the picture as that network wants it, for the networks of `parts`.
         code: Of what was remarked, see `REMARKS`.
         problem: Why it cannot be used; "" if it can.
         properties: What can be seen of it, where that was asked for.
-        kept: Whether the cache has its features, so that nothing was decoded.
     """
 
     digest: str
-    pixels: Pixels | None = None
+    parts: tuple[Part, ...] = ()
+    pixels: Mapping[int, Pixels] = field(default_factory=dict)
     code: int = 0
     problem: str = ""
     properties: Floats | None = None
-    kept: bool = False
 
 
 def load(
-    source: Path | InMemory, preprocess: Preprocess, is_kept: Callable[[str], bool], *, with_properties: bool = False
+    source: Path | InMemory,
+    preprocesses: Sequence[Preprocess],
+    lacking: Callable[[str], tuple[Part, ...]],
+    *,
+    with_properties: bool = False,
 ) -> Loaded:
-    """Read a picture and, unless its features are kept already, decode and prepare it.
+    """Read a picture and, unless all of its features are kept already, decode and prepare it.
 
     Args:
         source: The file, or the picture where it is none.
-        preprocess: What to prepare it by.
-        is_kept: Tells of a digest whether its features are kept.
-        with_properties: Whether to look at its properties too.
+        preprocesses: What each network has it prepared by.
+        lacking: Tells of a digest what is to be computed.
+        with_properties: Whether to look at its properties too, as it is decoded for the first network.
     """
     digest = ""
+    pixels: dict[int, Pixels] = {}
+    code, seen = 0, None
     try:
-        content = pictures.read(source, preprocess)
-        digest = content.digest
-        if is_kept(digest):
-            return Loaded(digest, kept=True)
-        picture = content.decode(preprocess)
+        content = pictures.read(source, preprocesses[0])
+        digest, parts = content.digest, lacking(content.digest)
+        wanted = {network for network, _ in parts}
+        for network, picture in _decoded(content, preprocesses, wanted | ({0} if with_properties else set())):
+            code = _code(picture)
+            if network in wanted:
+                pixels[network] = images.prepare(picture.pixels, preprocesses[network])
+            if with_properties and network == 0:
+                seen = properties.measure(picture, content.size)
+            del picture  # the next may be large too
     except PictureError as error:
         return Loaded(digest, problem=error.message)
-    seen = properties.measure(picture, content.size) if with_properties else None
-    return Loaded(digest, images.prepare(picture.pixels, preprocess), _code(picture), properties=seen)
+    return Loaded(digest, parts, pixels, code, properties=seen)
 
 
-def ahead(load: Callable[[int], Loaded], wanted: Iterable[list[int]]) -> Generator[tuple[list[int], Loaded]]:
-    """Yield each list of rows with its first picture, loaded by threads; at most eight a core wait in memory.
+def _decoded(
+    content: Content, preprocesses: Sequence[Preprocess], wanted: Collection[int]
+) -> Iterator[tuple[int, images.Picture]]:
+    """Yield each wanted network with the picture decoded for it, decoded once for all that would have got the same."""
+    waiting = sorted(wanted)
+    while waiting:
+        first = preprocesses[waiting[0]]
+        picture = content.decode(first)
+        same = [network for network in waiting if content.alike(picture, first, preprocesses[network])]
+        waiting = [network for network in waiting if network not in same]
+        for network in same:
+            yield network, picture
+        del picture
 
+
+def ahead(
+    load: Callable[[int], Loaded], wanted: Iterable[list[int]], networks: int = 1
+) -> Generator[tuple[list[int], Loaded]]:
+    """Yield each list of rows with its first picture, loaded by threads.
+
+    At most eight prepared pictures a core wait in memory (though two a core are read whatever the number of networks).
     Closed early, or after an error, what was not begun is not begun any more.
     """
     cores = runtime.available_cores()
+    most = cores * max(2, 8 // networks)
     waiting: deque[tuple[list[int], Future[Loaded]]] = deque()
     pool = ThreadPoolExecutor(cores)
     try:
         for rows in wanted:
             waiting.append((rows, pool.submit(load, rows[0])))
-            if len(waiting) >= 8 * cores:
+            if len(waiting) >= most:
                 rows, future = waiting.popleft()
                 yield rows, future.result()
         while waiting:

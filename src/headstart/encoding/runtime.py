@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from headstart.config import EncoderConfig, EncoderPlan
-from headstart.encoding.backbone import ONE_AT_A_TIME, Backbone, cannot_take, quiet
+from headstart.encoding.backbone import Backbone
+from headstart.encoding.network import ONE_AT_A_TIME, Network, cannot_take, quiet
 from headstart.errors import ConfigError
 from headstart.records import Floats, Pixels, Preprocess
 
@@ -37,12 +38,14 @@ BOUNDS = {"f32": (1e-3, 0.9999), "bf16": (0.25, 0.98)}
 class Encoder(Protocol):
     """Something that turns prepared pictures into features; each row depends on its own picture alone."""
 
-    backbone: Backbone
+    network: Network
     plan: EncoderPlan
     preprocess: Preprocess
     weights: str
     dim: int
+    ahead: int  # how many pictures it pulls before it gives a result
     trusted: tuple[Encoder, Agreement] | None
+    others: Mapping[EncoderPlan, Encoder]  # of the same network, see `by_plan`
 
     @property
     def version(self) -> str:
@@ -90,10 +93,15 @@ def choose(config: EncoderConfig) -> EncoderPlan:
     return EncoderPlan(config.backbone, config.weights, engine, device, precision)
 
 
-def build(backbone: Backbone, plan: EncoderPlan) -> Encoder:
-    """Return the encoder of a plan; it compiles when it is first used."""
+def build(network: Network, plan: EncoderPlan) -> Encoder:
+    """Return the encoder of a network by a plan; it compiles when it is first used."""
     kind = OpenVinoEncoder if plan.engine == "openvino" else TorchEncoder
-    return kind(backbone, plan)
+    return kind(network, plan)
+
+
+def build_all(backbone: Backbone, plan: EncoderPlan) -> tuple[Encoder, ...]:
+    """Return an encoder for each network of a backbone, all by the same plan."""
+    return tuple(build(network, plan) for network in backbone.networks)
 
 
 def verified(encoder: Encoder, pictures: Sequence[Pixels]) -> tuple[Encoder, Agreement]:
@@ -106,8 +114,9 @@ def verified(encoder: Encoder, pictures: Sequence[Pixels]) -> tuple[Encoder, Agr
     """
     with ONE_AT_A_TIME:
         if encoder.trusted is None:
-            reference = np.stack(list(TorchEncoder(encoder.backbone, reference_plan(encoder.plan)).encode(pictures)))
-            encoder.trusted = _first_that_agrees(encoder, pictures, reference)
+            reference = np.stack(list(TorchEncoder(encoder.network, reference_plan(encoder.plan)).encode(pictures)))
+            used, agreement = encoder.trusted = _first_that_agrees(encoder, pictures, reference)
+            used.trusted = used, agreement
         return encoder.trusted
 
 
@@ -124,7 +133,32 @@ def _first_that_agrees(encoder: Encoder, pictures: Sequence[Pixels], reference: 
         f"{safer.engine} in {safer.precision} is used instead.",
         stacklevel=4,
     )
-    return _first_that_agrees(build(encoder.backbone, safer), pictures, reference)
+    return _first_that_agrees(build(encoder.network, safer), pictures, reference)
+
+
+def safest(encoders: Iterable[Encoder]) -> EncoderPlan:
+    """Return the plan, of those of encoders that began with the same one, that was fallen back to last."""
+    plans = [encoder.plan for encoder in encoders]
+    return min(plans, key=lambda plan: (plan != reference_plan(plan), plan.precision != "f32"))
+
+
+def by_plan(encoder: Encoder, plan: EncoderPlan) -> Encoder:
+    """Return the encoder of the same network by another plan; asked again, the same one, which is compiled once."""
+    with ONE_AT_A_TIME:
+        if encoder.plan == plan:
+            return encoder
+        if plan not in encoder.others:
+            encoder.others = {**encoder.others, plan: build(encoder.network, plan)}
+        return encoder.others[plan]
+
+
+def worst(agreements: Iterable[Agreement | None]) -> Agreement | None:
+    """Return the agreement that holds for all networks of which one is known; None if none is."""
+    known = [one for one in agreements if one is not None]
+    if not known:
+        return None
+    errors, cosines, counts = zip(*((one.relative_error, one.cosine, one.pictures) for one in known), strict=True)
+    return Agreement(max(errors), min(cosines), min(counts))
 
 
 def reference_plan(plan: EncoderPlan) -> EncoderPlan:
@@ -144,13 +178,14 @@ def compare(features: Floats, reference: Floats) -> Agreement:
 class TorchEncoder:
     """PyTorch eager; batches always have the same shape, so that a row never depends on its company."""
 
-    def __init__(self, backbone: Backbone, plan: EncoderPlan) -> None:
-        """Keep the backbone; it moves to the device on first use."""
-        self.plan, self.preprocess = plan, backbone.preprocess
-        self.weights, self.dim = backbone.digest, backbone.dim
+    def __init__(self, network: Network, plan: EncoderPlan) -> None:
+        """Keep the network; it moves to the device on first use."""
+        self.plan, self.preprocess = plan, network.preprocess
+        self.weights, self.dim, self.ahead = network.digest, network.dim, BATCHES[plan.device]
         self.trusted: tuple[Encoder, Agreement] | None = None
-        self.backbone = backbone
-        self._network: nn.Module | None = None
+        self.others: Mapping[EncoderPlan, Encoder] = {}
+        self.network = network
+        self._placed: nn.Module | None = None
 
     def __repr__(self) -> str:
         """Return one line."""
@@ -164,31 +199,31 @@ class TorchEncoder:
     def encode(self, pictures: Iterable[Pixels]) -> Iterator[Floats]:
         """See `Encoder.encode`."""
         with ONE_AT_A_TIME:
-            network = self._network = self._network or self._place()
+            placed = self._placed = self._placed or self._place()
         source, size = iter(pictures), BATCHES[self.plan.device]
         while batch := list(islice(source, size)):
             padded = np.zeros((size, *batch[0].shape), dtype=np.uint8)
             padded[: len(batch)] = batch
-            yield from self._run(network, torch.from_numpy(padded))[: len(batch)]
+            yield from self._run(placed, torch.from_numpy(padded))[: len(batch)]
 
     def _place(self) -> nn.Module:
-        # a copy: others use the backbone, and another memory layout gives other roundings on the same weights
-        network: nn.Module = copy.deepcopy(_Normalised(self.backbone)).to(memory_format=torch.channels_last)
-        network = network.to(self.plan.device).eval()
+        # a copy: others use the network, and another memory layout gives other roundings on the same weights
+        placed: nn.Module = copy.deepcopy(_Normalised(self.network)).to(memory_format=torch.channels_last)
+        placed = placed.to(self.plan.device).eval()
         size = self.preprocess.size
         try:
-            self._run(network, torch.zeros(1, size, size, 3, dtype=torch.uint8))
+            self._run(placed, torch.zeros(1, size, size, 3, dtype=torch.uint8))
         except Exception as error:  # a saved model's size that its network cannot take; each trips over its own
-            raise cannot_take(self.backbone.name, size, error) from error
-        return network
+            raise cannot_take(self.network.name, size, error) from error
+        return placed
 
-    def _run(self, network: nn.Module, batch: Tensor) -> Floats:
+    def _run(self, placed: nn.Module, batch: Tensor) -> Floats:
         device = self.plan.device
         with (
             torch.inference_mode(),
             torch.autocast(device, dtype=torch.bfloat16, enabled=self.plan.precision == "bf16"),
         ):
-            features: Tensor = network(batch.to(device, non_blocking=True))
+            features: Tensor = placed(batch.to(device, non_blocking=True))
         return features.float().cpu().numpy()
 
 
@@ -199,12 +234,13 @@ class OpenVinoEncoder:
     81 per second), and make each row independent of every other one to the last bit.
     """
 
-    def __init__(self, backbone: Backbone, plan: EncoderPlan) -> None:
-        """Keep the backbone; it is converted and compiled on first use."""
-        self.plan, self.preprocess = plan, backbone.preprocess
-        self.weights, self.dim = backbone.digest, backbone.dim
+    def __init__(self, network: Network, plan: EncoderPlan) -> None:
+        """Keep the network; it is converted and compiled on first use."""
+        self.plan, self.preprocess = plan, network.preprocess
+        self.weights, self.dim, self.ahead = network.digest, network.dim, available_cores() + 2
         self.trusted: tuple[Encoder, Agreement] | None = None
-        self.backbone = backbone
+        self.others: Mapping[EncoderPlan, Encoder] = {}
+        self.network = network
         self._compiled: Any = None
 
     def __repr__(self) -> str:
@@ -235,14 +271,14 @@ class OpenVinoEncoder:
 
     def _compile(self) -> Any:
         ov = _openvino()
-        size, module = self.preprocess.size, self.backbone.module
+        size, module = self.preprocess.size, self.network.module
         with quiet():  # torch announces the end of tracing, which OpenVINO still relies on
             # traced here: OpenVINO would have torch check the trace, which takes as long again, and `verified` does it
             example = torch.zeros(1, 3, size, size)
             try:
                 traced = torch.jit.trace(module, example, check_trace=False, strict=False)  # type: ignore[no-untyped-call]
             except Exception as error:  # a saved model's size that its network cannot take; each trips over its own
-                raise cannot_take(self.backbone.name, size, error) from error
+                raise cannot_take(self.network.name, size, error) from error
             model = ov.convert_model(traced, example_input=example)
         model.reshape([1, 3, size, size])
         steps = ov.preprocess.PrePostProcessor(model)
@@ -272,25 +308,23 @@ def available_cores() -> int:
 class _Normalised(nn.Module):
     """(B, S, S, 3) uint8 → features: the preprocessing that OpenVINO has in its graph."""
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
-        self.backbone = backbone.module
+        self.module = network.module
         self.mean: Tensor
         self.std: Tensor
-        self.register_buffer("mean", 255 * torch.tensor(backbone.preprocess.mean).view(1, 3, 1, 1))
-        self.register_buffer("std", 255 * torch.tensor(backbone.preprocess.std).view(1, 3, 1, 1))
+        self.register_buffer("mean", 255 * torch.tensor(network.preprocess.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", 255 * torch.tensor(network.preprocess.std).view(1, 3, 1, 1))
 
     def forward(self, pictures: Tensor) -> Tensor:
         values = pictures.permute(0, 3, 1, 2).float()
-        features: Tensor = self.backbone((values - self.mean) / self.std)
+        features: Tensor = self.module((values - self.mean) / self.std)
         return features
 
 
 def _line(encoder: Encoder) -> str:
-    plan = encoder.plan
-    return (
-        f"{type(encoder).__name__}({plan.backbone} at {encoder.preprocess.size} px, {plan.precision} on {plan.device})"
-    )
+    plan, network = encoder.plan, f"{encoder.network.name} at {encoder.preprocess.size} px"
+    return f"{type(encoder).__name__}({network}, {plan.precision} on {plan.device})"
 
 
 def _result(request: Any) -> Floats:

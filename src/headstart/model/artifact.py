@@ -30,9 +30,10 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from headstart.config import EncoderConfig, EncoderPlan
-from headstart.encoding import backbone as backbones
+from headstart.encoding import network as networks
 from headstart.encoding import runtime
 from headstart.encoding.backbone import Backbone
+from headstart.encoding.network import Network
 from headstart.errors import ArtifactError, ConfigError, HeadstartError, StorageError
 from headstart.learning.heads import Head
 from headstart.model import description
@@ -155,7 +156,7 @@ def write_into(folder: Path, classifier: Classifier, extra: Mapping[str, Any] | 
     rule = classifier.rules.out_of_distribution
     states: dict[str, Mapping[str, Tensor]] = {
         HEAD: classifier.head.state_dict(),
-        BACKBONE: classifier.backbone.module.state_dict(),
+        BACKBONE: classifier.backbone.networks[0].module.state_dict(),
     }
     if rule is not None and rule.arrays:
         states[OUT_OF_DISTRIBUTION] = {key: _stored(key, torch.from_numpy(value)) for key, value in rule.arrays.items()}
@@ -186,11 +187,11 @@ def load_classifier(directory: str | Path, encoder: EncoderConfig | None = None)
         empty = Head.from_description(described.head, len(described.classes))
     head = _fill(empty, _read_tensors(folder, HEAD, described), folder / HEAD)
     rules = described.rules_of(_arrays(folder, described, head.features))
-    backbone = _backbone(folder, described)
+    backbone = Backbone((_network(folder, described),))
     if backbone.dim != head.features:
         raise ArtifactError(f"{folder}: the head takes {head.features} features, the backbone gives {backbone.dim}.")
     plan = _encoder_here(described.encoder, encoder)
-    return Classifier(backbone, runtime.build(backbone, plan), head, rules, described.classes, described.provenance)
+    return Classifier(backbone, runtime.build_all(backbone, plan), head, rules, described.classes, described.provenance)
 
 
 def _stored(name: str, values: Tensor) -> Tensor:
@@ -198,22 +199,22 @@ def _stored(name: str, values: Tensor) -> Tensor:
     return values.half() if name == "kept" else values
 
 
-def _backbone(folder: Path, described: Description) -> Backbone:
+def _network(folder: Path, described: Description) -> Network:
     state = _read_tensors(folder, BACKBONE, described)
     try:
-        backbone = backbones.rebuild(described.name, state, described.preprocess, described.arguments)
+        network = networks.rebuild(described.name, state, described.preprocess, described.arguments)
     except (HeadstartError, RuntimeError, TypeError) as error:
         raise ArtifactError(f"{folder} cannot be loaded: {error}") from error
-    digests = {backbone.digest}
+    digests = {network.digest}
     if described.format == 1:
-        digests.add(backbones.weights_digest(backbone.module))
+        digests.add(networks.weights_digest(network.module))
     if described.digest not in digests:
         raise ArtifactError(
             f"{folder / MODEL} gives another digest for its backbone than {described.name} has, built with "
             f"{dict(described.arguments)} and filled from {BACKBONE}: it was changed or damaged.",
             "Copy the whole folder again from where it was trained.",
         )
-    return backbone
+    return network
 
 
 def _arrays(folder: Path, described: Description, features: int) -> dict[str, Floats]:

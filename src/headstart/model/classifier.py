@@ -38,7 +38,7 @@ class Classifier:
 
     Attributes:
         backbone: Pictures → features, with its weights.
-        encoder: The engine that runs it.
+        encoders: The engine of each of its networks.
         head: Features → logits.
         rules: Logits → probabilities, sets of classes, "none of these".
         classes: K names, in the order of the head's outputs.
@@ -46,7 +46,7 @@ class Classifier:
     """
 
     backbone: Backbone
-    encoder: Encoder
+    encoders: tuple[Encoder, ...]
     head: Head
     rules: PredictionRules
     classes: ClassNames
@@ -64,7 +64,7 @@ class Classifier:
 
     def __repr__(self) -> str:
         """Return one line: classes, network, head, engine."""
-        plan, kind = self.encoder.plan, self.head.describe()["kind"]
+        plan, kind = self.encoders[0].plan, self.head.describe()["kind"]
         network = f"{self.backbone.name} at {self.preprocess.size} px"
         return f"Classifier({len(self.classes)} classes, {network}, {kind} head, {plan.engine} {plan.precision})"
 
@@ -121,7 +121,7 @@ class Classifier:
         progress: Progress = silence,
         memory: Mapping[int, InMemory] | None = None,
     ) -> Extraction:
-        """Return the features of a dataset as this classifier's encoder computes them; each file is read once.
+        """Return the features of a dataset as this classifier's encoders compute them; each file is read once.
 
         Args:
             dataset: N samples.
@@ -132,7 +132,7 @@ class Classifier:
         return features.extract(
             dataset,
             None,
-            self.encoder,
+            self.encoders,
             cache=caches.resolve(cache),
             progress=progress,
             memory=memory,

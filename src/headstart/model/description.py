@@ -258,13 +258,13 @@ def describe(classifier: Classifier, files: Mapping[str, str], extra: Mapping[st
         files: The other files' SHA-256 by their names.
         extra: More entries, e.g. the plan; loading ignores them.
     """
-    backbone = classifier.backbone
+    backbone = classifier.backbone.networks[0]
     content = {
         "format": FORMAT,
         "kind": KIND,
         "backbone": {"name": backbone.name, "arguments": dict(backbone.arguments), "digest": backbone.digest},
         "preprocess": dataclasses.asdict(classifier.preprocess),
-        "encoder": dataclasses.asdict(classifier.encoder.plan) | {"weights": ""},
+        "encoder": dataclasses.asdict(classifier.encoders[0].plan) | {"weights": ""},
         "classes": list(classifier.classes),
         "head": classifier.head.describe(),
         "rules": _of_rules(classifier.rules),

@@ -18,7 +18,7 @@ def layers(classifier: Classifier) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [_row("preprocess", kind, (1, size, size, 3), 0)]
     hooks = []
     network = nn.Sequential()
-    network.add_module("backbone", classifier.backbone.module)
+    network.add_module("backbone", classifier.backbone.networks[0].module)
     network.add_module("head", classifier.head)
     for name, module in network.named_modules():
         if next(module.children(), None) is None or next(module.parameters(recurse=False), None) is not None:

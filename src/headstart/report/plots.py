@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -222,9 +223,18 @@ def speed(trials: Sequence[Mapping[str, Any]]) -> Figure:
     for row, one in enumerate(trials):
         colour = colours[one["on_front"]]
         filled = "white" if one["surely_worse"] else colour
-        axis.scatter(rate[row], values[row, 0], s=170, color=filled, edgecolor=colour, linewidth=1.5, zorder=3)
+        axis.scatter(
+            rate[row],
+            values[row, 0],
+            s=170,
+            color=filled,
+            edgecolor=colour,
+            linewidth=1.5,
+            zorder=3 + len(trials) - row,
+        )
         text = colour if one["surely_worse"] else "white"
-        axis.text(rate[row], values[row, 0], str(row + 1), color=text, ha="center", va="center_baseline", fontsize=8)
+        axis.text(rate[row], values[row, 0], str(row + 1), color=text, ha="center", va="center_baseline", fontsize=8,
+                  zorder=3 + len(trials) - row)  # fmt: skip
     axis.set_xlim(left=0, right=1.08 * rate.max())
     axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     axis.set_xlabel("pictures a second on this machine, decoding included")
@@ -275,6 +285,13 @@ def save(drawings: Mapping[str, Drawing], folder: Path) -> None:
     """Draw and write figures as `<name>.png`."""
     for name, draw in drawings.items():
         save_one(draw, folder / f"{name}.png")
+
+
+def png(figure: Figure) -> bytes:
+    """Return a figure as a PNG file has it."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
+    return picture.getvalue()
 
 
 def save_one(draw: Drawing, path: Path) -> None:

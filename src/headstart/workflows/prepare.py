@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart.config import Plan, TrainConfig, apply_recipe, refuse_contradictions, resolve
+from headstart.config import Plan, TrainConfig, apply_recipe, refuse_contradictions, resolve, resolve_head
 from headstart.data import splits
 from headstart.encoding import backbone as backbones
 from headstart.encoding import features, runtime
@@ -21,12 +21,14 @@ from headstart.encoding.runtime import Agreement, Encoder
 from headstart.inspection import duplicates, files, quality, shortcuts
 from headstart.inspection.duplicates import Resemblance
 from headstart.inspection.files import Inspection
-from headstart.learning import learner, prior
+from headstart.learning import learners, prior
 from headstart.learning.learner import Learner
 from headstart.learning.prior import LabelRows
 from headstart.records import ClassNames, Dataset, Finding, LabelledFeatures, Progress, found, silence
 
 FOLDS = 5  # in which shortcuts are sought
+IN_TURN = 5  # in which every picture is measured where that costs little
+MOST_WORK = 3_000_000_000  # pictures × classes × features up to which it does
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class Prepared:
         resemblance: Which are near-duplicates, and which show one object.
         findings: What to tell.
         backbone: That encoded them.
-        encoder: The engine that was taken in the end.
+        encoders: The engine that was taken in the end, for each network.
         agreement: How it compares with PyTorch float32; None if nobody knows.
         plan: With the engine that was taken in the end.
     """
@@ -62,14 +64,14 @@ class Prepared:
     resemblance: Resemblance
     findings: tuple[Finding, ...]
     backbone: Backbone
-    encoder: Encoder
+    encoders: tuple[Encoder, ...]
     agreement: Agreement | None
     plan: Plan
 
     def learner(self, *, checkpoints: Path | None = None, progress: Progress = silence) -> Learner:
-        """Return what fits heads on these features as the plan says; see `learner.build`."""
+        """Return what fits heads on these features as the plan says; see `learners.build`."""
         rows = LabelRows(self.backbone.labels, self.backbone.rows, self.backbone.offsets)
-        return learner.build(
+        return learners.build(
             self.features, self.plan.head, rows, self.plan.seed, checkpoints=checkpoints, progress=progress
         )
 
@@ -94,17 +96,21 @@ def begin(
     refuse_contradictions(config)
     splits.check(dataset, config.split, config.head.watch)
     inspection = files.inspect(dataset, progress, keep_conflicting=keep_conflicting)
-    return Begun(inspection, *_decide(config))
+    return Begun(inspection, *_decide(config, inspection.dataset))
 
 
-def _decide(config: TrainConfig) -> tuple[Backbone, Plan]:
+def _decide(config: TrainConfig, dataset: Dataset) -> tuple[Backbone, Plan]:
     """Load the backbone and decide what the configuration left open."""
     encoder = runtime.choose(config.encoder)
     size = None if config.pictures.size == "auto" else config.pictures.size
     backbone = backbones.load(config.encoder.backbone, config.encoder.weights, size=size, resize=config.pictures.resize)
     if not encoder.backbone.startswith("local-dir:"):  # fed back, the plan must ask for the same folder
         encoder = replace(encoder, backbone=backbone.name)
-    return backbone, resolve(config, backbone.preprocess, encoder)
+    work = len(dataset) * len(dataset.classes) * backbone.dim
+    given = splits.is_given(dataset) or config.split.repeats > 1
+    linear = not resolve_head(config.head).in_epochs
+    folds = IN_TURN if linear and work <= MOST_WORK and not given else 0
+    return backbone, resolve(config, backbone.preprocess, encoder, folds)
 
 
 def encode(begun: Begun, *, cache: Path | None, progress: Progress = silence) -> Prepared:
@@ -123,13 +129,13 @@ def encode(begun: Begun, *, cache: Path | None, progress: Progress = silence) ->
     extraction = features.extract(
         inspection.dataset,
         inspection.digests,
-        runtime.build(backbone, plan.encoder),
+        runtime.build_all(backbone, plan.encoder),
         views=VIEWS if plan.pictures.mirror else VIEWS[:1],
         with_properties=True,
         cache=cache,
         progress=progress,
     )
-    plan = replace(plan, encoder=extraction.encoder.plan)  # the engine may have fallen back to a safer one
+    plan = replace(plan, encoder=extraction.encoders[0].plan)  # the engine may have fallen back to a safer one
     progress("Examining", 0, 1)
     labelled, kept, unusable = _labelled(inspection.dataset, extraction)
     table = extraction.table
@@ -149,7 +155,7 @@ def encode(begun: Begun, *, cache: Path | None, progress: Progress = silence) ->
         *_overlap(classes, backbone, plan),
     )
     progress("Examining", 1, 1)
-    return Prepared(labelled, resemblance, findings, backbone, extraction.encoder, extraction.agreement, plan)
+    return Prepared(labelled, resemblance, findings, backbone, extraction.encoders, extraction.agreement, plan)
 
 
 def _labelled(dataset: Dataset, extraction: Extraction) -> tuple[LabelledFeatures, np.ndarray, list[Finding]]:

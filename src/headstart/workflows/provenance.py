@@ -40,7 +40,7 @@ def describe(
         versions={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES},
         data=_data(prepared.features, split),
         training=_training(split, fitted, saved, prepared.plan, rounds),
-        engine={"version": prepared.encoder.version, "difference_from_torch_float32": compared},
+        engine={"version": prepared.encoders[0].version, "difference_from_torch_float32": compared},
     )
 
 

