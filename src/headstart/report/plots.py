@@ -220,21 +220,12 @@ def speed(trials: Sequence[Mapping[str, Any]]) -> Figure:
     front = sorted((rate[row], values[row, 0]) for row, one in enumerate(trials) if one["on_front"])
     colours = {True: COLOURS["validation"], False: COLOURS["reference"]}
     axis.step(*zip(*front, strict=True), where="pre", color=colours[True], linewidth=1.5, zorder=2)
-    for row, one in enumerate(trials):
+    for row, one in reversed(list(enumerate(trials))):  # the best on top
         colour = colours[one["on_front"]]
         filled = "white" if one["surely_worse"] else colour
-        axis.scatter(
-            rate[row],
-            values[row, 0],
-            s=170,
-            color=filled,
-            edgecolor=colour,
-            linewidth=1.5,
-            zorder=3 + len(trials) - row,
-        )
-        text = colour if one["surely_worse"] else "white"
-        axis.text(rate[row], values[row, 0], str(row + 1), color=text, ha="center", va="center_baseline", fontsize=8,
-                  zorder=3 + len(trials) - row)  # fmt: skip
+        where, text = (rate[row], values[row, 0]), colour if one["surely_worse"] else "white"
+        axis.scatter(*where, s=170, color=filled, edgecolor=colour, linewidth=1.5, zorder=3)
+        axis.text(*where, str(row + 1), color=text, ha="center", va="center_baseline", fontsize=8, zorder=3)
     axis.set_xlim(left=0, right=1.08 * rate.max())
     axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     axis.set_xlabel("pictures a second on this machine, decoding included")
