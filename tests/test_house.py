@@ -54,6 +54,7 @@ ORDER = [
     "encoding.network",
     "encoding.sizes",
     "encoding.backbone",
+    "encoding.at_hand",
     "encoding.runtime",
     "encoding.cache",
     "encoding.reading",
@@ -82,6 +83,7 @@ ORDER = [
     "experiments.random_split",
     "experiments.leakage",
     "experiments.learning_curve",
+    "experiments.trying",
     "evaluation.measure",
     "evaluation.comparison",
     "evaluation.label_errors",
@@ -90,6 +92,7 @@ ORDER = [
     "workflows.prepare",
     "workflows.check",
     "workflows.audit",
+    "workflows.trying",
     "workflows.resume",
     "workflows.provenance",
     "workflows.train",
@@ -115,8 +118,8 @@ ORDER = [
 ]
 
 DOORS = {
-    "timm": {"encoding.network"},
-    "huggingface_hub": {"encoding.network"},
+    "timm": {"encoding.network", "encoding.at_hand"},
+    "huggingface_hub": {"encoding.network", "encoding.at_hand"},
     "openvino": {"encoding.runtime"},
     "safetensors": {"encoding.weights", "encoding.cache", "learning.checkpoint", "model.artifact"},
     "platformdirs": {"encoding.cache"},
@@ -160,6 +163,7 @@ PUBLIC = [
     "read",
     "save",
     "train",
+    "try_backbones",
 ]
 
 VERBS = ["audit", "cache", "check", "demo", "evaluate", "models", "predict", "settings", "show", "summary", "train"]

@@ -94,7 +94,8 @@ class _Lines:
 
 def _rate(begun: tuple[float, int], done: int) -> str:
     seconds = time.monotonic() - begun[0]
-    return f"{(done - begun[1]) / seconds:.0f}/s" if seconds > 0.5 and done > begun[1] else ""
+    rate = (done - begun[1]) / seconds if seconds > 0.5 else 0
+    return f"{rate:.0f}/s" if rate >= 1 else ""
 
 
 def say(quiet: bool, text: str) -> None:
@@ -308,6 +309,32 @@ def print_rows(header: Sequence[str], rows: Sequence[Sequence[str]], total: int)
 
 def _cut(text: str, most: int = 40) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def print_trials(trials: Sequence[Mapping[str, Any]]) -> None:
+    """Print how the backbones of `summary.of_trials` did, and what the marks mean."""
+    table = Table(box=None, padding=(0, 1), collapse_padding=True, pad_edge=False)
+    table.add_column("")
+    table.add_column("backbone", overflow="fold")
+    for column, least in (("accuracy", 13), ("log-loss", 13), ("above the best", 14)):
+        table.add_column(column, justify="right", min_width=least)  # a value stands above its interval if there must be
+    for column in ("pictures /s", "params", "MB"):
+        table.add_column(column, justify="right", min_width=max(map(len, column.split())))
+    for place, one in enumerate(trials, start=1):
+        unsure = "~" if place > 1 and not one["surely_worse"] else ""
+        table.add_row(
+            f"{place}{'*' if one['on_front'] else ' '}",
+            escape(printable(one["candidate"])),
+            *("{:.3f} [{:.3f},{:.3f}]".format(*one[name]) for name in ("accuracy", "log_loss")),
+            "best" if place == 1 else "{}{:+.3f} [{:.3f},{:.3f}]".format(unsure, *one["difference"]),
+            f"{one['pictures_per_second']:.3g}",
+            f"{one['parameters'] / 1e6:.1f}M",
+            f"{one['megabytes']:.0f}",
+        )
+    stdout.print(table)
+    print_line("* on the Pareto front: no other one is as accurate and faster, or as fast and more accurate")
+    if any(not one["surely_worse"] for one in trials[1:]):
+        print_line("~ not surely worse than the best: the difference of the log-losses may be chance")
 
 
 def print_layers(rows: Sequence[Mapping[str, Any]], title: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import shlex
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -149,6 +150,23 @@ def locate(data: Path | None, labels: Path | None, images: Path | None) -> tuple
             hint = "DATA is a folder of pictures, or a table of labels beside them; --images names another folder."
             raise ConfigError(f"{path} is not there; {expected} was expected.", hint)
     return root, labels
+
+
+def given(group: Any) -> list[str]:
+    """Return those flags of a group of options that were given."""
+    fields = dataclasses.fields(group)
+    return [f"--{f.name.replace('_', '-')}" for f in fields if getattr(group, f.name) not in (f.default, None)]
+
+
+def typed(source: Source) -> str:
+    """Return the arguments that name the same pictures to another verb."""
+    values = {f.name: getattr(source, f.name) for f in dataclasses.fields(source)}
+    data = values.pop("data")
+    words = [] if data is None else [str(data)]
+    for flag in given(source):
+        value = values.get(flag.removeprefix("--").replace("-", "_"))
+        words += [] if value is None else [flag] if value is True else [flag, str(value)]
+    return shlex.join(words)
 
 
 def unfolded(command: Callable[..., None]) -> Callable[..., None]:
