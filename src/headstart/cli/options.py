@@ -162,14 +162,13 @@ def seconds_of(text: str) -> float:
     >>> seconds_of("1h30m"), seconds_of("90s"), seconds_of("600"), seconds_of("1.5m")
     (5400.0, 90.0, 600.0, 90.0)
     """
-    found = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s?)?", text.strip().lower())
-    try:
-        hours, minutes, seconds = (
-            float(part or 0) for part in (found.groups() if found and text.strip() else ("?",) * 3)
-        )
-    except ValueError as error:
-        raise ConfigError(f"{text!r} is no duration.", "Write e.g. 90s, 10m or 1h30m.") from error
-    return 3600 * hours + 60 * minutes + seconds
+    number = r"(\d+(?:\.\d+)?)"
+    found = re.fullmatch(rf"(?:{number}h)?(?:{number}m)?(?:{number}s?)?", text.strip().lower())
+    hours, minutes, seconds = (float(part or 0) for part in found.groups()) if found else (0.0, 0.0, 0.0)
+    total = 3600 * hours + 60 * minutes + seconds
+    if not total:
+        raise ConfigError(f"{text!r} is no duration.", "Write e.g. 90s, 10m or 1h30m.")
+    return total
 
 
 def given(group: Any) -> list[str]:

@@ -26,12 +26,10 @@ WARMING = 8  # pictures that are encoded first: an engine compiles, and is compa
 TIMED = 48  # pictures that are timed
 STAGE = "Measuring the speed"
 
-# Seconds of everything but encoding, which is an upper bound on two cores: dogs (8,640 × 120 × 1,280) take 18.
-LEARNING, LOOKING, BEGINNING = (
-    1.2e-8,
-    1.5e-3,
-    8.0,
-)  # for each picture × class × feature, each picture, and each training
+# Seconds of everything but encoding, with some air: dogs (8,640 × 120 × 1,280) take 18 on two cores.
+LEARNING = 1.2e-8  # for each picture × class × feature
+LOOKING = 1.5e-3  # for each picture
+BEGINNING = 8.0  # for each training
 PRODUCT = 0.005  # of matrices of 2,048 × 1,280 and 1,280 × 128
 SPARE = 0.9  # of the budget is planned with
 STEP_UP = 1.5  # a level costs at least so many times as much as the one below, so that some need not be measured
