@@ -19,7 +19,7 @@ from headstart.encoding import backbone as backbones
 from headstart.encoding import runtime
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.runtime import Encoder
-from headstart.model import artifact, description
+from headstart.model import artifact, formats
 from headstart.model.classifier import Classifier
 from headstart.records import Dataset, Pixels
 
@@ -107,10 +107,10 @@ def rewrite(folder: Path, members: Mapping[str, bytes] | None = None, **changes:
         *sections, key = name.split("__")
         inner = content
         for section in sections:
-            inner = inner[section]
+            inner = inner[int(section) if isinstance(inner, list) else section]
         inner[key] = value
     if "digest" in content:
-        content["digest"] = description.seal(content)
+        content["digest"] = formats.seal(content)
     (folder / "model.json").write_text(json.dumps(content), encoding="utf-8")
     return folder
 

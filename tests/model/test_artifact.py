@@ -242,7 +242,7 @@ def test_C2_backbone_name_leads_to_no_other_place(folder: Path, tmp_path: Path, 
     config = {"architecture": "tf_efficientnet_lite0", "num_classes": 1000, "pretrained_cfg": {}}
     (elsewhere / "config.json").write_text(json.dumps(config))
     name = f"local-dir:{elsewhere}" if where == "local-dir" else "hf-hub:somebody/something"
-    rewrite(folder, backbone__name=name)
+    rewrite(folder, networks__0__name=name)
     with pytest.raises(ArtifactError) as refused:
         load_classifier(folder)
     assert name in str(refused.value)
@@ -284,7 +284,7 @@ def test_C4_head_of_complex_numbers_is_refused(folder: Path):
 
 
 def test_C5_wrong_architecture_names_a_tensor(folder: Path):
-    rewrite(folder, backbone__name="test_resnet")
+    rewrite(folder, networks__0__name="test_resnet")
     with pytest.raises(ArtifactError, match=r"conv1\.0\.weight is missing"):
         load_classifier(folder)
 
@@ -352,20 +352,23 @@ DAMAGED = {
     "classes-numbers": {"classes": [1, 2, 3]},
     "classes-text": {"classes": "abc"},
     "classes-none": {"classes": None},
-    "size-negative": {"preprocess__size": -1},
-    "size-text": {"preprocess__size": "64"},
-    "size-huge": {"preprocess__size": 10**9},
-    "interpolation-unknown": {"preprocess__interpolation": "magic"},
-    "resize-unknown": {"preprocess__resize": "magic"},
-    "crop-zero": {"preprocess__crop": 0},
-    "std-zero": {"preprocess__std": [0, 0, 0]},
-    "mean-two": {"preprocess__mean": [0.5, 0.5]},
-    "preprocess-extra": {"preprocess__smuggled": 1},
+    "size-negative": {"networks__0__preprocess__size": -1},
+    "size-text": {"networks__0__preprocess__size": "64"},
+    "size-huge": {"networks__0__preprocess__size": 10**9},
+    "interpolation-unknown": {"networks__0__preprocess__interpolation": "magic"},
+    "resize-unknown": {"networks__0__preprocess__resize": "magic"},
+    "crop-zero": {"networks__0__preprocess__crop": 0},
+    "std-zero": {"networks__0__preprocess__std": [0, 0, 0]},
+    "mean-two": {"networks__0__preprocess__mean": [0.5, 0.5]},
+    "preprocess-extra": {"networks__0__preprocess__smuggled": 1},
     "engine-unknown": {"encoder__engine": "magic"},
     "precision-unknown": {"encoder__precision": "f7"},
     "files-list": {"files": []},
-    "backbone-text": {"backbone": "lite0"},
-    "backbone-unknown": {"backbone__name": "no_such_network"},
+    "networks-text": {"networks": "lite0"},
+    "networks-none": {"networks": []},
+    "views-unknown": {"views": ["upside-down"]},
+    "views-without-the-original": {"views": ["mirror"]},
+    "backbone-unknown": {"networks__0__name": "no_such_network"},
     "format-text": {"format": "1"},
     "format-zero": {"format": 0},
 }
@@ -387,7 +390,7 @@ def test_model_json_that_is_none_is_refused(folder: Path, text: str):
         load_classifier(folder)
 
 
-@pytest.mark.parametrize("entry", ["classes", "preprocess", "rules", "backbone", "encoder", "head", "files"])
+@pytest.mark.parametrize("entry", ["classes", "networks", "views", "rules", "encoder", "head", "files"])
 def test_model_json_without_an_entry_is_refused(folder: Path, entry: str):
     content = json.loads((folder / "model.json").read_text())
     del content[entry]
@@ -397,8 +400,8 @@ def test_model_json_without_an_entry_is_refused(folder: Path, entry: str):
 
 
 def test_C10_newer_format_says_what_to_do(folder: Path):
-    with pytest.raises(ArtifactError, match=r"has format 4; .* reads up to 3") as refused:
-        load_classifier(rewrite(folder, format=4, classes="of another shape"))
+    with pytest.raises(ArtifactError, match=r"has format 5; .* reads up to 4") as refused:
+        load_classifier(rewrite(folder, format=5, classes="of another shape"))
     assert refused.value.hint == "pip install --upgrade headstart"
     assert refused.value.exit_code == 1
 
@@ -576,8 +579,11 @@ def test_sets_and_vector_scaling_come_back(by_class: tuple[float, ...] | None, t
 
 def test_a_model_of_format_1_loads_with_its_temperature(folder: Path):
     content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    del content["rules"]
-    (folder / "model.json").write_text(json.dumps(content | {"format": 1, "temperature": 2.5}), encoding="utf-8")
+    del content["rules"], content["views"]
+    (network,) = content.pop("networks")
+    one = {"preprocess": network.pop("preprocess"), "format": 1, "temperature": 2.5}
+    del network["file"]
+    (folder / "model.json").write_text(json.dumps(content | one | {"backbone": network}), encoding="utf-8")
     assert load_classifier(folder).rules == PredictionRules(Calibration(2.5))
 
 

@@ -32,7 +32,13 @@ Images = Annotated[Path | None, typer.Option("--images", help="The folder that t
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep computed features.")]
-BackboneName = Annotated[str | None, typer.Option("--backbone", help="See `headstart models`. Default: the recipe's.")]
+BackboneName = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone",
+        help="NAME, NAME@SIZE or NAME@SIZE/CROP, several joined by +; see `headstart models`. Default: the recipe's.",
+    ),
+]
 Mirror = Annotated[bool | None, typer.Option("--mirror/--no-mirror", help="Learn from mirror images too.")]
 Corrections = Annotated[
     Path | None, typer.Option("--corrections", help="A sheet of `headstart audit` that was filled in.")

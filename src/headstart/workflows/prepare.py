@@ -14,7 +14,7 @@ import numpy as np
 from headstart.config import Plan, TrainConfig, apply_recipe, refuse_contradictions, resolve
 from headstart.data import splits
 from headstart.encoding import backbone as backbones
-from headstart.encoding import features, runtime
+from headstart.encoding import features, runtime, wanted
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.features import VIEWS, Extraction
 from headstart.encoding.runtime import Agreement, Encoder
@@ -92,6 +92,7 @@ def begin(
     """
     config = apply_recipe(config)
     refuse_contradictions(config)
+    wanted.refuse_contradictions(config.encoder.backbone, config.encoder.weights)
     splits.check(dataset, config.split, config.head.watch)
     inspection = files.inspect(dataset, progress, keep_conflicting=keep_conflicting)
     return Begun(inspection, *_decide(config))
@@ -102,8 +103,7 @@ def _decide(config: TrainConfig) -> tuple[Backbone, Plan]:
     encoder = runtime.choose(config.encoder)
     size = None if config.pictures.size == "auto" else config.pictures.size
     backbone = backbones.load(config.encoder.backbone, config.encoder.weights, size=size, resize=config.pictures.resize)
-    if not encoder.backbone.startswith("local-dir:"):  # fed back, the plan must ask for the same folder
-        encoder = replace(encoder, backbone=backbone.name)
+    encoder = replace(encoder, backbone=backbones.spelled(config.encoder.backbone, backbone))
     return backbone, resolve(config, backbone.preprocess, encoder)
 
 
