@@ -104,6 +104,56 @@ def test_artifact_of_another_network_keeps_the_contract(tmp_path: Path, pictures
     contracts.check_artifact(own, tmp_path / "model", pictures)
 
 
+@pytest.mark.parametrize("views", [("original",), ("original", "mirror")])
+def test_artifact_of_several_networks_keeps_the_contract(tmp_path: Path, pictures: Dataset, views: tuple[str, ...]):
+    contracts.check_artifact(contracts.toy_classifier(views), tmp_path / "model", pictures)
+    assert (tmp_path / "model" / "backbone.2.safetensors").is_file()
+
+
+@pytest.mark.parametrize("file", ["backbone.safetensors", "backbone.2.safetensors"])
+@pytest.mark.parametrize("damage", ["missing", "of-the-other", "unlisted"])
+def test_a_file_of_one_of_several_networks_that_does_not_fit_is_refused(tmp_path: Path, file: str, damage: str):
+    artifact.save(contracts.toy_classifier(), folder := tmp_path / "model")
+    other = "backbone.safetensors" if "2" in file else "backbone.2.safetensors"
+    if damage == "missing":
+        (folder / file).unlink()
+    elif damage == "of-the-other":
+        rewrite(folder, {file: (folder / other).read_bytes()})
+    else:
+        files = json.loads((folder / "model.json").read_text())["files"]
+        rewrite(folder, files={name: digest for name, digest in files.items() if name != file})
+    with pytest.raises(ArtifactError, match="cannot be read|do not fit the network|files.backbone.* is missing"):
+        load_classifier(folder)
+
+
+NETWORKS = {
+    "too-many": lambda networks: networks * 5,
+    "one-less": lambda networks: networks[:1],
+    "exchanged": lambda networks: networks[::-1],
+    "file-twice": lambda networks: [networks[0], networks[1] | {"file": "backbone.safetensors"}],
+    "file-elsewhere": lambda networks: [networks[0] | {"file": "../backbone.safetensors"}, networks[1]],
+    "digest-of-the-other": lambda networks: [networks[0], networks[1] | {"digest": networks[0]["digest"]}],
+    "another-name": lambda networks: [networks[0], networks[1] | {"name": "test_vit"}],
+    "extra": lambda networks: [networks[0] | {"smuggled": 1}, networks[1]],
+}
+
+
+@pytest.mark.parametrize("change", NETWORKS)
+def test_forged_networks_are_refused(tmp_path: Path, change: str):
+    artifact.save(contracts.toy_classifier(), folder := tmp_path / "model")
+    networks = json.loads((folder / "model.json").read_text())["networks"]
+    with pytest.raises(ArtifactError):
+        load_classifier(rewrite(folder, networks=NETWORKS[change](networks)))
+
+
+def test_views_that_are_changed_by_hand_are_noticed(tmp_path: Path):
+    artifact.save(contracts.toy_classifier(), folder := tmp_path / "model")
+    content = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(content | {"views": ["original"]}))
+    with pytest.raises(ArtifactError, match="does not have the digest"):
+        load_classifier(folder)
+
+
 LAYERS = [(5,), (9, 7, 5)]
 
 

@@ -126,7 +126,8 @@ def show(
     places.check_out(out, [*([table] if table else []), *(sample.path for sample in dataset)])
     if batch.batch:
         drawn = gallery.batch(dataset, batch.preprocesses(), seed or 0, mirror=batch.mirror is not False)
-        terminal.say(quiet, f"One batch: {drawn.shapes} 8-bit RGB; normalised to float32 inside the encoder.")
+        shapes = " + ".join(map(str, drawn.shapes))
+        terminal.say(quiet, f"One batch: {shapes} 8-bit RGB; normalised to float32 inside the encoder.")
         terminal.say(quiet or drawn.cropped is None, f"Here {drawn.cropped}.")
         figure = drawn.figure
     else:

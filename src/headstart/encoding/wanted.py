@@ -87,10 +87,10 @@ def _parts(text: str) -> list[str]:
 
 
 def _is_folder(part: str, *, sized: bool = True) -> bool:
-    """Return whether a part of a text asks for a folder that is there, possibly with a size behind its name."""
+    """Return whether a part of a text asks for the folder of a network, possibly with a size behind its name."""
     match = _SIZED.fullmatch(part.strip()) if sized else None
     names = [part.strip(), *([match["name"]] if match else [])]
-    return any(name.startswith(_LOCAL) and Path(name.removeprefix(_LOCAL)).is_dir() for name in names)
+    return any(name.startswith(_LOCAL) and Path(name.removeprefix(_LOCAL), "config.json").is_file() for name in names)
 
 
 def _one(part: str, wrong: list[str]) -> Asked:

@@ -66,8 +66,13 @@ class Batch(NamedTuple):
     """
 
     figure: Figure
-    shapes: str
+    shapes: tuple[tuple[int, ...], ...]
     cropped: Cropped | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(B, S, S, 3), of the first network."""
+        return self.shapes[0]
 
 
 def batch(dataset: Dataset, preprocesses: Sequence[Preprocess], seed: int, *, mirror: bool = True) -> Batch:
@@ -86,7 +91,7 @@ def batch(dataset: Dataset, preprocesses: Sequence[Preprocess], seed: int, *, mi
     seen = " + ".join(f"{shape} as the network sees it ({how})" for shape, how in told)
     figure = plots.grid(pictures, titles, f"A batch of shape {seen}", columns=8 if mirror else 4)
     sizes = ((p.facts.width, p.facts.height) for _, p in drawn[0])
-    return Batch(figure, " + ".join(str(shape) for shape, _ in told), cropped(sizes, preprocesses[0]))
+    return Batch(figure, tuple(shape for shape, _ in told), cropped(sizes, preprocesses[0]))
 
 
 def _draw(dataset: Dataset, number: int, seed: int, preprocess: Preprocess) -> list[tuple[Sample, Picture]]:
