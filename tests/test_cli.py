@@ -775,6 +775,27 @@ def test_a_batch_without_mirror_images_has_none(run: Run, few: Path, tmp_path: P
     assert "One batch: (4, 64, 64, 3)" in ran.err
 
 
+def test_a_batch_shows_what_each_of_several_networks_sees(run: Run, few: Path, tmp_path: Path):
+    ran = run("show", few, "--batch", "--backbone", "lite0@64+lite1@48/1.0", "--out", tmp_path / "batch.png")
+    assert "One batch: (8, 64, 64, 3) + (8, 48, 48, 3)" in ran.err
+    assert (tmp_path / "batch.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("verb", ["train", "check", "audit"])
+@pytest.mark.parametrize(
+    ("backbone", "said"),
+    [
+        ("lite0@64+lite0@64", "tf_efficientnet_lite0@64 is asked for twice"),
+        ("lite0@9", "not a whole number in 16"),
+        ("lite0+lite9", "lite0"),
+    ],
+)
+def test_a_backbone_that_cannot_be_is_refused(run: Run, few: Path, verb: str, backbone: str, said: str):
+    ran = run(verb, few, "--backbone", backbone)
+    assert (ran.code != 0, ran.out) == (True, "")
+    assert said in ran.err
+
+
 def test_show_writes_png_only(run: Run, photos: Path, tmp_path: Path):
     ran = run("show", photos, "--out", tmp_path / "grid.jpg")
     assert ran.code == 2

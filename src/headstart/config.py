@@ -40,7 +40,12 @@ _HINT = "`headstart settings` lists them all."
 class PictureConfig:
     """How pictures are shown to the backbone."""
 
-    size: int | Auto = setting("auto", "side in pixels; auto: the recipe's or the level's", 16, 2048)
+    size: int | Auto = setting(
+        "auto",
+        "side in pixels, where encoder.backbone names none; auto: the recipe's or the level's",
+        16,
+        2048,
+    )
     resize: Literal["crop", "letterbox", "squash"] = setting("crop", "what becomes of the aspect ratio")
     mirror: bool | Auto = setting(
         "auto", "learn from each picture and from its mirror image; false: a mirror image shows something else"
@@ -61,7 +66,11 @@ class PredictConfig:
 class EncoderConfig:
     """Which backbone computes the features, and how."""
 
-    backbone: str = setting("auto", "a name from `headstart models`, or local-dir:FOLDER; auto: the recipe's")
+    backbone: str = setting(
+        "auto",
+        "names from `headstart models`, or local-dir:FOLDER, each with @SIZE or @SIZE/CROP if need be, joined by +; "
+        "auto: the recipe's",
+    )
     weights: str = setting("", "a .safetensors or .pth file with the backbone's weights instead of its own")
     engine: Literal["auto", "openvino", "torch"] = setting("auto", "auto: OpenVINO on a CPU, else torch")
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "auto: cuda, else mps, else cpu")
@@ -260,6 +269,11 @@ class Plan:
     calibration: CalibrationConfig
     seed: int
     refit: bool
+
+    @property
+    def predicted(self) -> tuple[str, ...]:
+        """The views whose mean features a prediction takes."""
+        return ("original", "mirror") if self.predict.views == "mirror" else ("original",)
 
     @property
     def views(self) -> tuple[str, ...]:

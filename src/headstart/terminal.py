@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from headstart.encoding import wanted
 from headstart.errors import HeadstartError
 from headstart.records import silence
 
@@ -142,7 +143,7 @@ def print_plan(
     say(
         False,
         f"""Plan: {pictures} pictures of {classes} classes, quality {plan.quality}{_spent(budget)}
-  pictures   {plan.pictures.size} px, {plan.pictures.resize}; each picture{mirrored}{cut}
+  pictures   {_sizes(plan)} px, {plan.pictures.resize}; each picture{mirrored}{cut}
   backbone   {encoder.backbone}, frozen, on {encoder.engine} ({encoder.device}, {encoder.precision})
   split      {_held_out(plan)}, unless the data brings a split; seed {plan.seed}
   head       {_head(plan)}, class weights: {plan.head.class_weight}
@@ -174,6 +175,12 @@ def _then(plan: Plan) -> str:
     if plan.split.folds:
         return "fit once more on all of them"
     return "fit once more on training and validation pictures" if plan.refit else "keep the measured head"
+
+
+def _sizes(plan: Plan) -> str:
+    """Return the side of the pictures, of several networks that of each."""
+    sizes = [one.size or plan.pictures.size for one in wanted.parse(plan.encoder.backbone)]
+    return " + ".join(map(str, sizes))
 
 
 def _held_out(plan: Plan) -> str:

@@ -73,7 +73,10 @@ class Batch:
     backbone: Annotated[
         str | None, typer.Option(help="Prepare the batch as this backbone wants it; default: lite2.")
     ] = None
-    size: Annotated[int | None, typer.Option(min=16, max=2048, help="Side of the batch's pictures in pixels.")] = None
+    size: Annotated[
+        int | None,
+        typer.Option(min=16, max=2048, help="Side of the batch's pictures in pixels."),
+    ] = None
     resize: Annotated[str | None, typer.Option(help="crop, letterbox or squash; default: crop.")] = None
     mirror: Annotated[bool | None, typer.Option("--mirror/--no-mirror", help="With mirror images, or without.")] = None
 
@@ -82,13 +85,13 @@ class Batch:
         flags = {name: f"--{name}" for name in names} | ({"mirror": "--no-mirror"} if self.mirror is False else {})
         return [flags[name] for name in names if getattr(self, name) is not None and (name != "batch" or self.batch)]
 
-    def preprocess(self) -> Preprocess:
-        """Return how each picture is prepared."""
+    def preprocesses(self) -> tuple[Preprocess, ...]:
+        """Return how each picture is prepared for each network."""
         if self.model is not None:
-            return Engine().load(self.model).preprocess
-        from headstart.encoding import network as networks
+            return tuple(one.preprocess for one in Engine().load(self.model).backbone.networks)
+        from headstart.encoding import backbone as backbones
 
-        return networks.preprocessing(self.backbone or "lite2", self.size, self.resize or "crop")
+        return backbones.preprocessing(self.backbone or "lite2", self.size, self.resize or "crop")
 
 
 def show(
@@ -117,8 +120,9 @@ def show(
     dataset = gallery.open_any(root, table)
     places.check_out(out, [*([table] if table else []), *(sample.path for sample in dataset)])
     if batch.batch:
-        drawn = gallery.batch(dataset, batch.preprocess(), seed or 0, mirror=batch.mirror is not False)
-        terminal.say(quiet, f"One batch: {drawn.shape} 8-bit RGB; normalised to float32 inside the encoder.")
+        drawn = gallery.batch(dataset, batch.preprocesses(), seed or 0, mirror=batch.mirror is not False)
+        shapes = " + ".join(map(str, drawn.shapes))
+        terminal.say(quiet, f"One batch: {shapes} 8-bit RGB; normalised to float32 inside the encoder.")
         terminal.say(quiet or drawn.cropped is None, f"Here {drawn.cropped}.")
         figure = drawn.figure
     else:
@@ -174,7 +178,7 @@ def summary(model: Model, as_json: AsJson = False) -> None:
     if as_json:
         terminal.print_json(rows)
         return
-    terminal.print_layers(rows, f"{classifier.backbone.name}, {len(classifier.classes)} classes")
+    terminal.print_layers(rows, f"{classifier.backbone.description}, {len(classifier.classes)} classes")
     trained = sum(row["parameters"] for row in rows if row["name"].partition(".")[0] in ("head", "calibration"))
     total = sum(row["parameters"] for row in rows)
     terminal.print_line(f"{total:,} parameters, of which {trained:,} were fitted (head and temperature).")

@@ -89,7 +89,8 @@ class Shown:
         str | None, typer.Option(help="fast, balanced (the default) or best: how much work an answer is worth.")
     ] = None
     backbone: Annotated[
-        str | None, typer.Option(help="See `headstart models`; several: lite2@320+lite1@300. Default: the level's.")
+        str | None,
+        typer.Option(help="NAME, NAME@SIZE or NAME@SIZE/CROP, several joined by +; see `headstart models`."),
     ] = None
     resize: Annotated[str | None, typer.Option(help="crop, letterbox or squash.")] = None
     mirror: Annotated[

@@ -159,7 +159,8 @@ def _print_plan(begun: Begun) -> None:
 
     dataset = begun.inspection.dataset
     sizes = shapes.sample([sample.path for sample in dataset])
-    cut = shapes.cropped(sizes, begun.backbone.preprocess)
+    widest = max((network.preprocess for network in begun.backbone.networks), key=lambda one: one.crop)
+    cut = shapes.cropped(sizes, widest)
     terminal.print_plan(begun.plan, len(dataset), len(dataset.classes), cut, begun.budget)
 
 

@@ -106,6 +106,17 @@ def missing(
     return np.array([rows[0] for rows in job.missing().values()], dtype=np.int64)
 
 
+def mean(values: Floats) -> Floats:
+    """Return (N, 1, D) float32: of (N, V, D) the sum in the order of the views, divided by their number."""
+    if values.shape[1] == 1:
+        return values
+    total = values[:, :1].copy()
+    for view in range(1, values.shape[1]):
+        total += values[:, view : view + 1]
+    total /= np.float32(values.shape[1])
+    return total
+
+
 class _Job:
     """One extraction: what is known, what is missing, and where it goes."""
 

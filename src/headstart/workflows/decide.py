@@ -43,11 +43,11 @@ def decide(config: TrainConfig, dataset: Dataset) -> Decision:
     config = apply_recipe(config)
     refuse_contradictions(config)
     encoder = runtime.choose(config.encoder)
-    asked = config.pictures.size
-    size = sizes.scaled(config.encoder.backbone, SCALES[quality_of(config)]) if asked == "auto" else asked
-    backbone = backbones.load(config.encoder.backbone, config.encoder.weights, size=size, resize=config.pictures.resize)
-    if not encoder.backbone.startswith("local-dir:"):  # fed back, the plan must ask for the same folder
-        encoder = replace(encoder, backbone=backbone.name)
+    text, side = config.encoder.backbone, config.pictures.size
+    text = sizes.scaled(text, SCALES[quality_of(config)]) if side == "auto" else text
+    size = None if side == "auto" else side
+    backbone = backbones.load(text, config.encoder.weights, size=size, resize=config.pictures.resize)
+    encoder = replace(encoder, backbone=backbones.spelled(text, backbone))
     return Decision(backbone, resolve(config, backbone.preprocess, encoder, _folds(config, dataset, backbone.dim)))
 
 

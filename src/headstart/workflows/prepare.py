@@ -14,7 +14,7 @@ import numpy as np
 
 from headstart.config import Plan, TrainConfig, apply_recipe, refuse_contradictions
 from headstart.data import splits
-from headstart.encoding import features, runtime, sizes
+from headstart.encoding import features, runtime, sizes, wanted
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.features import Extraction
 from headstart.encoding.runtime import Agreement, Encoder
@@ -101,7 +101,9 @@ def begin(
         BackboneError: The weights cannot be had.
     """
     begun = time.monotonic()
-    refuse_contradictions(apply_recipe(config))
+    asked = apply_recipe(config)
+    refuse_contradictions(asked)
+    wanted.refuse_contradictions(asked.encoder.backbone, asked.encoder.weights)
     splits.check(dataset, config.split, config.head.watch)
     inspection = files.inspect(dataset, progress, keep_conflicting=keep_conflicting)
     if config.budget:
@@ -135,7 +137,7 @@ def encode(begun: Begun, *, cache: Path | None, progress: Progress = silence) ->
     )
     plan = replace(plan, encoder=extraction.encoders[0].plan)  # the engine may have fallen back to a safer one
     progress("Examining", 0, 1)
-    labelled, kept, unusable = _labelled(inspection.dataset, extraction)
+    labelled, kept, unusable = _labelled(inspection.dataset, extraction, averaged=plan.predict.views == "mirror")
     table = extraction.table
     assert table.properties is not None  # noqa: S101  # asked for above
     properties = table.properties.select(kept)
@@ -156,7 +158,9 @@ def encode(begun: Begun, *, cache: Path | None, progress: Progress = silence) ->
     return Prepared(labelled, resemblance, findings, backbone, extraction.encoders, extraction.agreement, plan)
 
 
-def _labelled(dataset: Dataset, extraction: Extraction) -> tuple[LabelledFeatures, np.ndarray, list[Finding]]:
+def _labelled(
+    dataset: Dataset, extraction: Extraction, *, averaged: bool
+) -> tuple[LabelledFeatures, np.ndarray, list[Finding]]:
     """Return the features of the pictures that could be decoded, their rows, and what is told of the others."""
     table = extraction.table
     kept = np.array([row for row in range(len(dataset)) if row not in table.failures], dtype=np.int64)
@@ -164,6 +168,7 @@ def _labelled(dataset: Dataset, extraction: Extraction) -> tuple[LabelledFeature
     usable = dataset.select(kept)
     files.refuse_one_class(usable, unusable)
     values = table.values if len(kept) == len(table.values) else table.values[kept]
+    values = features.mean(values) if averaged else values
     classes = usable.classes
     digests = tuple(table.digests[row] for row in kept)
     return LabelledFeatures(usable, values, classes, classes.encode(usable.labels), digests), kept, unusable

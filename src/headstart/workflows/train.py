@@ -156,7 +156,9 @@ def train(
     told = provenance.describe(last.split, last.fitted, rows, prepared, len(rounds))
     evaluations = {name: measure.measure(one, plan.seed) for name, one in predictions.items()}
     return TrainingResult(
-        Classifier(prepared.backbone, prepared.encoders, saved.head, last.rules, features.classes, told),
+        Classifier(
+            prepared.backbone, prepared.encoders, saved.head, last.rules, features.classes, told, plan.predicted
+        ),
         evaluations,
         predictions,
         (
