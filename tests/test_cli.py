@@ -164,8 +164,9 @@ def test_train_says_its_plan_and_its_progress_on_stderr_alone(trained: tuple[Ran
         assert text not in ran.out
 
 
-def test_the_refit_is_said_in_the_output_the_model_and_the_card(trained: tuple[Ran, Path]):
-    ran, out = trained
+def test_the_refit_is_said_in_the_output_the_model_and_the_card(run: Run, photos: Path, tmp_path: Path):
+    out = tmp_path / "model"
+    ran = run("train", photos, "--out", out, *SMALL, "--set", "split.folds=0")
     text = "fitted on 36 training and validation pictures"
     assert text in ran.out
     assert text in (out / "README.md").read_text(encoding="utf-8")
@@ -325,7 +326,7 @@ def test_commands_to_copy_are_quoted_for_the_shell(run: Run, few: Path, tmp_path
 
 
 def test_what_is_held_out_is_an_intention_before_and_a_count_after(run: Run, few: Path, tmp_path: Path):
-    ran = run("train", few, "--out", tmp_path / "model", *SMALL)
+    ran = run("train", few, "--out", tmp_path / "model", *SMALL, "--set", "split.folds=0")
     assert "about 20% of each class, at least one picture, held out" in ran.err
     assert "Validation: 2 pictures, held out (50% of 4)" in ran.out
     assert "Sets list all 2 classes: there are too few" in ran.out

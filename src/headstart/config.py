@@ -15,23 +15,9 @@ from typing import Any, Literal
 import tomli_w
 
 from headstart.errors import ConfigError
+from headstart.levels import LEVELS, RECIPES, Quality
 from headstart.records import Preprocess
 from headstart.settings import EPOCHS, build, problems, put, read_toml, setting, table, toml_value
-
-# What a recipe puts in the place of "auto".
-RECIPES: Mapping[str, Mapping[str, Any]] = {
-    "headstart": {
-        "encoder": {"backbone": "tf_efficientnet_lite2"},
-        "head": {"hidden": ()},
-        "refit": True,
-    },
-    "tutorial": {
-        "pictures": {"size": 331},
-        "encoder": {"backbone": "inception_resnet_v2"},
-        "head": {"hidden": (512, 256, 128), "optimizer": "adam"},
-        "refit": False,
-    },
-}
 
 # What a plan says of settings of the head that its optimizer does not use, where that is not their default.
 _UNUSED: Mapping[str, Any] = {"l2": (), "prior": "none", "dropout": 0.0, "learning_rate": 0.0003, "weight_decay": 0.0}
@@ -54,9 +40,21 @@ _HINT = "`headstart settings` lists them all."
 class PictureConfig:
     """How pictures are shown to the backbone."""
 
-    size: int | Auto = setting("auto", "side in pixels; auto: the recipe's, or what the backbone wants", 16, 2048)
+    size: int | Auto = setting("auto", "side in pixels; auto: the recipe's or the level's", 16, 2048)
     resize: Literal["crop", "letterbox", "squash"] = setting("crop", "what becomes of the aspect ratio")
-    mirror: bool = setting(True, "learn from each picture and from its mirror image")
+    mirror: bool | Auto = setting(
+        "auto", "learn from each picture and from its mirror image; false: a mirror image shows something else"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PredictConfig:
+    """What a prediction looks at."""
+
+    views: Literal["auto", "original", "mirror"] = setting(
+        "auto",
+        "mirror: features are the mean over each picture and its mirror image, at twice the cost; auto: the level's",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +160,9 @@ class TrainConfig:
     """What the user asks of `train`; every field has a default."""
 
     recipe: Literal["headstart", "tutorial"] = setting("headstart", "what each `auto` stands for")
+    quality: Quality = setting("balanced", "fast, balanced or best: how much work an answer is worth")
     pictures: PictureConfig = field(default_factory=PictureConfig)
+    predict: PredictConfig = field(default_factory=PredictConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
@@ -185,6 +185,13 @@ class PicturePlan:
     size: int
     resize: Literal["crop", "letterbox", "squash"]
     mirror: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PredictPlan:
+    """`PredictConfig`, decided."""
+
+    views: Literal["original", "mirror"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +246,9 @@ class Plan:
     """What `train` will do. Its TOML is a valid configuration that asks for exactly this."""
 
     recipe: Literal["headstart", "tutorial"]
+    quality: Quality
     pictures: PicturePlan
+    predict: PredictPlan
     encoder: EncoderPlan
     split: SplitPlan
     head: HeadPlan
@@ -257,15 +266,24 @@ class Plan:
 
 
 def apply_recipe(config: TrainConfig) -> TrainConfig:
-    """Put the recipe's values in the place of each "auto" that it decides."""
-    recipe = RECIPES[config.recipe]
+    """Put the recipe's values, or else the level's, in the place of each "auto" that they decide."""
+    views = config.predict.views
+    if views == "auto" and (config.pictures.mirror is False or config.recipe == "tutorial"):
+        config = dataclasses.replace(config, predict=PredictConfig("original"))
+    for values in (RECIPES[config.recipe], LEVELS[config.quality]):
+        config = _fill(config, values)
+    return config
+
+
+def _fill(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
+    """Put these values in the place of each "auto"."""
     changes: dict[str, Any] = {}
-    for name, values in recipe.items():
+    for name, value in values.items():
         asked = getattr(config, name)
         if not dataclasses.is_dataclass(asked):
-            changes[name] = values if asked == "auto" else asked
+            changes[name] = value if asked == "auto" else asked
         else:
-            open_ones = {key: value for key, value in values.items() if getattr(asked, key) == "auto"}
+            open_ones = {key: one for key, one in value.items() if getattr(asked, key) == "auto"}
             changes[name] = dataclasses.replace(typing.cast(Any, asked), **open_ones)
     return dataclasses.replace(config, **changes)
 
@@ -286,7 +304,9 @@ def resolve(config: TrainConfig, preprocess: Preprocess, encoder: EncoderPlan, f
     refuse_contradictions(config)
     return Plan(
         recipe=config.recipe,
-        pictures=PicturePlan(preprocess.size, config.pictures.resize, config.pictures.mirror),
+        quality=config.quality,
+        pictures=PicturePlan(preprocess.size, config.pictures.resize, config.pictures.mirror is True),
+        predict=PredictPlan("mirror" if config.predict.views == "mirror" else "original"),
         encoder=encoder,
         split=SplitPlan(
             **dataclasses.asdict(config.split) | ({"folds": folds} if config.split.folds == "auto" else {})

@@ -132,10 +132,12 @@ def print_plan(plan: Plan, pictures: int, classes: int, cropped: Cropped | None 
     """
     encoder = plan.encoder
     mirrored = " and its mirror image" if plan.pictures.mirror else ""
+    if plan.predict.views == "mirror":
+        mirrored = " averaged with its mirror image, in predictions too"
     cut = f"\n             {cropped}" if cropped is not None else ""
     say(
         False,
-        f"""Plan: {pictures} pictures of {classes} classes
+        f"""Plan: {pictures} pictures of {classes} classes, quality {plan.quality}
   pictures   {plan.pictures.size} px, {plan.pictures.resize}; each picture{mirrored}{cut}
   backbone   {encoder.backbone}, frozen, on {encoder.engine} ({encoder.device}, {encoder.precision})
   split      {_held_out(plan)}, unless the data brings a split; seed {plan.seed}

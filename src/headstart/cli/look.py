@@ -14,16 +14,15 @@ from headstart import terminal
 from headstart.cli import options, places
 from headstart.cli.options import (
     AsJson,
-    BackboneName,
     Corrections,
     Data,
     Engine,
     Images,
     Labels,
-    Mirror,
     Model,
     NoCache,
     Quiet,
+    Shown,
     Source,
     locate,
 )
@@ -36,9 +35,8 @@ if TYPE_CHECKING:
 def check(
     source: Source,
     corrections: Corrections = None,
-    backbone: BackboneName = None,
-    mirror: Mirror = None,
     *,
+    shown: Shown,
     engine: Engine,
     no_cache: NoCache = False,
     as_json: AsJson = False,
@@ -50,7 +48,7 @@ def check(
     """
     from headstart.config import read_config
 
-    asked = read_config(None, flags={"encoder.backbone": backbone, "pictures.mirror": mirror} | engine.flags)
+    asked = read_config(None, flags=shown.flags | engine.flags)
     dataset = places.corrected(source.read(), corrections)
     from headstart.report import summary
     from headstart.workflows import check as workflow
@@ -70,9 +68,7 @@ def check(
 class Batch:
     """How the pictures of a batch are prepared."""
 
-    batch: Annotated[
-        bool, typer.Option("--batch", help="Show a batch as the network sees it, mirror images included.")
-    ] = False
+    batch: Annotated[bool, typer.Option("--batch", help="Show a batch as the network sees it.")] = False
     model: Annotated[Path | None, typer.Option(help="Prepare the batch as this model does.")] = None
     backbone: Annotated[
         str | None, typer.Option(help="Prepare the batch as this backbone wants it; default: lite2.")

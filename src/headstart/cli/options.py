@@ -33,8 +33,6 @@ Images = Annotated[Path | None, typer.Option("--images", help="The folder that t
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep computed features.")]
-BackboneName = Annotated[str | None, typer.Option("--backbone", help="See `headstart models`. Default: the recipe's.")]
-Mirror = Annotated[bool | None, typer.Option("--mirror/--no-mirror", help="Learn from mirror images too.")]
 Corrections = Annotated[
     Path | None, typer.Option("--corrections", help="A sheet of `headstart audit` that was filled in.")
 ]
@@ -80,6 +78,33 @@ class Source:
         root, table = locate(self.data, self.labels, self.images)
         columns = sources.Columns(self.id_column, self.label_column, self.group_column, self.split_column)
         return sources.read(root, table, columns=columns, missing=self.missing, follow_links=self.follow_links)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How much work a picture is worth, and what looks at it."""
+
+    quality: Annotated[
+        str | None, typer.Option(help="fast, balanced (the default) or best: how much work an answer is worth.")
+    ] = None
+    backbone: Annotated[
+        str | None, typer.Option(help="See `headstart models`; several: lite2@320+lite1@300. Default: the level's.")
+    ] = None
+    resize: Annotated[str | None, typer.Option(help="crop, letterbox or squash.")] = None
+    mirror: Annotated[
+        bool | None,
+        typer.Option("--mirror/--no-mirror", help="Learn from mirror images too, or they show something else."),
+    ] = None
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """The settings that were asked for."""
+        return {
+            "quality": self.quality,
+            "encoder.backbone": self.backbone,
+            "pictures.resize": self.resize,
+            "pictures.mirror": self.mirror,
+        }
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import typer
 
 from headstart import terminal
 from headstart.cli import places
-from headstart.cli.options import AsJson, BackboneName, Corrections, Engine, Mirror, NoCache, Quiet, Source
+from headstart.cli.options import AsJson, Corrections, Engine, NoCache, Quiet, Shown, Source
 from headstart.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,10 +30,7 @@ class Wishes:
     recipe: Annotated[
         str | None, typer.Option(help="headstart, or tutorial: InceptionResNetV2 and a head of dense layers.")
     ] = None
-    backbone: BackboneName = None
     weights: Annotated[str | None, typer.Option(help="A .safetensors or .pth file of the backbone's weights.")] = None
-    resize: Annotated[str | None, typer.Option(help="crop, letterbox or squash.")] = None
-    mirror: Mirror = None
     refit: Annotated[
         bool | None, typer.Option("--refit/--no-refit", help="After measuring, fit again on all pictures.")
     ] = None
@@ -47,7 +44,7 @@ class Wishes:
         list[str] | None, typer.Option("--set", help="Any setting, e.g. head.l2=0.1; `headstart settings` lists them.")
     ] = None
 
-    def read(self, engine: Engine, previous: Path | None) -> TrainConfig:
+    def read(self, shown: Shown, engine: Engine, previous: Path | None) -> TrainConfig:
         """Return the configuration; of a training that goes on from a previous one, its plan is the ground."""
         from headstart.config import read_config
 
@@ -56,15 +53,12 @@ class Wishes:
             file = previous / "plan.toml"  # the same backbone and the same rules, unless a flag says otherwise
         flags = {
             "recipe": self.recipe,
-            "encoder.backbone": self.backbone,
             "encoder.weights": self.weights,
-            "pictures.resize": self.resize,
-            "pictures.mirror": self.mirror,
             "split.folds": self.folds,
             "refit": self.refit,
             "seed": self.seed,
         }
-        return read_config(file, self.settings or (), flags | engine.flags)
+        return read_config(file, self.settings or (), flags | shown.flags | engine.flags)
 
 
 @dataclass(frozen=True)
@@ -89,6 +83,7 @@ def train(
     source: Source,
     *,
     out: Annotated[Path | None, typer.Option(help="Where the model goes; default: runs/<name of DATA>.")] = None,
+    shown: Shown,
     wishes: Wishes,
     corrections: Corrections = None,
     engine: Engine,
@@ -100,7 +95,7 @@ def train(
     encoded is kept, and the same command goes on from there.
     """
     root = source.root
-    asked = wishes.read(engine, extras.previous)
+    asked = wishes.read(shown, engine, extras.previous)
     out = out or Path("runs") / root.resolve().name
     dataset = places.corrected(source.read(), corrections)
     if dataset.layout == "folders" and out.resolve().is_relative_to(root.resolve()):
@@ -203,9 +198,8 @@ def audit(
     source: Source,
     out: Annotated[Path, typer.Option(help="The sheet to write.")] = Path("suspects.csv"),
     corrections: Corrections = None,
-    backbone: BackboneName = None,
-    mirror: Mirror = None,
     *,
+    shown: Shown,
     engine: Engine,
     no_cache: NoCache = False,
     as_json: AsJson = False,
@@ -218,7 +212,7 @@ def audit(
     """
     from headstart.config import read_config
 
-    asked = read_config(None, flags={"encoder.backbone": backbone, "pictures.mirror": mirror} | engine.flags)
+    asked = read_config(None, flags=shown.flags | engine.flags)
     read = source.read()
     places.check_out(out, [sample.path for sample in read])
     if out.exists():

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart.config import Plan, TrainConfig, apply_recipe, refuse_contradictions, resolve, resolve_head
+from headstart.config import Plan, TrainConfig, apply_recipe, refuse_contradictions
 from headstart.data import splits
-from headstart.encoding import backbone as backbones
 from headstart.encoding import features, runtime
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.features import VIEWS, Extraction
@@ -25,10 +24,9 @@ from headstart.learning import learners, prior
 from headstart.learning.learner import Learner
 from headstart.learning.prior import LabelRows
 from headstart.records import ClassNames, Dataset, Finding, LabelledFeatures, Progress, found, silence
+from headstart.workflows import decide
 
 FOLDS = 5  # in which shortcuts are sought
-IN_TURN = 5  # in which every picture is measured where that costs little
-MOST_WORK = 3_000_000_000  # pictures × classes × features up to which it does
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,21 +94,8 @@ def begin(
     refuse_contradictions(config)
     splits.check(dataset, config.split, config.head.watch)
     inspection = files.inspect(dataset, progress, keep_conflicting=keep_conflicting)
-    return Begun(inspection, *_decide(config, inspection.dataset))
-
-
-def _decide(config: TrainConfig, dataset: Dataset) -> tuple[Backbone, Plan]:
-    """Load the backbone and decide what the configuration left open."""
-    encoder = runtime.choose(config.encoder)
-    size = None if config.pictures.size == "auto" else config.pictures.size
-    backbone = backbones.load(config.encoder.backbone, config.encoder.weights, size=size, resize=config.pictures.resize)
-    if not encoder.backbone.startswith("local-dir:"):  # fed back, the plan must ask for the same folder
-        encoder = replace(encoder, backbone=backbone.name)
-    work = len(dataset) * len(dataset.classes) * backbone.dim
-    given = splits.is_given(dataset) or config.split.repeats > 1
-    linear = not resolve_head(config.head).in_epochs
-    folds = IN_TURN if linear and work <= MOST_WORK and not given else 0
-    return backbone, resolve(config, backbone.preprocess, encoder, folds)
+    decision = decide.decide(config, inspection.dataset)
+    return Begun(inspection, decision.backbone, decision.plan)
 
 
 def encode(begun: Begun, *, cache: Path | None, progress: Progress = silence) -> Prepared:
