@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from shots import drawn, learner_of
 
+from headstart.data.splits import Grouping
 from headstart.errors import DataError
 from headstart.experiments import trying
 from headstart.experiments.trying import Answers, Cost, Trial
@@ -28,7 +29,8 @@ def ranked(**tried: tuple[float, np.ndarray]) -> dict[str, Trial]:
     """Return name → its trial, of name → pictures a second and losses."""
     told = [(name, Cost((64,), rate, 50, False, 10, 0.1), answers(losses)) for name, (rate, losses) in tried.items()]
     size = len(next(iter(tried.values()))[1])
-    return {one.candidate: one for one in trying.rank(told, 2, np.arange(size), 0)}
+    alone = Grouping(np.arange(size), np.arange(size), np.zeros(size, dtype=bool))
+    return {one.candidate: one for one in trying.rank(told, 2, alone, 0)}
 
 
 def test_each_class_has_its_share_of_the_sample_and_four_pictures_at_least():
