@@ -183,6 +183,7 @@ TRAIN_FLAGS = [
     "--backbone",
     "--weights",
     "--quality",
+    "--budget",
     "--resize",
     "--mirror",
     "--no-mirror",

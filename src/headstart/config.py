@@ -15,7 +15,7 @@ from typing import Any, Literal
 import tomli_w
 
 from headstart.errors import ConfigError
-from headstart.levels import LEVELS, RECIPES, Quality
+from headstart.levels import LEVELS, RECIPES, USUAL, Quality
 from headstart.records import Preprocess
 from headstart.settings import EPOCHS, build, problems, put, read_toml, setting, table, toml_value
 
@@ -160,7 +160,12 @@ class TrainConfig:
     """What the user asks of `train`; every field has a default."""
 
     recipe: Literal["headstart", "tutorial"] = setting("headstart", "what each `auto` stands for")
-    quality: Quality = setting("balanced", "fast, balanced or best: how much work an answer is worth")
+    quality: Quality | Auto = setting(
+        "auto", "fast, balanced or best: how much work an answer is worth; auto: balanced, or what the budget allows"
+    )
+    budget: float = setting(
+        0.0, "seconds that a training may take: the best level that fits is taken; 0: no matter", 0, 1e8
+    )
     pictures: PictureConfig = field(default_factory=PictureConfig)
     predict: PredictConfig = field(default_factory=PredictConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -256,6 +261,12 @@ class Plan:
     seed: int
     refit: bool
 
+    @property
+    def views(self) -> tuple[str, ...]:
+        """What is encoded of each picture."""
+        both = self.pictures.mirror or self.predict.views == "mirror"
+        return ("original", "mirror") if both else ("original",)
+
     def to_dict(self) -> dict[str, Any]:
         """Return nested plain values."""
         return dataclasses.asdict(self)
@@ -265,12 +276,17 @@ class Plan:
         return tomli_w.dumps(self.to_dict())
 
 
+def quality_of(config: TrainConfig) -> Quality:
+    """Return the level of quality that is meant where no budget decides."""
+    return USUAL if config.quality == "auto" else config.quality
+
+
 def apply_recipe(config: TrainConfig) -> TrainConfig:
     """Put the recipe's values, or else the level's, in the place of each "auto" that they decide."""
     views = config.predict.views
     if views == "auto" and (config.pictures.mirror is False or config.recipe == "tutorial"):
         config = dataclasses.replace(config, predict=PredictConfig("original"))
-    for values in (RECIPES[config.recipe], LEVELS[config.quality]):
+    for values in (RECIPES[config.recipe], LEVELS[quality_of(config)]):
         config = _fill(config, values)
     return config
 
@@ -304,7 +320,7 @@ def resolve(config: TrainConfig, preprocess: Preprocess, encoder: EncoderPlan, f
     refuse_contradictions(config)
     return Plan(
         recipe=config.recipe,
-        quality=config.quality,
+        quality=quality_of(config),
         pictures=PicturePlan(preprocess.size, config.pictures.resize, config.pictures.mirror is True),
         predict=PredictPlan("mirror" if config.predict.views == "mirror" else "original"),
         encoder=encoder,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from headstart.evaluation.label_errors import Suspect
     from headstart.learning.heads import Step
     from headstart.records import Finding
+    from headstart.workflows.budget import Budget
 
 stderr = Console(stderr=True, highlight=False, emoji=False)
 stdout = Console(highlight=False, emoji=False)
@@ -121,7 +122,9 @@ def print_text(text: str) -> None:
     sys.stdout.buffer.flush()
 
 
-def print_plan(plan: Plan, pictures: int, classes: int, cropped: Cropped | None = None) -> None:
+def print_plan(
+    plan: Plan, pictures: int, classes: int, cropped: Cropped | None = None, budget: Budget | None = None
+) -> None:
     """Print what training is going to do.
 
     Args:
@@ -129,6 +132,7 @@ def print_plan(plan: Plan, pictures: int, classes: int, cropped: Cropped | None 
         pictures: How many there are.
         classes: The same.
         cropped: What the crop cuts away of them, where that is known.
+        budget: How the time is spent, where it matters.
     """
     encoder = plan.encoder
     mirrored = " and its mirror image" if plan.pictures.mirror else ""
@@ -137,13 +141,33 @@ def print_plan(plan: Plan, pictures: int, classes: int, cropped: Cropped | None 
     cut = f"\n             {cropped}" if cropped is not None else ""
     say(
         False,
-        f"""Plan: {pictures} pictures of {classes} classes, quality {plan.quality}
+        f"""Plan: {pictures} pictures of {classes} classes, quality {plan.quality}{_spent(budget)}
   pictures   {plan.pictures.size} px, {plan.pictures.resize}; each picture{mirrored}{cut}
   backbone   {encoder.backbone}, frozen, on {encoder.engine} ({encoder.device}, {encoder.precision})
   split      {_held_out(plan)}, unless the data brings a split; seed {plan.seed}
   head       {_head(plan)}, class weights: {plan.head.class_weight}
   then       {_then(plan)}""",
     )
+
+
+def _spent(budget: Budget | None) -> str:
+    """Return what each level would take."""
+    if budget is None:
+        return ""
+    levels = ", ".join(f"{one.quality} {minutes(one.seconds)}" for one in budget.estimates)
+    return f" (of {minutes(budget.seconds)}; measured on this machine: {levels})"
+
+
+def minutes(seconds: float) -> str:
+    """Return e.g. `45 s`, `3 min 20 s` or `2 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    large, small, names = (
+        (whole // 60, whole % 60, "min s") if whole < 3600 else (whole // 3600, whole % 3600 // 60, "h min")
+    )
+    first, second = names.split()
+    return f"{large} {first}" + (f" {small} {second}" if small else "")
 
 
 def _then(plan: Plan) -> str:

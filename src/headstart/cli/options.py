@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import re
 import shlex
 import typing
 from collections.abc import Callable
@@ -150,6 +151,25 @@ def locate(data: Path | None, labels: Path | None, images: Path | None) -> tuple
             hint = "DATA is a folder of pictures, or a table of labels beside them; --images names another folder."
             raise ConfigError(f"{path} is not there; {expected} was expected.", hint)
     return root, labels
+
+
+def seconds_of(text: str) -> float:
+    """Return the seconds of a duration such as `90s`, `10m`, `1h30m` or `600`.
+
+    Raises:
+        ConfigError: It is none.
+
+    >>> seconds_of("1h30m"), seconds_of("90s"), seconds_of("600"), seconds_of("1.5m")
+    (5400.0, 90.0, 600.0, 90.0)
+    """
+    found = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s?)?", text.strip().lower())
+    try:
+        hours, minutes, seconds = (
+            float(part or 0) for part in (found.groups() if found and text.strip() else ("?",) * 3)
+        )
+    except ValueError as error:
+        raise ConfigError(f"{text!r} is no duration.", "Write e.g. 90s, 10m or 1h30m.") from error
+    return 3600 * hours + 60 * minutes + seconds
 
 
 def given(group: Any) -> list[str]:

@@ -12,7 +12,7 @@ import typer
 
 from headstart import terminal
 from headstart.cli import places
-from headstart.cli.options import AsJson, Corrections, Engine, NoCache, Quiet, Shown, Source
+from headstart.cli.options import AsJson, Corrections, Engine, NoCache, Quiet, Shown, Source, seconds_of
 from headstart.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,6 +33,10 @@ class Wishes:
     weights: Annotated[str | None, typer.Option(help="A .safetensors or .pth file of the backbone's weights.")] = None
     refit: Annotated[
         bool | None, typer.Option("--refit/--no-refit", help="After measuring, fit again on all pictures.")
+    ] = None
+    budget: Annotated[
+        str | None,
+        typer.Option(help="Time that it may take, e.g. 90s, 10m or 1h30m: the best level that fits is taken."),
     ] = None
     folds: Annotated[
         int | None,
@@ -55,6 +59,7 @@ class Wishes:
             "recipe": self.recipe,
             "encoder.weights": self.weights,
             "split.folds": self.folds,
+            "budget": None if self.budget is None else seconds_of(self.budget),
             "refit": self.refit,
             "seed": self.seed,
         }
@@ -155,7 +160,7 @@ def _print_plan(begun: Begun) -> None:
     dataset = begun.inspection.dataset
     sizes = shapes.sample([sample.path for sample in dataset])
     cut = shapes.cropped(sizes, begun.backbone.preprocess)
-    terminal.print_plan(begun.plan, len(dataset), len(dataset.classes), cut)
+    terminal.print_plan(begun.plan, len(dataset), len(dataset.classes), cut, begun.budget)
 
 
 def _report(result: TrainingResult, out: Path, moved: Path | None, *, as_json: bool) -> None:

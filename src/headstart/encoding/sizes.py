@@ -6,9 +6,16 @@ pictures, so that larger pictures suit it better (Touvron et al. 2019). Networks
 
 from __future__ import annotations
 
-from headstart.encoding import network
+from headstart.encoding import network as networks
+from headstart.encoding.network import Network
 
 STEP = 32  # the sides that networks divide without a rest
+
+
+def trained_on(network: Network) -> int:
+    """Return the side in pixels that a network was trained on, or that it is used at where that is smaller."""
+    size = network.preprocess.size
+    return min(size, networks.free_size(network.name) or size)
 
 
 def scaled(name: str, factor: float) -> int | None:
@@ -17,5 +24,5 @@ def scaled(name: str, factor: float) -> int | None:
     >>> scaled("lite2", 1.25), scaled("lite0", 1.0), scaled("vit_base_patch16_224", 1.25)
     (320, None, None)
     """
-    native = None if factor == 1 else network.free_size(name)
+    native = None if factor == 1 else networks.free_size(name)
     return None if native is None else round(native * factor / STEP) * STEP

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from headstart.config import Plan, TrainConfig, apply_recipe, refuse_contradictions, resolve, resolve_head
+from headstart.config import Plan, TrainConfig, apply_recipe, quality_of, refuse_contradictions, resolve, resolve_head
 from headstart.data import splits
 from headstart.encoding import backbone as backbones
 from headstart.encoding import runtime, sizes
@@ -44,7 +44,7 @@ def decide(config: TrainConfig, dataset: Dataset) -> Decision:
     refuse_contradictions(config)
     encoder = runtime.choose(config.encoder)
     asked = config.pictures.size
-    size = sizes.scaled(config.encoder.backbone, SCALES[config.quality]) if asked == "auto" else asked
+    size = sizes.scaled(config.encoder.backbone, SCALES[quality_of(config)]) if asked == "auto" else asked
     backbone = backbones.load(config.encoder.backbone, config.encoder.weights, size=size, resize=config.pictures.resize)
     if not encoder.backbone.startswith("local-dir:"):  # fed back, the plan must ask for the same folder
         encoder = replace(encoder, backbone=backbone.name)

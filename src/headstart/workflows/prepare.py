@@ -6,6 +6,7 @@ told; nothing is left out here but what could not be used.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,9 +14,9 @@ import numpy as np
 
 from headstart.config import Plan, TrainConfig, apply_recipe, refuse_contradictions
 from headstart.data import splits
-from headstart.encoding import features, runtime
+from headstart.encoding import features, runtime, sizes
 from headstart.encoding.backbone import Backbone
-from headstart.encoding.features import VIEWS, Extraction
+from headstart.encoding.features import Extraction
 from headstart.encoding.runtime import Agreement, Encoder
 from headstart.inspection import duplicates, files, quality, shortcuts
 from headstart.inspection.duplicates import Resemblance
@@ -24,7 +25,8 @@ from headstart.learning import learners, prior
 from headstart.learning.learner import Learner
 from headstart.learning.prior import LabelRows
 from headstart.records import ClassNames, Dataset, Finding, LabelledFeatures, Progress, found, silence
-from headstart.workflows import decide
+from headstart.workflows import budget, decide
+from headstart.workflows.budget import Budget
 
 FOLDS = 5  # in which shortcuts are sought
 
@@ -37,11 +39,13 @@ class Begun:
         inspection: The usable files.
         backbone: With its weights.
         plan: What was decided.
+        budget: How the time is spent that there is; None: it does not matter.
     """
 
     inspection: Inspection
     backbone: Backbone
     plan: Plan
+    budget: Budget | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +79,19 @@ class Prepared:
 
 
 def begin(
-    dataset: Dataset, config: TrainConfig, *, progress: Progress = silence, keep_conflicting: bool = False
+    dataset: Dataset,
+    config: TrainConfig,
+    *,
+    cache: Path | None = None,
+    progress: Progress = silence,
+    keep_conflicting: bool = False,
 ) -> Begun:
     """Refuse what cannot be done, read the files, load the backbone, and decide what the configuration left open.
 
     Args:
         dataset: Labelled pictures.
         config: What was asked for.
+        cache: The folder of the cache, where there is a budget; None: keep nothing.
         progress: Hears of every file.
         keep_conflicting: Whether byte-identical pictures with different labels stay.
 
@@ -90,10 +100,13 @@ def begin(
         ConfigError: Settings exclude each other, do not go with the data, or are not to be had on this machine.
         BackboneError: The weights cannot be had.
     """
-    config = apply_recipe(config)
-    refuse_contradictions(config)
+    begun = time.monotonic()
+    refuse_contradictions(apply_recipe(config))
     splits.check(dataset, config.split, config.head.watch)
     inspection = files.inspect(dataset, progress, keep_conflicting=keep_conflicting)
+    if config.budget:
+        decision, spent = budget.spend(config, inspection, begun=begun, cache=cache, progress=progress)
+        return Begun(inspection, decision.backbone, decision.plan, spent)
     decision = decide.decide(config, inspection.dataset)
     return Begun(inspection, decision.backbone, decision.plan)
 
@@ -115,7 +128,7 @@ def encode(begun: Begun, *, cache: Path | None, progress: Progress = silence) ->
         inspection.dataset,
         inspection.digests,
         runtime.build_all(backbone, plan.encoder),
-        views=VIEWS if plan.pictures.mirror else VIEWS[:1],
+        views=plan.views,
         with_properties=True,
         cache=cache,
         progress=progress,
@@ -135,7 +148,7 @@ def encode(begun: Begun, *, cache: Path | None, progress: Progress = silence) ->
         *files.remarks(table.observations),
         *unusable,
         *duplicates.findings(dataset, resemblance, labelled.digests),
-        *quality.inspect(dataset, properties, backbone.preprocess.size),
+        *quality.inspect(dataset, properties, sizes.trained_on(backbone.networks[0])),
         *shortcuts.inspect(dataset, properties, labelled.targets, classes, fold),
         *_overlap(classes, backbone, plan),
     )

@@ -130,7 +130,8 @@ def train(
         StorageError: The cache cannot be written.
     """
     folder = caches.resolve(cache)
-    begun = prepare.begin(sources.dataset_of(data), resume.heeded(previous, config or TrainConfig()), progress=progress)
+    asked = resume.heeded(previous, config or TrainConfig())
+    begun = prepare.begin(sources.dataset_of(data), asked, cache=folder, progress=progress)
     inspected = begun.inspection
     arrived = [] if previous is None else resume.arrivals(previous, inspected.dataset, inspected.digests)
     planned(begun)
