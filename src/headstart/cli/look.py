@@ -275,8 +275,11 @@ def _try(tried: Tried, trying: Trying, engine: Engine, cache: Path | None, *, as
         told = {"best": trials[0].candidate, "fastest_not_surely_worse": quick.candidate}
         terminal.print_json({"of": len(dataset), "interval": "95 %", "trials": rows} | told | {"plot": str(out)})
         return
-    measured, classes = trials[0].pictures, trials[0].classes
-    terminal.print_line(f"{measured:,} of {len(dataset):,} pictures, {classes} classes; each answered out of fold")
+    learned = sum(sample.split in (None, "train") for sample in dataset)
+    which = f"{trials[0].pictures:,} of {learned:,}{' training' * (learned < len(dataset))} pictures"
+    others = " or from others of the same thing" if trials[0].same_object else ""
+    heads = f"heads that had not learned from it{others}"
+    terminal.print_line(f"{which}, {trials[0].classes} classes; each answered by {heads}")
     terminal.print_trials(rows)
     terminal.print_line(f"Plot: {out}")
     command = f"headstart train {options.typed(tried)} --backbone {trials[0].candidate}"

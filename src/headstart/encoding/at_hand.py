@@ -15,10 +15,10 @@ from typing import Any
 from headstart.encoding import backbone as backbones
 from headstart.encoding import network as networks
 from headstart.encoding.backbone import Backbone
+from headstart.encoding.sizes import STEP
 from headstart.errors import ConfigError
 
 SIZES = (1.0, 1.25, 1.5)  # of the side that a network was trained on
-STEP = 32  # pixels that the larger sides are multiples of, as most networks halve a picture five times
 _WEIGHTS = {"model.safetensors", "pytorch_model.bin"}  # what timm looks for in a repository
 _SIZED = re.compile(r"(?P<name>[^+]+)@(?P<size>\d+)")
 

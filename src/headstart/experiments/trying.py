@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart import metrics
+from headstart.data.splits import Grouping
 from headstart.errors import DataError
 from headstart.learning import calibration
 from headstart.learning.learner import NOBODY, Learner
@@ -76,6 +77,7 @@ class Trial:
         pictures: How many pictures were answered.
         classes: How many classes they are of.
         l2: The penalty that was chosen for the quick heads.
+        same_object: Whether further photographs of one thing were left out together, as they would flatter the figures.
     """
 
     candidate: str
@@ -87,6 +89,7 @@ class Trial:
     pictures: int
     classes: int
     l2: float
+    same_object: bool = False
 
     @property
     def surely_worse(self) -> bool:
@@ -152,18 +155,18 @@ def probe(learner: Learner, groups: Integers, begin: float | None = None) -> Ans
     return Answers(held.rows, probabilities.argmax(axis=1) == own, -np.log(true), fitted.best)
 
 
-def rank(tried: Sequence[tuple[str, Cost, Answers]], classes: int, groups: Integers, seed: int) -> tuple[Trial, ...]:
+def rank(tried: Sequence[tuple[str, Cost, Answers]], classes: int, grouping: Grouping, seed: int) -> tuple[Trial, ...]:
     """Return the trials, that of the smallest log-loss first.
 
     Args:
         tried: Candidate, cost and answers of each; all answered the same rows.
         classes: How many there are.
-        groups: (N,) rows of one group are not independent.
+        grouping: Rows of one group are not independent.
         seed: Of the resampling behind the intervals.
     """
     tried = sorted(tried, key=lambda one: (one[2].losses.mean(), -one[1].pictures_per_second))
     best = tried[0][2].losses
-    members = groups[tried[0][2].rows]
+    members = grouping.groups[tried[0][2].rows]
     front = _front([(cost.pictures_per_second, float(said.right.mean())) for _, cost, said in tried])
     return tuple(
         Trial(
@@ -176,6 +179,7 @@ def rank(tried: Sequence[tuple[str, Cost, Answers]], classes: int, groups: Integ
             len(said.rows),
             classes,
             said.l2,
+            grouping.same_object,
         )
         for place, (candidate, cost, said) in enumerate(tried)
     )

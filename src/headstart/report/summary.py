@@ -72,6 +72,7 @@ def of_trials(trials: Sequence[Trial]) -> list[dict[str, Any]]:
             "pictures": one.pictures,
             "classes": one.classes,
             "l2": one.l2,
+            "same_object": one.same_object,
         }
         for one in trials
     ]

@@ -16,15 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from headstart.config import EncoderPlan, HeadConfig, HeadPlan, TrainConfig, apply_recipe, resolve_head
-from headstart.data import sources, splits
+from headstart.config import EncoderPlan, HeadConfig, HeadPlan, SplitPlan, TrainConfig, apply_recipe, resolve_head
+from headstart.data import sources
+from headstart.data.splits import Grouping
 from headstart.encoding import at_hand, features, runtime
 from headstart.encoding import cache as caches
 from headstart.encoding.backbone import Backbone
-from headstart.encoding.features import COMPARED, Extraction
+from headstart.encoding.features import COMPARED, NOT_FINITE, Extraction
 from headstart.encoding.runtime import Encoder
 from headstart.errors import BackboneError, ConfigError, HeadstartError
-from headstart.experiments import trying
+from headstart.experiments import grouping, trying
 from headstart.experiments.trying import Cost, Trial
 from headstart.inspection import duplicates, files
 from headstart.inspection.files import Inspection
@@ -86,11 +87,11 @@ def try_backbones(
             except (BackboneError, ConfigError) as error:
                 _leave_out(candidate, error, alone=len(candidates) == 1)
         progress("Trying backbones", len(candidates), len(candidates))
-    if bench.seen is None:
+    if bench.seen is None or not tried:
         raise BackboneError(f"None of these could be tried: {', '.join(candidates) or 'no backbone was named'}.")
     if lost := len(sample) - len(bench.seen.dataset):
         warnings.warn(f"{lost} of {len(sample)} pictures cannot be used; `headstart check` names them.", stacklevel=2)
-    return trying.rank(tried, len(bench.seen.dataset.classes), bench.seen.groups, config.seed)
+    return trying.rank(tried, len(bench.seen.dataset.classes), bench.seen.grouping, config.seed)
 
 
 def _sample(dataset: Dataset, most: int, seed: int) -> Dataset:
@@ -126,13 +127,13 @@ class _Seen:
         kept: Rows of the inspected files that can be decoded.
         dataset: These pictures.
         digests: Of each.
-        groups: (N,) what stays together: copies, near-duplicates, and what the data says.
+        grouping: What stays together wherever some are left out.
     """
 
     kept: Integers
     dataset: Dataset
     digests: tuple[str, ...]
-    groups: Integers
+    grouping: Grouping
 
 
 class _Bench:
@@ -161,10 +162,10 @@ class _Bench:
         begun = time.perf_counter()
         extraction = self._extract(encoders, candidate)
         seconds = time.perf_counter() - begun
-        self.seen = self.seen or self._look(extraction, candidate)
-        values = self._values(extraction)
+        self.seen = self.seen or self._look(backbone, extraction, candidate)
         cost = self._cost(backbone, extraction, seconds)
-        answers = trying.probe(self._learner(backbone, values), self.seen.groups, self.l2)
+        learner = self._learner(backbone, self._known(extraction, self.seen))
+        answers = trying.probe(learner, self.seen.grouping.groups, self.l2)
         self.l2 = answers.l2
         return cost, answers
 
@@ -191,35 +192,32 @@ class _Bench:
         dataset = self.inspection.dataset
         return dataset.select(np.unique(np.linspace(0, len(dataset) - 1, most).astype(np.int64)))
 
-    def _look(self, extraction: Extraction, candidate: str) -> _Seen:
+    def _look(self, backbone: Backbone, extraction: Extraction, candidate: str) -> _Seen:
         """Find out which pictures can be used and which stay together; the features are in the cache already."""
         table = self._extract(extraction.encoders, candidate, with_properties=True).table
         assert table.properties is not None  # noqa: S101  # asked for above
+        if NOT_FINITE in table.failures.values():  # no fault of the pictures
+            raise BackboneError(f"It cannot be tried: {NOT_FINITE}.")
         kept = np.array([row for row in range(len(table.values)) if row not in table.failures], dtype=np.int64)
         dataset = self.inspection.dataset.select(kept)
         files.refuse_one_class(dataset, files.unusable(self.inspection.dataset, table.failures))
-        digests = tuple(table.digests[row] for row in kept)
-        targets = dataset.classes.encode(dataset.labels)
-        alike = duplicates.find(
-            table.properties.select(kept), table.values[kept, 0], targets, digests, self.config.seed
-        ).near_duplicates
-        return _Seen(kept, dataset, digests, splits.united(splits.group_ids(dataset, digests), alike))
+        known = _labelled(dataset, tuple(table.digests[row] for row in kept), table.values[kept])
+        resemblance = duplicates.find(
+            table.properties.select(kept), known.values[:, 0], known.targets, known.digests, self.config.seed
+        )
+        decided = grouping.decide(self._learner(backbone, known), resemblance, SplitPlan())
+        return _Seen(kept, dataset, known.digests, decided)
 
-    def _values(self, extraction: Extraction) -> Floats:
-        """Return (N, V, D) the features of the pictures that every backbone answers."""
-        assert self.seen is not None  # noqa: S101  # `measure` has looked
+    def _known(self, extraction: Extraction, seen: _Seen) -> LabelledFeatures:
+        """Return the features of the pictures that every backbone answers."""
         failures = extraction.table.failures
-        if lost := [failures[row] for row in self.seen.kept if row in failures]:
+        if lost := [failures[row] for row in seen.kept if row in failures]:
             raise BackboneError(f"{len(lost)} of the pictures have no features: {lost[0]}.")
-        values: Floats = extraction.table.values[self.seen.kept]
-        return values
+        return _labelled(seen.dataset, seen.digests, extraction.table.values[seen.kept])
 
-    def _learner(self, backbone: Backbone, values: Floats) -> Learner:
-        assert self.seen is not None  # noqa: S101  # `measure` has looked
-        dataset, classes = self.seen.dataset, self.seen.dataset.classes
-        labelled = LabelledFeatures(dataset, values, classes, classes.encode(dataset.labels), self.seen.digests)
+    def _learner(self, backbone: Backbone, known: LabelledFeatures) -> Learner:
         rows = LabelRows(backbone.labels, backbone.rows, backbone.offsets)
-        return learners.build(labelled, _quick(self.config.head), rows, self.config.seed)
+        return learners.build(known, _quick(self.config.head), rows, self.config.seed)
 
     def _cost(self, backbone: Backbone, extraction: Extraction, seconds: float) -> Cost:
         table, total = extraction.table, len(self.inspection.dataset)
@@ -238,6 +236,10 @@ class _Bench:
             sum(one.numel() for one in parameters),
             sum(one.numel() * one.element_size() for one in state) / 1e6,
         )
+
+
+def _labelled(dataset: Dataset, digests: tuple[str, ...], values: Floats) -> LabelledFeatures:
+    return LabelledFeatures(dataset, values, dataset.classes, dataset.classes.encode(dataset.labels), digests)
 
 
 def _quick(head: HeadConfig) -> HeadPlan:
