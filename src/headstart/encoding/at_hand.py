@@ -16,6 +16,7 @@ from headstart.encoding import backbone as backbones
 from headstart.encoding import network as networks
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.sizes import STEP
+from headstart.encoding.wanted import ALIASES
 from headstart.errors import ConfigError
 
 SIZES = (1.0, 1.25, 1.5)  # of the side that a network was trained on
@@ -25,7 +26,7 @@ _SIZED = re.compile(r"(?P<name>[^+]+)@(?P<size>\d+)")
 
 def names() -> list[str]:
     """Return the networks that work without a download: those installed, then those in the hub's cache."""
-    return [*networks.ALIASES, *hub_names()]
+    return [*ALIASES, *hub_names()]
 
 
 def hub_names() -> list[str]:
