@@ -20,7 +20,14 @@ from headstart.records import Preprocess
 from headstart.settings import EPOCHS, build, problems, put, read_toml, setting, table, toml_value
 
 # What a plan says of settings of the head that its optimizer does not use, where that is not their default.
-_UNUSED: Mapping[str, Any] = {"l2": (), "prior": "none", "dropout": 0.0, "learning_rate": 0.0003, "weight_decay": 0.0}
+_UNUSED: Mapping[str, Any] = {
+    "l2": (),
+    "prior": "none",
+    "finetune": "none",
+    "dropout": 0.0,
+    "learning_rate": 0.0003,
+    "weight_decay": 0.0,
+}
 
 # l2 penalties, strongest first. Measured on dogs (prior, 0.3 to 1 best) and grocery (no prior, 0.003 best).
 L2_CANDIDATES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)
@@ -117,6 +124,11 @@ class HeadConfig:
     )
     folds: int = setting(5, "folds of the training part that choose the l2 penalty", 2, 50, only_for=("lbfgs",))
     max_iterations: int = setting(200, "iterations at most, per l2", 1, 100_000, only_for=("lbfgs",))
+    finetune: Literal["auto", "none", "all"] = setting(
+        "auto",
+        "all trains the network too, and keeps it if it proves better than the frozen one; auto: none",
+        only_for=("lbfgs",),
+    )
     dropout: float | Auto = setting(
         "auto",
         "share of units dropped before the last hidden layer; auto: 0.5, or 0 without one",
@@ -152,6 +164,20 @@ class HeadConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class FineTuneConfig:
+    """How the network is trained where head.finetune asks for it."""
+
+    epochs: int = setting(8, "at most; the learning rate falls to 0 at the last one", 1, 1000)
+    learning_rate: float = setting(0.0003, "of the head and the last stage, at its highest", 1e-8, 1)
+    layer_decay: float = setting(0.75, "what it is multiplied by for each stage further from the head", 0.01, 1)
+    batch: int = setting(16, "pictures a step", 1, 4096)
+    label_smoothing: float = setting(0.1, "share of each label that is spread over all classes", 0, 0.9)
+    patience: int = setting(2, "stop after so many epochs without improvement, keep the best weights", 1, 1000)
+    flip: bool | Auto = setting("auto", "mirror pictures at random; auto: unless pictures.mirror is false")
+    minutes: float = setting(60.0, "that it may take, all fits together, where there is no budget", 0.0, 1e6)
+
+
+@dataclass(frozen=True, slots=True)
 class CalibrationConfig:
     """What is made of logits, and at which rates; "best" is the method that wins on held-out training pictures."""
 
@@ -180,6 +206,7 @@ class TrainConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
+    finetune: FineTuneConfig = field(default_factory=FineTuneConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     seed: int = setting(0, "of every random choice", 0, 2**32 - 1)
     refit: bool | Auto = setting(
@@ -227,6 +254,13 @@ class SplitPlan(SplitConfig):
 
 
 @dataclass(frozen=True, slots=True)
+class FineTunePlan(FineTuneConfig):
+    """`FineTuneConfig`, decided."""
+
+    flip: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class HeadPlan:
     """`HeadConfig`, decided: `l2` lists the l2s to choose from."""
 
@@ -237,6 +271,7 @@ class HeadPlan:
     prior: Literal["names", "none"]
     folds: int
     max_iterations: int
+    finetune: Literal["none", "all"]
     dropout: float
     batch_norm: bool
     learning_rate: float
@@ -269,6 +304,7 @@ class Plan:
     calibration: CalibrationConfig
     seed: int
     refit: bool
+    finetune: FineTunePlan = field(default_factory=FineTunePlan)
 
     @property
     def predicted(self) -> tuple[str, ...]:
@@ -338,14 +374,18 @@ def resolve(config: TrainConfig, preprocess: Preprocess, encoder: EncoderPlan, f
         pictures=PicturePlan(preprocess.size, config.pictures.resize, config.pictures.mirror is True),
         predict=PredictPlan("mirror" if config.predict.views == "mirror" else "original"),
         encoder=encoder,
-        split=SplitPlan(
-            **dataclasses.asdict(config.split) | ({"folds": folds} if config.split.folds == "auto" else {})
-        ),
+        split=_resolve_split(config.split, folds),
         head=resolve_head(config.head),
         calibration=config.calibration,
         seed=config.seed,
         refit=config.refit is True,
+        finetune=_resolve_finetune(config),
     )
+
+
+def _resolve_finetune(config: TrainConfig) -> FineTunePlan:
+    flip = config.pictures.mirror is not False if config.finetune.flip == "auto" else config.finetune.flip
+    return FineTunePlan(**dataclasses.asdict(config.finetune) | {"flip": flip})
 
 
 def _resolve_split(split: SplitConfig, folds: int) -> SplitPlan:
@@ -401,6 +441,7 @@ def resolve_head(head: HeadConfig) -> HeadPlan:
     automatic = {
         "l2": tuple(sorted(set(l2s), reverse=True)),
         "prior": "names" if head.prior == "auto" else head.prior,
+        "finetune": "none" if head.finetune == "auto" else head.finetune,
         "dropout": (0.5 if head.hidden else 0.0) if head.dropout == "auto" else head.dropout,
         "learning_rate": {"sgd": 0.01}.get(optimizer, 0.0003) if head.learning_rate == "auto" else head.learning_rate,
         "weight_decay": {"adamw": 0.01}.get(optimizer, 0.0) if head.weight_decay == "auto" else head.weight_decay,

@@ -140,13 +140,14 @@ def print_plan(
     if plan.predict.views == "mirror":
         mirrored = " averaged with its mirror image, in predictions too"
     cut = f"\n             {cropped}" if cropped is not None else ""
+    tuning = f"\n  network    {_finetuning(plan)}" if plan.head.finetune != "none" else ""
     say(
         False,
         f"""Plan: {pictures} pictures of {classes} classes, quality {plan.quality}{_spent(budget)}
   pictures   {_sizes(plan)} px, {plan.pictures.resize}; each picture{mirrored}{cut}
   backbone   {encoder.backbone}, frozen, on {encoder.engine} ({encoder.device}, {encoder.precision})
   split      {_held_out(plan)}, unless the data brings a split; seed {plan.seed}
-  head       {_head(plan)}, class weights: {plan.head.class_weight}
+  head       {_head(plan)}, class weights: {plan.head.class_weight}{tuning}
   then       {_then(plan)}""",
     )
 
@@ -190,6 +191,15 @@ def _held_out(plan: Plan) -> str:
     return share + (f", {split.repeats} times" if split.repeats > 1 else "")
 
 
+def _finetuning(plan: Plan) -> str:
+    tuning = plan.finetune
+    return (
+        f"trained with that head, at most {tuning.epochs} epochs in batches of {tuning.batch}, learning rate\n"
+        f"             {tuning.learning_rate:g}, times {tuning.layer_decay:g} a stage downwards, stopped by a tenth of "
+        "the training part;\n             kept only if it proves better on that tenth than the frozen one"
+    )
+
+
 def _head(plan: Plan) -> str:
     head = plan.head
     if not head.in_epochs:
@@ -206,6 +216,8 @@ def _head(plan: Plan) -> str:
 
 def epochs(plan: Plan, quiet: bool) -> Callable[[Step], None]:
     """Return a listener that prints a line an epoch; L-BFGS takes its few dozen iterations within a second or two."""
+    heard = plan.head.in_epochs or plan.head.finetune != "none"
+    most = plan.head.epochs if plan.head.in_epochs else plan.finetune.epochs
 
     def listen(step: Step) -> None:
         figures = f"loss {step.train_loss:.4f}, accuracy {step.train_accuracy:.4f}"
@@ -213,9 +225,9 @@ def epochs(plan: Plan, quiet: bool) -> Callable[[Step], None]:
             figures += f"; held out {step.validation_loss:.4f}, {step.validation_accuracy:.4f}"
         if plan.head.watch == "training" and step.watched_loss == step.watched_loss:
             figures += f"; watched {step.watched_loss:.4f}"
-        say(False, f"epoch {step.number}/{plan.head.epochs}: {figures}; {step.seconds:.1f} s")
+        say(False, f"epoch {step.number}/{most}: {figures}; {step.seconds:.1f} s")
 
-    return listen if plan.head.in_epochs and not quiet else lambda _: None
+    return listen if heard and not quiet else lambda _: None
 
 
 def print_findings(findings: Sequence[Finding]) -> None:

@@ -108,9 +108,10 @@ def bands(fitted: Fitted, measured: Measured, groups: Integers, resemblance: Res
         groups: (N,) rows of one group are not independent.
         resemblance: Whose similarities divide the bands.
     """
-    known = fitted.embed(measured.learned)
+    seen = fitted.features.values[:, 0]  # of the frozen network, whose similarities these are
+    known = seen[measured.learned]
     mean = known.mean(axis=0)
-    queries = similarity.directions(fitted.embed(measured.rows), mean)
+    queries = similarity.directions(seen[measured.rows], mean)
     nearest = similarity.nearest(queries, similarity.directions(known, mean))[:, 0]
     edges = [-np.inf, resemblance.unlike, max(resemblance.alike, resemblance.unlike), np.inf]
     result: list[Band] = []

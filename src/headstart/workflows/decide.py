@@ -55,5 +55,6 @@ def _folds(config: TrainConfig, dataset: Dataset, dim: int) -> int:
     """Return in how many folds every picture is measured where nothing was asked for; 0: one share is held out."""
     whole = splits.is_given(dataset) or config.split.repeats > 1 or config.refit is False
     head = resolve_head(config.head)
-    cheap = not head.in_epochs and len(dataset) * len(dataset.classes) * dim <= MOST_WORK
+    linear = not head.in_epochs and head.finetune == "none"
+    cheap = linear and len(dataset) * len(dataset.classes) * dim <= MOST_WORK
     return IN_TURN if cheap and not whole else 0

@@ -59,7 +59,7 @@ def _data(features: LabelledFeatures, split: Splits) -> dict[str, Any]:
 
 def _training(split: Splits, fitted: Fitted, saved: Integers, plan: Plan, rounds: int) -> dict[str, Any]:
     refitted = len(saved) > len(split.train)
-    watched = fitted.provenance["watched"] if plan.head.in_epochs and plan.head.watch == "training" else 0
+    watched = fitted.provenance.get("watched", 0) if plan.head.watch == "training" else 0
     learned = f"{len(split.train)} training pictures" + (f", {watched} of them only to stop it" if watched else "")
     return {
         **fitted.provenance,

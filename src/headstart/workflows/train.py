@@ -118,7 +118,8 @@ def train(
         cache: A folder where features are kept; None: keep nothing.
         progress: Hears how far it is.
         listen: Hears loss and accuracy of each step of the fit.
-        planned: Hears what is going to be done, before any picture is encoded.
+        planned: Hears what is going to be done, before any picture is encoded; what it hears has a flag, `enough`, that
+            ends the training of networks.
         previous: What a previous run on some of these pictures left, from `read_previous`: they stay learned or
             measured as they were, and the result says what changed on them.
         learning_curve: Whether to measure how the accuracy grows with the pictures, and where that leads.
@@ -137,7 +138,8 @@ def train(
     planned(begun)
     prepared = prepare.encode(begun, cache=folder, progress=progress)
     features, plan = prepared.features, prepared.plan
-    learner = prepared.learner(checkpoints=folder and folder / caches.FITS, progress=progress)
+    checkpoints = folder and folder / caches.FITS
+    learner = prepared.learner(checkpoints=checkpoints, progress=progress, limits=begun.limits())
     grouped = grouping.decide(learner, prepared.resemblance, plan.split, progress=progress)
     partition = splits.partition(
         features.dataset,
@@ -145,7 +147,7 @@ def train(
         plan.split,
         plan.seed,
         previous=resume.parts(previous, features, plan.split),
-        in_turn=plan.head.watch != "validation",
+        in_turn=plan.head.watch != "validation" and plan.head.finetune == "none",
     )
     rounds, last = _fit(learner, partition, grouped, plan, listen)
     predictions = _predict(rounds, last, grouped.groups)
@@ -157,7 +159,13 @@ def train(
     evaluations = {name: measure.measure(one, plan.seed) for name, one in predictions.items()}
     return TrainingResult(
         Classifier(
-            prepared.backbone, prepared.encoders, saved.head, last.rules, features.classes, told, plan.predicted
+            prepared.backbone if saved.backbone is None else saved.backbone,
+            prepared.encoders if saved.tuned is None else saved.tuned.encoders,
+            saved.head,
+            rules.carried(last.rules, saved, rows, plan.seed),
+            features.classes,
+            told,
+            plan.predicted,
         ),
         evaluations,
         predictions,
@@ -265,4 +273,5 @@ def _refit(learner: Learner, last: Round, plan: Plan) -> tuple[Fitted, Integers]
     if not (plan.refit and len(validation)):
         return last.fitted, train
     rows = np.sort(np.concatenate([train, validation]))
-    return learner.refit(rows, last.fitted.best, begin=last.fitted), rows
+    saved = learner.refit(rows, last.fitted.best, begin=last.fitted)
+    return saved, train if saved is last.fitted else rows
