@@ -28,6 +28,7 @@ ORDER = [
     "settings",
     "levels",
     "config",
+    "plans",
     "storage",
     "schema",
     "data.limits",
@@ -61,6 +62,7 @@ ORDER = [
     "encoding.reading",
     "encoding.shelves",
     "encoding.side_by_side",
+    "encoding.kept_properties",
     "encoding.features",
     "encoding.ondemand",
     "encoding.stages",
@@ -153,7 +155,7 @@ DOORS = {
     },
     "torchvision": {"learning.augment"},
     "threadpoolctl": {"learning.logistic"},
-    "tomli_w": {"config"},
+    "tomli_w": {"plans"},
     "tomllib": {"settings"},
 }
 

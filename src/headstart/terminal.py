@@ -21,10 +21,10 @@ from headstart.errors import HeadstartError
 from headstart.records import silence
 
 if TYPE_CHECKING:
-    from headstart.config import Plan
     from headstart.data.shapes import Cropped
     from headstart.evaluation.label_errors import Suspect
     from headstart.learning.heads import Step
+    from headstart.plans import Plan
     from headstart.records import Finding
     from headstart.workflows.budget import Budget
 
@@ -139,7 +139,7 @@ def print_plan(
     mirrored = " and its mirror image" if plan.pictures.mirror else ""
     if plan.predict.views == "mirror":
         mirrored = " averaged with its mirror image, in predictions too"
-    cut = f"\n             {cropped}" if cropped is not None else ""
+    cut = "" if cropped is None else f"\n             {cropped}"
     tuning = f"\n  network    {_finetuning(plan)}" if plan.head.finetune != "none" else ""
     say(
         False,
@@ -163,13 +163,9 @@ def _spent(budget: Budget | None) -> str:
 def minutes(seconds: float) -> str:
     """Return e.g. `45 s`, `3 min 20 s` or `2 h 5 min`."""
     whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    large, small, names = (
-        (whole // 60, whole % 60, "min s") if whole < 3600 else (whole // 3600, whole % 3600 // 60, "h min")
-    )
-    first, second = names.split()
-    return f"{large} {first}" + (f" {small} {second}" if small else "")
+    parts = [(whole // 3600, "h"), (whole % 3600 // 60, "min"), (whole % 60, "s")]
+    first = next((place for place, (number, _) in enumerate(parts) if number), 2)
+    return " ".join(f"{number} {unit}" for number, unit in parts[first : first + 2] if number) or "0 s"
 
 
 def _then(plan: Plan) -> str:

@@ -15,7 +15,7 @@ import timm
 import torch
 from PIL import Image
 
-from headstart.config import CalibrationConfig, EncoderPlan, FineTunePlan, HeadConfig, resolve_head
+from headstart.config import CalibrationConfig, HeadConfig
 from headstart.data import images, sources
 from headstart.encoding import features, network, runtime
 from headstart.encoding.backbone import Backbone
@@ -29,6 +29,7 @@ from headstart.learning.linear import LogisticLearner
 from headstart.learning.prior import LabelRows
 from headstart.learning.tuner import FineTuneLearner, Tuning
 from headstart.model.classifier import Classifier
+from headstart.plans import EncoderPlan, FineTunePlan, resolve_head
 from headstart.records import LabelledFeatures, Preprocess
 
 SIDE = 32

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from headstart.config import FineTunePlan
 from headstart.encoding import reading, stages
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.ondemand import no_longer
@@ -32,6 +31,7 @@ from headstart.learning.checkpoint import Checkpoint
 from headstart.learning.clock import Clock, Ended, Limits
 from headstart.learning.heads import Head, Listener, Step, ignore, loss_and_accuracy
 from headstart.learning.sgd import class_weights
+from headstart.plans import FineTunePlan
 from headstart.records import Floats, Integers, Progress, silence
 
 WEIGHT_DECAY = 0.01  # of weights of two dimensions and more

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headstart.config import HeadPlan
 from headstart.data import splits
 from headstart.learning import calibration, logistic, prior
 from headstart.learning.heads import Head, Listener, ignore
 from headstart.learning.learner import Fitted, InTurn, OutOfFold
 from headstart.learning.prior import LabelRows, Prior
+from headstart.plans import HeadPlan
 from headstart.records import ClassNames, Finding, Floats, Integers, LabelledFeatures, Progress, found, silence
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from headstart.config import EncoderPlan, FineTunePlan
 from headstart.encoding import runtime
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.ondemand import OnDemand
@@ -28,6 +27,7 @@ from headstart.learning.linear import LogisticLearner
 from headstart.learning.prior import LabelRows
 from headstart.learning.proof import Proof
 from headstart.learning.sgd import watched
+from headstart.plans import EncoderPlan, FineTunePlan
 from headstart.records import Finding, Floats, Integers, LabelledFeatures
 
 _ENDED = {

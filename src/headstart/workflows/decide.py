@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from headstart.config import Plan, TrainConfig, apply_recipe, quality_of, refuse_contradictions, resolve, resolve_head
+from headstart.config import TrainConfig, apply_recipe, quality_of
 from headstart.data import splits
 from headstart.encoding import backbone as backbones
 from headstart.encoding import runtime, sizes
 from headstart.encoding.backbone import Backbone
 from headstart.levels import SCALES
+from headstart.plans import Plan, refuse_contradictions, resolve, resolve_head
 from headstart.records import Dataset
 
 IN_TURN = 5  # folds in which every picture is measured where that costs little

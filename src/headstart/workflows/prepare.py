@@ -13,7 +13,7 @@ from threading import Event
 
 import numpy as np
 
-from headstart.config import Plan, TrainConfig, apply_recipe, refuse_contradictions
+from headstart.config import TrainConfig, apply_recipe
 from headstart.data import splits
 from headstart.encoding import features, runtime, sizes, wanted
 from headstart.encoding.backbone import Backbone
@@ -27,6 +27,7 @@ from headstart.learning.clock import Limits
 from headstart.learning.learner import Learner
 from headstart.learning.prior import LabelRows
 from headstart.learning.tuner import Tuning
+from headstart.plans import Plan, refuse_contradictions
 from headstart.records import ClassNames, Dataset, Finding, LabelledFeatures, Progress, found, silence
 from headstart.workflows import budget, decide
 from headstart.workflows.budget import Budget

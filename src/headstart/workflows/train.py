@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.config import CalibrationConfig, Plan, TrainConfig
+from headstart.config import CalibrationConfig, TrainConfig
 from headstart.data import sources, splits
 from headstart.data.splits import Grouping, Partition
 from headstart.encoding import cache as caches
@@ -31,6 +31,7 @@ from headstart.learning.heads import Listener, Step, ignore
 from headstart.learning.learner import Fitted, Learner
 from headstart.learning.rules import PredictionRules
 from headstart.model.classifier import Classifier
+from headstart.plans import Plan
 from headstart.predictions import Evaluation, Predictions, joined
 from headstart.records import Dataset, Finding, Integers, Progress, Splits, silence
 from headstart.workflows import prepare, provenance, resume
