@@ -190,7 +190,7 @@ def test_the_table_of_settings_names_every_setting_and_its_default():
     table = {name: default for name, default, _ in settings_table()}
     plan = decided(TrainConfig()).to_dict()
     flat = {f"{section}.{key}" for section, values in plan.items() if isinstance(values, dict) for key in values}
-    assert set(table) == flat | {"recipe", "seed", "refit"}
+    assert set(table) == flat | {"recipe", "quality", "budget", "seed", "refit"}
     assert read_config(None, flags=table) == TrainConfig()
 
 

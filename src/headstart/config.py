@@ -15,23 +15,9 @@ from typing import Any, Literal
 import tomli_w
 
 from headstart.errors import ConfigError
+from headstart.levels import LEVELS, RECIPES, USUAL, Quality
 from headstart.records import Preprocess
 from headstart.settings import EPOCHS, build, problems, put, read_toml, setting, table, toml_value
-
-# What a recipe puts in the place of "auto".
-RECIPES: Mapping[str, Mapping[str, Any]] = {
-    "headstart": {
-        "encoder": {"backbone": "tf_efficientnet_lite2"},
-        "head": {"hidden": ()},
-        "refit": True,
-    },
-    "tutorial": {
-        "pictures": {"size": 331},
-        "encoder": {"backbone": "inception_resnet_v2"},
-        "head": {"hidden": (512, 256, 128), "optimizer": "adam"},
-        "refit": False,
-    },
-}
 
 # What a plan says of settings of the head that its optimizer does not use, where that is not their default.
 _UNUSED: Mapping[str, Any] = {"l2": (), "prior": "none", "dropout": 0.0, "learning_rate": 0.0003, "weight_decay": 0.0}
@@ -56,12 +42,24 @@ class PictureConfig:
 
     size: int | Auto = setting(
         "auto",
-        "side in pixels, where encoder.backbone names none; auto: the recipe's, or what the network wants",
+        "side in pixels, where encoder.backbone names none; auto: the recipe's or the level's",
         16,
         2048,
     )
     resize: Literal["crop", "letterbox", "squash"] = setting("crop", "what becomes of the aspect ratio")
-    mirror: bool = setting(True, "learn from each picture and from its mirror image")
+    mirror: bool | Auto = setting(
+        "auto", "learn from each picture and from its mirror image; false: a mirror image shows something else"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PredictConfig:
+    """What a prediction looks at."""
+
+    views: Literal["auto", "original", "mirror"] = setting(
+        "auto",
+        "mirror: features are the mean over each picture and its mirror image, at twice the cost; auto: the level's",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +82,12 @@ class SplitConfig:
     """What is held out to measure."""
 
     validation: float = setting(0.2, "share of each class held out, where the data brings no split", 0.01, 0.9)
-    folds: int = setting(
-        0, "cross-validation: so many folds are held out in turn and every picture is measured; 0: one share", 0, 50
+    folds: int | Auto = setting(
+        "auto",
+        "cross-validation: so many folds are held out in turn and every picture is measured; 0: one share; auto: 5 "
+        "where that costs little",
+        0,
+        50,
     )
     repeats: int = setting(1, "how often that is done, each time with other pictures held out", 1, 100)
     near_duplicates: Literal["together", "apart"] = setting(
@@ -167,7 +169,14 @@ class TrainConfig:
     """What the user asks of `train`; every field has a default."""
 
     recipe: Literal["headstart", "tutorial"] = setting("headstart", "what each `auto` stands for")
+    quality: Quality | Auto = setting(
+        "auto", "fast, balanced or best: how much work an answer is worth; auto: balanced, or what the budget allows"
+    )
+    budget: float = setting(
+        0.0, "seconds that a training may take: the best level that fits is taken; 0: no matter", 0, 1e8
+    )
     pictures: PictureConfig = field(default_factory=PictureConfig)
+    predict: PredictConfig = field(default_factory=PredictConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
@@ -193,6 +202,13 @@ class PicturePlan:
 
 
 @dataclass(frozen=True, slots=True)
+class PredictPlan:
+    """`PredictConfig`, decided."""
+
+    views: Literal["original", "mirror"]
+
+
+@dataclass(frozen=True, slots=True)
 class EncoderPlan:
     """`EncoderConfig`, decided."""
 
@@ -201,6 +217,13 @@ class EncoderPlan:
     engine: Literal["openvino", "torch"]
     device: Literal["cpu", "cuda", "mps"]
     precision: Literal["f32", "bf16"]
+
+
+@dataclass(frozen=True, slots=True)
+class SplitPlan(SplitConfig):
+    """`SplitConfig`, decided."""
+
+    folds: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,13 +260,26 @@ class Plan:
     """What `train` will do. Its TOML is a valid configuration that asks for exactly this."""
 
     recipe: Literal["headstart", "tutorial"]
+    quality: Quality
     pictures: PicturePlan
+    predict: PredictPlan
     encoder: EncoderPlan
-    split: SplitConfig
+    split: SplitPlan
     head: HeadPlan
     calibration: CalibrationConfig
     seed: int
     refit: bool
+
+    @property
+    def predicted(self) -> tuple[str, ...]:
+        """The views whose mean features a prediction takes."""
+        return ("original", "mirror") if self.predict.views == "mirror" else ("original",)
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """What is encoded of each picture."""
+        both = self.pictures.mirror or self.predict.views == "mirror"
+        return ("original", "mirror") if both else ("original",)
 
     def to_dict(self) -> dict[str, Any]:
         """Return nested plain values."""
@@ -254,27 +290,42 @@ class Plan:
         return tomli_w.dumps(self.to_dict())
 
 
+def quality_of(config: TrainConfig) -> Quality:
+    """Return the level of quality that is meant where no budget decides."""
+    return USUAL if config.quality == "auto" else config.quality
+
+
 def apply_recipe(config: TrainConfig) -> TrainConfig:
-    """Put the recipe's values in the place of each "auto" that it decides."""
-    recipe = RECIPES[config.recipe]
+    """Put the recipe's values, or else the level's, in the place of each "auto" that they decide."""
+    views = config.predict.views
+    if views == "auto" and (config.pictures.mirror is False or config.recipe == "tutorial"):
+        config = dataclasses.replace(config, predict=PredictConfig("original"))
+    for values in (RECIPES[config.recipe], LEVELS[quality_of(config)]):
+        config = _fill(config, values)
+    return config
+
+
+def _fill(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
+    """Put these values in the place of each "auto"."""
     changes: dict[str, Any] = {}
-    for name, values in recipe.items():
+    for name, value in values.items():
         asked = getattr(config, name)
         if not dataclasses.is_dataclass(asked):
-            changes[name] = values if asked == "auto" else asked
+            changes[name] = value if asked == "auto" else asked
         else:
-            open_ones = {key: value for key, value in values.items() if getattr(asked, key) == "auto"}
+            open_ones = {key: one for key, one in value.items() if getattr(asked, key) == "auto"}
             changes[name] = dataclasses.replace(typing.cast(Any, asked), **open_ones)
     return dataclasses.replace(config, **changes)
 
 
-def resolve(config: TrainConfig, preprocess: Preprocess, encoder: EncoderPlan) -> Plan:
+def resolve(config: TrainConfig, preprocess: Preprocess, encoder: EncoderPlan, folds: int = 0) -> Plan:
     """Decide what was left open.
 
     Args:
         config: What was asked.
         preprocess: How the pictures will be prepared, already with the size and resize policy asked for.
         encoder: What the machine and the backbone decided.
+        folds: What the data decided, where that was left open.
 
     Raises:
         ConfigError: Settings of the head that exclude each other.
@@ -283,14 +334,22 @@ def resolve(config: TrainConfig, preprocess: Preprocess, encoder: EncoderPlan) -
     refuse_contradictions(config)
     return Plan(
         recipe=config.recipe,
-        pictures=PicturePlan(preprocess.size, config.pictures.resize, config.pictures.mirror),
+        quality=quality_of(config),
+        pictures=PicturePlan(preprocess.size, config.pictures.resize, config.pictures.mirror is True),
+        predict=PredictPlan("mirror" if config.predict.views == "mirror" else "original"),
         encoder=encoder,
-        split=config.split,
+        split=SplitPlan(
+            **dataclasses.asdict(config.split) | ({"folds": folds} if config.split.folds == "auto" else {})
+        ),
         head=resolve_head(config.head),
         calibration=config.calibration,
         seed=config.seed,
         refit=config.refit is True,
     )
+
+
+def _resolve_split(split: SplitConfig, folds: int) -> SplitPlan:
+    return SplitPlan(**dataclasses.asdict(split) | ({"folds": folds} if split.folds == "auto" else {}))
 
 
 def refuse_contradictions(config: TrainConfig) -> None:
@@ -306,8 +365,9 @@ def refuse_contradictions(config: TrainConfig) -> None:
     resolve_head(config.head)
     if split.folds == 1:
         raise ConfigError("split.folds is 1; one fold leaves nothing to learn from.", "Take 5, or 0 for one share.")
-    if config.head.watch == "validation" and (split.folds or split.repeats > 1):
-        name, value = ("split.folds", split.folds) if split.folds else ("split.repeats", split.repeats)
+    folds = 0 if split.folds == "auto" else split.folds
+    if config.head.watch == "validation" and (folds or split.repeats > 1):
+        name, value = ("split.folds", folds) if folds else ("split.repeats", split.repeats)
         raise ConfigError(
             f"head.watch is 'validation' and {name} is {value}: the head that is saved then learns from every picture, "
             "and none is left to watch.",

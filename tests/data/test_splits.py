@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from headstart.config import SplitConfig
+from headstart.config import SplitPlan
 from headstart.data import sources, splits
 from headstart.data.splits import Grouping
 from headstart.errors import DataError
@@ -44,7 +44,7 @@ def grouping(groups: np.ndarray, aside: np.ndarray | None = None, same_object: b
 
 def brought(dataset: Dataset, groups: np.ndarray, aside: np.ndarray | None = None) -> Splits:
     """Return the split that the data brings."""
-    return splits.partition(dataset, grouping(groups, aside), SplitConfig(), 0).final
+    return splits.partition(dataset, grouping(groups, aside), SplitPlan(), 0).final
 
 
 def groups_of_classes(dataset: Dataset, groups: np.ndarray) -> dict[str, set[int]]:
@@ -387,7 +387,7 @@ def test_a_part_of_doubtful_pictures_alone_is_measured_all_the_same():
 
 def followed(dataset: Dataset, groups: np.ndarray, *parts: str) -> Splits:
     """Return the split of pictures of which a previous run had some."""
-    return splits.partition(dataset, grouping(groups), SplitConfig(), 0, previous=np.array(parts)).final
+    return splits.partition(dataset, grouping(groups), SplitPlan(), 0, previous=np.array(parts)).final
 
 
 def test_pictures_of_a_previous_run_stay_where_they_were_and_new_ones_are_dealt_out():
@@ -415,7 +415,7 @@ def balanced(each: int = 10, classes: str = "abc") -> tuple[Dataset, np.ndarray]
 
 def test_one_share_is_one_round_and_what_is_learned_last():
     dataset, groups = balanced()
-    found = splits.partition(dataset, grouping(groups), SplitConfig(), 0)
+    found = splits.partition(dataset, grouping(groups), SplitPlan(), 0)
     (only,) = found.rounds
     assert only is found.final
     np.testing.assert_array_equal(only.validation, splits.split(dataset, groups, 0.2, 0).validation)
@@ -423,7 +423,7 @@ def test_one_share_is_one_round_and_what_is_learned_last():
 
 def test_folds_measure_every_picture_once_and_learn_from_all_at_the_end():
     dataset, groups = balanced()
-    found = splits.partition(dataset, grouping(groups), SplitConfig(folds=5), 0)
+    found = splits.partition(dataset, grouping(groups), SplitPlan(folds=5), 0)
     measured = np.concatenate([one.validation for one in found.rounds])
     assert sorted(measured.tolist()) == list(range(30))
     assert all(not set(one.train) & set(one.validation) for one in found.rounds)
@@ -432,14 +432,14 @@ def test_folds_measure_every_picture_once_and_learn_from_all_at_the_end():
 
 def test_repeats_hold_out_other_pictures_each_time():
     dataset, groups = balanced()
-    found = splits.partition(dataset, grouping(groups), SplitConfig(repeats=3), 0)
+    found = splits.partition(dataset, grouping(groups), SplitPlan(repeats=3), 0)
     assert len({tuple(one.validation) for one in found.rounds}) == 3
     assert len(found.final.train) == 30
 
 
 def test_E4_groups_stay_together_in_every_round():
     dataset, groups = made([Row(label, f"{label}{n // 3}") for label in "ab" for n in range(15)])
-    for one in splits.partition(dataset, grouping(groups), SplitConfig(folds=4, repeats=2), 0).rounds:
+    for one in splits.partition(dataset, grouping(groups), SplitPlan(folds=4, repeats=2), 0).rounds:
         assert not set(groups[one.train]) & set(groups[one.validation])
 
 
@@ -447,16 +447,13 @@ def test_an_even_partition_measures_large_groups_too():
     rows = [Row(label, f"{label}{n // 6}") for label in "ab" for n in range(18)]  # six of eighteen are over a fifth
     dataset, groups = made(rows)
     measured = np.concatenate(
-        [
-            one.validation
-            for one in splits.partition(dataset, grouping(groups, same_object=True), SplitConfig(), 0).rounds
-        ]
+        [one.validation for one in splits.partition(dataset, grouping(groups, same_object=True), SplitPlan(), 0).rounds]
     )
     assert sorted(measured.tolist()) == list(range(36))
 
 
-@pytest.mark.parametrize("config", [SplitConfig(), SplitConfig(folds=3)])
-def test_E3_pictures_set_aside_are_learned_from_and_measure_nothing(config: SplitConfig):
+@pytest.mark.parametrize("config", [SplitPlan(), SplitPlan(folds=3)])
+def test_E3_pictures_set_aside_are_learned_from_and_measure_nothing(config: SplitPlan):
     dataset, groups = made([Row(label) for label in "ab" for _ in range(10)])
     aside = np.arange(20) % 4 == 0
     for one in splits.partition(dataset, grouping(groups, aside), config, 0).rounds:
@@ -472,7 +469,7 @@ def test_E3_pictures_set_aside_leave_a_given_test_part():
 def test_folds_of_a_given_split_leave_its_test_part_alone():
     rows = [Row(label, split="test" if n < 2 else "train") for label in "ab" for n in range(12)]
     dataset, groups = made(rows)
-    found = splits.partition(dataset, grouping(groups), SplitConfig(folds=4), 0)
+    found = splits.partition(dataset, grouping(groups), SplitPlan(folds=4), 0)
     tested = {0, 1, 12, 13}
     assert set(found.final.test) == tested
     assert not tested & {int(row) for one in found.rounds for row in (*one.train, *one.validation)}
@@ -480,7 +477,7 @@ def test_folds_of_a_given_split_leave_its_test_part_alone():
 
 def test_without_turns_one_share_is_held_out_even_of_large_groups():
     dataset, groups = made([Row(label, f"{label}{n // 6}") for label in "ab" for n in range(18)])
-    found = splits.partition(dataset, grouping(groups, same_object=True), SplitConfig(), 0, in_turn=False)
+    found = splits.partition(dataset, grouping(groups, same_object=True), SplitPlan(), 0, in_turn=False)
     assert len(found.rounds) == 1
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from headstart.config import HeadConfig, resolve_head
 from headstart.inspection.duplicates import Resemblance
-from headstart.learning import learner
+from headstart.learning import learners
 from headstart.learning.learner import Learner
 from headstart.learning.prior import LabelRows
 from headstart.records import ClassNames, Dataset, LabelledFeatures, Sample
@@ -38,4 +38,4 @@ def learner_of(features: LabelledFeatures) -> Learner:
     """Return a learner of linear heads that knows nothing beforehand."""
     none = np.zeros((0, DIM), np.float32)
     plan = resolve_head(HeadConfig(hidden=(), prior="none"))
-    return learner.build(features, plan, LabelRows((), none, none[:, 0]), 0)
+    return learners.build(features, plan, LabelRows((), none, none[:, 0]), 0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from shots import drawn, learner_of
 
-from headstart.config import SplitConfig
+from headstart.config import SplitPlan
 from headstart.data.splits import Grouping
 from headstart.experiments import grouping
 from headstart.inspection.duplicates import Resemblance
@@ -21,7 +21,7 @@ def gap(features: LabelledFeatures, resemblance: Resemblance) -> Interval | None
 
 
 def decide(features: LabelledFeatures, resemblance: Resemblance, **asked: str) -> Grouping:
-    return grouping.decide(learner_of(features), resemblance, SplitConfig(**asked))
+    return grouping.decide(learner_of(features), resemblance, SplitPlan(**asked))
 
 
 def test_a_figure_that_rests_on_same_object_pictures_has_a_gap():

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from headstart.config import EncoderPlan, Plan, SplitConfig, read_config, resolve
+from headstart.config import EncoderPlan, Plan, SplitConfig, SplitPlan, read_config, resolve
 from headstart.data import splits
 from headstart.data.splits import Grouping
 from headstart.errors import ConfigError
-from headstart.learning import calibration, learner, rules, sgd
+from headstart.learning import calibration, learners, rules, sgd
 from headstart.learning.calibration import Calibration
 from headstart.learning.heads import Head
-from headstart.learning.learner import Fitted, Learner
+from headstart.learning.learner import NOBODY, Fitted, Learner
 from headstart.learning.prior import LabelRows
 from headstart.learning.rules import PredictionRules
 from headstart.learning.sgd import Rows
@@ -71,22 +71,28 @@ def case(dataset: Dataset, spread: float = 2.0) -> Case:
     digests = tuple(f"{row:064d}" for row in range(len(dataset)))
     groups = splits.group_ids(dataset, digests)
     grouping = Grouping(groups, groups, np.zeros(len(dataset), dtype=bool))
-    parts = splits.partition(dataset, grouping, SplitConfig(), 0).final
+    parts = splits.partition(dataset, grouping, SplitPlan(), 0).final
     return Case(LabelledFeatures(dataset, values.astype(np.float32), classes, targets, digests), groups, parts)
 
 
 def plan(*settings: str) -> Plan:
     """Return the tutorial's plan of a small head in few epochs."""
-    config = read_config(None, ["recipe=tutorial", "head.hidden=[8]", "head.epochs=6", *settings])
+    return decide("recipe=tutorial", "head.hidden=[8]", "head.epochs=6", *settings)
+
+
+def decide(*settings: str) -> Plan:
+    """Return the plan of these settings."""
     return resolve(
-        config, Preprocess(64, 1, "bicubic", (0.5,) * 3, (0.5,) * 3), EncoderPlan("x", "", "torch", "cpu", "f32")
+        read_config(None, settings),
+        Preprocess(64, 1, "bicubic", (0.5,) * 3, (0.5,) * 3),
+        EncoderPlan("x", "", "torch", "cpu", "f32"),
     )
 
 
 def build(features: LabelledFeatures, decided: Plan, **more: Any) -> Learner:
     """Return what fits heads as a plan says; nothing is known of any label."""
     none = np.zeros((0, FEATURES), np.float32)
-    return learner.build(features, decided.head, LabelRows((), none, none[:, 0]), decided.seed, **more)
+    return learners.build(features, decided.head, LabelRows((), none, none[:, 0]), decided.seed, **more)
 
 
 def learn(given: Case, *settings: str, **more: Any) -> Learned:
@@ -293,3 +299,32 @@ def test_a_killed_fit_goes_on_from_the_cache_and_leaves_nothing_there(tmp_path: 
     assert begun[0] == 4  # nothing is done twice
     assert same(again.fitted.head, learn(given).fitted.head)
     assert not list((tmp_path / "fits").iterdir())
+
+
+@pytest.mark.parametrize("decided", [decide("head.l2=1"), plan("head.epochs=2")])
+def test_E5_what_measures_a_fold_has_not_learned_from_it(decided: Plan):
+    given = case(samples(20))
+    targets = given.features.targets
+    rows, fold = np.arange(len(targets)), np.arange(len(targets)) % 4
+    own, other = (
+        build(replace(given.features, targets=labels), decided).in_turn(rows, NOBODY, fold, given.groups)
+        for labels in (targets, np.where(fold == 2, (targets + 1) % len(NAMES), targets))
+    )
+    assert sorted(own.turns) == [0, 1, 2, 3]
+    assert same(own.turns[2].head, other.turns[2].head)
+    assert not same(own.turns[1].head, other.turns[1].head)
+    for number, fitted in own.turns.items():
+        assert fitted.held is not None
+        assert number not in fold[fitted.held.rows]
+
+
+def test_the_penalty_of_a_fold_is_chosen_by_the_others():
+    given = case(samples(30))
+    rows, fold = np.arange(len(given.features)), np.arange(len(given.features)) % 3
+    own = build(given.features, decide())
+    fits = own.in_turn(rows, NOBODY, fold, given.groups)
+    assert fits.last.held is not None
+    assert sorted(fits.last.held.rows.tolist()) == rows.tolist()
+    scores = dict(fits.turns[0].provenance["l2_tried"])
+    assert fits.turns[0].best == min(scores, key=scores.__getitem__)
+    assert scores != dict(fits.last.provenance["l2_tried"])

@@ -30,7 +30,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(**settings: object) -> TrainConfig:
-    return read_config(None, flags=SMALL | {name.replace("__", "."): value for name, value in settings.items()})
+    return read_config(
+        None, flags=SMALL | {"split.folds": 0} | {name.replace("__", "."): value for name, value in settings.items()}
+    )
 
 
 def named(findings: tuple[Finding, ...], code: str) -> tuple[str, ...]:

@@ -18,7 +18,9 @@ from headstart.encoding import cache as caches
 from headstart.errors import DataError
 from headstart.learning.heads import Head
 from headstart.records import Dataset, Finding
+from headstart.workflows import decide, resume
 from headstart.workflows import train as workflow
+from headstart.workflows.resume import PreviousRun
 from headstart.workflows.train import TrainingResult
 
 pytestmark = pytest.mark.slow  # trains, or kills what trains
@@ -42,7 +44,7 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
 
     def call(dataset: Dataset, cache: Path = shared, **settings: object) -> TrainingResult:
         flags = {name.replace("__", "."): value for name, value in settings.items()}
-        return workflow.train(dataset, read_config(None, flags=SMALL | flags), cache=cache)
+        return workflow.train(dataset, read_config(None, flags=SMALL | {"split.folds": 0} | flags), cache=cache)
 
     return call
 
@@ -101,7 +103,31 @@ def test_small_problem_is_learned(small_result: TrainingResult):
 def test_validation_predictions_are_probabilities(small_result: TrainingResult):
     said = small_result.predictions["validation"]
     np.testing.assert_allclose(said.probabilities.sum(axis=1), 1)
-    assert len(said) == 6
+    assert len(said) == 36  # each in its turn
+
+
+def test_every_picture_measures_where_that_costs_little(photos: Path, train: Train, monkeypatch: pytest.MonkeyPatch):
+    auto = {"split.folds": "auto"}
+    result = train(sources.read(photos), **auto)
+    assert sorted(result.predictions["validation"].names) == sorted(sample.name for sample in result.dataset)
+    assert (result.plan.split.folds, len(result.splits.train), len(result.splits.validation)) == (5, 36, 0)
+    told = result.classifier.provenance.training
+    assert told["figures_of"] == "5 heads fitted the same way, each measured on pictures left out for it"
+    monkeypatch.setattr(decide, "MOST_WORK", 36 * 3 * 1280 - 1)
+    assert train(sources.read(photos), **auto).plan.split.folds == 0
+
+
+def test_a_given_split_and_a_previous_run_that_held_out_a_share_are_kept(photos: Path, train: Train):
+    auto = {"split.folds": "auto"}
+    read = sources.read(photos)
+    given = replace(
+        read, samples=tuple(replace(s, split="test" if n % 4 == 0 else "train") for n, s in enumerate(read))
+    )
+    assert train(given, **auto).plan.split.folds == 0
+    share = PreviousRun({"0" * 64: "validation"}, {}, read.classes, {})
+    assert resume.heeded(share, read_config(None)).split.folds == 0
+    assert resume.heeded(share, read_config(None, ["split.folds=3"])).split.folds == 3
+    assert resume.heeded(replace(share, parts={"0" * 64: "train"}), read_config(None)).split.folds == "auto"
 
 
 def test_no_row_is_in_two_parts_and_every_row_in_one(small_result: TrainingResult):
@@ -240,8 +266,8 @@ def test_B13_a_class_of_two_pictures_is_learned_and_measured(photos: Path, train
     assert result.evaluation.support.tolist()[result.classifier.classes.index("elm")] == 1
 
 
-def test_the_refit_learns_from_all_pictures_and_says_so(small_result: TrainingResult):
-    told = small_result.classifier.provenance.training
+def test_the_refit_learns_from_all_pictures_and_says_so(photos: Path, train: Train):
+    told = train(sources.read(photos)).classifier.provenance.training
     assert told["refitted"] is True
     assert told["fitted_on"] == "36 training and validation pictures"
     assert told["figures_of"] == "the head fitted on the 30 training pictures"
@@ -258,9 +284,9 @@ def test_without_refit_the_saved_head_is_the_one_that_was_measured(photos: Path,
 
 
 def test_mirror_images_are_learned_from(photos: Path, train: Train, plain_result: TrainingResult):
-    assert plain_result.plan.pictures.mirror is True
-    plain = train(sources.read(photos), pictures__mirror=False)
-    assert not same(plain.classifier.head, plain_result.classifier.head)
+    assert plain_result.plan.pictures.mirror is False
+    mirrored = train(sources.read(photos), pictures__mirror=True)
+    assert not same(mirrored.classifier.head, plain_result.classifier.head)
 
 
 def test_without_mirror_images_none_are_encoded(photos: Path, train: Train):

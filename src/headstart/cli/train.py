@@ -12,7 +12,7 @@ import typer
 
 from headstart import terminal
 from headstart.cli import places
-from headstart.cli.options import AsJson, BackboneName, Corrections, Engine, Mirror, NoCache, Quiet, Source
+from headstart.cli.options import AsJson, Corrections, Engine, NoCache, Quiet, Shown, Source, seconds_of
 from headstart.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,12 +30,13 @@ class Wishes:
     recipe: Annotated[
         str | None, typer.Option(help="headstart, or tutorial: InceptionResNetV2 and a head of dense layers.")
     ] = None
-    backbone: BackboneName = None
     weights: Annotated[str | None, typer.Option(help="A .safetensors or .pth file of the backbone's weights.")] = None
-    resize: Annotated[str | None, typer.Option(help="crop, letterbox or squash.")] = None
-    mirror: Mirror = None
     refit: Annotated[
         bool | None, typer.Option("--refit/--no-refit", help="After measuring, fit again on all pictures.")
+    ] = None
+    budget: Annotated[
+        str | None,
+        typer.Option(help="Time that it may take, e.g. 90s, 10m or 1h30m: the best level that fits is taken."),
     ] = None
     folds: Annotated[
         int | None,
@@ -47,7 +48,7 @@ class Wishes:
         list[str] | None, typer.Option("--set", help="Any setting, e.g. head.l2=0.1; `headstart settings` lists them.")
     ] = None
 
-    def read(self, engine: Engine, previous: Path | None) -> TrainConfig:
+    def read(self, shown: Shown, engine: Engine, previous: Path | None) -> TrainConfig:
         """Return the configuration; of a training that goes on from a previous one, its plan is the ground."""
         from headstart.config import read_config
 
@@ -56,15 +57,13 @@ class Wishes:
             file = previous / "plan.toml"  # the same backbone and the same rules, unless a flag says otherwise
         flags = {
             "recipe": self.recipe,
-            "encoder.backbone": self.backbone,
             "encoder.weights": self.weights,
-            "pictures.resize": self.resize,
-            "pictures.mirror": self.mirror,
             "split.folds": self.folds,
+            "budget": None if self.budget is None else seconds_of(self.budget),
             "refit": self.refit,
             "seed": self.seed,
         }
-        return read_config(file, self.settings or (), flags | engine.flags)
+        return read_config(file, self.settings or (), flags | shown.flags | engine.flags)
 
 
 @dataclass(frozen=True)
@@ -89,6 +88,7 @@ def train(
     source: Source,
     *,
     out: Annotated[Path | None, typer.Option(help="Where the model goes; default: runs/<name of DATA>.")] = None,
+    shown: Shown,
     wishes: Wishes,
     corrections: Corrections = None,
     engine: Engine,
@@ -100,7 +100,7 @@ def train(
     encoded is kept, and the same command goes on from there.
     """
     root = source.root
-    asked = wishes.read(engine, extras.previous)
+    asked = wishes.read(shown, engine, extras.previous)
     out = out or Path("runs") / root.resolve().name
     dataset = places.corrected(source.read(), corrections)
     if dataset.layout == "folders" and out.resolve().is_relative_to(root.resolve()):
@@ -161,7 +161,7 @@ def _print_plan(begun: Begun) -> None:
     sizes = shapes.sample([sample.path for sample in dataset])
     widest = max((network.preprocess for network in begun.backbone.networks), key=lambda one: one.crop)
     cut = shapes.cropped(sizes, widest)
-    terminal.print_plan(begun.plan, len(dataset), len(dataset.classes), cut)
+    terminal.print_plan(begun.plan, len(dataset), len(dataset.classes), cut, begun.budget)
 
 
 def _report(result: TrainingResult, out: Path, moved: Path | None, *, as_json: bool) -> None:
@@ -204,9 +204,8 @@ def audit(
     source: Source,
     out: Annotated[Path, typer.Option(help="The sheet to write.")] = Path("suspects.csv"),
     corrections: Corrections = None,
-    backbone: BackboneName = None,
-    mirror: Mirror = None,
     *,
+    shown: Shown,
     engine: Engine,
     no_cache: NoCache = False,
     as_json: AsJson = False,
@@ -219,7 +218,7 @@ def audit(
     """
     from headstart.config import read_config
 
-    asked = read_config(None, flags={"encoder.backbone": backbone, "pictures.mirror": mirror} | engine.flags)
+    asked = read_config(None, flags=shown.flags | engine.flags)
     read = source.read()
     places.check_out(out, [sample.path for sample in read])
     if out.exists():

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from headstart.config import SplitConfig
+from headstart.config import SplitConfig, SplitPlan
 from headstart.errors import ConfigError, DataError
 from headstart.predictions import Interval
 from headstart.records import SPLIT_NAMES, Dataset, Finding, Integers, Splits, found
@@ -95,16 +95,19 @@ class Partition:
     Attributes:
         rounds: Each is learned and measured on its own; together they give the figures.
         final: What is learned last; the only round again, unless there are several.
+        fold: (len(final.train),) in which round each of those rows measures, -1 in none, where the rounds are one
+            dealing out of them; else None.
     """
 
     rounds: tuple[Splits, ...]
     final: Splits
+    fold: Integers | None = None
 
 
 def partition(
     dataset: Dataset,
     grouping: Grouping,
-    config: SplitConfig,
+    config: SplitPlan,
     seed: int,
     *,
     previous: Parts | None = None,
@@ -143,10 +146,19 @@ def partition(
         return Partition((rounds[0],), rounds[0])
     nothing = np.array([], dtype=np.int64)
     findings = (*(first.findings if first.origin != "drawn" else ()), *rounds[0].findings)
-    return Partition(tuple(rounds), replace(first, train=rows, validation=nothing, findings=findings))
+    fold = _fold_of(rows, rounds) if config.repeats == 1 else None
+    return Partition(tuple(rounds), replace(first, train=rows, validation=nothing, findings=findings), fold)
 
 
-def _first(dataset: Dataset, grouping: Grouping, config: SplitConfig, seed: int, previous: Parts | None) -> Splits:
+def _fold_of(rows: Integers, rounds: list[Splits]) -> Integers:
+    """Return (len(rows),) the number of the round that each row measures in, -1 for rows that measure in none."""
+    fold = np.full(len(rows), -1, dtype=np.int64)
+    for number, one in enumerate(rounds):
+        fold[np.isin(rows, one.validation)] = number
+    return fold
+
+
+def _first(dataset: Dataset, grouping: Grouping, config: SplitPlan, seed: int, previous: Parts | None) -> Splits:
     """Return the split that is brought along, or else draw one."""
     if is_given(dataset):
         return _brought(dataset, np.array([sample.split or "train" for sample in dataset]), grouping, "data")
@@ -366,7 +378,7 @@ def check(dataset: Dataset, config: SplitConfig, watch: str) -> None:
     """
     if not is_given(dataset):
         return
-    if config.repeats > 1 and not config.folds:
+    if config.repeats > 1 and config.folds in ("auto", 0):
         raise ConfigError(
             f"split.repeats is {config.repeats}, but the data brings a split of its own, which stays the same.",
             "Leave it away, or measure by folds of the training part: --folds 5.",

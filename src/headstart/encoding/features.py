@@ -27,7 +27,17 @@ from headstart.encoding.reading import Loaded, Part
 from headstart.encoding.runtime import Agreement, Encoder
 from headstart.encoding.shelves import Shelves
 from headstart.inspection import properties
-from headstart.records import Dataset, FeatureTable, Floats, ImageProperties, Pixels, Preprocess, Progress, silence
+from headstart.records import (
+    Dataset,
+    FeatureTable,
+    Floats,
+    ImageProperties,
+    Integers,
+    Pixels,
+    Preprocess,
+    Progress,
+    silence,
+)
 
 SHARD_ROWS = 256
 VIEWS = ("original", "mirror")
@@ -87,6 +97,15 @@ def extract(
     return Extraction(job.table(), job.encoders, agreement)
 
 
+def missing(
+    dataset: Dataset, digests: Sequence[str], encoders: Sequence[Encoder], *, views: Sequence[str], cache: Path | None
+) -> Integers:
+    """Return rows of pictures whose features the cache lacks, one for each content; arguments as in `extract`."""
+    job = _Job(dataset, digests, encoders, tuple(views), False, cache, silence, {})
+    job.recall()
+    return np.array([rows[0] for rows in job.missing().values()], dtype=np.int64)
+
+
 def mean(values: Floats) -> Floats:
     """Return (N, 1, D) float32: of (N, V, D) the sum in the order of the views, divided by their number."""
     if values.shape[1] == 1:
@@ -137,7 +156,7 @@ class _Job:
         """
         while True:
             asked = self.encoders
-            self._recall()
+            self.recall()
             agreements = [self._compared(network) for network in range(len(asked))]
             plan = runtime.safest(self.encoders)
             self.encoders = tuple(runtime.by_plan(encoder, plan) for encoder in self.encoders)
@@ -200,7 +219,7 @@ class _Job:
             None if self.properties is None else properties.unpack(self.properties.values),
         )
 
-    def _recall(self) -> None:
+    def recall(self) -> None:
         """Take what the cache holds of these encoders."""
         self.shelves = Shelves(self.cache, self.encoders, self.views)
         self.known[:] = False

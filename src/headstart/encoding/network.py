@@ -127,6 +127,12 @@ def preprocessing(name: str, size: int | None = None, resize: str = "crop", *, c
         return _preprocess(_timm().data.resolve_model_data_config(_create(name)), size, resize, crop)
 
 
+def free_size(name: str) -> int | None:
+    """Return the side in pixels that a network was trained on, if it takes others as well; None if not, or unknown."""
+    known = _timm().get_pretrained_cfg(ALIASES.get(name, name))
+    return None if known is None or known.fixed_input_size else int(known.input_size[-1])
+
+
 def rebuild(name: str, state: Mapping[str, Tensor], preprocess: Preprocess, arguments: Mapping[str, Any]) -> Network:
     """Return the network of a saved classifier, from its architecture's name, arguments and weights alone.
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart import metrics
-from headstart.config import SplitConfig
+from headstart.config import SplitPlan
 from headstart.data import splits
 from headstart.data.splits import Grouping
 from headstart.inspection import duplicates
@@ -30,9 +30,7 @@ FEWEST = 100  # measured pictures below which nothing is said
 STAGE = "Comparing with same-object pictures"
 
 
-def decide(
-    learner: Learner, resemblance: Resemblance, config: SplitConfig, *, progress: Progress = silence
-) -> Grouping:
+def decide(learner: Learner, resemblance: Resemblance, config: SplitPlan, *, progress: Progress = silence) -> Grouping:
     """Return what stays together.
 
     Args:

@@ -1,29 +1,21 @@
 """Labelled features → fitted heads: the one thing that workflows and experiments know of fitting.
 
 A `Learner` is built once, from features, plan and label rows; which rows to learn from, and which stay together, are
-arguments. `LogisticLearner` fits to the end by L-BFGS, and folds of the training rows choose its l2 penalty;
-`SgdLearner` fits in epochs, and a tenth of the training rows stops it. Either way some training rows were held out:
-what is said of them gives the prediction rules. Nobody outside makes logits of features: a `Fitted` does.
+arguments. However it fits, some training rows are held out: what is said of them gives the prediction rules. Nobody
+outside makes logits of features: a `Fitted` does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from headstart.config import HeadPlan
-from headstart.data import splits
-from headstart.errors import ConfigError
-from headstart.learning import calibration, logistic, prior, sgd
 from headstart.learning.heads import Head, Listener, Step, ignore
-from headstart.learning.prior import LabelRows, Prior
-from headstart.records import ClassNames, Finding, Floats, Integers, LabelledFeatures, Progress, found, silence
+from headstart.records import Finding, Floats, Integers, LabelledFeatures
 
-WATCHED = 10  # one in so many training pictures is watched where epochs are stopped
 NOBODY: Integers = np.array([], dtype=np.int64)
 
 
@@ -40,6 +32,11 @@ class OutOfFold:
     rows: Integers
     fold: Integers
     logits: Floats
+
+    def of(self, rows: Integers) -> OutOfFold:
+        """Return those of these rows."""
+        own = np.isin(self.rows, rows)
+        return OutOfFold(self.rows[own], self.fold[own], self.logits[own])
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +75,19 @@ class Fitted:
     def logits(self, rows: Integers) -> Floats:
         """Return (M, K): what the head says of these pictures."""
         return self.head.logits(self.embed(rows))
+
+
+@dataclass(frozen=True, slots=True)
+class InTurn:
+    """A fit on all rows, and one without each fold, chosen and calibrated without it.
+
+    Attributes:
+        last: Learned from all rows.
+        turns: Fold → what had not learned from it. Ascending.
+    """
+
+    last: Fitted
+    turns: Mapping[int, Fitted]
 
 
 class Learner(Protocol):
@@ -123,6 +133,19 @@ class Learner(Protocol):
             begin: A fit that has learned from some of these rows, to save steps; it does not decide where they end.
         """
 
+    def in_turn(
+        self, rows: Integers, watch: Integers, fold: Integers, groups: Integers, *, listen: Listener = ignore
+    ) -> InTurn:
+        """Fit on all rows, and once more without each fold, so that every row can be measured.
+
+        Args:
+            rows: To learn from.
+            watch: Rows that are measured along the last fit and decide nothing.
+            fold: (len(rows),) with whom each is held out; -1: never. Rows of a group are in one fold.
+            groups: (N,) as in `fit`.
+            listen: Hears the figures of each step of the first fold's fit.
+        """
+
     def out_of_fold(self, rows: Integers, fold: Integers, *, tolerance: float | None = None) -> OutOfFold:
         """Return what heads say of rows that they had not learned from.
 
@@ -139,250 +162,3 @@ class Learner(Protocol):
             rows: To learn from, of these classes.
             known: Ascending indices of the classes.
         """
-
-
-def build(
-    features: LabelledFeatures,
-    plan: HeadPlan,
-    label_rows: LabelRows,
-    seed: int,
-    *,
-    checkpoints: Path | None = None,
-    progress: Progress = silence,
-) -> Learner:
-    """Return the learner of a plan.
-
-    Args:
-        features: To learn from.
-        plan: Of the head.
-        label_rows: For the prior.
-        seed: Of folds, orders and first weights.
-        checkpoints: Where epochs keep their state, so that a killed fit goes on; None: nowhere.
-        progress: Hears of every fit.
-    """
-    linear = LogisticLearner(features, plan, label_rows, seed, progress)
-    return SgdLearner(linear, checkpoints) if plan.in_epochs else linear
-
-
-@dataclass(frozen=True, slots=True)
-class LogisticLearner:
-    """Linear heads by L-BFGS to the end, their l2 penalty chosen by folds of the training rows."""
-
-    features: LabelledFeatures
-    plan: HeadPlan
-    label_rows: LabelRows
-    seed: int
-    progress: Progress = silence
-
-    def fit(
-        self,
-        train: Integers,
-        watch: Integers,
-        groups: Integers,
-        *,
-        begin: float | None = None,
-        listen: Listener = ignore,
-    ) -> Fitted:
-        """See `Learner`."""
-        known = self._prior(train)
-        fold = splits.folds(self.features.dataset.select(train), groups[train], self.plan.folds, self.seed)
-        chosen = self._choose(known, train, fold, begin)
-        problem = self._problem(known, train)
-        history = logistic.History(problem, self.features.values, watch, self.features.targets[watch], listen)
-        head = problem.head(problem.fit(chosen.l2, iterations=self.plan.max_iterations, watch=history))
-        held = OutOfFold(train[chosen.rows], fold[chosen.rows], chosen.logits)
-        provenance = {
-            "head": f"multinomial logistic regression, l2 {chosen.l2:g}",
-            "l2": chosen.l2,
-            "l2_tried": [list(score) for score in chosen.scores],
-            "matched": dict(known.matched),
-        }
-        remarks = self._remarks(chosen)
-        return Fitted(head, self.features, chosen.l2, held, tuple(history.steps), provenance, remarks)
-
-    def refit(
-        self, rows: Integers, best: float, *, share: float = 1.0, views: int | None = None, begin: Fitted | None = None
-    ) -> Fitted:
-        """See `Learner`. The penalty is of the mean loss: for the same prior variance it grows as rows become fewer."""
-        self.progress("Refitting", 0, 1)
-        problem = self._problem(self._prior(rows), rows, views=views)
-        start = None if begin is None else problem.weights_of(begin.head)
-        head = problem.head(problem.fit(best / share, start=start, iterations=self.plan.max_iterations))
-        self.progress("Refitting", 1, 1)
-        return Fitted(head, self.features, best)
-
-    def out_of_fold(self, rows: Integers, fold: Integers, *, tolerance: float | None = None) -> OutOfFold:
-        """See `Learner`."""
-        problem = self._problem(self._prior(rows), rows, views=1, fold=fold)
-        l2, iterations = logistic.default_l2(problem.prior_known), self.plan.max_iterations
-
-        def report(place: int) -> None:
-            self.progress("Fitting what each fold leaves out", place + 1, len(problem.folds))
-
-        _, logits = logistic.out_of_fold(problem, l2, iterations=iterations, tolerance=tolerance, report=report)
-        held = problem.held_out_rows()
-        return OutOfFold(rows[held], fold[held], logits)
-
-    def probe(self, rows: Integers, known: Integers) -> Callable[[Floats], Floats]:
-        """See `Learner`."""
-        names = ClassNames(self.features.classes[k] for k in known)
-        targets = np.searchsorted(known, self.features.targets[rows])
-        start = self._start(names, self.features.values[rows, 0], targets)
-        problem = logistic.Problem(self.features.values[:, :1], rows, targets, start)
-        l2 = logistic.default_l2(problem.prior_known)
-        return problem.head(problem.fit(l2, tolerance=logistic.ROUGH)).logits
-
-    def _choose(self, known: Prior, train: Integers, fold: Integers, begin: float | None) -> logistic.Selection:
-        """Return the penalty that wins out of fold.
-
-        The folds learn from the pictures alone, without their mirror images: half of the time, and on every data set
-        tried the same penalty.
-        """
-        problem = self._problem(known, train, views=1, fold=fold)
-        iterations = self.plan.max_iterations
-        return logistic.select_l2(problem, self.plan.l2, begin=begin, iterations=iterations, progress=self.progress)
-
-    def _prior(self, rows: Integers) -> Prior:
-        return self._start(self.features.classes, self.features.values[rows, 0], self.features.targets[rows])
-
-    def _start(self, names: ClassNames, values: Floats, targets: Integers) -> Prior:
-        if self.plan.prior == "none":
-            return prior.none(values.shape[1], len(names))
-        return prior.match(names, self.label_rows, values, targets)
-
-    def _problem(
-        self, known: Prior, rows: Integers, *, views: int | None = None, fold: Integers | None = None
-    ) -> logistic.Problem:
-        values, targets = self.features.values[:, :views], self.features.targets[rows]
-        return logistic.Problem(values, rows, targets, known, balanced=self.plan.class_weight == "balanced", fold=fold)
-
-    def _remarks(self, chosen: logistic.Selection) -> tuple[Finding, ...]:
-        held = len(chosen.rows)
-        rest = "" if held else ", and neither are there any to calibrate the probabilities by"
-        return tuple(
-            found(
-                "too-few-to-choose",
-                "warning",
-                f"{held} training picture(s) can be left out in folds, too few to choose the l2 penalty by{rest}",
-                [] if chosen.scores else [f"l2 {chosen.l2:g}"],
-                f"From {calibration.FEWEST} on it is chosen from the data; a class needs two pictures (or groups) to "
-                "leave one out.",
-            )
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class SgdLearner:
-    """Heads with or without hidden layers, in epochs that a watched loss stops; folds and probes are linear heads."""
-
-    linear: LogisticLearner
-    checkpoints: Path | None = None
-
-    @property
-    def features(self) -> LabelledFeatures:
-        """See `Learner`."""
-        return self.linear.features
-
-    @property
-    def seed(self) -> int:
-        """See `Learner`."""
-        return self.linear.seed
-
-    def fit(
-        self,
-        train: Integers,
-        watch: Integers,
-        groups: Integers,
-        *,
-        begin: float | None = None,
-        listen: Listener = ignore,
-    ) -> Fitted:
-        """See `Learner`; the watched pictures are those held out.
-
-        Raises:
-            ConfigError: There is nothing to watch or too little to learn from, or the fit diverged.
-        """
-        rows, plan = self._rows(train, watch, groups), self.linear.plan
-        fit = self._fit(rows, listen=listen)
-        logits = fit.head.logits(self.features.values[rows.watched, 0])
-        held = OutOfFold(rows.watched, np.zeros(len(rows.watched), dtype=np.int64), logits)
-        layers = " → ".join(str(width) for width in (*plan.hidden, len(self.features.classes)))
-        provenance = {
-            "head": f"dense {layers}, {plan.optimizer}, epoch {fit.best} of {len(fit.history)} was best",
-            "best_epoch": fit.best,
-            "epochs": len(fit.history),
-            "stopped_early": len(fit.history) < plan.epochs,
-            "watched": len(rows.watched),
-            "matched": {},
-        }
-        return Fitted(
-            fit.head, self.features, fit.best, held, fit.history, provenance, _remarks(plan, len(rows.watched))
-        )
-
-    def refit(
-        self, rows: Integers, best: float, *, share: float = 1.0, views: int | None = None, begin: Fitted | None = None
-    ) -> Fitted:
-        """See `Learner`; a killed refit goes on like a fit."""
-        fit = self._fit(sgd.Rows(rows, NOBODY, NOBODY, until=int(best)), views=views)
-        return Fitted(fit.head, self.features, best)
-
-    def out_of_fold(self, rows: Integers, fold: Integers, *, tolerance: float | None = None) -> OutOfFold:
-        """See `Learner`."""
-        return self.linear.out_of_fold(rows, fold, tolerance=tolerance)
-
-    def probe(self, rows: Integers, known: Integers) -> Callable[[Floats], Floats]:
-        """See `Learner`."""
-        return self.linear.probe(rows, known)
-
-    def _fit(self, rows: sgd.Rows, *, views: int | None = None, listen: Listener = ignore) -> sgd.SgdFit:
-        linear = self.linear
-        return sgd.fit(
-            linear.features,
-            rows,
-            linear.plan,
-            linear.seed,
-            views=views,
-            folder=self.checkpoints,
-            progress=linear.progress,
-            listen=listen,
-        )
-
-    def _rows(self, train: Integers, watch: Integers, groups: Integers) -> sgd.Rows:
-        if self.linear.plan.watch == "validation":
-            if not len(watch):
-                raise ConfigError(
-                    "head.watch is 'validation', and there are no validation pictures.",
-                    "With head.watch=training a tenth of the training part is watched.",
-                )
-            return sgd.Rows(train, watch, watch)
-        fold = splits.folds(self.features.dataset.select(train), groups[train], WATCHED, self.linear.seed)
-        sizes = np.bincount(fold[fold >= 0], minlength=WATCHED)
-        held = fold == np.argmin(np.abs(sizes - len(fold) / WATCHED))  # a large group may have made one too large
-        if held.sum() > len(train) - 2:
-            raise ConfigError(
-                f"{len(train) - held.sum()} picture(s) would be learned from; epochs need two.",
-                "Give more training pictures, or leave the recipe and the optimizer away.",
-            )
-        return sgd.Rows(train[~held], train[held], watch)
-
-
-def _remarks(plan: HeadPlan, watched: int) -> tuple[Finding, ...]:
-    """Return what a person should know of what stopped the epochs and gave the temperature."""
-    return (
-        *found(
-            "watched-validation",
-            "warning",
-            "the validation pictures decided when to stop and at which temperature, so their figures flatter",
-            [f"{watched} pictures"] if plan.watch == "validation" else [],
-            "With head.watch=training a tenth of the training part decides instead.",
-        ),
-        *found(
-            "too-few-to-watch",
-            "warning",
-            f"only {watched} picture(s) can be watched, so the last epoch and the temperature rest on chance"
-            if watched
-            else "no picture can be watched, so all epochs are run and the probabilities are not calibrated",
-            [f"{watched} pictures"] if watched < calibration.FEWEST else [],
-            f"{calibration.FEWEST} of some {WATCHED * calibration.FEWEST} training pictures would be enough.",
-        ),
-    )

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -35,6 +35,15 @@ DEFAULT_L2_ALONE = 0.03
 
 
 @dataclass(frozen=True, slots=True)
+class Trial:
+    """One l2: the weights of each fold, the out-of-fold logits, and their log-loss at the best temperature."""
+
+    weights: list[NDArray[np.float64]]
+    logits: Floats
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
 class Selection:
     """What the folds decided.
 
@@ -43,12 +52,31 @@ class Selection:
         scores: (l2, calibrated out-of-fold log-loss) of each one tried; empty if there was nothing to choose by.
         rows: The training rows that were held out in some fold.
         logits: (len(rows), K) their out-of-fold logits.
+        weights: Of the heads of each fold at that l2, for its standardised rows; None where nothing was fitted.
+        tried: Everything of each l2; empty if there was nothing to choose by.
     """
 
     l2: float
     scores: tuple[tuple[float, float], ...]
     rows: Integers
     logits: Floats
+    weights: list[NDArray[np.float64]] | None = field(default=None, repr=False)
+    tried: Mapping[float, Trial] = field(default_factory=dict, repr=False)
+
+    def without(self, left_out: NDArray[np.bool_], targets: Integers) -> Selection:
+        """Return what these would have decided without some of the rows.
+
+        Args:
+            left_out: (len(rows),) True for rows that may decide nothing.
+            targets: (len(rows),) the class of each row.
+        """
+        rows, kept = self.rows[~left_out], ~left_out
+        if not self.tried:
+            return replace(self, rows=rows, logits=self.logits[kept])
+        losses = {l2: calibration.fit_temperature(one.logits[kept], targets[kept])[1] for l2, one in self.tried.items()}
+        best = min(losses, key=losses.__getitem__)
+        trial = self.tried[best]
+        return Selection(best, tuple(losses.items()), rows, trial.logits[kept], trial.weights)
 
 
 class Problem:
@@ -236,9 +264,10 @@ def select_l2(
     if len(numbers) < 2:
         return Selection(l2s[best], (), np.array([], dtype=np.int64), np.zeros((0, problem.classes), np.float32))
     if len(rows) < calibration.FEWEST:  # too few to choose by, enough to say how sure the answers may be
-        return Selection(l2s[best], (), rows, out_of_fold(problem, l2s[best], iterations=iterations)[1])
+        weights, logits = out_of_fold(problem, l2s[best], iterations=iterations)
+        return Selection(l2s[best], (), rows, logits, weights)
     targets = problem.targets[:: problem.views].numpy()[np.argsort(problem.order)][rows]
-    tried: dict[int, _Trial] = {}
+    tried: dict[int, Trial] = {}
 
     def score(index: int, neighbour: int | None) -> float:
         if index not in tried:
@@ -249,7 +278,7 @@ def select_l2(
 
             starts = None if neighbour is None else tried[neighbour].weights
             weights, logits = out_of_fold(problem, l2s[index], iterations=iterations, starts=starts, report=report)
-            tried[index] = _Trial(weights, logits, calibration.fit_temperature(logits, targets)[1])
+            tried[index] = Trial(weights, logits, calibration.fit_temperature(logits, targets)[1])
         return tried[index].loss
 
     score(best, None)
@@ -258,7 +287,8 @@ def select_l2(
             best += step
     progress("Choosing the l2 penalty", len(l2s) * len(numbers), len(l2s) * len(numbers))
     scores = tuple((l2s[index], tried[index].loss) for index in sorted(tried))
-    return Selection(l2s[best], scores, rows, tried[best].logits)
+    every = {l2s[index]: tried[index] for index in sorted(tried)}
+    return Selection(l2s[best], scores, rows, tried[best].logits, tried[best].weights, every)
 
 
 def default_l2(prior: bool) -> float:
@@ -294,15 +324,6 @@ def out_of_fold(
         logits.append(_scores(values, torch.from_numpy(weights[-1]).float()).numpy())
         report(place)
     return weights, np.concatenate(logits)
-
-
-@dataclass(frozen=True, slots=True)
-class _Trial:
-    """One l2: the weights of each fold, the out-of-fold logits, and their log-loss at the best temperature."""
-
-    weights: list[NDArray[np.float64]]
-    logits: Floats
-    loss: float
 
 
 class History:

@@ -6,7 +6,7 @@ piece, applied in one call.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,11 @@ class PredictionRules:
     calibration: Calibration = field(default_factory=Calibration)
     sets: SetRule | None = None
     out_of_distribution: OutOfDistributionRule | None = None
+
+    def score_in(self, plan: CalibrationConfig) -> CalibrationConfig:
+        """Return the plan with the score for "none of these" that was taken here."""
+        rule = self.out_of_distribution
+        return plan if rule is None else replace(plan, unknown=rule.score)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,25 +6,27 @@ told; nothing is left out here but what could not be used.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from headstart.config import Plan, TrainConfig, apply_recipe, refuse_contradictions, resolve
+from headstart.config import Plan, TrainConfig, apply_recipe, refuse_contradictions
 from headstart.data import splits
-from headstart.encoding import backbone as backbones
-from headstart.encoding import features, runtime, wanted
+from headstart.encoding import features, runtime, sizes, wanted
 from headstart.encoding.backbone import Backbone
-from headstart.encoding.features import VIEWS, Extraction
+from headstart.encoding.features import Extraction
 from headstart.encoding.runtime import Agreement, Encoder
 from headstart.inspection import duplicates, files, quality, shortcuts
 from headstart.inspection.duplicates import Resemblance
 from headstart.inspection.files import Inspection
-from headstart.learning import learner, prior
+from headstart.learning import learners, prior
 from headstart.learning.learner import Learner
 from headstart.learning.prior import LabelRows
 from headstart.records import ClassNames, Dataset, Finding, LabelledFeatures, Progress, found, silence
+from headstart.workflows import budget, decide
+from headstart.workflows.budget import Budget
 
 FOLDS = 5  # in which shortcuts are sought
 
@@ -37,11 +39,13 @@ class Begun:
         inspection: The usable files.
         backbone: With its weights.
         plan: What was decided.
+        budget: How the time is spent that there is; None: it does not matter.
     """
 
     inspection: Inspection
     backbone: Backbone
     plan: Plan
+    budget: Budget | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,21 +71,27 @@ class Prepared:
     plan: Plan
 
     def learner(self, *, checkpoints: Path | None = None, progress: Progress = silence) -> Learner:
-        """Return what fits heads on these features as the plan says; see `learner.build`."""
+        """Return what fits heads on these features as the plan says; see `learners.build`."""
         rows = LabelRows(self.backbone.labels, self.backbone.rows, self.backbone.offsets)
-        return learner.build(
+        return learners.build(
             self.features, self.plan.head, rows, self.plan.seed, checkpoints=checkpoints, progress=progress
         )
 
 
 def begin(
-    dataset: Dataset, config: TrainConfig, *, progress: Progress = silence, keep_conflicting: bool = False
+    dataset: Dataset,
+    config: TrainConfig,
+    *,
+    cache: Path | None = None,
+    progress: Progress = silence,
+    keep_conflicting: bool = False,
 ) -> Begun:
     """Refuse what cannot be done, read the files, load the backbone, and decide what the configuration left open.
 
     Args:
         dataset: Labelled pictures.
         config: What was asked for.
+        cache: The folder of the cache, where there is a budget; None: keep nothing.
         progress: Hears of every file.
         keep_conflicting: Whether byte-identical pictures with different labels stay.
 
@@ -90,21 +100,17 @@ def begin(
         ConfigError: Settings exclude each other, do not go with the data, or are not to be had on this machine.
         BackboneError: The weights cannot be had.
     """
-    config = apply_recipe(config)
-    refuse_contradictions(config)
-    wanted.refuse_contradictions(config.encoder.backbone, config.encoder.weights)
+    begun = time.monotonic()
+    asked = apply_recipe(config)
+    refuse_contradictions(asked)
+    wanted.refuse_contradictions(asked.encoder.backbone, asked.encoder.weights)
     splits.check(dataset, config.split, config.head.watch)
     inspection = files.inspect(dataset, progress, keep_conflicting=keep_conflicting)
-    return Begun(inspection, *_decide(config))
-
-
-def _decide(config: TrainConfig) -> tuple[Backbone, Plan]:
-    """Load the backbone and decide what the configuration left open."""
-    encoder = runtime.choose(config.encoder)
-    size = None if config.pictures.size == "auto" else config.pictures.size
-    backbone = backbones.load(config.encoder.backbone, config.encoder.weights, size=size, resize=config.pictures.resize)
-    encoder = replace(encoder, backbone=backbones.spelled(config.encoder.backbone, backbone))
-    return backbone, resolve(config, backbone.preprocess, encoder)
+    if config.budget:
+        decision, spent = budget.spend(config, inspection, begun=begun, cache=cache, progress=progress)
+        return Begun(inspection, decision.backbone, decision.plan, spent)
+    decision = decide.decide(config, inspection.dataset)
+    return Begun(inspection, decision.backbone, decision.plan)
 
 
 def encode(begun: Begun, *, cache: Path | None, progress: Progress = silence) -> Prepared:
@@ -124,14 +130,14 @@ def encode(begun: Begun, *, cache: Path | None, progress: Progress = silence) ->
         inspection.dataset,
         inspection.digests,
         runtime.build_all(backbone, plan.encoder),
-        views=VIEWS if plan.pictures.mirror else VIEWS[:1],
+        views=plan.views,
         with_properties=True,
         cache=cache,
         progress=progress,
     )
     plan = replace(plan, encoder=extraction.encoders[0].plan)  # the engine may have fallen back to a safer one
     progress("Examining", 0, 1)
-    labelled, kept, unusable = _labelled(inspection.dataset, extraction)
+    labelled, kept, unusable = _labelled(inspection.dataset, extraction, averaged=plan.predict.views == "mirror")
     table = extraction.table
     assert table.properties is not None  # noqa: S101  # asked for above
     properties = table.properties.select(kept)
@@ -144,7 +150,7 @@ def encode(begun: Begun, *, cache: Path | None, progress: Progress = silence) ->
         *files.remarks(table.observations),
         *unusable,
         *duplicates.findings(dataset, resemblance, labelled.digests),
-        *quality.inspect(dataset, properties, backbone.preprocess.size),
+        *quality.inspect(dataset, properties, sizes.trained_on(backbone.networks[0])),
         *shortcuts.inspect(dataset, properties, labelled.targets, classes, fold),
         *_overlap(classes, backbone, plan),
     )
@@ -152,7 +158,9 @@ def encode(begun: Begun, *, cache: Path | None, progress: Progress = silence) ->
     return Prepared(labelled, resemblance, findings, backbone, extraction.encoders, extraction.agreement, plan)
 
 
-def _labelled(dataset: Dataset, extraction: Extraction) -> tuple[LabelledFeatures, np.ndarray, list[Finding]]:
+def _labelled(
+    dataset: Dataset, extraction: Extraction, *, averaged: bool
+) -> tuple[LabelledFeatures, np.ndarray, list[Finding]]:
     """Return the features of the pictures that could be decoded, their rows, and what is told of the others."""
     table = extraction.table
     kept = np.array([row for row in range(len(dataset)) if row not in table.failures], dtype=np.int64)
@@ -160,6 +168,7 @@ def _labelled(dataset: Dataset, extraction: Extraction) -> tuple[LabelledFeature
     usable = dataset.select(kept)
     files.refuse_one_class(usable, unusable)
     values = table.values if len(kept) == len(table.values) else table.values[kept]
+    values = features.mean(values) if averaged else values
     classes = usable.classes
     digests = tuple(table.digests[row] for row in kept)
     return LabelledFeatures(usable, values, classes, classes.encode(usable.labels), digests), kept, unusable

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from headstart.config import SplitConfig
+from headstart.config import SplitPlan, TrainConfig
 from headstart.data import corrections, splits
 from headstart.data.splits import Parts
 from headstart.errors import ConfigError
@@ -71,7 +71,16 @@ def arrivals(previous: PreviousRun, dataset: Dataset, digests: tuple[str, ...]) 
     ]
 
 
-def parts(previous: PreviousRun | None, features: LabelledFeatures, config: SplitConfig) -> Parts | None:
+def heeded(previous: PreviousRun | None, config: TrainConfig) -> TrainConfig:
+    """Return the configuration, folds left away where a previous run held out a share: its pictures stay where they
+    were, unless folds are asked for.
+    """
+    if previous is None or config.split.folds != "auto" or "validation" not in previous.parts.values():
+        return config
+    return replace(config, split=replace(config.split, folds=0))
+
+
+def parts(previous: PreviousRun | None, features: LabelledFeatures, config: SplitPlan) -> Parts | None:
     """Return (N,) where the previous run had each picture, "" for new ones; None where that decides nothing.
 
     It decides nothing where every picture is measured in its turn, now or then, or the data says which.

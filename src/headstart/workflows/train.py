@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.config import Plan, TrainConfig
+from headstart.config import CalibrationConfig, Plan, TrainConfig
 from headstart.data import sources, splits
 from headstart.data.splits import Grouping, Partition
 from headstart.encoding import cache as caches
@@ -130,7 +130,8 @@ def train(
         StorageError: The cache cannot be written.
     """
     folder = caches.resolve(cache)
-    begun = prepare.begin(sources.dataset_of(data), config or TrainConfig(), progress=progress)
+    asked = resume.heeded(previous, config or TrainConfig())
+    begun = prepare.begin(sources.dataset_of(data), asked, cache=folder, progress=progress)
     inspected = begun.inspection
     arrived = [] if previous is None else resume.arrivals(previous, inspected.dataset, inspected.digests)
     planned(begun)
@@ -155,7 +156,9 @@ def train(
     told = provenance.describe(last.split, last.fitted, rows, prepared, len(rounds))
     evaluations = {name: measure.measure(one, plan.seed) for name, one in predictions.items()}
     return TrainingResult(
-        Classifier(prepared.backbone, prepared.encoders, saved.head, last.rules, features.classes, told),
+        Classifier(
+            prepared.backbone, prepared.encoders, saved.head, last.rules, features.classes, told, plan.predicted
+        ),
         evaluations,
         predictions,
         (
@@ -184,14 +187,26 @@ def _fit(
 ) -> tuple[list[Round], Round]:
     """Return the measured rounds, and the one whose head or way of fitting is saved."""
 
-    def fitted(split: Splits, begin: float | None = None, listener: Listener = ignore) -> Round:
-        watch = split.validation if len(split.validation) or plan.head.watch == "validation" else split.test
-        one = learner.fit(split.train, watch, grouped.groups, begin=begin, listen=listener)
-        return Round(one, rules.fit(learner, one, split.train, grouped.groups, plan.calibration), split)
+    def watched(split: Splits) -> Integers:
+        return split.validation if len(split.validation) or plan.head.watch == "validation" else split.test
 
-    rounds = [fitted(partition.rounds[0], listener=listen)]
+    def ruled(one: Fitted, split: Splits, calibration: CalibrationConfig = plan.calibration) -> Round:
+        return Round(one, rules.fit(learner, one, split.train, grouped.groups, calibration), split)
+
+    first, final = partition.rounds[0], partition.final
+    if partition.fold is not None:
+        fits = learner.in_turn(final.train, watched(final), partition.fold, grouped.groups, listen=listen)
+        rounds = [ruled(fits.turns[0], first)]
+        known = rounds[0].rules.score_in(plan.calibration)  # compared once
+        rounds += [ruled(fits.turns[n], split, known) for n, split in enumerate(partition.rounds[1:], start=1)]
+        return rounds, ruled(fits.last, final)
+
+    def fitted(split: Splits, begin: float | None = None, listener: Listener = ignore) -> Round:
+        return ruled(learner.fit(split.train, watched(split), grouped.groups, begin=begin, listen=listener), split)
+
+    rounds = [fitted(first, listener=listen)]
     rounds += [fitted(split, rounds[0].fitted.best) for split in partition.rounds[1:]]
-    last = rounds[0] if len(rounds) == 1 else fitted(partition.final, rounds[0].fitted.best)
+    last = rounds[0] if len(rounds) == 1 else fitted(final, rounds[0].fitted.best)
     return rounds, last
 
 

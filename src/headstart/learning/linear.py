@@ -1,0 +1,163 @@
+"""Labelled features → linear heads by L-BFGS to the end, their l2 penalty chosen by folds of the training rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from headstart.config import HeadPlan
+from headstart.data import splits
+from headstart.learning import calibration, logistic, prior
+from headstart.learning.heads import Head, Listener, ignore
+from headstart.learning.learner import Fitted, InTurn, OutOfFold
+from headstart.learning.prior import LabelRows, Prior
+from headstart.records import ClassNames, Finding, Floats, Integers, LabelledFeatures, Progress, found, silence
+
+
+@dataclass(frozen=True, slots=True)
+class LogisticLearner:
+    """Linear heads by L-BFGS to the end, their l2 penalty chosen by folds of the training rows."""
+
+    features: LabelledFeatures
+    plan: HeadPlan
+    label_rows: LabelRows
+    seed: int
+    progress: Progress = silence
+
+    def fit(
+        self,
+        train: Integers,
+        watch: Integers,
+        groups: Integers,
+        *,
+        begin: float | None = None,
+        listen: Listener = ignore,
+    ) -> Fitted:
+        """See `Learner`."""
+        known = self._prior(train)
+        fold = splits.folds(self.features.dataset.select(train), groups[train], self.plan.folds, self.seed)
+        chosen = self._select(self._problem(known, train, views=1, fold=fold), begin)
+        held = OutOfFold(train[chosen.rows], fold[chosen.rows], chosen.logits)
+        return self._fitted(known, train, watch, chosen, held, listen)
+
+    def in_turn(
+        self, rows: Integers, watch: Integers, fold: Integers, groups: Integers, *, listen: Listener = ignore
+    ) -> InTurn:
+        """See `Learner`. The folds that choose the l2 penalty are those that measure, so most of the work is done once.
+
+        What is measured was not chosen by itself: the penalty and the calibration of a fold's head come from what the
+        other folds' heads say of the other rows (Tibshirani and Tibshirani 2009 tell what it costs to forget that).
+        """
+        known = self._prior(rows)
+        problem = self._problem(known, rows, views=1, fold=fold)
+        chosen = self._select(problem)
+        held = OutOfFold(rows[chosen.rows], fold[chosen.rows], chosen.logits)
+        last = self._fitted(known, rows, watch, chosen, held)
+        turns: dict[int, Fitted] = {}
+        for place, number in enumerate(problem.folds):
+            learned, own = rows[fold != number], held.fold == number
+            fewer = chosen.without(own, self.features.targets[held.rows])
+            others = OutOfFold(held.rows[~own], held.fold[~own], fewer.logits)
+            if not turns:
+                turns[number] = self._fitted(self._prior(learned), learned, rows[fold == number], fewer, others, listen)
+            else:
+                begun = None if fewer.weights is None else problem.head(fewer.weights[place])
+                turns[number] = Fitted(self._refitted(learned, fewer.l2, begun), self.features, fewer.l2, others)
+            self.progress("Fitting what each fold leaves out", place + 1, len(problem.folds))
+        return InTurn(last, turns)
+
+    def _fitted(
+        self,
+        known: Prior,
+        rows: Integers,
+        watch: Integers,
+        chosen: logistic.Selection,
+        held: OutOfFold,
+        listen: Listener = ignore,
+    ) -> Fitted:
+        """Fit a head on rows with the penalty that was chosen, from the prior on."""
+        problem = self._problem(known, rows)
+        history = logistic.History(problem, self.features.values, watch, self.features.targets[watch], listen)
+        head = problem.head(problem.fit(chosen.l2, iterations=self.plan.max_iterations, watch=history))
+        provenance = {
+            "head": f"multinomial logistic regression, l2 {chosen.l2:g}",
+            "l2": chosen.l2,
+            "l2_tried": [list(score) for score in chosen.scores],
+            "matched": dict(known.matched),
+        }
+        remarks = self._remarks(chosen)
+        return Fitted(head, self.features, chosen.l2, held, tuple(history.steps), provenance, remarks)
+
+    def refit(
+        self, rows: Integers, best: float, *, share: float = 1.0, views: int | None = None, begin: Fitted | None = None
+    ) -> Fitted:
+        """See `Learner`. The penalty is of the mean loss: for the same prior variance it grows as rows become fewer."""
+        self.progress("Refitting", 0, 1)
+        head = self._refitted(rows, best / share, None if begin is None else begin.head, views)
+        self.progress("Refitting", 1, 1)
+        return Fitted(head, self.features, best)
+
+    def _refitted(self, rows: Integers, l2: float, begin: Head | None, views: int | None = None) -> Head:
+        problem = self._problem(self._prior(rows), rows, views=views)
+        start = None if begin is None else problem.weights_of(begin)
+        return problem.head(problem.fit(l2, start=start, iterations=self.plan.max_iterations))
+
+    def out_of_fold(self, rows: Integers, fold: Integers, *, tolerance: float | None = None) -> OutOfFold:
+        """See `Learner`."""
+        problem = self._problem(self._prior(rows), rows, views=1, fold=fold)
+        l2, iterations = logistic.default_l2(problem.prior_known), self.plan.max_iterations
+
+        def report(place: int) -> None:
+            self.progress("Fitting what each fold leaves out", place + 1, len(problem.folds))
+
+        _, logits = logistic.out_of_fold(problem, l2, iterations=iterations, tolerance=tolerance, report=report)
+        held = problem.held_out_rows()
+        return OutOfFold(rows[held], fold[held], logits)
+
+    def probe(self, rows: Integers, known: Integers) -> Callable[[Floats], Floats]:
+        """See `Learner`."""
+        names = ClassNames(self.features.classes[k] for k in known)
+        targets = np.searchsorted(known, self.features.targets[rows])
+        start = self._start(names, self.features.values[rows, 0], targets)
+        problem = logistic.Problem(self.features.values[:, :1], rows, targets, start)
+        l2 = logistic.default_l2(problem.prior_known)
+        return problem.head(problem.fit(l2, tolerance=logistic.ROUGH)).logits
+
+    def _select(self, problem: logistic.Problem, begin: float | None = None) -> logistic.Selection:
+        """Return the penalty that wins out of fold.
+
+        The folds learn from the pictures alone, without their mirror images: half of the time, and on every data set
+        tried the same penalty.
+        """
+        iterations = self.plan.max_iterations
+        return logistic.select_l2(problem, self.plan.l2, begin=begin, iterations=iterations, progress=self.progress)
+
+    def _prior(self, rows: Integers) -> Prior:
+        return self._start(self.features.classes, self.features.values[rows, 0], self.features.targets[rows])
+
+    def _start(self, names: ClassNames, values: Floats, targets: Integers) -> Prior:
+        if self.plan.prior == "none":
+            return prior.none(values.shape[1], len(names))
+        return prior.match(names, self.label_rows, values, targets)
+
+    def _problem(
+        self, known: Prior, rows: Integers, *, views: int | None = None, fold: Integers | None = None
+    ) -> logistic.Problem:
+        values, targets = self.features.values[:, :views], self.features.targets[rows]
+        return logistic.Problem(values, rows, targets, known, balanced=self.plan.class_weight == "balanced", fold=fold)
+
+    def _remarks(self, chosen: logistic.Selection) -> tuple[Finding, ...]:
+        held = len(chosen.rows)
+        rest = "" if held else ", and neither are there any to calibrate the probabilities by"
+        return tuple(
+            found(
+                "too-few-to-choose",
+                "warning",
+                f"{held} training picture(s) can be left out in folds, too few to choose the l2 penalty by{rest}",
+                [] if chosen.scores else [f"l2 {chosen.l2:g}"],
+                f"From {calibration.FEWEST} on it is chosen from the data; a class needs two pictures (or groups) to "
+                "leave one out.",
+            )
+        )
