@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from headstart.encoding import backbone as backbones
 from headstart.encoding import network as networks
+from headstart.encoding import wanted
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.sizes import STEP
 from headstart.encoding.wanted import ALIASES
-from headstart.errors import ConfigError
 
 SIZES = (1.0, 1.25, 1.5)  # of the side that a network was trained on
 _WEIGHTS = {"model.safetensors", "pytorch_model.bin"}  # what timm looks for in a repository
-_SIZED = re.compile(r"(?P<name>[^+]+)@(?P<size>\d+)")
 
 
 def names() -> list[str]:
@@ -46,13 +44,12 @@ def candidates(name: str) -> list[str]:
 
     Raises:
         BackboneError: There is no such network.
-        ConfigError: The size is none.
+        ConfigError: It is no text that asks for networks.
     """
-    if "+" in name:
+    asked = wanted.parse(name)
+    if len(asked) > 1 or asked[0].size is not None:
         return [name]
-    plain, size = split_size(name)
-    native = networks.preprocessing(plain).size
-    return [name] if size is not None else [f"{plain}@{side}" for side in sides(native)]
+    return [f"{name}@{side}" for side in sides(networks.preprocessing(name).size)]
 
 
 def sides(native: int) -> list[int]:
@@ -64,32 +61,16 @@ def sides(native: int) -> list[int]:
     return [native, *(STEP * int(native * factor / STEP + 0.5) for factor in SIZES[1:])]
 
 
-def split_size(candidate: str) -> tuple[str, int | None]:
-    """Return the name and the size of `NAME@SIZE`; None where no size is named.
-
-    Raises:
-        ConfigError: The size is out of range.
-    """
-    match = _SIZED.fullmatch(candidate)
-    if match is None:
-        return candidate, None
-    size = int(match["size"])
-    if not 16 <= size <= 2048:
-        raise ConfigError(f"{candidate}: pictures of {size} pixels; 16 to 2048 are possible.", "For example lite2@320.")
-    return match["name"], size
-
-
 def load(candidate: str, *, resize: str = "crop", download: bool = False) -> Backbone:
     """Return a candidate with its weights; arguments and errors are else those of `backbone.load`.
 
     Args:
-        candidate: `NAME` or `NAME@SIZE`.
+        candidate: A text that a backbone is loaded by.
         resize: The policy to put into its `Preprocess`.
         download: Whether weights that are not on this machine may be fetched.
     """
-    name, size = split_size(candidate)
     with contextlib.nullcontext() if download else _offline():
-        return backbones.load(name, size=size, resize=resize)
+        return backbones.load(candidate, resize=resize)
 
 
 def _repositories() -> set[str]:
