@@ -141,10 +141,8 @@ def main() -> int:
     ]
     header = ("level", "accuracy", "log-loss", "ECE", "seconds", "peak in MB", "predicted /s", "head")
     lines += side_by_side.table(header, [level.row() for level in levels])
-    slug = name.replace(" ", "-")
-    return side_by_side.report(
-        f"levels-{slug}", f"Levels of quality: `{name}`", lines, _bounds(levels), arguments.results
-    )
+    title, section = f"Levels of quality: `{name}`", f"levels-{name.replace(' ', '-')}"
+    return side_by_side.report(section, title, lines, _bounds(levels), arguments.results)
 
 
 def _bounds(levels: list[Level]) -> list[Bound]:
