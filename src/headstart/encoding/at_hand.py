@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from headstart.encoding import backbone as backbones
 from headstart.encoding import network as networks
+from headstart.encoding import wanted
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.sizes import STEP
-from headstart.encoding.wanted import ALIASES
-from headstart.errors import ConfigError
 
 SIZES = (1.0, 1.25, 1.5)  # of the side that a network was trained on
 _WEIGHTS = {"model.safetensors", "pytorch_model.bin"}  # what timm looks for in a repository
-_SIZED = re.compile(r"(?P<name>[^+]+)@(?P<size>\d+)")
 
 
 def names() -> list[str]:
     """Return the networks that work without a download: those installed, then those in the hub's cache."""
-    return [*ALIASES, *hub_names()]
+    return [*wanted.ALIASES, *hub_names()]
 
 
 def hub_names() -> list[str]:
@@ -41,18 +38,18 @@ def hub_names() -> list[str]:
     return sorted(found.values())
 
 
-def candidates(name: str) -> list[str]:
-    """Return what to try by this name: itself if it names a size, or several networks; else it at each of a few sizes.
+def candidates(text: str) -> list[str]:
+    """Return what to try by a text as `wanted.parse` takes it: itself where it names a size or several networks, else
+    the network at each of a few sizes.
 
     Raises:
         BackboneError: There is no such network.
-        ConfigError: The size is none.
+        ConfigError: It is no such text.
     """
-    if "+" in name:
-        return [name]
-    plain, size = split_size(name)
-    native = networks.preprocessing(plain).size
-    return [name] if size is not None else [f"{plain}@{side}" for side in sides(native)]
+    asked, (first, *_) = wanted.parse(text), backbones.preprocessing(text)
+    if len(asked) > 1 or asked[0].size is not None:
+        return [text]
+    return [f"{text}@{side}" for side in sides(first.size)]
 
 
 def sides(native: int) -> list[int]:
@@ -64,32 +61,16 @@ def sides(native: int) -> list[int]:
     return [native, *(STEP * int(native * factor / STEP + 0.5) for factor in SIZES[1:])]
 
 
-def split_size(candidate: str) -> tuple[str, int | None]:
-    """Return the name and the size of `NAME@SIZE`; None where no size is named.
-
-    Raises:
-        ConfigError: The size is out of range.
-    """
-    match = _SIZED.fullmatch(candidate)
-    if match is None:
-        return candidate, None
-    size = int(match["size"])
-    if not 16 <= size <= 2048:
-        raise ConfigError(f"{candidate}: pictures of {size} pixels; 16 to 2048 are possible.", "For example lite2@320.")
-    return match["name"], size
-
-
 def load(candidate: str, *, resize: str = "crop", download: bool = False) -> Backbone:
     """Return a candidate with its weights; arguments and errors are else those of `backbone.load`.
 
     Args:
-        candidate: `NAME` or `NAME@SIZE`.
+        candidate: See `wanted.parse`.
         resize: The policy to put into its `Preprocess`.
         download: Whether weights that are not on this machine may be fetched.
     """
-    name, size = split_size(candidate)
     with contextlib.nullcontext() if download else _offline():
-        return backbones.load(name, size=size, resize=resize)
+        return backbones.load(candidate, resize=resize)
 
 
 def _repositories() -> set[str]:
