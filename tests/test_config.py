@@ -6,22 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from headstart.config import (
-    FORMER_NAMES,
-    L2_CANDIDATES,
-    RECIPES,
-    EncoderPlan,
-    HeadConfig,
-    Plan,
-    TrainConfig,
-    apply_recipe,
-    read_config,
-    refuse_contradictions,
-    resolve,
-    resolve_head,
-    settings_table,
-)
+from headstart.config import FORMER_NAMES, RECIPES, HeadConfig, TrainConfig, apply_recipe, read_config, settings_table
 from headstart.errors import ConfigError, HeadstartError
+from headstart.plans import L2_CANDIDATES, EncoderPlan, Plan, refuse_contradictions, resolve, resolve_head
 from headstart.records import Preprocess
 
 ENCODER = EncoderPlan("tf_efficientnet_lite0", "", "openvino", "cpu", "f32")

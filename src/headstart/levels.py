@@ -18,6 +18,7 @@ LEVELS: Mapping[str, Mapping[str, Any]] = {
     "best": {
         "encoder": {"backbone": "tf_efficientnet_lite2@320+tf_efficientnet_lite1@300/1.0"},
         "predict": {"views": "mirror"},
+        "head": {"finetune": "all"},
     },
 }
 # Sides of pictures, as multiples of what the network was trained on, where nothing says how large they shall be.
@@ -26,7 +27,6 @@ SCALES: Mapping[str, float] = {"fast": 1.0, "balanced": 1.25, "best": 1.25}
 # What a recipe puts in the place of "auto".
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "headstart": {
-        "pictures": {"mirror": False},
         "head": {"hidden": ()},
         "refit": True,
     },

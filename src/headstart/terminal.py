@@ -21,10 +21,10 @@ from headstart.errors import HeadstartError
 from headstart.records import silence
 
 if TYPE_CHECKING:
-    from headstart.config import Plan
     from headstart.data.shapes import Cropped
     from headstart.evaluation.label_errors import Suspect
     from headstart.learning.heads import Step
+    from headstart.plans import Plan
     from headstart.records import Finding
     from headstart.workflows.budget import Budget
 
@@ -139,14 +139,15 @@ def print_plan(
     mirrored = " and its mirror image" if plan.pictures.mirror else ""
     if plan.predict.views == "mirror":
         mirrored = " averaged with its mirror image, in predictions too"
-    cut = f"\n             {cropped}" if cropped is not None else ""
+    cut = "" if cropped is None else f"\n             {cropped}"
+    tuning = f"\n  network    {_finetuning(plan)}" if plan.head.finetune != "none" else ""
     say(
         False,
         f"""Plan: {pictures} pictures of {classes} classes, quality {plan.quality}{_spent(budget)}
   pictures   {_sizes(plan)} px, {plan.pictures.resize}; each picture{mirrored}{cut}
   backbone   {encoder.backbone}, frozen, on {encoder.engine} ({encoder.device}, {encoder.precision})
   split      {_held_out(plan)}, unless the data brings a split; seed {plan.seed}
-  head       {_head(plan)}, class weights: {plan.head.class_weight}
+  head       {_head(plan)}, class weights: {plan.head.class_weight}{tuning}
   then       {_then(plan)}""",
     )
 
@@ -162,13 +163,9 @@ def _spent(budget: Budget | None) -> str:
 def minutes(seconds: float) -> str:
     """Return e.g. `45 s`, `3 min 20 s` or `2 h 5 min`."""
     whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    large, small, names = (
-        (whole // 60, whole % 60, "min s") if whole < 3600 else (whole // 3600, whole % 3600 // 60, "h min")
-    )
-    first, second = names.split()
-    return f"{large} {first}" + (f" {small} {second}" if small else "")
+    parts = [(whole // 3600, "h"), (whole % 3600 // 60, "min"), (whole % 60, "s")]
+    first = next((place for place, (number, _) in enumerate(parts) if number), 2)
+    return " ".join(f"{number} {unit}" for number, unit in parts[first : first + 2] if number) or "0 s"
 
 
 def _then(plan: Plan) -> str:
@@ -190,6 +187,15 @@ def _held_out(plan: Plan) -> str:
     return share + (f", {split.repeats} times" if split.repeats > 1 else "")
 
 
+def _finetuning(plan: Plan) -> str:
+    tuning = plan.finetune
+    return (
+        f"trained with that head, at most {tuning.epochs} epochs in batches of {tuning.batch}, learning rate\n"
+        f"             {tuning.learning_rate:g}, times {tuning.layer_decay:g} a stage downwards, stopped by a tenth of "
+        "the training part;\n             kept only if it proves better on that tenth than the frozen one"
+    )
+
+
 def _head(plan: Plan) -> str:
     head = plan.head
     if not head.in_epochs:
@@ -206,6 +212,8 @@ def _head(plan: Plan) -> str:
 
 def epochs(plan: Plan, quiet: bool) -> Callable[[Step], None]:
     """Return a listener that prints a line an epoch; L-BFGS takes its few dozen iterations within a second or two."""
+    heard = plan.head.in_epochs or plan.head.finetune != "none"
+    most = plan.head.epochs if plan.head.in_epochs else plan.finetune.epochs
 
     def listen(step: Step) -> None:
         figures = f"loss {step.train_loss:.4f}, accuracy {step.train_accuracy:.4f}"
@@ -213,9 +221,9 @@ def epochs(plan: Plan, quiet: bool) -> Callable[[Step], None]:
             figures += f"; held out {step.validation_loss:.4f}, {step.validation_accuracy:.4f}"
         if plan.head.watch == "training" and step.watched_loss == step.watched_loss:
             figures += f"; watched {step.watched_loss:.4f}"
-        say(False, f"epoch {step.number}/{plan.head.epochs}: {figures}; {step.seconds:.1f} s")
+        say(False, f"epoch {step.number}/{most}: {figures}; {step.seconds:.1f} s")
 
-    return listen if plan.head.in_epochs and not quiet else lambda _: None
+    return listen if heard and not quiet else lambda _: None
 
 
 def print_findings(findings: Sequence[Finding]) -> None:

@@ -8,20 +8,12 @@ import numpy as np
 import pytest
 from shots import drawn, learner_of
 
-from headstart.config import (
-    CalibrationConfig,
-    EncoderPlan,
-    HeadConfig,
-    PicturePlan,
-    Plan,
-    PredictPlan,
-    SplitPlan,
-    resolve_head,
-)
+from headstart.config import CalibrationConfig, HeadConfig
 from headstart.data.splits import Grouping
 from headstart.experiments import leakage, random_split
 from headstart.experiments.leakage import LeakageReport
 from headstart.experiments.random_split import Measured, RandomSplit
+from headstart.plans import EncoderPlan, PicturePlan, Plan, PredictPlan, SplitPlan, resolve_head
 from headstart.predictions import Interval
 from headstart.records import Splits
 

@@ -27,7 +27,7 @@ from conftest import draw_folders
 from contracts import rewrite
 from safetensors.torch import load_file, save, save_file
 
-from headstart.config import EncoderConfig, EncoderPlan
+from headstart.config import EncoderConfig
 from headstart.data import sources
 from headstart.encoding import backbone as backbones
 from headstart.encoding import runtime
@@ -41,6 +41,7 @@ from headstart.learning.rules import PredictionRules
 from headstart.model import artifact
 from headstart.model.artifact import load_classifier
 from headstart.model.classifier import Classifier
+from headstart.plans import EncoderPlan
 from headstart.records import ClassNames, Dataset
 from headstart.report import run
 from headstart.workflows.train import TrainingResult

@@ -94,7 +94,7 @@ def test_what_is_no_duration_is_refused(text: str):
 def test_each_level_decides_what_was_left_open_and_nothing_else():
     for quality in QUALITIES:
         decided = apply_recipe(TrainConfig(quality=quality))
-        assert "auto" not in (decided.encoder.backbone, decided.predict.views, decided.pictures.mirror)
+        assert "auto" not in (decided.encoder.backbone, decided.predict.views)
         kept = apply_recipe(read_config(None, ["encoder.backbone=lite0", f"quality={quality}"]))
         assert kept.encoder.backbone == "lite0"
 

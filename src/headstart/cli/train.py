@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,9 +17,12 @@ from headstart.cli.options import AsJson, Corrections, Engine, NoCache, Quiet, S
 from headstart.errors import ConfigError
 
 if TYPE_CHECKING:
+    from threading import Event
+    from types import FrameType
+
     from headstart.config import TrainConfig
     from headstart.learning.heads import Listener
-    from headstart.records import Dataset
+    from headstart.records import Dataset, Progress
     from headstart.workflows.prepare import Begun
     from headstart.workflows.train import TrainingResult
 
@@ -125,9 +129,11 @@ def _fit(dataset: Dataset, asked: TrainConfig, out: Path, extras: Extras) -> Tra
     from headstart.workflows import train as workflow
 
     listeners: list[Listener] = []
-    with terminal.progress(extras.quiet) as progress, ExitStack() as stack:
+    with terminal.progress(extras.quiet) as heard, ExitStack() as stack:
+        patience = Patience(heard)
 
         def planned(begun: Begun) -> None:
+            patience.enough = begun.enough
             if not extras.quiet:
                 _print_plan(begun)
             opened = stack.enter_context(logs.opened(extras.log or (), begun.plan, out))
@@ -136,12 +142,13 @@ def _fit(dataset: Dataset, asked: TrainConfig, out: Path, extras: Extras) -> Tra
             listeners.extend([opened.listen, terminal.epochs(begun.plan, extras.quiet)])
             concluded.append(opened.conclude)
 
+        stack.enter_context(patience.heeding_interrupts())
         concluded: list[Callable[[TrainingResult], None]] = []
         result = workflow.train(
             dataset,
             asked,
             cache=places.cache(extras.no_cache),
-            progress=progress,
+            progress=patience,
             listen=lambda step: logs.join(*listeners)(step),
             planned=planned,
             previous=None if extras.previous is None else stored.read_previous(extras.previous),
@@ -152,6 +159,42 @@ def _fit(dataset: Dataset, asked: TrainConfig, out: Path, extras: Extras) -> Tra
     if not extras.quiet:
         terminal.print_findings(result.findings)
     return result
+
+
+class Patience:
+    """Hears how far a training is, so that the first Ctrl-C while a network is trained ends only that."""
+
+    def __init__(self, progress: Progress) -> None:
+        """Pass on to another listener what is heard."""
+        self._progress = progress
+        self._training = False
+        self.enough: Event | None = None
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """See `Progress`."""
+        from headstart.learning.clock import STAGE
+
+        self._training = stage.startswith(STAGE)
+        self._progress(stage, done, total)
+
+    @contextmanager
+    def heeding_interrupts(self) -> Iterator[None]:
+        """Have the first SIGINT while a network is trained end that training, and any other do what it did before."""
+        before = signal.getsignal(signal.SIGINT)
+
+        def interrupted(number: int, frame: FrameType | None) -> None:
+            if self.enough is None or self.enough.is_set() or not self._training:
+                signal.signal(signal.SIGINT, before)
+                signal.raise_signal(number)
+                return
+            self.enough.set()
+            terminal.say(False, "Enough: what is best so far is measured and saved. Ctrl-C once more ends at once.")
+
+        signal.signal(signal.SIGINT, interrupted)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
 def _print_plan(begun: Begun) -> None:

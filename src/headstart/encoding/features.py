@@ -19,10 +19,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from headstart.data import images
 from headstart.data.pictures import InMemory
 from headstart.encoding import reading, runtime, side_by_side
-from headstart.encoding.cache import Store, open_cache
+from headstart.encoding.cache import open_cache
+from headstart.encoding.kept_properties import KeptProperties
 from headstart.encoding.reading import Loaded, Part
 from headstart.encoding.runtime import Agreement, Encoder
 from headstart.encoding.shelves import Shelves
@@ -31,10 +31,8 @@ from headstart.records import (
     Dataset,
     FeatureTable,
     Floats,
-    ImageProperties,
     Integers,
     Pixels,
-    Preprocess,
     Progress,
     silence,
 )
@@ -51,12 +49,6 @@ class Extraction(NamedTuple):
     table: FeatureTable
     encoders: tuple[Encoder, ...]
     agreement: Agreement | None
-
-
-def properties_recipe(preprocess: Preprocess) -> dict[str, object]:
-    """Return everything besides the file's bytes that decides the properties of a picture."""
-    known = {"properties": properties.VERSION, "decoder": images.DECODER}
-    return known | {"side": preprocess.size, "background": preprocess.background}
 
 
 def extract(
@@ -142,7 +134,7 @@ class _Job:
         self.values: Floats = np.zeros((len(dataset), len(views), ends[-1]), dtype=np.float32)
         self.known = np.zeros((len(dataset), len(encoders), len(views)), dtype=bool)
         self.codes = np.zeros(len(dataset), dtype=np.int64)  # of remarks
-        self.properties = _Properties(self.digests, self.preprocesses[0], self.cache) if with_properties else None
+        self.properties = KeptProperties(self.digests, self.preprocesses[0], self.cache) if with_properties else None
         self.failures: dict[int, str] = {}
         self.done = 0  # rows with all their parts
         self.encoded = 0
@@ -372,41 +364,3 @@ class _Job:
 
     def _report(self) -> None:
         self.progress("Encoding", self.done + len(self.failures), len(self.dataset))
-
-
-class _Properties:
-    """The properties of a dataset while it is worked on: what is known, and what the cache does not hold yet."""
-
-    def __init__(self, digests: Sequence[str], preprocess: Preprocess, cache: Path | None) -> None:
-        self.values: Floats = np.full((len(digests), properties.DIM), np.nan, dtype=np.float32)
-        self.values[:, len(ImageProperties.FIGURES) :] = 0
-        self.known = np.zeros(len(digests), dtype=bool)
-        self._store = None if cache is None else Store(cache, properties_recipe(preprocess), properties.DIM)
-        self._fresh: dict[str, Floats] = {}
-        rows = self.missing(digests)
-        for digest, vector, _ in self._store.take(filter(None, rows)) if self._store is not None else ():
-            self._keep(rows[digest], vector)
-
-    def missing(self, digests: Sequence[str]) -> dict[str, list[int]]:
-        """Return digest → rows whose properties are not known."""
-        rows: dict[str, list[int]] = defaultdict(list)
-        for row in np.flatnonzero(~self.known).tolist():
-            rows[digests[row]].append(row)
-        return rows
-
-    def take(self, rows: Sequence[int], digest: str, vector: Floats) -> None:
-        """Keep what was seen."""
-        self._keep(rows, vector)
-        self._fresh[digest] = vector
-        if len(self._fresh) == SHARD_ROWS:
-            self.commit()
-
-    def commit(self) -> None:
-        """Put what the cache does not hold yet into it."""
-        if self._store is not None and self._fresh:
-            self._store.add(list(self._fresh), np.stack(list(self._fresh.values())))
-        self._fresh = {}
-
-    def _keep(self, rows: Sequence[int], vector: Floats) -> None:
-        self.values[rows] = vector
-        self.known[rows] = True

@@ -152,7 +152,7 @@ def rebuild(name: str, state: Mapping[str, Tensor], preprocess: Preprocess, argu
         weights_files.fill(module, state, "the saved model")
     module.eval().requires_grad_(False)
     empty = torch.empty(0).numpy()
-    digest = _digest(name, arguments, module)
+    digest = state_digest(name, arguments, module)
     return Network(name, module, _dimension(module), preprocess, dict(arguments), digest, (), empty, empty)
 
 
@@ -339,7 +339,7 @@ def _describe(name: str, module: nn.Module, size: int | None, resize: str, crop:
     module.eval().requires_grad_(False)
     if problem := next((key for key, value in module.state_dict().items() if not weights_files.is_finite(value)), None):
         raise BackboneError(f"The weights of {name} hold numbers that are not finite, first in {problem}.")
-    digest = _digest(name, arguments, module)
+    digest = state_digest(name, arguments, module)
     return Network(name, module, _dimension(module), preprocess, arguments, digest, labels, rows, offsets, meanings)
 
 
@@ -371,6 +371,6 @@ def _dimension(module: nn.Module) -> int:
     return int(getattr(module, "head_hidden_size", None) or module.num_features)  # type: ignore[arg-type]
 
 
-def _digest(name: str, arguments: Mapping[str, Any], module: nn.Module) -> str:
-    # the same tensors mean something else to another architecture, e.g. one that pads otherwise
+def state_digest(name: str, arguments: Mapping[str, Any], module: nn.Module) -> str:
+    """Return the SHA-256 of a network: the same tensors mean something else to another architecture."""
     return weights_files.digest(module, json.dumps([name.split(".")[0], dict(arguments)], sort_keys=True, default=str))

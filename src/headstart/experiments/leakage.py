@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from headstart import metrics
-from headstart.config import Plan
 from headstart.data.splits import Grouping
 from headstart.experiments import random_split
 from headstart.experiments.grouping import MATTERS
@@ -20,6 +19,7 @@ from headstart.experiments.random_split import Measured, RandomSplit
 from headstart.inspection import similarity
 from headstart.inspection.duplicates import Resemblance
 from headstart.learning.learner import Fitted, Learner
+from headstart.plans import Plan
 from headstart.predictions import Interval
 from headstart.records import Finding, Integers, Splits, found
 
@@ -108,9 +108,10 @@ def bands(fitted: Fitted, measured: Measured, groups: Integers, resemblance: Res
         groups: (N,) rows of one group are not independent.
         resemblance: Whose similarities divide the bands.
     """
-    known = fitted.embed(measured.learned)
+    seen = fitted.features.values[:, 0]  # of the frozen network, whose similarities these are
+    known = seen[measured.learned]
     mean = known.mean(axis=0)
-    queries = similarity.directions(fitted.embed(measured.rows), mean)
+    queries = similarity.directions(seen[measured.rows], mean)
     nearest = similarity.nearest(queries, similarity.directions(known, mean))[:, 0]
     edges = [-np.inf, resemblance.unlike, max(resemblance.alike, resemblance.unlike), np.inf]
     result: list[Band] = []

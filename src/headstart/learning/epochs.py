@@ -8,16 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart.config import HeadPlan
-from headstart.data import splits
 from headstart.errors import ConfigError
 from headstart.learning import calibration, sgd
 from headstart.learning.heads import Listener, ignore
 from headstart.learning.learner import NOBODY, Fitted, InTurn, OutOfFold
 from headstart.learning.linear import LogisticLearner
+from headstart.plans import HeadPlan
 from headstart.records import Finding, Floats, Integers, LabelledFeatures, found
-
-WATCHED = 10  # one in so many training pictures is watched where epochs are stopped
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +86,9 @@ class SgdLearner:
         """See `Learner`."""
         return self.linear.out_of_fold(rows, fold, tolerance=tolerance)
 
-    def probe(self, rows: Integers, known: Integers) -> Callable[[Floats], Floats]:
+    def probe(self, rows: Integers, known: Integers, *, of: Fitted | None = None) -> Callable[[Floats], Floats]:
         """See `Learner`."""
-        return self.linear.probe(rows, known)
+        return self.linear.probe(rows, known, of=of)
 
     def _fit(self, rows: sgd.Rows, *, views: int | None = None, listen: Listener = ignore) -> sgd.SgdFit:
         linear = self.linear
@@ -114,9 +111,7 @@ class SgdLearner:
                     "With head.watch=training a tenth of the training part is watched.",
                 )
             return sgd.Rows(train, watch, watch)
-        fold = splits.folds(self.features.dataset.select(train), groups[train], WATCHED, self.linear.seed)
-        sizes = np.bincount(fold[fold >= 0], minlength=WATCHED)
-        held = fold == np.argmin(np.abs(sizes - len(fold) / WATCHED))  # a large group may have made one too large
+        held = sgd.watched(self.features, train, groups, self.linear.seed)
         if held.sum() > len(train) - 2:
             raise ConfigError(
                 f"{len(train) - held.sum()} picture(s) would be learned from; epochs need two.",
@@ -142,6 +137,6 @@ def _remarks(plan: HeadPlan, watched: int) -> tuple[Finding, ...]:
             if watched
             else "no picture can be watched, so all epochs are run and the probabilities are not calibrated",
             [f"{watched} pictures"] if watched < calibration.FEWEST else [],
-            f"{calibration.FEWEST} of some {WATCHED * calibration.FEWEST} training pictures would be enough.",
+            f"{calibration.FEWEST} of some {sgd.WATCHED * calibration.FEWEST} training pictures would be enough.",
         ),
     )

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from headstart.encoding.backbone import Backbone
+from headstart.encoding.ondemand import OnDemand
 from headstart.learning.heads import Head, Listener, Step, ignore
 from headstart.records import Finding, Floats, Integers, LabelledFeatures
 
@@ -51,6 +53,8 @@ class Fitted:
         history: Loss and accuracy along the fit.
         provenance: `head`, one line, and the figures that decided.
         findings: What a person should know of it.
+        tuned: What the networks see that were trained with the head; None: the head is of the frozen ones, whose
+            features these are.
     """
 
     head: Head
@@ -60,16 +64,21 @@ class Fitted:
     history: tuple[Step, ...] = field(default=(), repr=False)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
+    tuned: OnDemand | None = field(default=None, repr=False)
 
     @property
-    def embeddings(self) -> Floats:
-        """(N, D): what the backbone sees in each picture."""
-        values: Floats = self.features.values[:, 0]
+    def backbone(self) -> Backbone | None:
+        """The networks that were trained with the head; None: the frozen ones."""
+        return None if self.tuned is None else self.tuned.backbone
+
+    def embeddings(self, rows: Integers) -> Floats:
+        """Return (N, D): what the backbone sees in each picture; of others than these rows it may hold zeros."""
+        values: Floats = self.features.values[:, 0] if self.tuned is None else self.tuned.table(rows)
         return values
 
     def embed(self, rows: Integers) -> Floats:
         """Return (M, D): what the backbone sees in these pictures."""
-        values: Floats = self.embeddings[rows]
+        values: Floats = self.embeddings(rows)[rows]
         return values
 
     def logits(self, rows: Integers) -> Floats:
@@ -130,7 +139,8 @@ class Learner(Protocol):
             best: Of a `Fitted`.
             share: How many rows these are for each row that `best` was found on, in (0, 1].
             views: Of each picture, the first few; None: all.
-            begin: A fit that has learned from some of these rows, to save steps; it does not decide where they end.
+            begin: A fit that has learned from some of these rows, to save steps; it does not decide where they end, but
+                where its networks were trained as well, these are too.
         """
 
     def in_turn(
@@ -155,10 +165,11 @@ class Learner(Protocol):
             tolerance: Of the fits; None: the usual one.
         """
 
-    def probe(self, rows: Integers, known: Integers) -> Callable[[Floats], Floats]:
+    def probe(self, rows: Integers, known: Integers, *, of: Fitted | None = None) -> Callable[[Floats], Floats]:
         """Return the logits, as a function of features (M, D), of a quick head that knows some classes only.
 
         Args:
             rows: To learn from, of these classes.
             known: Ascending indices of the classes.
+            of: The fit whose networks see them; None: the frozen ones.
         """

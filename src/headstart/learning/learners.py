@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from headstart.config import HeadPlan
 from headstart.learning.epochs import SgdLearner
 from headstart.learning.learner import Learner
 from headstart.learning.linear import LogisticLearner
 from headstart.learning.prior import LabelRows
+from headstart.learning.tuner import FineTuneLearner, Tuning
+from headstart.plans import HeadPlan
 from headstart.records import LabelledFeatures, Progress, silence
 
 
@@ -20,6 +21,7 @@ def build(
     *,
     checkpoints: Path | None = None,
     progress: Progress = silence,
+    tuning: Tuning | None = None,
 ) -> Learner:
     """Return the learner of a plan.
 
@@ -30,6 +32,9 @@ def build(
         seed: Of folds, orders and first weights.
         checkpoints: Where epochs keep their state, so that a killed fit goes on; None: nowhere.
         progress: Hears of every fit.
+        tuning: How the networks are trained too, where they are.
     """
     linear = LogisticLearner(features, plan, label_rows, seed, progress)
+    if tuning is not None:
+        return FineTuneLearner(linear, tuning, checkpoints)
     return SgdLearner(linear, checkpoints) if plan.in_epochs else linear

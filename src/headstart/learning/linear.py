@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headstart.config import HeadPlan
 from headstart.data import splits
 from headstart.learning import calibration, logistic, prior
 from headstart.learning.heads import Head, Listener, ignore
 from headstart.learning.learner import Fitted, InTurn, OutOfFold
 from headstart.learning.prior import LabelRows, Prior
+from headstart.plans import HeadPlan
 from headstart.records import ClassNames, Finding, Floats, Integers, LabelledFeatures, Progress, found, silence
 
 
@@ -116,12 +116,13 @@ class LogisticLearner:
         held = problem.held_out_rows()
         return OutOfFold(rows[held], fold[held], logits)
 
-    def probe(self, rows: Integers, known: Integers) -> Callable[[Floats], Floats]:
+    def probe(self, rows: Integers, known: Integers, *, of: Fitted | None = None) -> Callable[[Floats], Floats]:
         """See `Learner`."""
         names = ClassNames(self.features.classes[k] for k in known)
         targets = np.searchsorted(known, self.features.targets[rows])
-        start = self._start(names, self.features.values[rows, 0], targets)
-        problem = logistic.Problem(self.features.values[:, :1], rows, targets, start)
+        values = (self.features.values[:, 0] if of is None else of.embeddings(rows))[:, None]
+        start = self._start(names, values[rows, 0], targets)
+        problem = logistic.Problem(values, rows, targets, start)
         l2 = logistic.default_l2(problem.prior_known)
         return problem.head(problem.fit(l2, tolerance=logistic.ROUGH)).logits
 

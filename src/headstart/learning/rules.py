@@ -7,6 +7,7 @@ piece, applied in one call.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,11 +96,12 @@ def _fit_out_of_distribution(
     asked, held, targets = plan.unknown, fitted.held, learner.features.targets
     if asked == "none" or held is None:
         return None
-    values = fitted.embeddings
+    values = fitted.embeddings(np.union1d(train, held.rows))
     compared: dict[out_of_distribution.Score, float] = {}
     score: out_of_distribution.Score = "neighbours" if asked == "best" else asked  # works with few classes, no folds
     if asked == "best" and len(held.rows) and len(np.unique(targets[train])) >= out_of_distribution.FEWEST_CLASSES:
-        compared = out_of_distribution.compare(values, targets, train, learner.probe, learner.seed)
+        probe = partial(learner.probe, of=fitted)
+        compared = out_of_distribution.compare(values, targets, train, probe, learner.seed)
         enough = max(compared.values(), default=0) - out_of_distribution.TIE
         score = next((name for name in compared if compared[name] >= enough), score)
     rows, fold, logits = held.rows, held.fold, held.logits
@@ -110,6 +112,24 @@ def _fit_out_of_distribution(
     own = out_of_distribution.held_out(score, values, targets, rows, fold, logits, train)
     arrays = out_of_distribution.learn(score, values[train], targets[train], learner.seed)
     return out_of_distribution.fit(score, plan.refused, own, arrays, compared)
+
+
+def carried(rules: PredictionRules, saved: Fitted, rows: Integers, seed: int) -> PredictionRules:
+    """Return rules that were fitted to one network for another that was trained the same way on more pictures.
+
+    What is known of features is learned anew; limits and temperature stay, as they do for a head that is fitted again.
+
+    Args:
+        rules: Of the network that was measured.
+        saved: The other.
+        rows: That it learned from.
+        seed: Of the choice of pictures that are kept.
+    """
+    rule = rules.out_of_distribution
+    if saved.tuned is None or rule is None or not rule.arrays:
+        return rules
+    arrays = out_of_distribution.learn(rule.score, saved.embed(rows), saved.features.targets[rows], seed)
+    return replace(rules, out_of_distribution=replace(rule, arrays=arrays))
 
 
 def findings(rules: PredictionRules, fitted: Fitted, groups: Integers) -> list[Finding]:

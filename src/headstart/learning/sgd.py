@@ -23,17 +23,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from headstart.config import HeadPlan
+from headstart.data import splits
 from headstart.errors import ConfigError
 from headstart.learning import calibration
 from headstart.learning.checkpoint import Checkpoint
 from headstart.learning.heads import Head, Listener, Step, ignore, loss_and_accuracy
+from headstart.plans import HeadPlan
 from headstart.records import Floats, Integers, LabelledFeatures, Progress, silence
 
 SAVE_EVERY = 5.0  # seconds between two checkpoints
 STAGE = "Training the head"
+WATCHED = 10  # one in so many training pictures is watched where epochs are stopped
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,21 @@ def fit(
     return run.result()
 
 
+def watched(features: LabelledFeatures, train: Integers, groups: Integers, seed: int) -> NDArray[np.bool_]:
+    """Return (len(train),) which training rows are watched while others are learned from: a tenth, groups kept whole.
+
+    Args:
+        features: Whose rows they are.
+        train: The training rows.
+        groups: (N,) rows of one group stay together.
+        seed: Of the choice.
+    """
+    fold = splits.folds(features.dataset.select(train), groups[train], WATCHED, seed)
+    sizes = np.bincount(fold[fold >= 0], minlength=WATCHED)
+    held: NDArray[np.bool_] = fold == np.argmin(np.abs(sizes - len(fold) / WATCHED))  # a large group fills a fold
+    return held
+
+
 class _Run:
     """A fit under way: everything that changes from epoch to epoch."""
 
@@ -124,7 +142,7 @@ class _Run:
         self.features, self.targets = torch.from_numpy(features), torch.from_numpy(targets)
         self.learned, self.watched, self.shown = map(torch.from_numpy, (rows.learned, rows.watched, rows.shown))
         self.plan, self.seed, self.last = plan, seed, rows.until or plan.epochs
-        self.weights = _class_weights(self.targets[self.learned], classes) if plan.class_weight == "balanced" else None
+        self.weights = class_weights(self.targets[self.learned], classes) if plan.class_weight == "balanced" else None
         dim = features.shape[2]
         with _seeded(seed, 0):
             self.head = Head(dim, classes, plan.hidden, dropout=plan.dropout, batch_norm=plan.batch_norm)
@@ -245,7 +263,7 @@ def _batches(rows: int, size: int) -> Iterator[slice]:
         yield slice(begin, end)
 
 
-def _class_weights(targets: Tensor, classes: int) -> Tensor:
+def class_weights(targets: Tensor, classes: int) -> Tensor:
     """Return a weight for each class with which all classes count as much; their mean over the rows is 1."""
     counts = torch.bincount(targets, minlength=classes).clamp_min(1)
     present = int((torch.bincount(targets, minlength=classes) > 0).sum())

@@ -29,7 +29,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from headstart.config import EncoderConfig, EncoderPlan
+from headstart.config import EncoderConfig
 from headstart.encoding import network as networks
 from headstart.encoding import runtime, weights
 from headstart.encoding.backbone import Backbone
@@ -40,6 +40,7 @@ from headstart.model import description
 from headstart.model.classifier import Classifier
 from headstart.model.description import DescribedNetwork, Description
 from headstart.model.formats import BACKBONES, FORMAT, HEAD, MODEL, OUT_OF_DISTRIBUTION
+from headstart.plans import EncoderPlan
 from headstart.records import Floats
 from headstart.storage import exchange, flush, read_regular, remove_stale, storage_errors
 

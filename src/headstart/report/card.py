@@ -22,10 +22,11 @@ def of(result: TrainingResult, evaluations: Mapping[str, Any], trust: Mapping[st
     told, plan, classes = result.classifier.provenance, result.plan, result.classifier.classes
     tables = "\n\n".join(_figures(name, evaluation) for name, evaluation in evaluations.items())
     findings = "\n".join(f"- {f.severity}: {f.message}." for f in result.findings) or "- none"
+    trained = "frozen" if not (told.training.get("finetune") or {}).get("kept") else "trained with the head"
     believed = "\n".join(f"- {line}" for line in summary.trust_lines(trust))
     return f"""# An image classifier of {len(classes)} classes
 
-Made by Headstart {told.versions["headstart"]} on {told.created}. Frozen backbone:
+Made by Headstart {told.versions["headstart"]} on {told.created}. Backbone, {trained}:
 {result.classifier.backbone.description} ({plan.pictures.resize}){_views(result)}; head: {told.training["head"]};
 {result.classifier.rules.calibration}.
 

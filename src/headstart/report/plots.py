@@ -56,10 +56,14 @@ def training_curves(
     axes = figure.subplots(1, 2)
     steps = [row["step"] for row in history]
     for axis, name, form in ((axes[0], "accuracy", "{:.1%}"), (axes[1], "loss", "{:.3f}")):
-        last = []
-        for label, key, colour in (("training", "train", "training"), (part, "validation", part)):
-            values = _numbers([row[f"{key}_{name}"] for row in history])
-            if np.isfinite(values).any():
+        last: list[str] = []
+        for label, key, colour in (
+            ("training", f"train_{name}", "training"),
+            (part, f"validation_{name}", part),
+            ("left out of training, calibrated", f"watched_{name}", "validation"),
+        ):
+            values = _numbers([row.get(key) for row in history])
+            if np.isfinite(values).any() and not (key.startswith("watched") and len(last) > 1):
                 axis.plot(steps, values, color=COLOURS[colour], label=label, linewidth=2, marker=_dots(len(steps)))
                 last.append(f"{label} {form.format(values[-1])}")
         if best is not None:

@@ -46,7 +46,8 @@ def of_run(
     """
     part = "test" if "test" in evaluations else "validation"
     watched = "validation" if "validation" in evaluations else "test"
-    in_epochs = model["plan"]["head"]["optimizer"] != "lbfgs"
+    tuned = (model["training"].get("finetune") or {}).get("kept", False)
+    in_epochs = tuned or model["plan"]["head"]["optimizer"] != "lbfgs"
     unit = "epoch" if in_epochs else "L-BFGS iteration (0: the prior alone)"
     drawings = of_evaluation(evaluations[part], part)
     drawings["similarity"] = partial(plots.similarity, trust["similarity"], part, summary.split_of_bands(trust))

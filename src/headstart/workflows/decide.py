@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from headstart.config import Plan, TrainConfig, apply_recipe, quality_of, refuse_contradictions, resolve, resolve_head
+from headstart.config import TrainConfig, apply_recipe, quality_of
 from headstart.data import splits
 from headstart.encoding import backbone as backbones
 from headstart.encoding import runtime, sizes
 from headstart.encoding.backbone import Backbone
 from headstart.levels import SCALES
+from headstart.plans import Plan, refuse_contradictions, resolve, resolve_head
 from headstart.records import Dataset
 
 IN_TURN = 5  # folds in which every picture is measured where that costs little
@@ -55,5 +56,6 @@ def _folds(config: TrainConfig, dataset: Dataset, dim: int) -> int:
     """Return in how many folds every picture is measured where nothing was asked for; 0: one share is held out."""
     whole = splits.is_given(dataset) or config.split.repeats > 1 or config.refit is False
     head = resolve_head(config.head)
-    cheap = not head.in_epochs and len(dataset) * len(dataset.classes) * dim <= MOST_WORK
+    linear = not head.in_epochs and head.finetune == "none"
+    cheap = linear and len(dataset) * len(dataset.classes) * dim <= MOST_WORK
     return IN_TURN if cheap and not whole else 0

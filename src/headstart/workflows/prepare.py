@@ -7,12 +7,13 @@ told; nothing is left out here but what could not be used.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 
-from headstart.config import Plan, TrainConfig, apply_recipe, refuse_contradictions
+from headstart.config import TrainConfig, apply_recipe
 from headstart.data import splits
 from headstart.encoding import features, runtime, sizes, wanted
 from headstart.encoding.backbone import Backbone
@@ -22,13 +23,17 @@ from headstart.inspection import duplicates, files, quality, shortcuts
 from headstart.inspection.duplicates import Resemblance
 from headstart.inspection.files import Inspection
 from headstart.learning import learners, prior
+from headstart.learning.clock import Limits
 from headstart.learning.learner import Learner
 from headstart.learning.prior import LabelRows
+from headstart.learning.tuner import Tuning
+from headstart.plans import Plan, refuse_contradictions
 from headstart.records import ClassNames, Dataset, Finding, LabelledFeatures, Progress, found, silence
 from headstart.workflows import budget, decide
 from headstart.workflows.budget import Budget
 
 FOLDS = 5  # in which shortcuts are sought
+UNLIMITED = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +45,20 @@ class Begun:
         backbone: With its weights.
         plan: What was decided.
         budget: How the time is spent that there is; None: it does not matter.
+        enough: Set, by whoever watches, it ends the training of networks: the best so far is measured and given.
     """
 
     inspection: Inspection
     backbone: Backbone
     plan: Plan
     budget: Budget | None = None
+    enough: Event = field(default_factory=Event)
+
+    def limits(self) -> Limits:
+        """Return when the training of networks that begins now must end."""
+        now = time.monotonic()
+        deadline = now + 60 * self.plan.finetune.minutes if self.budget is None else self.budget.deadline
+        return Limits(deadline, self.enough.is_set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +83,27 @@ class Prepared:
     agreement: Agreement | None
     plan: Plan
 
-    def learner(self, *, checkpoints: Path | None = None, progress: Progress = silence) -> Learner:
-        """Return what fits heads on these features as the plan says; see `learners.build`."""
+    def learner(
+        self, *, checkpoints: Path | None = None, progress: Progress = silence, limits: Limits = UNLIMITED
+    ) -> Learner:
+        """Return what fits heads, or the networks too, as the plan says; see `learners.build`.
+
+        Args:
+            checkpoints: Where epochs keep their state; None: nowhere.
+            progress: Hears of every fit.
+            limits: When the training of networks must end.
+        """
+        plan, head = self.plan, self.plan.head
         rows = LabelRows(self.backbone.labels, self.backbone.rows, self.backbone.offsets)
+        tuning = Tuning(self.backbone, plan.encoder, plan.finetune, plan.predicted, limits)
         return learners.build(
-            self.features, self.plan.head, rows, self.plan.seed, checkpoints=checkpoints, progress=progress
+            self.features,
+            head,
+            rows,
+            plan.seed,
+            checkpoints=checkpoints,
+            progress=progress,
+            tuning=None if head.finetune == "none" else tuning,
         )
 
 

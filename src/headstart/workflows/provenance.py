@@ -10,8 +10,8 @@ import platform
 from dataclasses import asdict
 from typing import Any
 
-from headstart.config import Plan
 from headstart.learning.learner import Fitted
+from headstart.plans import Plan
 from headstart.records import SPLIT_NAMES, Integers, LabelledFeatures, Provenance, Splits
 from headstart.workflows.prepare import Prepared
 
@@ -59,7 +59,7 @@ def _data(features: LabelledFeatures, split: Splits) -> dict[str, Any]:
 
 def _training(split: Splits, fitted: Fitted, saved: Integers, plan: Plan, rounds: int) -> dict[str, Any]:
     refitted = len(saved) > len(split.train)
-    watched = fitted.provenance["watched"] if plan.head.in_epochs and plan.head.watch == "training" else 0
+    watched = fitted.provenance.get("watched", 0) if plan.head.watch == "training" else 0
     learned = f"{len(split.train)} training pictures" + (f", {watched} of them only to stop it" if watched else "")
     return {
         **fitted.provenance,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.config import CalibrationConfig, Plan, TrainConfig
+from headstart.config import CalibrationConfig, TrainConfig
 from headstart.data import sources, splits
 from headstart.data.splits import Grouping, Partition
 from headstart.encoding import cache as caches
@@ -31,6 +31,7 @@ from headstart.learning.heads import Listener, Step, ignore
 from headstart.learning.learner import Fitted, Learner
 from headstart.learning.rules import PredictionRules
 from headstart.model.classifier import Classifier
+from headstart.plans import Plan
 from headstart.predictions import Evaluation, Predictions, joined
 from headstart.records import Dataset, Finding, Integers, Progress, Splits, silence
 from headstart.workflows import prepare, provenance, resume
@@ -118,7 +119,8 @@ def train(
         cache: A folder where features are kept; None: keep nothing.
         progress: Hears how far it is.
         listen: Hears loss and accuracy of each step of the fit.
-        planned: Hears what is going to be done, before any picture is encoded.
+        planned: Hears what is going to be done, before any picture is encoded; what it hears has a flag, `enough`, that
+            ends the training of networks.
         previous: What a previous run on some of these pictures left, from `read_previous`: they stay learned or
             measured as they were, and the result says what changed on them.
         learning_curve: Whether to measure how the accuracy grows with the pictures, and where that leads.
@@ -137,7 +139,8 @@ def train(
     planned(begun)
     prepared = prepare.encode(begun, cache=folder, progress=progress)
     features, plan = prepared.features, prepared.plan
-    learner = prepared.learner(checkpoints=folder and folder / caches.FITS, progress=progress)
+    checkpoints = folder and folder / caches.FITS
+    learner = prepared.learner(checkpoints=checkpoints, progress=progress, limits=begun.limits())
     grouped = grouping.decide(learner, prepared.resemblance, plan.split, progress=progress)
     partition = splits.partition(
         features.dataset,
@@ -145,7 +148,7 @@ def train(
         plan.split,
         plan.seed,
         previous=resume.parts(previous, features, plan.split),
-        in_turn=plan.head.watch != "validation",
+        in_turn=plan.head.watch != "validation" and plan.head.finetune == "none",
     )
     rounds, last = _fit(learner, partition, grouped, plan, listen)
     predictions = _predict(rounds, last, grouped.groups)
@@ -157,7 +160,13 @@ def train(
     evaluations = {name: measure.measure(one, plan.seed) for name, one in predictions.items()}
     return TrainingResult(
         Classifier(
-            prepared.backbone, prepared.encoders, saved.head, last.rules, features.classes, told, plan.predicted
+            prepared.backbone if saved.backbone is None else saved.backbone,
+            prepared.encoders if saved.tuned is None else saved.tuned.encoders,
+            saved.head,
+            rules.carried(last.rules, saved, rows, plan.seed),
+            features.classes,
+            told,
+            plan.predicted,
         ),
         evaluations,
         predictions,
@@ -265,4 +274,5 @@ def _refit(learner: Learner, last: Round, plan: Plan) -> tuple[Fitted, Integers]
     if not (plan.refit and len(validation)):
         return last.fitted, train
     rows = np.sort(np.concatenate([train, validation]))
-    return learner.refit(rows, last.fitted.best, begin=last.fitted), rows
+    saved = learner.refit(rows, last.fitted.best, begin=last.fitted)
+    return saved, train if saved is last.fitted else rows

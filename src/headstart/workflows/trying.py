@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from headstart.config import EncoderPlan, HeadConfig, HeadPlan, SplitPlan, TrainConfig, apply_recipe, resolve_head
+from headstart.config import HeadConfig, TrainConfig, apply_recipe
 from headstart.data import sources
 from headstart.data.splits import Grouping
 from headstart.encoding import at_hand, features, runtime
@@ -32,6 +32,7 @@ from headstart.inspection.files import Inspection
 from headstart.learning import learners
 from headstart.learning.learner import Learner
 from headstart.learning.prior import LabelRows
+from headstart.plans import EncoderPlan, HeadPlan, SplitPlan, resolve_head
 from headstart.records import Dataset, Floats, Integers, LabelledFeatures, Progress, silence
 
 PICTURES = 600

@@ -1,0 +1,82 @@
+"""The features of some networks, each picture encoded when it is first asked for; nothing is kept beyond memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from headstart.encoding import features
+from headstart.encoding.backbone import Backbone
+from headstart.encoding.runtime import Encoder
+from headstart.errors import DataError
+from headstart.records import Dataset, Floats, Integers, Progress, listing, silence
+
+
+class OnDemand:
+    """What networks see in the pictures of a dataset.
+
+    Attributes:
+        encoders: The engine of each that was taken in the end.
+        epochs: For how many the networks were trained.
+        of: So many it would have been at most, over which its learning rate falls.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        digests: Sequence[str],
+        encoders: Sequence[Encoder],
+        *,
+        views: Sequence[str] = ("original",),
+        epochs: int = 0,
+        of: int = 0,
+        progress: Progress = silence,
+    ) -> None:
+        """Know nothing yet.
+
+        Args:
+            dataset: N samples.
+            digests: (N,) SHA-256 of their bytes.
+            encoders: That compute the features, which stand side by side.
+            views: Of each picture, whose mean the features are.
+            epochs: See the class.
+            of: See the class.
+            progress: Hears of every picture.
+        """
+        self.encoders, self.epochs, self.of = tuple(encoders), epochs, of
+        self._dataset, self._digests, self._progress = dataset, tuple(digests), progress
+        self._views = tuple(views)
+        width = sum(encoder.dim for encoder in encoders)
+        self._values: Floats = np.zeros((len(dataset), width), dtype=np.float32)
+        self._known = np.zeros(len(dataset), dtype=bool)
+
+    @property
+    def backbone(self) -> Backbone:
+        """The networks."""
+        return Backbone(tuple(encoder.network for encoder in self.encoders))
+
+    def table(self, rows: Integers) -> Floats:
+        """Return (N, D) features, of which those of these rows are computed.
+
+        Raises:
+            DataError: A picture can no longer be used, or has changed since it was first read.
+        """
+        missing = np.unique(rows)
+        missing = missing[~self._known[missing]]
+        if len(missing):
+            part, digests = self._dataset.select(missing), [self._digests[row] for row in missing]
+            extracted = features.extract(part, digests, self.encoders, views=self._views, progress=self._progress)
+            table, self.encoders, _ = extracted
+            if lost := sorted({part[row].name for row in table.failures} | set(table.changed)):
+                raise no_longer(lost)
+            self._values[missing], self._known[missing] = features.mean(table.values)[:, 0], True
+        return self._values
+
+
+def no_longer(names: Sequence[str]) -> DataError:
+    """Return the error that says that pictures are not what they were when the training began."""
+    return DataError(
+        f"{len(names)} picture(s) changed, or can no longer be read, while they were learned from: {listing(names)}.",
+        "Leave the pictures as they are until the training is done, and begin again.",
+    )

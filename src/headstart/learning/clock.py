@@ -1,0 +1,118 @@
+"""How long a step of a training takes → how long an epoch does, how many there is time for, and when to end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from headstart.records import Progress
+
+STAGE = "Fine-tuning"
+TIMED = 4  # steps after which it is known how long one takes; the first, which warms up, is not counted
+FEWEST_EPOCHS = 2  # for which it is worth beginning
+SPARE = 0.9  # of the time that is left is planned with
+
+Ended = Literal["", "stop", "deadline", "diverged"]
+
+
+def never() -> bool:
+    """Go on: what `Limits.stop` says where nobody wants it to end."""
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a fine-tuning must end whatever it could still gain.
+
+    Attributes:
+        deadline: By `time.monotonic`; None: there is none.
+        stop: Asked between steps; True: end now.
+    """
+
+    deadline: float | None = None
+    stop: Callable[[], bool] = never
+
+
+class Clock:
+    """Times the steps of a training, tells how far it is, and knows when it must end.
+
+    Attributes:
+        ended: Why it must end; empty: it need not.
+        epochs: After which it ends, of those there is time for.
+    """
+
+    def __init__(
+        self, limits: Limits, progress: Progress, *, epochs: int, steps: int, looks: float = 0.0, follows: float = 0.0
+    ) -> None:
+        """Begin.
+
+        Args:
+            limits: When to end.
+            progress: Hears of every step.
+            epochs: After which it ends if there is time for all.
+            steps: In an epoch.
+            looks: At pictures after each epoch, as many as are in so many steps.
+            follows: How many epochs of the same length follow for each of these and must end by the deadline too.
+        """
+        self.ended: Ended = ""
+        self.epochs = epochs
+        self._limits, self._progress, self._steps, self._looks, self._follows = limits, progress, steps, looks, follows
+        self._stage, self._count, self._since = f"{STAGE}: the first steps", 0, 0.0
+        self._step: float | None = None  # seconds
+
+    def tick(self, done: int, *, planning: bool) -> None:
+        """Take note of a step.
+
+        Args:
+            done: How many steps of all epochs are.
+            planning: Whether the number of epochs may still be changed.
+        """
+        self._count += 1
+        if self._count == 1:
+            self._since = time.monotonic()
+        elif self._count == TIMED:
+            self._step = (time.monotonic() - self._since) / (TIMED - 1)
+            self._progress(self._stage, TIMED, TIMED)
+            self._stage = f"{STAGE}, about {self.epoch_seconds():.0f} s an epoch"
+            if planning:
+                self._plan()
+        if self._step is None:
+            self._progress(self._stage, self._count, TIMED)
+        else:
+            self._progress(self._stage, done, self.epochs * self._steps)
+        self.ask()
+
+    def ask(self) -> None:
+        """Find out whether somebody wants it to end."""
+        if not self.ended and self._limits.stop():
+            self.ended = "stop"
+
+    def before(self, epoch: int) -> None:
+        """Find out whether there is time for an epoch, counted from 1, and for what follows."""
+        self.ask()
+        deadline = self._limits.deadline
+        if deadline is not None and not self.ended:
+            needed = self.epoch_seconds() * (1 + epoch * self._follows)
+            self.ended = "deadline" if time.monotonic() + needed > deadline else ""
+
+    def epoch_seconds(self) -> float:
+        """Return how long an epoch takes, 0 where nobody knows; to look at pictures takes a third of learning."""
+        return (self._step or 0.0) * (self._steps + self._looks / 3)
+
+    def end(self) -> None:
+        """Let whoever listens know that no step follows."""
+        total = self.epochs * self._steps
+        self._progress(self._stage, total, total)
+
+    def _plan(self) -> None:
+        """Take as many epochs as there is time for."""
+        deadline = self._limits.deadline
+        if deadline is None:
+            return
+        each = self.epoch_seconds() * (1 + self._follows)
+        fits = int(SPARE * (deadline - time.monotonic()) / max(each, 1e-9))
+        if fits < min(FEWEST_EPOCHS, self.epochs):
+            self.ended = "deadline"
+        self.epochs = min(self.epochs, max(1, fits))

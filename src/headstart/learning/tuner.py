@@ -1,0 +1,238 @@
+"""The learner that trains the network too: a linear head first, then both, and the better of the two by proof.
+
+A tenth of the training rows is watched: it stops the epochs, gives the temperature, and tells in pairs whether the
+fine-tuned network is better than a frozen one whose head has learned from the same rows. Only then it is kept.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headstart.encoding import runtime
+from headstart.encoding.backbone import Backbone
+from headstart.encoding.ondemand import OnDemand
+from headstart.learning import calibration, finetune, proof
+from headstart.learning.augment import Augmentation
+from headstart.learning.clock import Limits
+from headstart.learning.finetune import Rows, Task, Tuned
+from headstart.learning.heads import Listener, ignore
+from headstart.learning.learner import NOBODY, Fitted, InTurn, OutOfFold
+from headstart.learning.linear import LogisticLearner
+from headstart.learning.prior import LabelRows
+from headstart.learning.proof import Proof
+from headstart.learning.sgd import watched
+from headstart.plans import EncoderPlan, FineTunePlan
+from headstart.records import Finding, Floats, Integers, LabelledFeatures
+
+_ENDED = {
+    "": "",
+    "stop": "; it was stopped",
+    "deadline": "; there was no time for more",
+    "diverged": "; the loss was no longer a number, a smaller finetune.learning_rate may help",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What is trained, and how.
+
+    Attributes:
+        backbone: Where it starts; it is left as it is.
+        encoder: By which plan features are computed, of the fine-tuned networks too.
+        plan: Rates and epochs.
+        views: Of each picture, whose mean features predictions are made of.
+        limits: When to end.
+    """
+
+    backbone: Backbone
+    encoder: EncoderPlan
+    plan: FineTunePlan
+    views: tuple[str, ...] = ("original",)
+    limits: Limits = field(default_factory=Limits)
+
+    def shared_by(self, fits: int) -> Tuning:
+        """Return the same, with the time that is left for the first of so many fits."""
+        deadline = self.limits.deadline
+        if deadline is None:
+            return self
+        now = time.monotonic()
+        return replace(self, limits=replace(self.limits, deadline=now + (deadline - now) / fits))
+
+
+@dataclass(frozen=True, slots=True)
+class FineTuneLearner:
+    """A linear head, or a network that proves better; folds and experiments are linear heads on frozen features."""
+
+    linear: LogisticLearner
+    tuning: Tuning
+    checkpoints: Path | None = None
+
+    @property
+    def features(self) -> LabelledFeatures:
+        """See `Learner`."""
+        return self.linear.features
+
+    @property
+    def seed(self) -> int:
+        """See `Learner`."""
+        return self.linear.seed
+
+    def fit(
+        self,
+        train: Integers,
+        watch: Integers,
+        groups: Integers,
+        *,
+        begin: float | None = None,
+        listen: Listener = ignore,
+    ) -> Fitted:
+        """See `Learner`; `best` is the l2 penalty of the linear head, with which the training of networks begins.
+
+        Raises:
+            DataError: A picture can no longer be used, or has changed since it was first read.
+        """
+        frozen = self.linear.fit(train, watch, groups, begin=begin)
+        learnable = sum(sample.split != "test" for sample in self.features.dataset)
+        return self._tuned(frozen, train, groups, learnable, listen)
+
+    def in_turn(
+        self, rows: Integers, watch: Integers, fold: Integers, groups: Integers, *, listen: Listener = ignore
+    ) -> InTurn:
+        """See `Learner`; the time that is left is shared by all fits."""
+        frozen = self.linear.in_turn(rows, watch, fold, groups)
+        turns: dict[int, Fitted] = {}
+        for number, one in frozen.turns.items():
+            heard = ignore if turns else listen
+            own = replace(self, tuning=self.tuning.shared_by(len(frozen.turns) - len(turns) + 1))
+            turns[number] = own._tuned(one, rows[fold != number], groups, 0, heard)
+        return InTurn(self._tuned(frozen.last, rows, groups, 0), turns)
+
+    def refit(
+        self, rows: Integers, best: float, *, share: float = 1.0, views: int | None = None, begin: Fitted | None = None
+    ) -> Fitted:
+        """See `Learner`; a network that was stopped, or had no time, is the one that it would have followed."""
+        if begin is None or begin.tuned is None:
+            return self.linear.refit(rows, best, share=share, views=views, begin=begin)
+        start = self.linear.refit(rows, best, share=share)
+        until = Rows(rows, NOBODY, begin.tuned.of, until=begin.tuned.epochs)
+        tuned = finetune.fit(self._task(), start.head, until)
+        return begin if tuned.ended else Fitted(tuned.head, self.features, best, tuned=self._seen(tuned))
+
+    def out_of_fold(self, rows: Integers, fold: Integers, *, tolerance: float | None = None) -> OutOfFold:
+        """See `Learner`."""
+        return self.linear.out_of_fold(rows, fold, tolerance=tolerance)
+
+    def probe(self, rows: Integers, known: Integers, *, of: Fitted | None = None) -> Callable[[Floats], Floats]:
+        """See `Learner`; rows of the pre-trained classifier belong to the frozen network alone."""
+        if of is None or of.tuned is None:
+            return self.linear.probe(rows, known)
+        empty = self.features.values[:0, 0, :]
+        return replace(self.linear, label_rows=LabelRows((), empty, empty[:, 0])).probe(rows, known, of=of)
+
+    def _tuned(
+        self, frozen: Fitted, train: Integers, groups: Integers, follows: int, listen: Listener = ignore
+    ) -> Fitted:
+        """Return what training the networks from a frozen fit's penalty on gives, or the frozen fit.
+
+        Args:
+            frozen: Has learned from the training rows.
+            train: These.
+            groups: (N,) rows of one group stay together.
+            follows: Pictures of a refit at most, for which there must be time too.
+            listen: Hears the figures of each epoch.
+        """
+        held = watched(self.features, train, groups, self.seed)
+        learned, epochs = train[~held], self.tuning.plan.epochs
+        rows = Rows(learned, train[held], epochs, follows=follows / max(1, len(learned)))
+        if not proof.enough(groups[rows.watched]):
+            return _stays(frozen, _too_few(len(rows.watched)), {"pictures": len(rows.watched)})
+        start = self.linear.refit(rows.learned, frozen.best)
+        tuned = finetune.fit(self._task(), start.head, rows, listen=listen)
+        targets, families = self.features.targets[rows.watched], groups[rows.watched]
+        compared = proof.prove(start.logits(rows.watched), tuned.logits, targets, families, self.seed)
+        return self._better(frozen, tuned, rows, compared)
+
+    def _task(self) -> Task:
+        tuning = self.tuning
+        preprocesses = tuple(network.preprocess for network in tuning.backbone.networks)
+        seen = Augmentation(self.features, preprocesses, tuning.plan.flip, self.seed)
+        return Task(
+            seen,
+            tuning.backbone,
+            tuning.plan,
+            tuning.encoder.device,
+            self.linear.plan.class_weight == "balanced",
+            self.checkpoints,
+            tuning.limits,
+            self.linear.progress,
+        )
+
+    def _seen(self, tuned: Tuned) -> OnDemand:
+        return OnDemand(
+            self.features.dataset,
+            self.features.digests,
+            runtime.build_all(tuned.backbone, self.tuning.encoder),
+            views=self.tuning.views,
+            epochs=tuned.best,
+            of=tuned.epochs,
+            progress=self.linear.progress,
+        )
+
+    def _better(self, frozen: Fitted, tuned: Tuned, rows: Rows, compared: Proof | None) -> Fitted:
+        """Return what is fitted: the fine-tuned network if it has won, else the frozen one."""
+        done = len(tuned.history) - 1
+        figures = {
+            "epochs": done,
+            "planned": self.tuning.plan.epochs,
+            "best_epoch": tuned.best,
+            "watched_losses": [round(step.watched_loss, 6) for step in tuned.history],
+            "ended": tuned.ended,
+            **(compared.to_dict() if compared is not None else {}),
+        }
+        after = f"after epoch {tuned.best} of {done}{_ENDED[tuned.ended]}"
+        if compared is None or not compared.won or not tuned.best:
+            why = f"{compared}, {after}" if done else f"no epoch came to its end{_ENDED[tuned.ended]}"
+            return _stays(frozen, why, figures)
+        fitted = Fitted(tuned.head, self.features, frozen.best, None, tuned.history, tuned=self._seen(tuned))
+        fold = np.zeros(len(rows.watched), dtype=np.int64)
+        provenance = {
+            **frozen.provenance,
+            "head": f"linear, trained with the network, from l2 {frozen.best:g}; epoch {tuned.best} of {done} was best",
+            "best_epoch": tuned.best,
+            "watched": len(rows.watched),
+            "finetune": {"kept": True, **figures},
+        }
+        told = Finding(
+            "fine-tuned",
+            "note",
+            f"training the network gave {compared}, {after}, on {compared.pictures} training pictures that were left "
+            "out; it is kept",
+            (f"{done} epochs",),
+        )
+        held = OutOfFold(rows.watched, fold, fitted.logits(rows.watched))
+        return replace(fitted, held=held, provenance=provenance, findings=(told,))
+
+
+def _stays(frozen: Fitted, why: str, figures: dict[str, Any]) -> Fitted:
+    """Return the frozen network's fit, with what is to be known of the other."""
+    told = Finding(
+        "not-fine-tuned",
+        "note",
+        f"training the network did not prove better, so the frozen one stays: {why}",
+        (f"{figures.get('epochs', 0)} epochs",),
+    )
+    provenance = {**frozen.provenance, "finetune": {"kept": False, "why": why, **figures}}
+    return replace(frozen, provenance=provenance, findings=(*frozen.findings, told))
+
+
+def _too_few(pictures: int) -> str:
+    return (
+        f"a tenth of the training pictures, {pictures}, can be left out to compare the two; "
+        f"{calibration.FEWEST} of {proof.FEWEST_GROUPS} groups are needed"
+    )
