@@ -154,10 +154,8 @@ def print_plan(
 
 def _spent(budget: Budget | None) -> str:
     """Return what each level would take."""
-    if budget is None:
-        return ""
-    levels = ", ".join(f"{one.quality} {minutes(one.seconds)}" for one in budget.estimates)
-    return f" (of {minutes(budget.seconds)}; measured on this machine: {levels})"
+    levels = ", ".join(f"{one.quality} {minutes(one.seconds)}" for one in budget.estimates) if budget else ""
+    return "" if budget is None else f" (of {minutes(budget.seconds)}; measured on this machine: {levels})"
 
 
 def minutes(seconds: float) -> str:
