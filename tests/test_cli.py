@@ -843,7 +843,7 @@ def test_models_can_be_tried_on_the_users_pictures(run: Run, photos: Path, tmp_p
     ran = run("models", "--try", photos, *names, *TORCH, "--out", drawing)
     assert ran.code == 0
     assert ran.out.startswith("36 of 36 pictures, 3 classes; each answered by heads that had not learned from it\n")
-    assert re.search(r"1\* +lite\d@\d\d +[01]\.\d{3} \[", ran.out)
+    assert re.search(r"1[* ] +lite\d@\d\d +[01]\.\d{3} \[", ran.out)
     assert re.search(rf"Next: headstart train {photos} --backbone lite\d@\d\d", ran.out.splitlines()[-1])
     assert drawing.read_bytes().startswith(b"\x89PNG")
     assert "Encoding with lite0@64: 36 of 36" in ran.err

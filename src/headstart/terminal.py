@@ -351,14 +351,12 @@ def _cut(text: str, most: int = 40) -> str:
 def print_trials(trials: Sequence[Mapping[str, Any]]) -> None:
     """Print how the backbones of `summary.of_trials` did, and what the marks mean."""
     table = Table(box=None, padding=(0, 1), collapse_padding=True, pad_edge=False)
-    table.add_column("")
-    table.add_column("backbone", overflow="fold")
-    for column, least in (("accuracy", 13), ("log-loss", 13), ("above the best", 14)):
-        table.add_column(column, justify="right", min_width=least)  # a value stands above its interval if there must be
-    for column in ("pictures /s", "params", "MB"):
-        table.add_column(column, justify="right", min_width=max(map(len, column.split())))
+    # where the terminal is narrow, a value stands above its interval, and neither is broken
+    widths = {"accuracy": 13, "log-loss": 13, "above the best": 14, "pictures /s": 8, "params": 6, "MB": 2}
+    for column, least in ({"": None, "backbone": None} | widths).items():
+        table.add_column(column, justify="right" if least else "left", min_width=least, overflow="fold")
     for place, one in enumerate(trials, start=1):
-        unsure = "~" if place > 1 and not one["surely_worse"] else ""
+        unsure = "" if one["surely_worse"] else "~"
         table.add_row(
             f"{place}{'*' if one['on_front'] else ' '}",
             escape(printable(one["candidate"])),

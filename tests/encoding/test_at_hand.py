@@ -43,7 +43,8 @@ def test_what_is_not_at_hand_is_not_fetched(hub: Path):
         ("lite0", ["lite0@224", "lite0@288", "lite0@352"]),
         ("lite2", ["lite2@260", "lite2@320", "lite2@384"]),
         ("lite2@300", ["lite2@300"]),
-        ("lite2@320+lite1@300", ["lite2@320+lite1@300"]),
+        ("lite2@300/1.0", ["lite2@300/1.0"]),
+        ("lite2@320+lite1", ["lite2@320+lite1"]),
     ],
 )
 def test_a_name_is_tried_at_three_sizes_unless_it_says_which(name: str, tried: list[str]):
@@ -53,5 +54,5 @@ def test_a_name_is_tried_at_three_sizes_unless_it_says_which(name: str, tried: l
 def test_names_and_sizes_that_do_not_exist_are_refused():
     with pytest.raises(BackboneError, match=r"no backbone 'lite9'\. The closest names: lite"):
         at_hand.candidates("lite9")
-    with pytest.raises(ConfigError, match="the size of .lite2@5. is .5., not a whole number in 16"):
+    with pytest.raises(ConfigError, match="the size of 'lite2@5' is '5', not a whole number in 16 … 2048"):
         at_hand.candidates("lite2@5")

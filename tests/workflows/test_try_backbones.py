@@ -31,6 +31,15 @@ def test_backbones_are_ranked_with_what_they_cost(photos: Path):
     assert not small.cost.again
 
 
+def test_several_networks_are_tried_together_from_what_is_kept_of_each(photos: Path, tmp_path: Path):
+    names = ["lite0@64", "lite1@32", "lite0@64+lite1@32"]
+    trials = {one.candidate: one for one in hs.try_backbones(photos, names, TORCH, cache=tmp_path / "kept")}
+    both = trials["lite0@64+lite1@32"].cost
+    assert both.sizes == (64, 32)
+    assert both.again  # nothing had to be encoded for it
+    assert both.parameters == sum(trials[name].cost.parameters for name in names[:2])
+
+
 def test_what_was_encoded_is_kept_for_a_training_and_for_the_next_time(photos: Path, tmp_path: Path):
     folder = tmp_path / "kept"
     first = hs.try_backbones(photos, ["lite0@64"], TORCH, cache=folder)

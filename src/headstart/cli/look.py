@@ -205,7 +205,7 @@ class Trying:
 
     backbone: Annotated[
         list[str] | None,
-        typer.Option("--backbone", help="Try this one, NAME or NAME@SIZE, instead of all at hand; may be repeated."),
+        typer.Option("--backbone", help="Try this one, e.g. lite2@320, instead of all at hand; repeatable."),
     ] = None
     pictures: Annotated[int | None, typer.Option(min=20, help="How many to try on at most; default: 600.")] = None
     out: Annotated[Path | None, typer.Option(help="The PNG file to draw; default: headstart-models.png.")] = None

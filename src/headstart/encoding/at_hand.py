@@ -16,7 +16,6 @@ from headstart.encoding import network as networks
 from headstart.encoding import wanted
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.sizes import STEP
-from headstart.encoding.wanted import ALIASES
 
 SIZES = (1.0, 1.25, 1.5)  # of the side that a network was trained on
 _WEIGHTS = {"model.safetensors", "pytorch_model.bin"}  # what timm looks for in a repository
@@ -24,7 +23,7 @@ _WEIGHTS = {"model.safetensors", "pytorch_model.bin"}  # what timm looks for in 
 
 def names() -> list[str]:
     """Return the networks that work without a download: those installed, then those in the hub's cache."""
-    return [*ALIASES, *hub_names()]
+    return [*wanted.ALIASES, *hub_names()]
 
 
 def hub_names() -> list[str]:
@@ -39,17 +38,18 @@ def hub_names() -> list[str]:
     return sorted(found.values())
 
 
-def candidates(name: str) -> list[str]:
-    """Return what to try by this name: itself if it names a size, or several networks; else it at each of a few sizes.
+def candidates(text: str) -> list[str]:
+    """Return what to try by a text as `wanted.parse` takes it: itself where it names a size or several networks, else
+    the network at each of a few sizes.
 
     Raises:
         BackboneError: There is no such network.
-        ConfigError: It is no text that asks for networks.
+        ConfigError: It is no such text.
     """
-    asked = wanted.parse(name)
+    asked, (first, *_) = wanted.parse(text), backbones.preprocessing(text)
     if len(asked) > 1 or asked[0].size is not None:
-        return [name]
-    return [f"{name}@{side}" for side in sides(networks.preprocessing(name).size)]
+        return [text]
+    return [f"{text}@{side}" for side in sides(first.size)]
 
 
 def sides(native: int) -> list[int]:
@@ -65,7 +65,7 @@ def load(candidate: str, *, resize: str = "crop", download: bool = False) -> Bac
     """Return a candidate with its weights; arguments and errors are else those of `backbone.load`.
 
     Args:
-        candidate: A text that a backbone is loaded by.
+        candidate: See `wanted.parse`.
         resize: The policy to put into its `Preprocess`.
         download: Whether weights that are not on this machine may be fetched.
     """

@@ -95,7 +95,8 @@ class Prepared:
         """
         plan, head = self.plan, self.plan.head
         rows = LabelRows(self.backbone.labels, self.backbone.rows, self.backbone.offsets)
-        tuning = Tuning(self.backbone, plan.encoder, plan.finetune, plan.predicted, limits)
+        trained = self.backbone.networks if plan.finetune.networks == "all" else self.backbone.networks[:1]
+        tuning = Tuning(Backbone(trained), plan.encoder, plan.finetune, plan.predicted, limits)
         return learners.build(
             self.features,
             head,
