@@ -378,7 +378,7 @@ def started(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
     """Start `headstart train` on 600 pictures, as a person would."""
     draw_folders(tmp_path / "photos", each=200)
     environment = {**os.environ, "HEADSTART_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "headstart", "train", "photos", "--out", "model", *SMALL]
+    command = [sys.executable, "-m", "headstart", "train", "photos", "--mirror", "--out", "model", *SMALL]
     pipe = subprocess.PIPE
     with contextlib.ExitStack() as stack:
         yield lambda: stack.enter_context(
