@@ -214,9 +214,13 @@ def apply_recipe(config: TrainConfig) -> TrainConfig:
     views = config.predict.views
     if views == "auto" and (config.pictures.mirror is False or config.recipe == "tutorial"):
         config = dataclasses.replace(config, predict=PredictConfig("original"))
-    for values in (RECIPES[config.recipe], LEVELS[quality_of(config)]):
-        config = _fill(config, values)
-    return config
+    config = _fill(config, RECIPES[config.recipe])
+    head = config.head
+    if head.finetune == "auto" and (head.hidden or head.optimizer not in ("auto", "lbfgs")):
+        config = dataclasses.replace(
+            config, head=dataclasses.replace(head, finetune="none")
+        )  # it begins at a linear head
+    return _fill(dataclasses.replace(config, head=head), LEVELS[quality_of(config)])
 
 
 def _fill(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:

@@ -15,6 +15,7 @@ from headstart.errors import ConfigError
 from headstart.inspection import files
 from headstart.inspection.files import Inspection
 from headstart.levels import QUALITIES, Quality
+from headstart.plans import refuse_contradictions, resolve_head
 from headstart.workflows import budget
 from headstart.workflows.budget import Estimate
 from headstart.workflows.decide import Decision
@@ -97,6 +98,14 @@ def test_each_level_decides_what_was_left_open_and_nothing_else():
         assert "auto" not in (decided.encoder.backbone, decided.predict.views)
         kept = apply_recipe(read_config(None, ["encoder.backbone=lite0", f"quality={quality}"]))
         assert kept.encoder.backbone == "lite0"
+
+
+@pytest.mark.parametrize("quality", QUALITIES)
+@pytest.mark.parametrize("settings", [[], ["recipe=tutorial"], ["head.hidden=[8]"], ["head.optimizer=adam"]])
+def test_a_level_never_contradicts_what_was_asked_for(quality: str, settings: list[str]):
+    config = read_config(None, [f"quality={quality}", *settings])
+    refuse_contradictions(config)
+    assert resolve_head(apply_recipe(config).head).finetune == ("all" if quality == "best" and not settings else "none")
 
 
 def test_mirror_images_that_show_something_else_are_never_looked_at():
