@@ -217,9 +217,7 @@ def apply_recipe(config: TrainConfig) -> TrainConfig:
     config = _fill(config, RECIPES[config.recipe])
     head = config.head
     if head.finetune == "auto" and (head.hidden or head.optimizer not in ("auto", "lbfgs")):
-        config = dataclasses.replace(
-            config, head=dataclasses.replace(head, finetune="none")
-        )  # it begins at a linear head
+        head = dataclasses.replace(head, finetune="none")  # which begins at a linear head
     return _fill(dataclasses.replace(config, head=head), LEVELS[quality_of(config)])
 
 
