@@ -169,7 +169,7 @@ def growth(whole: list[Measured], small: list[Measured]) -> float:
 
 def feature_bytes(rows: int, dim: int) -> int:
     """Return the size of the features of so many pictures, all views, in float32."""
-    views = 2 if TrainConfig().pictures.mirror else 1
+    views = 2 if TrainConfig().pictures.mirror is True else 1
     return rows * views * dim * 4
 
 

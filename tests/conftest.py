@@ -127,3 +127,31 @@ def scene(seed: int, size: tuple[int, int] = (96, 80)) -> Image.Image:
     """Draw soft patches of colour, a picture unlike that of any other seed."""
     patches = np.random.default_rng(seed).integers(0, 256, (7, 8, 3), dtype=np.uint8)
     return Image.fromarray(patches).resize(size, Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the Hugging Face hub that holds the weights of timm's toy `test_vit`, and what is of no use here."""
+    import huggingface_hub.constants
+    import timm
+    from safetensors.torch import save_file
+
+    folder = tmp_path / "hub"
+
+    def held(repository: str, name: str, revision: str = "main") -> Path:
+        files = folder / repository / "snapshots" / "a1b2"
+        files.mkdir(parents=True)
+        (folder / repository / "refs").mkdir()
+        (folder / repository / "refs" / revision).write_text("a1b2")
+        (files / name).write_bytes(b"{}")
+        return files / name
+
+    weights = held("models--timm--test_vit.r160_in1k", "model.safetensors")
+    save_file(timm.create_model("test_vit").state_dict(), weights)
+    held("models--timm--test_vit2.r160_in1k", "config.json")  # begun only
+    held("models--timm--test_vit3.r160_in1k", "model.safetensors", "refs-of-a-pull-request")
+    held("models--timm--tf_efficientnet_lite0.in1k", "model.safetensors")  # comes with the installation
+    held("models--somebody--something", "model.safetensors")
+    held("datasets--timm--test_resnet.r160_in1k", "model.safetensors")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(folder))
+    return folder

@@ -8,20 +8,28 @@ import functools
 import hashlib
 import json
 import struct
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
+import torch
+from safetensors.torch import save_file
 
 from headstart.config import EncoderConfig
 from headstart.encoding import backbone as backbones
-from headstart.encoding import runtime
+from headstart.encoding import network, runtime
 from headstart.encoding.backbone import Backbone
+from headstart.encoding.features import VIEWS
 from headstart.encoding.runtime import Encoder
-from headstart.model import artifact, description
+from headstart.learning.calibration import Calibration
+from headstart.learning.heads import Head
+from headstart.learning.rules import PredictionRules
+from headstart.model import artifact, formats
 from headstart.model.classifier import Classifier
-from headstart.records import Dataset, Pixels
+from headstart.records import ClassNames, Dataset, Pixels
 
 SIZE = 64
 ENGINES = ["torch-f32", "openvino-f32", "openvino-bf16"]
@@ -38,6 +46,33 @@ def encoder(engine: str = "openvino-f32") -> Encoder:
     """`lite0` on one of `ENGINES`, compiled once a session; raises `ConfigError` where the processor has no bf16."""
     kind, precision = engine.split("-")
     return runtime.build(lite0().networks[0], runtime.choose(EncoderConfig("lite0", "", kind, "cpu", precision)))  # type: ignore[arg-type]
+
+
+@functools.cache
+def toys() -> Backbone:
+    """Two of timm's toys with weights from a seed side by side, each with pictures of its own size and crop."""
+    names = {"test_resnet": (64, None), "test_efficientnet": (48, 1.0)}
+    networks = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, (size, crop) in names.items():
+            torch.manual_seed(0)
+            file = Path(folder, f"{name}.safetensors")
+            save_file(timm.create_model(name).state_dict(), file)
+            networks.append(network.load(name, str(file), size=size, crop=crop))
+    return Backbone(tuple(networks))
+
+
+@functools.cache
+def toy_encoders() -> tuple[Encoder, ...]:
+    """Of `toys`."""
+    return runtime.build_all(toys(), runtime.choose(EncoderConfig("toys", "", "torch", "cpu", "f32")))
+
+
+def toy_classifier(views: tuple[str, ...] = VIEWS) -> Classifier:
+    """Of `toys`, with a head from a seed."""
+    torch.manual_seed(0)
+    head, rules = Head(toys().dim, 2).eval(), PredictionRules(Calibration(1.5))
+    return Classifier(toys(), toy_encoders(), head, rules, ClassNames(["a", "é\n,"]), views=views)
 
 
 def noise(count: int, size: int = SIZE) -> list[Pixels]:
@@ -85,6 +120,9 @@ def check_artifact(classifier: Classifier, folder: Path, pictures: Dataset) -> N
     assert back.classes == classifier.classes
     assert back.temperature == classifier.temperature
     assert back.preprocess == classifier.preprocess
+    assert back.views == classifier.views
+    networks = [(one.name, one.digest, one.preprocess) for one in classifier.backbone.networks]
+    assert [(one.name, one.digest, one.preprocess) for one in back.backbone.networks] == networks
     assert back.provenance == classifier.provenance
     assert back.encoders[0].plan.engine == classifier.encoders[0].plan.engine
     assert back.encoders[0].plan.precision == classifier.encoders[0].plan.precision
@@ -107,10 +145,10 @@ def rewrite(folder: Path, members: Mapping[str, bytes] | None = None, **changes:
         *sections, key = name.split("__")
         inner = content
         for section in sections:
-            inner = inner[section]
+            inner = inner[int(section) if isinstance(inner, list) else section]
         inner[key] = value
     if "digest" in content:
-        content["digest"] = description.seal(content)
+        content["digest"] = formats.seal(content)
     (folder / "model.json").write_text(json.dumps(content), encoding="utf-8")
     return folder
 

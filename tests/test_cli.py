@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -163,8 +164,9 @@ def test_train_says_its_plan_and_its_progress_on_stderr_alone(trained: tuple[Ran
         assert text not in ran.out
 
 
-def test_the_refit_is_said_in_the_output_the_model_and_the_card(trained: tuple[Ran, Path]):
-    ran, out = trained
+def test_the_refit_is_said_in_the_output_the_model_and_the_card(run: Run, photos: Path, tmp_path: Path):
+    out = tmp_path / "model"
+    ran = run("train", photos, "--out", out, *SMALL, "--set", "split.folds=0")
     text = "fitted on 36 training and validation pictures"
     assert text in ran.out
     assert text in (out / "README.md").read_text(encoding="utf-8")
@@ -324,7 +326,7 @@ def test_commands_to_copy_are_quoted_for_the_shell(run: Run, few: Path, tmp_path
 
 
 def test_what_is_held_out_is_an_intention_before_and_a_count_after(run: Run, few: Path, tmp_path: Path):
-    ran = run("train", few, "--out", tmp_path / "model", *SMALL)
+    ran = run("train", few, "--out", tmp_path / "model", *SMALL, "--set", "split.folds=0")
     assert "about 20% of each class, at least one picture, held out" in ran.err
     assert "Validation: 2 pictures, held out (50% of 4)" in ran.out
     assert "Sets list all 2 classes: there are too few" in ran.out
@@ -774,6 +776,27 @@ def test_a_batch_without_mirror_images_has_none(run: Run, few: Path, tmp_path: P
     assert "One batch: (4, 64, 64, 3)" in ran.err
 
 
+def test_a_batch_shows_what_each_of_several_networks_sees(run: Run, few: Path, tmp_path: Path):
+    ran = run("show", few, "--batch", "--backbone", "lite0@64+lite1@48/1.0", "--out", tmp_path / "batch.png")
+    assert "One batch: (8, 64, 64, 3) + (8, 48, 48, 3)" in ran.err
+    assert (tmp_path / "batch.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("verb", ["train", "check", "audit"])
+@pytest.mark.parametrize(
+    ("backbone", "said"),
+    [
+        ("lite0@64+lite0@64", "tf_efficientnet_lite0@64 is asked for twice"),
+        ("lite0@9", "not a whole number in 16"),
+        ("lite0+lite9", "lite0"),
+    ],
+)
+def test_a_backbone_that_cannot_be_is_refused(run: Run, few: Path, verb: str, backbone: str, said: str):
+    ran = run(verb, few, "--backbone", backbone)
+    assert (ran.code != 0, ran.out) == (True, "")
+    assert said in ran.err
+
+
 def test_show_writes_png_only(run: Run, photos: Path, tmp_path: Path):
     ran = run("show", photos, "--out", tmp_path / "grid.jpg")
     assert ran.code == 2
@@ -812,6 +835,48 @@ def test_models_searches_and_says_where_weights_come_from(run: Run):
 def test_json_of_models_is_alone_on_stdout(run: Run):
     content = json.loads(run("models", "--json").out)
     assert [row["name"] for row in content["bundled"]] == [f"tf_efficientnet_lite{n}" for n in (0, 1, 2)]
+
+
+def test_models_can_be_tried_on_the_users_pictures(run: Run, photos: Path, tmp_path: Path):
+    drawing = tmp_path / "tried.png"
+    names = ("--backbone", "lite0@64", "--backbone", "lite1@32")
+    ran = run("models", "--try", photos, *names, *TORCH, "--out", drawing)
+    assert ran.code == 0
+    assert ran.out.startswith("36 of 36 pictures, 3 classes; each answered by heads that had not learned from it\n")
+    assert re.search(r"1[* ] +lite\d@\d\d +[01]\.\d{3} \[", ran.out)
+    assert re.search(rf"Next: headstart train {photos} --backbone lite\d@\d\d", ran.out.splitlines()[-1])
+    assert drawing.read_bytes().startswith(b"\x89PNG")
+    assert "Encoding with lite0@64: 36 of 36" in ran.err
+
+
+def test_json_of_tried_models_is_alone_on_stdout(run: Run, photos: Path, tmp_path: Path):
+    table = write_table(tmp_path / "labels.csv", "id,kind", *(f"{p.parent.name}/{p.name},{p.parent.name}"
+                        for p in photos.rglob("*.png")))  # fmt: skip
+    out = ("--out", tmp_path / "tried.png", "--json", "--no-cache", "--quiet")
+    ran = run("models", "--try", table, "--images", photos, "--label-column", "kind", "--backbone", "lite0@32", *out)
+    told = json.loads(ran.out)
+    assert (ran.err, told["best"], told["fastest_not_surely_worse"]) == ("", "lite0@32", "lite0@32")
+    assert told["trials"][0]["difference"] == [0, 0, 0]
+    assert told["trials"][0]["on_front"] is True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--backbone", "lite0", "--seed", 0, "--engine", "torch"), "--backbone, --seed, --engine: without --try"),
+        (("*vit*", "--try", "photos"), "'*vit*': --try takes backbones by --backbone NAME"),
+        (("--try", "phtoos"), "phtoos is not there"),
+        (("--try", "photos", "--out", "tried.jpg"), "must end in .png"),
+        (("--try", "photos", "--out", "nowhere/tried.png"), "there is no folder nowhere"),
+    ],
+)
+def test_models_asked_wrongly(
+    run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[Any, ...], message: str
+):
+    monkeypatch.chdir(photos.parent)
+    ran = run("models", *arguments)
+    assert ran.code == 2
+    assert message in ran.err
 
 
 def test_settings_lists_every_setting_with_its_default(run: Run):

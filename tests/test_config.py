@@ -6,22 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from headstart.config import (
-    FORMER_NAMES,
-    L2_CANDIDATES,
-    RECIPES,
-    EncoderPlan,
-    HeadConfig,
-    Plan,
-    TrainConfig,
-    apply_recipe,
-    read_config,
-    refuse_contradictions,
-    resolve,
-    resolve_head,
-    settings_table,
-)
+from headstart.config import FORMER_NAMES, RECIPES, HeadConfig, TrainConfig, apply_recipe, read_config, settings_table
 from headstart.errors import ConfigError, HeadstartError
+from headstart.plans import L2_CANDIDATES, EncoderPlan, Plan, refuse_contradictions, resolve, resolve_head
 from headstart.records import Preprocess
 
 ENCODER = EncoderPlan("tf_efficientnet_lite0", "", "openvino", "cpu", "f32")
@@ -190,7 +177,7 @@ def test_the_table_of_settings_names_every_setting_and_its_default():
     table = {name: default for name, default, _ in settings_table()}
     plan = decided(TrainConfig()).to_dict()
     flat = {f"{section}.{key}" for section, values in plan.items() if isinstance(values, dict) for key in values}
-    assert set(table) == flat | {"recipe", "seed", "refit"}
+    assert set(table) == flat | {"recipe", "quality", "budget", "seed", "refit"}
     assert read_config(None, flags=table) == TrainConfig()
 
 

@@ -25,7 +25,6 @@ import timm
 from conftest import draw_folders
 from safetensors.torch import save_file
 
-from headstart.config import EncoderPlan
 from headstart.data import sources
 from headstart.encoding import backbone as backbones
 from headstart.encoding import cache as caches
@@ -36,6 +35,7 @@ from headstart.learning.rules import PredictionRules
 from headstart.model import artifact
 from headstart.model.artifact import load_classifier
 from headstart.model.classifier import Classifier
+from headstart.plans import EncoderPlan
 from headstart.records import ClassNames, Dataset, FeatureTable
 
 pytestmark = pytest.mark.slow  # trains, or kills what trains
@@ -378,7 +378,7 @@ def started(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
     """Start `headstart train` on 600 pictures, as a person would."""
     draw_folders(tmp_path / "photos", each=200)
     environment = {**os.environ, "HEADSTART_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "headstart", "train", "photos", "--out", "model", *SMALL]
+    command = [sys.executable, "-m", "headstart", "train", "photos", "--mirror", "--out", "model", *SMALL]
     pipe = subprocess.PIPE
     with contextlib.ExitStack() as stack:
         yield lambda: stack.enter_context(

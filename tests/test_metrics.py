@@ -387,3 +387,12 @@ def test_without_rows_there_is_no_curve():
     nothing = np.zeros(0)
     assert metrics.risk_coverage(nothing, nothing > 0) == ()
     assert np.isnan(metrics.aurc(nothing, nothing > 0))
+
+
+def test_a_mean_has_the_interval_that_theory_gives_and_groups_widen_it():
+    values = np.random.default_rng(0).normal(2.0, 1.0, 400)
+    alone = metrics.mean_interval(values)
+    assert alone.value == pytest.approx(values.mean())
+    assert (alone.high - alone.low) / 2 == pytest.approx(1.96 * values.std() / 20, rel=0.1)
+    copies = metrics.mean_interval(np.repeat(values, 4), np.repeat(np.arange(400), 4))
+    assert copies.high - copies.low == pytest.approx(alone.high - alone.low, rel=0.1)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from headstart.workflows.check import check as check
     from headstart.workflows.train import TrainingResult as TrainingResult
     from headstart.workflows.train import train as train
+    from headstart.workflows.trying import try_backbones as try_backbones
 
 __version__ = "0.1.0"
 
@@ -49,6 +50,7 @@ _HOMES = {
     "read": "headstart.data.sources",
     "save": "headstart.report.run",
     "train": "headstart.workflows.train",
+    "try_backbones": "headstart.workflows.trying",
 }
 
 __all__ = list(_HOMES)

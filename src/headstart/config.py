@@ -12,39 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import tomli_w
-
 from headstart.errors import ConfigError
-from headstart.records import Preprocess
+from headstart.levels import LEVELS, RECIPES, USUAL, Quality
 from headstart.settings import EPOCHS, build, problems, put, read_toml, setting, table, toml_value
-
-# What a recipe puts in the place of "auto".
-RECIPES: Mapping[str, Mapping[str, Any]] = {
-    "headstart": {
-        "encoder": {"backbone": "tf_efficientnet_lite2"},
-        "head": {"hidden": ()},
-        "refit": True,
-    },
-    "tutorial": {
-        "pictures": {"size": 331},
-        "encoder": {"backbone": "inception_resnet_v2"},
-        "head": {"hidden": (512, 256, 128), "optimizer": "adam"},
-        "refit": False,
-    },
-}
-
-# What a plan says of settings of the head that its optimizer does not use, where that is not their default.
-_UNUSED: Mapping[str, Any] = {
-    "l2": (),
-    "prior": "none",
-    "finetune": "none",
-    "dropout": 0.0,
-    "learning_rate": 0.0003,
-    "weight_decay": 0.0,
-}
-
-# l2 penalties, strongest first. Measured on dogs (prior, 0.3 to 1 best) and grocery (no prior, 0.003 best).
-L2_CANDIDATES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)
 
 Auto = Literal["auto"]
 
@@ -54,23 +24,44 @@ FORMER_NAMES: Mapping[str, str] = {
     "split.look_alikes": "split.same_object",
 }
 
-_HINT = "`headstart settings` lists them all."
+HINT = "`headstart settings` lists them all."
 
 
 @dataclass(frozen=True, slots=True)
 class PictureConfig:
     """How pictures are shown to the backbone."""
 
-    size: int | Auto = setting("auto", "side in pixels; auto: the recipe's, or what the backbone wants", 16, 2048)
+    size: int | Auto = setting(
+        "auto",
+        "side in pixels, where encoder.backbone names none; auto: the recipe's or the level's",
+        16,
+        2048,
+    )
     resize: Literal["crop", "letterbox", "squash"] = setting("crop", "what becomes of the aspect ratio")
-    mirror: bool = setting(True, "learn from each picture and from its mirror image")
+    mirror: bool | Auto = setting(
+        "auto", "learn from each picture and from its mirror image; false: a mirror image shows something else"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PredictConfig:
+    """What a prediction looks at."""
+
+    views: Literal["auto", "original", "mirror"] = setting(
+        "auto",
+        "mirror: features are the mean over each picture and its mirror image, at twice the cost; auto: the level's",
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderConfig:
     """Which backbone computes the features, and how."""
 
-    backbone: str = setting("auto", "a name from `headstart models`, or local-dir:FOLDER; auto: the recipe's")
+    backbone: str = setting(
+        "auto",
+        "names from `headstart models`, or local-dir:FOLDER, each with @SIZE or @SIZE/CROP if need be, joined by +; "
+        "auto: the recipe's",
+    )
     weights: str = setting("", "a .safetensors or .pth file with the backbone's weights instead of its own")
     engine: Literal["auto", "openvino", "torch"] = setting("auto", "auto: OpenVINO on a CPU, else torch")
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "auto: cuda, else mps, else cpu")
@@ -166,6 +157,9 @@ class FineTuneConfig:
     batch: int = setting(16, "pictures a step", 1, 4096)
     label_smoothing: float = setting(0.1, "share of each label that is spread over all classes", 0, 0.9)
     patience: int = setting(2, "stop after so many epochs without improvement, keep the best weights", 1, 1000)
+    networks: Literal["first", "all"] = setting("first", "which of several networks are trained")
+    flip: bool | Auto = setting("auto", "mirror pictures at random; auto: unless pictures.mirror is false")
+    minutes: float = setting(60.0, "that it may take, all fits together, where there is no budget", 0.0, 1e6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +180,14 @@ class TrainConfig:
     """What the user asks of `train`; every field has a default."""
 
     recipe: Literal["headstart", "tutorial"] = setting("headstart", "what each `auto` stands for")
+    quality: Quality | Auto = setting(
+        "auto", "fast, balanced or best: how much work an answer is worth; auto: balanced, or what the budget allows"
+    )
+    budget: float = setting(
+        0.0, "seconds that a training may take: the best level that fits is taken; 0: no matter", 0, 1e8
+    )
     pictures: PictureConfig = field(default_factory=PictureConfig)
+    predict: PredictConfig = field(default_factory=PredictConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
@@ -200,191 +201,37 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Refuse values of the wrong type or out of range, all in one message."""
         if wrong := problems(self):
-            raise ConfigError("\n".join(wrong), _HINT)
+            raise ConfigError("\n".join(wrong), HINT)
 
 
-@dataclass(frozen=True, slots=True)
-class PicturePlan:
-    """`PictureConfig`, decided."""
-
-    size: int
-    resize: Literal["crop", "letterbox", "squash"]
-    mirror: bool
-
-
-@dataclass(frozen=True, slots=True)
-class EncoderPlan:
-    """`EncoderConfig`, decided."""
-
-    backbone: str
-    weights: str
-    engine: Literal["openvino", "torch"]
-    device: Literal["cpu", "cuda", "mps"]
-    precision: Literal["f32", "bf16"]
-
-
-@dataclass(frozen=True, slots=True)
-class SplitPlan(SplitConfig):
-    """`SplitConfig`, decided."""
-
-    folds: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class HeadPlan:
-    """`HeadConfig`, decided: `l2` lists the l2s to choose from."""
-
-    hidden: tuple[int, ...]
-    optimizer: Literal["lbfgs", "adam", "adamw", "sgd"]
-    class_weight: Literal["none", "balanced"]
-    l2: tuple[float, ...]
-    prior: Literal["names", "none"]
-    folds: int
-    max_iterations: int
-    finetune: Literal["none", "all"]
-    dropout: float
-    batch_norm: bool
-    learning_rate: float
-    schedule: Literal["constant", "cosine", "step", "plateau"]
-    momentum: float
-    weight_decay: float
-    epochs: int
-    batch: int
-    patience: int
-    min_delta: float
-    watch: Literal["training", "validation"]
-
-    @property
-    def in_epochs(self) -> bool:
-        """Whether it is fitted in epochs, and not to its end by L-BFGS."""
-        return self.optimizer != "lbfgs"
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What `train` will do. Its TOML is a valid configuration that asks for exactly this."""
-
-    recipe: Literal["headstart", "tutorial"]
-    pictures: PicturePlan
-    encoder: EncoderPlan
-    split: SplitPlan
-    head: HeadPlan
-    calibration: CalibrationConfig
-    seed: int
-    refit: bool
-    finetune: FineTuneConfig = field(default_factory=FineTuneConfig)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return nested plain values."""
-        return dataclasses.asdict(self)
-
-    def to_toml(self) -> str:
-        """Return the text that `--config` takes back."""
-        return tomli_w.dumps(self.to_dict())
+def quality_of(config: TrainConfig) -> Quality:
+    """Return the level of quality that is meant where no budget decides."""
+    return USUAL if config.quality == "auto" else config.quality
 
 
 def apply_recipe(config: TrainConfig) -> TrainConfig:
-    """Put the recipe's values in the place of each "auto" that it decides."""
-    recipe = RECIPES[config.recipe]
+    """Put the recipe's values, or else the level's, in the place of each "auto" that they decide."""
+    views = config.predict.views
+    if views == "auto" and (config.pictures.mirror is False or config.recipe == "tutorial"):
+        config = dataclasses.replace(config, predict=PredictConfig("original"))
+    config = _fill(config, RECIPES[config.recipe])
+    head = config.head
+    if head.finetune == "auto" and (head.hidden or head.optimizer not in ("auto", "lbfgs")):
+        head = dataclasses.replace(head, finetune="none")  # which begins at a linear head
+    return _fill(dataclasses.replace(config, head=head), LEVELS[quality_of(config)])
+
+
+def _fill(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
+    """Put these values in the place of each "auto"."""
     changes: dict[str, Any] = {}
-    for name, values in recipe.items():
+    for name, value in values.items():
         asked = getattr(config, name)
         if not dataclasses.is_dataclass(asked):
-            changes[name] = values if asked == "auto" else asked
+            changes[name] = value if asked == "auto" else asked
         else:
-            open_ones = {key: value for key, value in values.items() if getattr(asked, key) == "auto"}
+            open_ones = {key: one for key, one in value.items() if getattr(asked, key) == "auto"}
             changes[name] = dataclasses.replace(typing.cast(Any, asked), **open_ones)
     return dataclasses.replace(config, **changes)
-
-
-def resolve(config: TrainConfig, preprocess: Preprocess, encoder: EncoderPlan, folds: int = 0) -> Plan:
-    """Decide what was left open.
-
-    Args:
-        config: What was asked.
-        preprocess: How the pictures will be prepared, already with the size and resize policy asked for.
-        encoder: What the machine and the backbone decided.
-        folds: What the data decided, where that was left open.
-
-    Raises:
-        ConfigError: Settings of the head that exclude each other.
-    """
-    config = apply_recipe(config)
-    refuse_contradictions(config)
-    return Plan(
-        recipe=config.recipe,
-        pictures=PicturePlan(preprocess.size, config.pictures.resize, config.pictures.mirror),
-        encoder=encoder,
-        split=SplitPlan(
-            **dataclasses.asdict(config.split) | ({"folds": folds} if config.split.folds == "auto" else {})
-        ),
-        head=resolve_head(config.head),
-        calibration=config.calibration,
-        seed=config.seed,
-        refit=config.refit is True,
-        finetune=config.finetune,
-    )
-
-
-def _resolve_split(split: SplitConfig, folds: int) -> SplitPlan:
-    return SplitPlan(**dataclasses.asdict(split) | ({"folds": folds} if split.folds == "auto" else {}))
-
-
-def refuse_contradictions(config: TrainConfig) -> None:
-    """Refuse settings that exclude each other, before anything is read or fetched.
-
-    Args:
-        config: With its recipe applied.
-
-    Raises:
-        ConfigError: With what excludes what.
-    """
-    split = config.split
-    resolve_head(config.head)
-    if split.folds == 1:
-        raise ConfigError("split.folds is 1; one fold leaves nothing to learn from.", "Take 5, or 0 for one share.")
-    folds = 0 if split.folds == "auto" else split.folds
-    if config.head.watch == "validation" and (folds or split.repeats > 1):
-        name, value = ("split.folds", folds) if folds else ("split.repeats", split.repeats)
-        raise ConfigError(
-            f"head.watch is 'validation' and {name} is {value}: the head that is saved then learns from every picture, "
-            "and none is left to watch.",
-            "With head.watch=training a tenth of the training part is watched.",
-        )
-
-
-def resolve_head(head: HeadConfig) -> HeadPlan:
-    """Decide what was left open of the head.
-
-    Raises:
-        ConfigError: Settings that exclude each other, all in one message.
-    """
-    optimizer = head.optimizer if head.optimizer != "auto" else "adam" if head.hidden else "lbfgs"
-    decided: dict[str, Any] = {"optimizer": optimizer}
-    wrong = []
-    if optimizer == "lbfgs" and head.hidden:
-        wrong.append(f"head.optimizer is 'lbfgs', which fits no hidden layers; head.hidden is {list(head.hidden)}")
-    if optimizer == "lbfgs" and head.l2 == ():
-        wrong.append("head.l2 is an empty list")
-    for f in dataclasses.fields(head):
-        asked, default = getattr(head, f.name), f.default
-        if f.metadata["only_for"] and optimizer not in f.metadata["only_for"]:
-            neutral = _UNUSED.get(f.name, default)
-            if asked not in (default, neutral):
-                wrong.append(f"head.{f.name} is {asked!r}, which head.optimizer {optimizer!r} does not use")
-            decided[f.name] = neutral
-    if wrong:
-        raise ConfigError("\n".join(wrong), _HINT)
-    l2s = L2_CANDIDATES if head.l2 == "auto" else head.l2 if isinstance(head.l2, tuple) else (head.l2,)
-    automatic = {
-        "l2": tuple(sorted(set(l2s), reverse=True)),
-        "prior": "names" if head.prior == "auto" else head.prior,
-        "finetune": "none" if head.finetune == "auto" else head.finetune,
-        "dropout": (0.5 if head.hidden else 0.0) if head.dropout == "auto" else head.dropout,
-        "learning_rate": {"sgd": 0.01}.get(optimizer, 0.0003) if head.learning_rate == "auto" else head.learning_rate,
-        "weight_decay": {"adamw": 0.01}.get(optimizer, 0.0) if head.weight_decay == "auto" else head.weight_decay,
-    }
-    return HeadPlan(**dataclasses.asdict(head) | automatic | decided)
 
 
 def read_config(file: Path | None, settings: Sequence[str] = (), flags: Mapping[str, Any] | None = None) -> TrainConfig:
@@ -411,7 +258,7 @@ def read_config(file: Path | None, settings: Sequence[str] = (), flags: Mapping[
     wrong: list[str] = []
     config: TrainConfig = build(TrainConfig, asked, wrong, [row[0] for row in settings_table()])
     if wrong:
-        raise ConfigError("\n".join(wrong), _HINT)
+        raise ConfigError("\n".join(wrong), HINT)
     if file is not None and isinstance(recipe, str):
         _check_recipe(config, recipe, file)
     return config

@@ -140,6 +140,19 @@ def share_interval(hits: NDArray[Any], groups: Integers | None = None) -> Interv
     return Interval(value, min(low, value), max(high, value))
 
 
+def mean_interval(values: Array, groups: Integers | None = None, rounds: int = 1000, seed: int = 0) -> Interval:
+    """Return the mean of the rows with a bootstrap's interval (Efron 1979).
+
+    Args:
+        values: (N,) in any unit.
+        groups: (N,) rows of one group are drawn together, since they are not independent; None: rows one by one.
+        rounds: Bootstrap resamples.
+        seed: Of the resampling; with the same one, and the same groups, the same rows are drawn.
+    """
+    drawn = _mean(values, resample(len(values), groups, rounds, seed))
+    return _interval("mean", values.mean(), drawn, _units(groups, np.ones(len(values), dtype=bool)))
+
+
 def overall_intervals(
     probabilities: Array, targets: Integers, groups: Integers | None = None, rounds: int = 1000, seed: int = 0
 ) -> dict[str, Interval]:

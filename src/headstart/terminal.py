@@ -16,15 +16,17 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from headstart.encoding import wanted
 from headstart.errors import HeadstartError
 from headstart.records import silence
 
 if TYPE_CHECKING:
-    from headstart.config import Plan
     from headstart.data.shapes import Cropped
     from headstart.evaluation.label_errors import Suspect
     from headstart.learning.heads import Step
+    from headstart.plans import Plan
     from headstart.records import Finding
+    from headstart.workflows.budget import Budget
 
 stderr = Console(stderr=True, highlight=False, emoji=False)
 stdout = Console(highlight=False, emoji=False)
@@ -94,7 +96,8 @@ class _Lines:
 
 def _rate(begun: tuple[float, int], done: int) -> str:
     seconds = time.monotonic() - begun[0]
-    return f"{(done - begun[1]) / seconds:.0f}/s" if seconds > 0.5 and done > begun[1] else ""
+    rate = (done - begun[1]) / seconds if seconds > 0.5 else 0
+    return f"{rate:.0f}/s" if rate >= 1 else ""
 
 
 def say(quiet: bool, text: str) -> None:
@@ -120,7 +123,9 @@ def print_text(text: str) -> None:
     sys.stdout.buffer.flush()
 
 
-def print_plan(plan: Plan, pictures: int, classes: int, cropped: Cropped | None = None) -> None:
+def print_plan(
+    plan: Plan, pictures: int, classes: int, cropped: Cropped | None = None, budget: Budget | None = None
+) -> None:
     """Print what training is going to do.
 
     Args:
@@ -128,15 +133,18 @@ def print_plan(plan: Plan, pictures: int, classes: int, cropped: Cropped | None 
         pictures: How many there are.
         classes: The same.
         cropped: What the crop cuts away of them, where that is known.
+        budget: How the time is spent, where it matters.
     """
     encoder = plan.encoder
     mirrored = " and its mirror image" if plan.pictures.mirror else ""
-    cut = f"\n             {cropped}" if cropped is not None else ""
+    if plan.predict.views == "mirror":
+        mirrored = " averaged with its mirror image, in predictions too"
+    cut = "" if cropped is None else f"\n             {cropped}"
     tuning = f"\n  network    {_finetuning(plan)}" if plan.head.finetune != "none" else ""
     say(
         False,
-        f"""Plan: {pictures} pictures of {classes} classes
-  pictures   {plan.pictures.size} px, {plan.pictures.resize}; each picture{mirrored}{cut}
+        f"""Plan: {pictures} pictures of {classes} classes, quality {plan.quality}{_spent(budget)}
+  pictures   {_sizes(plan)} px, {plan.pictures.resize}; each picture{mirrored}{cut}
   backbone   {encoder.backbone}, frozen, on {encoder.engine} ({encoder.device}, {encoder.precision})
   split      {_held_out(plan)}, unless the data brings a split; seed {plan.seed}
   head       {_head(plan)}, class weights: {plan.head.class_weight}{tuning}
@@ -144,10 +152,30 @@ def print_plan(plan: Plan, pictures: int, classes: int, cropped: Cropped | None 
     )
 
 
+def _spent(budget: Budget | None) -> str:
+    """Return what each level would take."""
+    levels = ", ".join(f"{one.quality} {minutes(one.seconds)}" for one in budget.estimates) if budget else ""
+    return "" if budget is None else f" (of {minutes(budget.seconds)}; measured on this machine: {levels})"
+
+
+def minutes(seconds: float) -> str:
+    """Return e.g. `45 s`, `3 min 20 s` or `2 h 5 min`."""
+    whole = round(seconds)
+    parts = [(whole // 3600, "h"), (whole % 3600 // 60, "min"), (whole % 60, "s")]
+    first = next((place for place, (number, _) in enumerate(parts) if number), 2)
+    return " ".join(f"{number} {unit}" for number, unit in parts[first : first + 2] if number) or "0 s"
+
+
 def _then(plan: Plan) -> str:
     if plan.split.folds:
         return "fit once more on all of them"
     return "fit once more on training and validation pictures" if plan.refit else "keep the measured head"
+
+
+def _sizes(plan: Plan) -> str:
+    """Return the side of the pictures, of several networks that of each."""
+    sizes = [one.size or plan.pictures.size for one in wanted.parse(plan.encoder.backbone)]
+    return " + ".join(map(str, sizes))
 
 
 def _held_out(plan: Plan) -> str:
@@ -318,6 +346,30 @@ def print_rows(header: Sequence[str], rows: Sequence[Sequence[str]], total: int)
 
 def _cut(text: str, most: int = 40) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def print_trials(trials: Sequence[Mapping[str, Any]]) -> None:
+    """Print how the backbones of `summary.of_trials` did, and what the marks mean."""
+    table = Table(box=None, padding=(0, 1), collapse_padding=True, pad_edge=False)
+    # where the terminal is narrow, a value stands above its interval, and neither is broken
+    widths = {"accuracy": 13, "log-loss": 13, "above the best": 14, "pictures /s": 8, "params": 6, "MB": 2}
+    for column, least in ({"": None, "backbone": None} | widths).items():
+        table.add_column(column, justify="right" if least else "left", min_width=least, overflow="fold")
+    for place, one in enumerate(trials, start=1):
+        unsure = "" if one["surely_worse"] else "~"
+        table.add_row(
+            f"{place}{'*' if one['on_front'] else ' '}",
+            escape(printable(one["candidate"])),
+            *("{:.3f} [{:.3f},{:.3f}]".format(*one[name]) for name in ("accuracy", "log_loss")),
+            "best" if place == 1 else "{}{:+.3f} [{:.3f},{:.3f}]".format(unsure, *one["difference"]),
+            f"{one['pictures_per_second']:.3g}",
+            f"{one['parameters'] / 1e6:.1f}M",
+            f"{one['megabytes']:.0f}",
+        )
+    stdout.print(table)
+    print_line("* on the Pareto front: no other one is as accurate and faster, or as fast and more accurate")
+    if any(not one["surely_worse"] for one in trials[1:]):
+        print_line("~ not surely worse than the best: the difference of the log-losses may be chance")
 
 
 def print_layers(rows: Sequence[Mapping[str, Any]], title: str) -> None:

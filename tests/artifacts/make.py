@@ -2,8 +2,8 @@
 
     PYTHONPATH=CHECKOUT/src:tests python tests/artifacts/make.py v2
 
-The network is one of timm's toys with weights from a seed; the pictures are drawn. Files that say nothing of loading
-(plots, card, findings) are left out.
+The network is one of timm's toys with weights from a seed (from format 4 on there are two); the pictures are drawn.
+Files that say nothing of loading (plots, card, findings) are left out.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import shutil
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,20 +29,22 @@ SETTINGS = {
     "v1": {},
     "v2": {"calibration.unknown": "neighbours", "calibration.scaling": "vector"},
     "v3": {"calibration.unknown": "mahalanobis", "head.hidden": (6,), "head.learning_rate": 0.01},
+    "v4": {"calibration.unknown": "neighbours"},
 }
 CLASSES = {"ash": (90, 110, 90), "birch": (110, 105, 90), "cedar": (100, 100, 120), "elm": (115, 90, 110)}
 LEFT_OUT = ("plots", "README.md", "findings.json", "history.csv")
 
 
-def weights(folder: Path) -> Path:
+def weights(folder: Path, pooling: str = "avgmax", seed: int = 0) -> Path:
     """Write a toy network with another pooling as timm's `save_for_hf` would."""
-    torch.manual_seed(0)
-    module = timm.create_model("test_efficientnet", num_classes=0, global_pool="avgmax")
+    torch.manual_seed(seed)
+    folder.mkdir(exist_ok=True)
+    module = timm.create_model("test_efficientnet", num_classes=0, global_pool=pooling)
     save_file(module.state_dict(), folder / "model.safetensors")
     config = {
         "architecture": "test_efficientnet",
         "num_classes": 0,
-        "model_args": {"global_pool": "avgmax"},
+        "model_args": {"global_pool": pooling},
         "pretrained_cfg": {"input_size": [3, 160, 160], "num_classes": 0, "crop_pct": 0.95},
     }
     (folder / "config.json").write_text(json.dumps(config))
@@ -78,6 +81,9 @@ def make(name: str) -> None:
         encoder = {"encoder.backbone": f"local-dir:{network}"}
         if name == "v1":  # it forgot the arguments of such a folder
             encoder = {"encoder.backbone": "test_efficientnet", "encoder.weights": str(network / "model.safetensors")}
+        if name == "v4":
+            other = weights(Path(temporary, "other"), "max", 1)
+            encoder = {"encoder.backbone": f"local-dir:{network}+local-dir:{other}@48/1.0"}
         flags = encoder | {
             "encoder.engine": "torch",
             "encoder.device": "cpu",
@@ -86,6 +92,8 @@ def make(name: str) -> None:
             **SETTINGS[name],
         }
         result = hs.train(hs.read(drawn), read_config(None, flags=flags), cache=Path(temporary, "cache"))
+        if name == "v4":
+            result = replace(result, classifier=replace(result.classifier, views=("original", "mirror")))
         model = Path(temporary, "model")
         hs.save(result, model)
         for unwanted in LEFT_OUT:

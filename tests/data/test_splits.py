@@ -11,11 +11,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from headstart.config import SplitPlan
 from headstart.data import sources, splits
 from headstart.data.splits import Grouping
 from headstart.errors import DataError
 from headstart.inspection import files
+from headstart.plans import SplitPlan
 from headstart.records import Dataset, Sample, Splits
 
 QUICK = settings(max_examples=100, deadline=None, derandomize=True, database=None)

@@ -21,11 +21,11 @@ import torch
 from safetensors.torch import save_file
 from timm.models import save_for_hf
 
-from headstart.config import EncoderPlan
 from headstart.encoding import network as networks
 from headstart.encoding import runtime
 from headstart.encoding.network import Network
 from headstart.errors import BackboneError, ConfigError, HeadstartError
+from headstart.plans import EncoderPlan
 
 TOYS = ["test_vit", "test_resnet", "test_efficientnet"]
 

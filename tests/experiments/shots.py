@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart.config import HeadConfig, resolve_head
+from headstart.config import HeadConfig
 from headstart.inspection.duplicates import Resemblance
 from headstart.learning import learners
 from headstart.learning.learner import Learner
 from headstart.learning.prior import LabelRows
+from headstart.plans import resolve_head
 from headstart.records import ClassNames, Dataset, LabelledFeatures, Sample
 
 DIM = 30

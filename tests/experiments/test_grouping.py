@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from shots import drawn, learner_of
 
-from headstart.config import SplitPlan
 from headstart.data.splits import Grouping
 from headstart.experiments import grouping
 from headstart.inspection.duplicates import Resemblance
+from headstart.plans import SplitPlan
 from headstart.predictions import Interval
 from headstart.records import LabelledFeatures
 

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from shots import drawn, learner_of
 
-from headstart.config import CalibrationConfig, EncoderPlan, HeadConfig, PicturePlan, Plan, SplitPlan, resolve_head
+from headstart.config import CalibrationConfig, HeadConfig
 from headstart.data.splits import Grouping
 from headstart.experiments import leakage, random_split
 from headstart.experiments.leakage import LeakageReport
 from headstart.experiments.random_split import Measured, RandomSplit
+from headstart.plans import EncoderPlan, PicturePlan, Plan, PredictPlan, SplitPlan, resolve_head
 from headstart.predictions import Interval
 from headstart.records import Splits
 
@@ -22,7 +23,16 @@ NOTHING = np.array([], dtype=np.int64)
 def plan() -> Plan:
     encoder, head = EncoderPlan("none", "", "torch", "cpu", "f32"), resolve_head(HeadConfig(hidden=(), prior="none"))
     return Plan(
-        "headstart", PicturePlan(32, "crop", False), encoder, SplitPlan(), head, CalibrationConfig(), 0, refit=False
+        "headstart",
+        "balanced",
+        PicturePlan(32, "crop", False),
+        PredictPlan("original"),
+        encoder,
+        SplitPlan(),
+        head,
+        CalibrationConfig(),
+        0,
+        refit=False,
     )
 
 

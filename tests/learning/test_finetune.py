@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ import timm
 import torch
 from PIL import Image
 
-from headstart.config import CalibrationConfig, EncoderPlan, FineTuneConfig, HeadConfig, resolve_head
+from headstart.config import CalibrationConfig, HeadConfig
 from headstart.data import images, sources
 from headstart.encoding import features, network, runtime
 from headstart.encoding.backbone import Backbone
@@ -29,6 +29,7 @@ from headstart.learning.linear import LogisticLearner
 from headstart.learning.prior import LabelRows
 from headstart.learning.tuner import FineTuneLearner, Tuning
 from headstart.model.classifier import Classifier
+from headstart.plans import EncoderPlan, FineTunePlan, resolve_head
 from headstart.records import LabelledFeatures, Preprocess
 
 SIDE = 32
@@ -36,6 +37,15 @@ EACH = 180
 PLAN = EncoderPlan("test_resnet", "", "torch", "cpu", "f32")
 NOTHING = np.zeros((0, 1), np.float32)
 NONE = np.array([], dtype=np.int64)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Small pictures are trained on faster without threads, above all where cores are shared."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def striped(root: Path, contrast: float, each: int = EACH) -> Path:
@@ -85,7 +95,8 @@ def case(root: Path, backbone: Backbone, **plan: Any) -> Case:
     values = features.extract(dataset, digests, runtime.build_all(backbone, PLAN)).table.values
     labelled = LabelledFeatures(dataset, values, dataset.classes, dataset.classes.encode(dataset.labels), digests)
     linear = LogisticLearner(labelled, resolve_head(HeadConfig(hidden=())), LabelRows((), NOTHING, NOTHING[:, 0]), 0)
-    tuning = Tuning(backbone, PLAN, FineTuneConfig(**({"epochs": 5, "learning_rate": 0.003} | plan)), mirror=False)
+    asked = {"epochs": 6, "learning_rate": 0.001, "patience": 6, "flip": False} | plan
+    tuning = Tuning(backbone, PLAN, FineTunePlan(**asked))
     rows = np.arange(len(dataset))
     return Case(FineTuneLearner(linear, tuning), rows[rows % 10 > 0], rows[rows % 10 == 0])
 
@@ -264,7 +275,7 @@ def test_networks_side_by_side_are_trained_together(visible: Case):
     features_of = replace(visible.learner.features, values=values)
     seen = Augmentation(features_of, tuple(network.preprocess for network in both.networks), mirror=True, seed=0)
     head = finetune.Head(both.dim, 2)
-    tuned = finetune.fit(Task(seen, both, FineTuneConfig(epochs=1)), head, Rows(visible.train[::8], NONE, 1))
+    tuned = finetune.fit(Task(seen, both, FineTunePlan(epochs=1)), head, Rows(visible.train[::8], NONE, 1))
     digests = [network.digest for network in both.networks]
     assert all(new.digest != old for new, old in zip(tuned.backbone.networks, digests, strict=True))
 
@@ -272,7 +283,7 @@ def test_networks_side_by_side_are_trained_together(visible: Case):
 def test_the_further_from_the_head_the_smaller_the_learning_rate(visible: Case):
     run = finetune._Run(task(visible), head_of(visible), rows_of(visible))
     rates = sorted({group["highest"] for group in run.optimizer.param_groups})
-    assert rates[-1] == 0.003
+    assert rates[-1] == visible.learner.tuning.plan.learning_rate
     np.testing.assert_allclose(np.array(rates[:-1]) / np.array(rates[1:]), 0.75)
     assert len(rates) == 5
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from headstart.config import EncoderPlan, Plan, SplitConfig, SplitPlan, read_config, resolve
+from headstart.config import SplitConfig, read_config
 from headstart.data import splits
 from headstart.data.splits import Grouping
 from headstart.errors import ConfigError
@@ -22,6 +22,7 @@ from headstart.learning.learner import NOBODY, Fitted, Learner
 from headstart.learning.prior import LabelRows
 from headstart.learning.rules import PredictionRules
 from headstart.learning.sgd import Rows
+from headstart.plans import EncoderPlan, Plan, SplitPlan, resolve
 from headstart.records import Dataset, Finding, LabelledFeatures, Preprocess, Sample, Splits
 
 FEATURES = 10

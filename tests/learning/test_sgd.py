@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import save_file
 from scipy.special import softmax
 
-from headstart.config import HeadConfig, HeadPlan, resolve_head
+from headstart.config import HeadConfig
 from headstart.errors import ConfigError
 from headstart.learning import calibration, sgd
 from headstart.learning.heads import Head, Step, loss_and_accuracy
 from headstart.learning.sgd import Rows, SgdFit
+from headstart.plans import HeadPlan, resolve_head
 from headstart.records import ClassNames, Dataset, LabelledFeatures
 
 CLASSES, FEATURES = 3, 8

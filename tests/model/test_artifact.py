@@ -27,7 +27,7 @@ from conftest import draw_folders
 from contracts import rewrite
 from safetensors.torch import load_file, save, save_file
 
-from headstart.config import EncoderConfig, EncoderPlan
+from headstart.config import EncoderConfig
 from headstart.data import sources
 from headstart.encoding import backbone as backbones
 from headstart.encoding import runtime
@@ -41,6 +41,7 @@ from headstart.learning.rules import PredictionRules
 from headstart.model import artifact
 from headstart.model.artifact import load_classifier
 from headstart.model.classifier import Classifier
+from headstart.plans import EncoderPlan
 from headstart.records import ClassNames, Dataset
 from headstart.report import run
 from headstart.workflows.train import TrainingResult
@@ -102,6 +103,56 @@ def test_artifact_of_another_network_keeps_the_contract(tmp_path: Path, pictures
         backbone, encoders, Head(backbone.dim, 2), PredictionRules(Calibration(1.5)), ClassNames(["a", "é\n,"])
     )
     contracts.check_artifact(own, tmp_path / "model", pictures)
+
+
+@pytest.mark.parametrize("views", [("original",), ("original", "mirror")])
+def test_artifact_of_several_networks_keeps_the_contract(tmp_path: Path, pictures: Dataset, views: tuple[str, ...]):
+    contracts.check_artifact(contracts.toy_classifier(views), tmp_path / "model", pictures)
+    assert (tmp_path / "model" / "backbone.2.safetensors").is_file()
+
+
+@pytest.mark.parametrize("file", ["backbone.safetensors", "backbone.2.safetensors"])
+@pytest.mark.parametrize("damage", ["missing", "of-the-other", "unlisted"])
+def test_a_file_of_one_of_several_networks_that_does_not_fit_is_refused(tmp_path: Path, file: str, damage: str):
+    artifact.save(contracts.toy_classifier(), folder := tmp_path / "model")
+    other = "backbone.safetensors" if "2" in file else "backbone.2.safetensors"
+    if damage == "missing":
+        (folder / file).unlink()
+    elif damage == "of-the-other":
+        rewrite(folder, {file: (folder / other).read_bytes()})
+    else:
+        files = json.loads((folder / "model.json").read_text())["files"]
+        rewrite(folder, files={name: digest for name, digest in files.items() if name != file})
+    with pytest.raises(ArtifactError, match="cannot be read|do not fit the network|files.backbone.* is missing"):
+        load_classifier(folder)
+
+
+NETWORKS = {
+    "too-many": lambda networks: networks * 5,
+    "one-less": lambda networks: networks[:1],
+    "exchanged": lambda networks: networks[::-1],
+    "file-twice": lambda networks: [networks[0], networks[1] | {"file": "backbone.safetensors"}],
+    "file-elsewhere": lambda networks: [networks[0] | {"file": "../backbone.safetensors"}, networks[1]],
+    "digest-of-the-other": lambda networks: [networks[0], networks[1] | {"digest": networks[0]["digest"]}],
+    "another-name": lambda networks: [networks[0], networks[1] | {"name": "test_vit"}],
+    "extra": lambda networks: [networks[0] | {"smuggled": 1}, networks[1]],
+}
+
+
+@pytest.mark.parametrize("change", NETWORKS)
+def test_forged_networks_are_refused(tmp_path: Path, change: str):
+    artifact.save(contracts.toy_classifier(), folder := tmp_path / "model")
+    networks = json.loads((folder / "model.json").read_text())["networks"]
+    with pytest.raises(ArtifactError):
+        load_classifier(rewrite(folder, networks=NETWORKS[change](networks)))
+
+
+def test_views_that_are_changed_by_hand_are_noticed(tmp_path: Path):
+    artifact.save(contracts.toy_classifier(), folder := tmp_path / "model")
+    content = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(content | {"views": ["original"]}))
+    with pytest.raises(ArtifactError, match="does not have the digest"):
+        load_classifier(folder)
 
 
 LAYERS = [(5,), (9, 7, 5)]
@@ -242,7 +293,7 @@ def test_C2_backbone_name_leads_to_no_other_place(folder: Path, tmp_path: Path, 
     config = {"architecture": "tf_efficientnet_lite0", "num_classes": 1000, "pretrained_cfg": {}}
     (elsewhere / "config.json").write_text(json.dumps(config))
     name = f"local-dir:{elsewhere}" if where == "local-dir" else "hf-hub:somebody/something"
-    rewrite(folder, backbone__name=name)
+    rewrite(folder, networks__0__name=name)
     with pytest.raises(ArtifactError) as refused:
         load_classifier(folder)
     assert name in str(refused.value)
@@ -284,7 +335,7 @@ def test_C4_head_of_complex_numbers_is_refused(folder: Path):
 
 
 def test_C5_wrong_architecture_names_a_tensor(folder: Path):
-    rewrite(folder, backbone__name="test_resnet")
+    rewrite(folder, networks__0__name="test_resnet")
     with pytest.raises(ArtifactError, match=r"conv1\.0\.weight is missing"):
         load_classifier(folder)
 
@@ -352,20 +403,23 @@ DAMAGED = {
     "classes-numbers": {"classes": [1, 2, 3]},
     "classes-text": {"classes": "abc"},
     "classes-none": {"classes": None},
-    "size-negative": {"preprocess__size": -1},
-    "size-text": {"preprocess__size": "64"},
-    "size-huge": {"preprocess__size": 10**9},
-    "interpolation-unknown": {"preprocess__interpolation": "magic"},
-    "resize-unknown": {"preprocess__resize": "magic"},
-    "crop-zero": {"preprocess__crop": 0},
-    "std-zero": {"preprocess__std": [0, 0, 0]},
-    "mean-two": {"preprocess__mean": [0.5, 0.5]},
-    "preprocess-extra": {"preprocess__smuggled": 1},
+    "size-negative": {"networks__0__preprocess__size": -1},
+    "size-text": {"networks__0__preprocess__size": "64"},
+    "size-huge": {"networks__0__preprocess__size": 10**9},
+    "interpolation-unknown": {"networks__0__preprocess__interpolation": "magic"},
+    "resize-unknown": {"networks__0__preprocess__resize": "magic"},
+    "crop-zero": {"networks__0__preprocess__crop": 0},
+    "std-zero": {"networks__0__preprocess__std": [0, 0, 0]},
+    "mean-two": {"networks__0__preprocess__mean": [0.5, 0.5]},
+    "preprocess-extra": {"networks__0__preprocess__smuggled": 1},
     "engine-unknown": {"encoder__engine": "magic"},
     "precision-unknown": {"encoder__precision": "f7"},
     "files-list": {"files": []},
-    "backbone-text": {"backbone": "lite0"},
-    "backbone-unknown": {"backbone__name": "no_such_network"},
+    "networks-text": {"networks": "lite0"},
+    "networks-none": {"networks": []},
+    "views-unknown": {"views": ["upside-down"]},
+    "views-without-the-original": {"views": ["mirror"]},
+    "backbone-unknown": {"networks__0__name": "no_such_network"},
     "format-text": {"format": "1"},
     "format-zero": {"format": 0},
 }
@@ -387,7 +441,7 @@ def test_model_json_that_is_none_is_refused(folder: Path, text: str):
         load_classifier(folder)
 
 
-@pytest.mark.parametrize("entry", ["classes", "preprocess", "rules", "backbone", "encoder", "head", "files"])
+@pytest.mark.parametrize("entry", ["classes", "networks", "views", "rules", "encoder", "head", "files"])
 def test_model_json_without_an_entry_is_refused(folder: Path, entry: str):
     content = json.loads((folder / "model.json").read_text())
     del content[entry]
@@ -397,8 +451,8 @@ def test_model_json_without_an_entry_is_refused(folder: Path, entry: str):
 
 
 def test_C10_newer_format_says_what_to_do(folder: Path):
-    with pytest.raises(ArtifactError, match=r"has format 4; .* reads up to 3") as refused:
-        load_classifier(rewrite(folder, format=4, classes="of another shape"))
+    with pytest.raises(ArtifactError, match=r"has format 5; .* reads up to 4") as refused:
+        load_classifier(rewrite(folder, format=5, classes="of another shape"))
     assert refused.value.hint == "pip install --upgrade headstart"
     assert refused.value.exit_code == 1
 
@@ -576,8 +630,11 @@ def test_sets_and_vector_scaling_come_back(by_class: tuple[float, ...] | None, t
 
 def test_a_model_of_format_1_loads_with_its_temperature(folder: Path):
     content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    del content["rules"]
-    (folder / "model.json").write_text(json.dumps(content | {"format": 1, "temperature": 2.5}), encoding="utf-8")
+    del content["rules"], content["views"]
+    (network,) = content.pop("networks")
+    one = {"preprocess": network.pop("preprocess"), "format": 1, "temperature": 2.5}
+    del network["file"]
+    (folder / "model.json").write_text(json.dumps(content | one | {"backbone": network}), encoding="utf-8")
     assert load_classifier(folder).rules == PredictionRules(Calibration(2.5))
 
 

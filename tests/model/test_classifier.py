@@ -311,6 +311,35 @@ def test_cache_none_keeps_nothing_and_default_is_the_default_folder(classifier: 
     assert repr(caches.DEFAULT) == "DEFAULT"
 
 
+@pytest.mark.parametrize("views", [("original",), ("original", "mirror")])
+def test_several_networks_and_views_keep_the_contract(pictures: list[Path], bad: Path, views: tuple[str, ...]):
+    contracts.check_classifier(contracts.toy_classifier(views), pictures, bad)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_features_are_the_mean_over_the_views(pictures: list[Path], tmp_path: Path, cached: bool):
+    mirrored = []
+    for number, path in enumerate(pictures):
+        Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / f"{number}.png")
+        mirrored.append(tmp_path / f"{number}.png")
+    plain, both = contracts.toy_classifier(("original",)), contracts.toy_classifier(("original", "mirror"))
+    mean = (plain.embed(pictures) + plain.embed(mirrored)) / np.float32(2)
+    for _ in range(2):
+        got = both.embed(pictures, cache=tmp_path / "cache" if cached else None)
+        np.testing.assert_allclose(got, mean, rtol=1e-4, atol=1e-5)  # a mirrored crop may begin half a pixel beside
+        np.testing.assert_array_equal(both.embed([Image.open(path) for path in pictures]), got)
+        np.testing.assert_array_equal(
+            both.predict_many(pictures).probabilities, both.predict_features(got).probabilities
+        )
+
+
+def test_representation_names_networks_and_views():
+    seen = "test_resnet at 64 px + test_efficientnet at 48 px"
+    assert repr(contracts.toy_classifier(("original",))) == f"Classifier(2 classes, {seen}, linear head, torch f32)"
+    both = repr(contracts.toy_classifier(("original", "mirror")))
+    assert both == f"Classifier(2 classes, {seen}, original and mirror, linear head, torch f32)"
+
+
 def test_representation_is_one_line(classifier: Classifier):
     line = "Classifier(3 classes, tf_efficientnet_lite0 at 64 px, linear head, openvino f32)"
     assert repr(classifier) == line

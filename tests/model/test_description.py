@@ -15,11 +15,12 @@ import pytest
 from headstart.errors import ArtifactError
 from headstart.learning.heads import Head
 from headstart.learning.out_of_distribution import OutOfDistributionRule
-from headstart.model import description
+from headstart.model import description, formats
 from headstart.model.description import Description
 
 ARTIFACTS = Path(__file__).parents[1] / "artifacts"
-FORMATS = ["v1", "v2", "v3"]
+FORMATS = ["v1", "v2", "v3", "v4"]
+SEALED = ["v3", "v4"]  # older formats have no digest of themselves
 TOLD_ONLY = {"created", "versions", "data", "training", "engine", "plan", "encoder"}  # decide no answer
 HOSTILE = [
     None,
@@ -91,7 +92,7 @@ def test_no_changed_value_changes_an_answer_or_ends_in_a_traceback(name: str):
         except ArtifactError:
             refused += 1
             continue
-        if name == "v3" and changed.get("format") == 3:  # older formats have no digest of themselves
+        if name in SEALED and changed.get("format") == content["format"]:
             assert decided(after) == decided(before), told
         Head.from_description(after.head, len(after.classes))
         check_rules(after, told)
@@ -111,33 +112,46 @@ def check_rules(described: Description, told: str) -> None:
         assert np.isfinite(energy.p_value(logits, logits)).all(), told
 
 
-def test_what_is_sealed_again_must_still_be_sound():
-    content = content_of("v3")
+@pytest.mark.parametrize("name", SEALED)
+def test_what_is_sealed_again_must_still_be_sound(name: str):
+    content = content_of(name)
     for told, changed in mutants(content):
         if changed.get("digest") != content["digest"]:
             continue
-        changed["digest"] = description.seal(changed)
+        changed["digest"] = formats.seal(changed)
         try:
-            check_rules(description.parse(changed, ARTIFACTS / "v3"), told)
+            check_rules(description.parse(changed, ARTIFACTS / name), told)
         except ArtifactError:
             continue
 
 
+def test_what_belongs_to_several_networks_must_go_together():
+    content = content_of("v4")
+    content["networks"][1]["preprocess"]["background"] = [0, 0, 0]
+    content["networks"][1]["file"] = "backbone.safetensors"
+    with pytest.raises(ArtifactError, match=r"(?s)networks\[1\]\.file is .*one preprocess.background for all"):
+        description.parse(content, ARTIFACTS / "v4")
+
+
 def test_all_problems_are_told_at_once():
-    content = content_of("v3")
+    content = content_of("v4")
     content["rules"]["calibration"]["temperature"] = 1e-320
-    content["preprocess"]["background"] = [0, 0, 999]
+    content["networks"][0]["preprocess"]["background"] = [0, 0, 999]
     content["kind"] = "x"
     with pytest.raises(ArtifactError) as refused:
-        description.parse(content, ARTIFACTS / "v3")
-    for place in ("rules.calibration.temperature is 1e-320", "preprocess.background[2] is 999", "kind is 'x'"):
+        description.parse(content, ARTIFACTS / "v4")
+    for place in (
+        "rules.calibration.temperature is 1e-320",
+        "networks[0].preprocess.background[2] is 999",
+        "kind is 'x'",
+    ):
         assert place in refused.value.message
     assert "model.json" in refused.value.message
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999"])
 def test_numbers_that_json_does_not_know_are_refused(tmp_path: Path, value: str):
-    text = json.dumps(content_of("v3")).replace('"crop": 0.95', f'"crop": {value}')
+    text = json.dumps(content_of("v4")).replace('"crop": 0.95', f'"crop": {value}')
     (tmp_path / "model.json").write_text(text, encoding="utf-8")
     with pytest.raises(ArtifactError, match="is no number of JSON"):
         description.read(tmp_path)

@@ -23,7 +23,7 @@ ARTIFACTS = Path(__file__).parents[1] / "artifacts"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return shutil.copytree(ARTIFACTS / "v3", tmp_path / "model")
+    return shutil.copytree(ARTIFACTS / "v4", tmp_path / "model")
 
 
 WATCH = """
@@ -76,7 +76,7 @@ ARGUMENTS = {
 
 @pytest.mark.parametrize("argument", ARGUMENTS)
 def test_arguments_that_lead_elsewhere_are_refused(folder: Path, argument: str):
-    rewrite(folder, backbone__arguments={argument: ARGUMENTS[argument]})
+    rewrite(folder, networks__0__arguments={argument: ARGUMENTS[argument]})
     with pytest.raises(ArtifactError, match=f"{argument}|Infinity"):
         load_classifier(folder)
     own = load_classifier(ARTIFACTS / "v3").backbone.networks[0]
@@ -84,10 +84,12 @@ def test_arguments_that_lead_elsewhere_are_refused(folder: Path, argument: str):
         networks.rebuild(own.name, own.module.state_dict(), own.preprocess, {argument: ARGUMENTS[argument]})
 
 
-@pytest.mark.parametrize("name", ["v2", "v3"])
-def test_another_pooling_is_noticed(name: str, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("name", "place"), [("v2", "backbone"), ("v3", "backbone"), ("v4", "networks__0"), ("v4", "networks__1")]
+)
+def test_another_pooling_is_noticed(name: str, place: str, tmp_path: Path):
     folder = shutil.copytree(ARTIFACTS / name, tmp_path / "model")
-    rewrite(folder, backbone__arguments={"global_pool": "max"})
+    rewrite(folder, **{f"{place}__arguments": {"global_pool": "avg"}})
     with pytest.raises(ArtifactError, match="another digest for its backbone"):
         load_classifier(folder)
 
@@ -99,7 +101,7 @@ def test_a_value_that_is_changed_by_hand_is_noticed(folder: Path):
         load_classifier(folder)
 
 
-@pytest.mark.parametrize("name", ["model.json", "head.safetensors", "backbone.safetensors"])
+@pytest.mark.parametrize("name", ["model.json", "head.safetensors", "backbone.safetensors", "backbone.2.safetensors"])
 def test_a_pipe_in_place_of_a_file_does_not_hang(folder: Path, name: str):
     (folder / name).unlink()
     os.mkfifo(folder / name)

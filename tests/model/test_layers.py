@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contracts
 import torch
 
 from headstart.model import layers
@@ -20,6 +21,19 @@ def test_the_layers_hold_every_parameter_once(small_result: TrainingResult):
     modules = (classifier.backbone.networks[0].module, classifier.head)
     wanted = sum(p.numel() for module in modules for p in module.parameters())
     assert sum(row["parameters"] for row in layers.layers(classifier)) == wanted + 1
+
+
+def test_the_layers_of_several_networks_come_one_after_the_other():
+    own, backbone = contracts.toy_classifier(), contracts.toys()
+    names = [row["name"] for row in layers.layers(own)]
+    order = ["preprocess.1", "backbone.1.conv1.0", "preprocess.2", "backbone.2.conv_stem", "features", "views"]
+    assert [name for name in names if name in order] == order
+    rows = {row["name"]: row for row in layers.layers(own)}
+    assert rows["preprocess.2"]["output"] == [1, 48, 48, 3]
+    assert (rows["features"]["output"], rows["views"]["type"]) == ([1, backbone.dim], "mean of original and mirror")
+    modules = [own.head, *(one.module for one in backbone.networks)]
+    wanted = sum(p.numel() for module in modules for p in module.parameters())
+    assert sum(row["parameters"] for row in rows.values()) == wanted + 1
 
 
 def test_looking_at_the_layers_leaves_the_network_as_it_was(small_result: TrainingResult):

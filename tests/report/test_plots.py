@@ -229,3 +229,23 @@ def test_a_part_has_one_colour_in_every_plot():
     lines.append(plots.training_curves(history, "test", "epoch").axes[0].lines[1])
     assert {line.get_color() for line in lines} == {colour}
     assert plots.similarity(BANDS, "test").axes[0].patches[0].get_facecolor() == to_rgba(colour)
+
+
+def tried(name: str, rate: float, accuracy: float, *, on_front: bool = False, worse: bool = False) -> dict[str, Any]:
+    interval = [accuracy, accuracy - 0.03, accuracy + 0.02]
+    told = {"candidate": name, "pictures_per_second": rate, "accuracy": interval, "pictures": 600, "classes": 9}
+    return told | {"on_front": on_front, "surely_worse": worse}
+
+
+def test_backbones_are_drawn_by_their_rank_and_the_front_as_steps():
+    trials = [
+        tried("lite2@320", 90, 0.91, on_front=True),
+        tried("$a_b$", 60, 0.9),
+        tried("lite0@224", 200, 0.8, on_front=True, worse=True),
+    ]
+    figure = plots.speed(trials)
+    axis = figure.axes[0]
+    assert plots.png(figure).startswith(b"\x89PNG")
+    assert sorted(text.get_text() for text in axis.texts) == ["1", "2", "3"]
+    assert axis.lines[-1].get_xydata().tolist() == [[90, 0.91], [200, 0.8]]
+    assert "1  lite2@320" in [text.get_text() for text in axis.get_legend().get_texts()]

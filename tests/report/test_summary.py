@@ -26,7 +26,7 @@ from headstart.workflows.train import TrainingResult
 def test_an_evaluation_is_strict_json(small_result: TrainingResult):
     content = summary.of_evaluation(small_result.evaluation)
     assert json.loads(json.dumps(content, allow_nan=False)) == content
-    assert content["pictures"] == 6
+    assert content["pictures"] == 36
     assert content["overall"]["accuracy"][0] == 1
 
 
@@ -41,7 +41,7 @@ def test_every_figure_is_a_value_with_its_interval(small_result: TrainingResult)
 
 def test_classes_have_their_number_of_pictures(small_result: TrainingResult):
     content = summary.of_evaluation(small_result.evaluation)["per_class"]
-    assert {name: figures["pictures"] for name, figures in content.items()} == {"ash": 2, "birch": 2, "cedar": 2}
+    assert {name: figures["pictures"] for name, figures in content.items()} == {"ash": 12, "birch": 12, "cedar": 12}
 
 
 def test_a_figure_that_does_not_exist_is_null(small_result: TrainingResult):

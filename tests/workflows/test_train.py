@@ -18,7 +18,7 @@ from headstart.encoding import cache as caches
 from headstart.errors import DataError
 from headstart.learning.heads import Head
 from headstart.records import Dataset, Finding
-from headstart.workflows import prepare, resume
+from headstart.workflows import decide, resume
 from headstart.workflows import train as workflow
 from headstart.workflows.resume import PreviousRun
 from headstart.workflows.train import TrainingResult
@@ -113,7 +113,7 @@ def test_every_picture_measures_where_that_costs_little(photos: Path, train: Tra
     assert (result.plan.split.folds, len(result.splits.train), len(result.splits.validation)) == (5, 36, 0)
     told = result.classifier.provenance.training
     assert told["figures_of"] == "5 heads fitted the same way, each measured on pictures left out for it"
-    monkeypatch.setattr(prepare, "MOST_WORK", 36 * 3 * 1280 - 1)
+    monkeypatch.setattr(decide, "MOST_WORK", 36 * 3 * 1280 - 1)
     assert train(sources.read(photos), **auto).plan.split.folds == 0
 
 
@@ -284,9 +284,9 @@ def test_without_refit_the_saved_head_is_the_one_that_was_measured(photos: Path,
 
 
 def test_mirror_images_are_learned_from(photos: Path, train: Train, plain_result: TrainingResult):
-    assert plain_result.plan.pictures.mirror is True
-    plain = train(sources.read(photos), pictures__mirror=False)
-    assert not same(plain.classifier.head, plain_result.classifier.head)
+    assert plain_result.plan.pictures.mirror is False
+    mirrored = train(sources.read(photos), pictures__mirror=True)
+    assert not same(mirrored.classifier.head, plain_result.classifier.head)
 
 
 def test_without_mirror_images_none_are_encoded(photos: Path, train: Train):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,19 +11,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headstart import terminal
-from headstart.cli import places
+from headstart.cli import options, places
 from headstart.cli.options import (
     AsJson,
-    BackboneName,
     Corrections,
     Data,
     Engine,
     Images,
     Labels,
-    Mirror,
     Model,
     NoCache,
     Quiet,
+    Shown,
     Source,
     locate,
 )
@@ -36,9 +35,8 @@ if TYPE_CHECKING:
 def check(
     source: Source,
     corrections: Corrections = None,
-    backbone: BackboneName = None,
-    mirror: Mirror = None,
     *,
+    shown: Shown,
     engine: Engine,
     no_cache: NoCache = False,
     as_json: AsJson = False,
@@ -50,7 +48,7 @@ def check(
     """
     from headstart.config import read_config
 
-    asked = read_config(None, flags={"encoder.backbone": backbone, "pictures.mirror": mirror} | engine.flags)
+    asked = read_config(None, flags=shown.flags | engine.flags)
     dataset = places.corrected(source.read(), corrections)
     from headstart.report import summary
     from headstart.workflows import check as workflow
@@ -70,14 +68,15 @@ def check(
 class Batch:
     """How the pictures of a batch are prepared."""
 
-    batch: Annotated[
-        bool, typer.Option("--batch", help="Show a batch as the network sees it, mirror images included.")
-    ] = False
+    batch: Annotated[bool, typer.Option("--batch", help="Show a batch as the network sees it.")] = False
     model: Annotated[Path | None, typer.Option(help="Prepare the batch as this model does.")] = None
     backbone: Annotated[
         str | None, typer.Option(help="Prepare the batch as this backbone wants it; default: lite2.")
     ] = None
-    size: Annotated[int | None, typer.Option(min=16, max=2048, help="Side of the batch's pictures in pixels.")] = None
+    size: Annotated[
+        int | None,
+        typer.Option(min=16, max=2048, help="Side of the batch's pictures in pixels."),
+    ] = None
     resize: Annotated[str | None, typer.Option(help="crop, letterbox or squash; default: crop.")] = None
     mirror: Annotated[bool | None, typer.Option("--mirror/--no-mirror", help="With mirror images, or without.")] = None
 
@@ -86,13 +85,13 @@ class Batch:
         flags = {name: f"--{name}" for name in names} | ({"mirror": "--no-mirror"} if self.mirror is False else {})
         return [flags[name] for name in names if getattr(self, name) is not None and (name != "batch" or self.batch)]
 
-    def preprocess(self) -> Preprocess:
-        """Return how each picture is prepared."""
+    def preprocesses(self) -> tuple[Preprocess, ...]:
+        """Return how each picture is prepared for each network."""
         if self.model is not None:
-            return Engine().load(self.model).preprocess
-        from headstart.encoding import network as networks
+            return tuple(one.preprocess for one in Engine().load(self.model).backbone.networks)
+        from headstart.encoding import backbone as backbones
 
-        return networks.preprocessing(self.backbone or "lite2", self.size, self.resize or "crop")
+        return backbones.preprocessing(self.backbone or "lite2", self.size, self.resize or "crop")
 
 
 def show(
@@ -115,22 +114,20 @@ def show(
         _print_rows(root, table, rows)
         return
     out = out or Path("headstart-show.png")
-    if out.suffix.lower() != ".png":
-        raise ConfigError(f"--out is {str(out)!r}, but must end in .png.")
-    from headstart.report import gallery
+    _check_png(out)
+    from headstart.report import gallery, plots
 
     dataset = gallery.open_any(root, table)
     places.check_out(out, [*([table] if table else []), *(sample.path for sample in dataset)])
     if batch.batch:
-        drawn = gallery.batch(dataset, batch.preprocess(), seed or 0, mirror=batch.mirror is not False)
-        terminal.say(quiet, f"One batch: {drawn.shape} 8-bit RGB; normalised to float32 inside the encoder.")
+        drawn = gallery.batch(dataset, batch.preprocesses(), seed or 0, mirror=batch.mirror is not False)
+        shapes = " + ".join(map(str, drawn.shapes))
+        terminal.say(quiet, f"One batch: {shapes} 8-bit RGB; normalised to float32 inside the encoder.")
         terminal.say(quiet or drawn.cropped is None, f"Here {drawn.cropped}.")
         figure = drawn.figure
     else:
         figure = gallery.grid(dataset, seed or 0)
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=110)
-    places.write(out, picture.getvalue())
+    places.write(out, plots.png(figure))
     terminal.print_line(str(out))
 
 
@@ -149,8 +146,17 @@ def _check_heeded(rows: int | None, out: Path | None, seed: int | None, batch: B
     else:
         unheeded, reason = batch.given("backbone", "size", "resize"), "--model decides how pictures are prepared"
         unheeded = unheeded if batch.model is not None else []
-    if unheeded:
-        raise ConfigError(f"{', '.join(unheeded)}: {reason}.", "Leave out what does not go together.")
+    _refuse(bool(unheeded), unheeded, reason)
+
+
+def _refuse(whether: bool, flags: Sequence[str], reason: str) -> None:
+    if whether:
+        raise ConfigError(f"{', '.join(flags)}: {reason}.", "Leave out what does not go together.")
+
+
+def _check_png(out: Path) -> None:
+    if out.suffix.lower() != ".png":
+        raise ConfigError(f"--out is {str(out)!r}, but must end in .png.")
 
 
 def _print_rows(root: Path, table: Path | None, rows: int) -> None:
@@ -172,17 +178,60 @@ def summary(model: Model, as_json: AsJson = False) -> None:
     if as_json:
         terminal.print_json(rows)
         return
-    terminal.print_layers(rows, f"{classifier.backbone.name}, {len(classifier.classes)} classes")
+    terminal.print_layers(rows, f"{classifier.backbone.description}, {len(classifier.classes)} classes")
     trained = sum(row["parameters"] for row in rows if row["name"].partition(".")[0] in ("head", "calibration"))
     total = sum(row["parameters"] for row in rows)
     terminal.print_line(f"{total:,} parameters, of which {trained:,} were fitted (head and temperature).")
 
 
+@dataclass(frozen=True)
+class Tried(Source):
+    """Which labelled pictures backbones are tried on."""
+
+    data: Annotated[
+        Path | None,
+        typer.Option("--try", help="Rank the backbones at hand on a sample of this data: what `train` takes."),
+    ] = None
+
+    @property
+    def tables(self) -> list[Path]:
+        """The table of labels that was named, if any."""
+        return [path for path in (self.labels, self.data) if path is not None and path.is_file()]
+
+
+@dataclass(frozen=True)
+class Trying:
+    """Which backbones are tried, and how."""
+
+    backbone: Annotated[
+        list[str] | None,
+        typer.Option("--backbone", help="Try this one, e.g. lite2@320, instead of all at hand; repeatable."),
+    ] = None
+    pictures: Annotated[int | None, typer.Option(min=20, help="How many to try on at most; default: 600.")] = None
+    out: Annotated[Path | None, typer.Option(help="The PNG file to draw; default: headstart-models.png.")] = None
+    seed: Annotated[int | None, typer.Option(help="Which pictures are drawn; default: 0.")] = None
+
+
 def models(
     pattern: Annotated[str | None, typer.Argument(help="A glob pattern for timm's names, e.g. '*dinov2*'.")] = None,
     as_json: AsJson = False,
+    *,
+    tried: Tried,
+    trying: Trying,
+    engine: Engine,
+    no_cache: NoCache = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Backbones, and where the weights of each would come from."""
+    """Backbones, and where the weights of each come from; with --try, how good and fast they are on your pictures.
+
+    What `--try` encodes is kept, so that `headstart train` with one of these backbones begins where it ends.
+    """
+    given = [*options.given(tried), *options.given(trying), *options.given(engine)]
+    if tried.data is not None:
+        _refuse(pattern is not None, [f"{pattern!r}"], "--try takes backbones by --backbone NAME, not by a pattern")
+        _try(tried, trying, engine, places.cache(no_cache), as_json=as_json, quiet=quiet)
+        return
+    _refuse(bool(given), given, "without --try backbones are only listed")
     from headstart.encoding import network as networks
 
     bundled = [{"name": n, "size": size, "weights": origin} for n, size, origin in networks.available()]
@@ -199,8 +248,44 @@ def models(
     if not pattern:
         terminal.print_line(
             "Any other timm name: weights from the hub's cache, else downloaded. "
-            "`headstart models 'convnext*'` searches them."
+            "`headstart models 'convnext*'` searches them; "
+            "`headstart models --try DATA` says which suits your pictures."
         )
+
+
+def _try(tried: Tried, trying: Trying, engine: Engine, cache: Path | None, *, as_json: bool, quiet: bool) -> None:
+    """Rank backbones on a sample, draw that, and say what to do next."""
+    out = trying.out or Path("headstart-models.png")
+    _check_png(out)
+    from headstart.config import read_config
+
+    asked = read_config(None, flags={"seed": trying.seed} | engine.flags)
+    dataset = tried.read()
+    places.check_out(out, [*tried.tables, *(sample.path for sample in dataset)])
+    from headstart.experiments.trying import fastest
+    from headstart.report import plots, summary
+    from headstart.workflows.trying import PICTURES, try_backbones
+
+    most = trying.pictures or PICTURES
+    with terminal.progress(quiet) as progress:
+        trials = try_backbones(dataset, trying.backbone, asked, pictures=most, cache=cache, progress=progress)
+    rows, quick = summary.of_trials(trials), fastest(trials)
+    places.write(out, plots.png(plots.speed(rows)))
+    if as_json:
+        told = {"best": trials[0].candidate, "fastest_not_surely_worse": quick.candidate}
+        terminal.print_json({"of": len(dataset), "interval": "95 %", "trials": rows} | told | {"plot": str(out)})
+        return
+    learned = sum(sample.split in (None, "train") for sample in dataset)
+    which = f"{trials[0].pictures:,} of {learned:,}{' training' * (learned < len(dataset))} pictures"
+    others = " or from others of the same thing" if trials[0].same_object else ""
+    heads = f"heads that had not learned from it{others}"
+    terminal.print_line(f"{which}, {trials[0].classes} classes; each answered by {heads}")
+    terminal.print_trials(rows)
+    terminal.print_line(f"Plot: {out}")
+    command = f"headstart train {options.typed(tried)} --backbone {trials[0].candidate}"
+    times = quick.cost.pictures_per_second / trials[0].cost.pictures_per_second
+    other = f", or --backbone {quick.candidate}: not surely worse, and {times:.1f} times as fast"
+    terminal.print_line(f"Next: {command}{other if quick is not trials[0] else ''}")
 
 
 def settings(as_json: AsJson = False) -> None:

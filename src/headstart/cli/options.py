@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import re
+import shlex
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,8 +34,6 @@ Images = Annotated[Path | None, typer.Option("--images", help="The folder that t
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep computed features.")]
-BackboneName = Annotated[str | None, typer.Option("--backbone", help="See `headstart models`. Default: the recipe's.")]
-Mirror = Annotated[bool | None, typer.Option("--mirror/--no-mirror", help="Learn from mirror images too.")]
 Corrections = Annotated[
     Path | None, typer.Option("--corrections", help="A sheet of `headstart audit` that was filled in.")
 ]
@@ -82,6 +82,34 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """How much work a picture is worth, and what looks at it."""
+
+    quality: Annotated[
+        str | None, typer.Option(help="fast, balanced (the default) or best: how much work an answer is worth.")
+    ] = None
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="NAME, NAME@SIZE or NAME@SIZE/CROP, several joined by +; see `headstart models`."),
+    ] = None
+    resize: Annotated[str | None, typer.Option(help="crop, letterbox or squash.")] = None
+    mirror: Annotated[
+        bool | None,
+        typer.Option("--mirror/--no-mirror", help="Learn from mirror images too, or they show something else."),
+    ] = None
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """The settings that were asked for."""
+        return {
+            "quality": self.quality,
+            "encoder.backbone": self.backbone,
+            "pictures.resize": self.resize,
+            "pictures.mirror": self.mirror,
+        }
+
+
+@dataclass(frozen=True)
 class Engine:
     """What computes the features."""
 
@@ -124,6 +152,41 @@ def locate(data: Path | None, labels: Path | None, images: Path | None) -> tuple
             hint = "DATA is a folder of pictures, or a table of labels beside them; --images names another folder."
             raise ConfigError(f"{path} is not there; {expected} was expected.", hint)
     return root, labels
+
+
+def seconds_of(text: str) -> float:
+    """Return the seconds of a duration such as `90s`, `10m`, `1h30m` or `600`.
+
+    Raises:
+        ConfigError: It is none.
+
+    >>> seconds_of("1h30m"), seconds_of("90s"), seconds_of("600"), seconds_of("1.5m")
+    (5400.0, 90.0, 600.0, 90.0)
+    """
+    number = r"(\d+(?:\.\d+)?)"
+    found = re.fullmatch(rf"(?:{number}h)?(?:{number}m)?(?:{number}s?)?", text.strip().lower())
+    hours, minutes, seconds = (float(part or 0) for part in found.groups()) if found else (0.0, 0.0, 0.0)
+    total = 3600 * hours + 60 * minutes + seconds
+    if not total:
+        raise ConfigError(f"{text!r} is no duration.", "Write e.g. 90s, 10m or 1h30m.")
+    return total
+
+
+def given(group: Any) -> list[str]:
+    """Return those flags of a group of options that were given."""
+    fields = dataclasses.fields(group)
+    return [f"--{f.name.replace('_', '-')}" for f in fields if getattr(group, f.name) not in (f.default, None)]
+
+
+def typed(source: Source) -> str:
+    """Return the arguments that name the same pictures to another verb."""
+    values = {f.name: getattr(source, f.name) for f in dataclasses.fields(source)}
+    data = values.pop("data")
+    words = [] if data is None else [str(data)]
+    for flag in given(source):
+        value = values.get(flag.removeprefix("--").replace("-", "_"))
+        words += [] if value is None else [flag] if value is True else [flag, str(value)]
+    return shlex.join(words)
 
 
 def unfolded(command: Callable[..., None]) -> Callable[..., None]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,13 +13,16 @@ import typer
 
 from headstart import terminal
 from headstart.cli import places
-from headstart.cli.options import AsJson, BackboneName, Corrections, Engine, Mirror, NoCache, Quiet, Source
+from headstart.cli.options import AsJson, Corrections, Engine, NoCache, Quiet, Shown, Source, seconds_of
 from headstart.errors import ConfigError
 
 if TYPE_CHECKING:
+    from threading import Event
+    from types import FrameType
+
     from headstart.config import TrainConfig
     from headstart.learning.heads import Listener
-    from headstart.records import Dataset
+    from headstart.records import Dataset, Progress
     from headstart.workflows.prepare import Begun
     from headstart.workflows.train import TrainingResult
 
@@ -30,12 +34,13 @@ class Wishes:
     recipe: Annotated[
         str | None, typer.Option(help="headstart, or tutorial: InceptionResNetV2 and a head of dense layers.")
     ] = None
-    backbone: BackboneName = None
     weights: Annotated[str | None, typer.Option(help="A .safetensors or .pth file of the backbone's weights.")] = None
-    resize: Annotated[str | None, typer.Option(help="crop, letterbox or squash.")] = None
-    mirror: Mirror = None
     refit: Annotated[
         bool | None, typer.Option("--refit/--no-refit", help="After measuring, fit again on all pictures.")
+    ] = None
+    budget: Annotated[
+        str | None,
+        typer.Option(help="Time that it may take, e.g. 90s, 10m or 1h30m: the best level that fits is taken."),
     ] = None
     folds: Annotated[
         int | None,
@@ -47,7 +52,7 @@ class Wishes:
         list[str] | None, typer.Option("--set", help="Any setting, e.g. head.l2=0.1; `headstart settings` lists them.")
     ] = None
 
-    def read(self, engine: Engine, previous: Path | None) -> TrainConfig:
+    def read(self, shown: Shown, engine: Engine, previous: Path | None) -> TrainConfig:
         """Return the configuration; of a training that goes on from a previous one, its plan is the ground."""
         from headstart.config import read_config
 
@@ -56,15 +61,13 @@ class Wishes:
             file = previous / "plan.toml"  # the same backbone and the same rules, unless a flag says otherwise
         flags = {
             "recipe": self.recipe,
-            "encoder.backbone": self.backbone,
             "encoder.weights": self.weights,
-            "pictures.resize": self.resize,
-            "pictures.mirror": self.mirror,
             "split.folds": self.folds,
+            "budget": None if self.budget is None else seconds_of(self.budget),
             "refit": self.refit,
             "seed": self.seed,
         }
-        return read_config(file, self.settings or (), flags | engine.flags)
+        return read_config(file, self.settings or (), flags | shown.flags | engine.flags)
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ def train(
     source: Source,
     *,
     out: Annotated[Path | None, typer.Option(help="Where the model goes; default: runs/<name of DATA>.")] = None,
+    shown: Shown,
     wishes: Wishes,
     corrections: Corrections = None,
     engine: Engine,
@@ -100,7 +104,7 @@ def train(
     encoded is kept, and the same command goes on from there.
     """
     root = source.root
-    asked = wishes.read(engine, extras.previous)
+    asked = wishes.read(shown, engine, extras.previous)
     out = out or Path("runs") / root.resolve().name
     dataset = places.corrected(source.read(), corrections)
     if dataset.layout == "folders" and out.resolve().is_relative_to(root.resolve()):
@@ -125,9 +129,11 @@ def _fit(dataset: Dataset, asked: TrainConfig, out: Path, extras: Extras) -> Tra
     from headstart.workflows import train as workflow
 
     listeners: list[Listener] = []
-    with terminal.progress(extras.quiet) as progress, ExitStack() as stack:
+    with terminal.progress(extras.quiet) as heard, ExitStack() as stack:
+        patience = Patience(heard)
 
         def planned(begun: Begun) -> None:
+            patience.enough = begun.enough
             if not extras.quiet:
                 _print_plan(begun)
             opened = stack.enter_context(logs.opened(extras.log or (), begun.plan, out))
@@ -136,12 +142,13 @@ def _fit(dataset: Dataset, asked: TrainConfig, out: Path, extras: Extras) -> Tra
             listeners.extend([opened.listen, terminal.epochs(begun.plan, extras.quiet)])
             concluded.append(opened.conclude)
 
+        stack.enter_context(patience.heeding_interrupts())
         concluded: list[Callable[[TrainingResult], None]] = []
         result = workflow.train(
             dataset,
             asked,
             cache=places.cache(extras.no_cache),
-            progress=progress,
+            progress=patience,
             listen=lambda step: logs.join(*listeners)(step),
             planned=planned,
             previous=None if extras.previous is None else stored.read_previous(extras.previous),
@@ -154,13 +161,50 @@ def _fit(dataset: Dataset, asked: TrainConfig, out: Path, extras: Extras) -> Tra
     return result
 
 
+class Patience:
+    """Hears how far a training is, so that the first Ctrl-C while a network is trained ends only that."""
+
+    def __init__(self, progress: Progress) -> None:
+        """Pass on to another listener what is heard."""
+        self._progress = progress
+        self._training = False
+        self.enough: Event | None = None
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """See `Progress`."""
+        from headstart.learning.clock import STAGE
+
+        self._training = stage.startswith(STAGE)
+        self._progress(stage, done, total)
+
+    @contextmanager
+    def heeding_interrupts(self) -> Iterator[None]:
+        """Have the first SIGINT while a network is trained end that training, and any other do what it did before."""
+        before = signal.getsignal(signal.SIGINT)
+
+        def interrupted(number: int, frame: FrameType | None) -> None:
+            if self.enough is None or self.enough.is_set() or not self._training:
+                signal.signal(signal.SIGINT, before)
+                signal.raise_signal(number)
+                return
+            self.enough.set()
+            terminal.say(False, "Enough: what is best so far is measured and saved. Ctrl-C once more ends at once.")
+
+        signal.signal(signal.SIGINT, interrupted)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
 def _print_plan(begun: Begun) -> None:
     from headstart.data import shapes
 
     dataset = begun.inspection.dataset
     sizes = shapes.sample([sample.path for sample in dataset])
-    cut = shapes.cropped(sizes, begun.backbone.preprocess)
-    terminal.print_plan(begun.plan, len(dataset), len(dataset.classes), cut)
+    widest = max((network.preprocess for network in begun.backbone.networks), key=lambda one: one.crop)
+    cut = shapes.cropped(sizes, widest)
+    terminal.print_plan(begun.plan, len(dataset), len(dataset.classes), cut, begun.budget)
 
 
 def _report(result: TrainingResult, out: Path, moved: Path | None, *, as_json: bool) -> None:
@@ -203,9 +247,8 @@ def audit(
     source: Source,
     out: Annotated[Path, typer.Option(help="The sheet to write.")] = Path("suspects.csv"),
     corrections: Corrections = None,
-    backbone: BackboneName = None,
-    mirror: Mirror = None,
     *,
+    shown: Shown,
     engine: Engine,
     no_cache: NoCache = False,
     as_json: AsJson = False,
@@ -218,7 +261,7 @@ def audit(
     """
     from headstart.config import read_config
 
-    asked = read_config(None, flags={"encoder.backbone": backbone, "pictures.mirror": mirror} | engine.flags)
+    asked = read_config(None, flags=shown.flags | engine.flags)
     read = source.read()
     places.check_out(out, [sample.path for sample in read])
     if out.exists():

@@ -262,14 +262,11 @@ def _format(image: Image.Image) -> str:
 def _scaling(kind: str, width: int, height: int, side: int | None) -> tuple[int, int]:
     """Return by which whole numbers a picture is made smaller: while a JPEG is decoded, and by averaging afterwards.
 
-    They are all that the side decides of a decoded picture. A JPEG's divides both sides: any other would fill up the
-    last row and column of blocks, which lie on another side in each orientation, so that the picture would be shifted
-    by up to seven pixels of the file, enough to change an answer.
+    A JPEG's divides both sides: any other would fill up the last row and column of blocks, which lie on another side in
+    each orientation, so that the picture would be shifted by up to seven pixels of the file: answers would change.
     """
-    fraction = 1
-    if side is not None and kind == "JPEG":
-        fits = (f for f in (8, 4, 2) if 2 * side * f <= min(width, height) and width % f == height % f == 0)
-        fraction = next(fits, 1)
+    most = min(width, height) // (2 * side) if side and kind == "JPEG" else 1
+    fraction = next((f for f in (8, 4, 2) if f <= most and width % f == height % f == 0), 1)
     return fraction, limits.reduction(width // fraction, height // fraction, side)
 
 

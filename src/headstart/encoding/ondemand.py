@@ -28,6 +28,7 @@ class OnDemand:
         digests: Sequence[str],
         encoders: Sequence[Encoder],
         *,
+        views: Sequence[str] = ("original",),
         epochs: int = 0,
         of: int = 0,
         progress: Progress = silence,
@@ -38,12 +39,14 @@ class OnDemand:
             dataset: N samples.
             digests: (N,) SHA-256 of their bytes.
             encoders: That compute the features, which stand side by side.
+            views: Of each picture, whose mean the features are.
             epochs: See the class.
             of: See the class.
             progress: Hears of every picture.
         """
         self.encoders, self.epochs, self.of = tuple(encoders), epochs, of
         self._dataset, self._digests, self._progress = dataset, tuple(digests), progress
+        self._views = tuple(views)
         width = sum(encoder.dim for encoder in encoders)
         self._values: Floats = np.zeros((len(dataset), width), dtype=np.float32)
         self._known = np.zeros(len(dataset), dtype=bool)
@@ -63,10 +66,11 @@ class OnDemand:
         missing = missing[~self._known[missing]]
         if len(missing):
             part, digests = self._dataset.select(missing), [self._digests[row] for row in missing]
-            table, self.encoders, _ = features.extract(part, digests, self.encoders, progress=self._progress)
+            extracted = features.extract(part, digests, self.encoders, views=self._views, progress=self._progress)
+            table, self.encoders, _ = extracted
             if lost := sorted({part[row].name for row in table.failures} | set(table.changed)):
                 raise no_longer(lost)
-            self._values[missing], self._known[missing] = table.values[:, 0], True
+            self._values[missing], self._known[missing] = features.mean(table.values)[:, 0], True
         return self._values
 
 

@@ -22,10 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from headstart.config import EncoderConfig, EncoderPlan
+from headstart.config import EncoderConfig
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.network import ONE_AT_A_TIME, Network, cannot_take, quiet
 from headstart.errors import ConfigError
+from headstart.plans import EncoderPlan
 from headstart.records import Floats, Pixels, Preprocess
 
 BATCHES = {"cpu": 8, "mps": 32, "cuda": 128}  # of the torch engine; on a CPU larger ones are no faster

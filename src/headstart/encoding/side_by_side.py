@@ -1,7 +1,7 @@
 """Pictures × several encoders → the features that each picture was brought for, in the order of the pictures.
 
 An encoder pulls pictures ahead of its results. What one of them pulls is put before the others too, and the one that
-owes most goes on: so all are at about the same picture, few wait in memory, and none has to stop for another.
+is furthest behind goes on: so all are at about the same picture, and few wait in memory.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def encode(
 class _Order(Generic[Ticket]):
     """A ticket, and the features that came for it so far."""
 
-    def __init__(self, ticket: Ticket, count: int) -> None:
-        self.ticket = ticket
+    def __init__(self, number: int, ticket: Ticket, count: int) -> None:
+        self.number, self.ticket = number, ticket
         self.features: list[Floats | None] = [None] * count
         self.open = count
 
@@ -75,13 +75,14 @@ class _Conveyor(Generic[Ticket]):
         self.lanes = [_Lane(encoder, self) for encoder in encoders]
         self.most = MOST * max(encoder.ahead for encoder in encoders)
         self.orders: deque[_Order[Ticket]] = deque()
+        self.count = 0
 
     def run(self) -> Iterator[tuple[Ticket, list[Floats]]]:
         """See `encode`."""
         while True:
-            lane = max(self.lanes, key=lambda lane: len(lane.owed))
-            if lane.owed:
-                lane.step()
+            busy = [lane for lane in self.lanes if lane.owed]
+            if busy:
+                min(busy, key=lambda lane: lane.owed[0][0].number).step()
             elif not self._pull():
                 return
             while self.orders and not self.orders[0].open:
@@ -98,7 +99,8 @@ class _Conveyor(Generic[Ticket]):
     def _pull(self) -> bool:
         """Take the next order and put its pictures before their lanes; False at the end."""
         for ticket, asked in self.source:
-            order = _Order(ticket, len(asked))
+            order = _Order(self.count, ticket, len(asked))
+            self.count += 1
             self.orders.append(order)
             for place, (number, picture) in enumerate(asked):
                 self.lanes[number].waiting.append(picture)

@@ -1,8 +1,9 @@
-"""A weights file → a table of tensors, without ever running code that the file holds."""
+"""A weights file → a table of tensors, without running code that the file holds; and whether they fit a network."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import pickletools
 import re
 import zipfile
@@ -12,7 +13,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from headstart.errors import BackboneError
 
@@ -49,6 +50,55 @@ def read(file: Path) -> Mapping[str, Tensor]:
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise BackboneError(f"The weights file {file} holds no plain table of tensors.")
     return {str(key).removeprefix("module."): value for key, value in content.items()}
+
+
+def fill(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load tensors into a network; errors are those of `require_fit`."""
+    require_fit(module.state_dict(), state, source)
+    module.load_state_dict(dict(state))
+
+
+def require_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:
+    """Refuse tensors that are not those of a network.
+
+    Args:
+        own: The network's tensors, by name.
+        state: Those that are to take their place.
+        source: Where they are from, for the message.
+
+    Raises:
+        BackboneError: Some are missing, unknown, of another shape or not finite.
+    """
+    problems = [f"{key} is missing" for key in own if key not in state]
+    problems += [f"{key} is unknown to this network" for key in state if key not in own]
+    problems += [
+        f"{key} has the shape {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own
+        if key in state and own[key].shape != state[key].shape
+    ]
+    problems += [
+        f"{key} holds numbers that are not finite" for key in own if key in state and not is_finite(state[key])
+    ]
+    if problems:
+        raise BackboneError(
+            f"The weights of {source} do not fit the network: {'; '.join(problems[:3])}"
+            + (f"; and {len(problems) - 3} more." if len(problems) > 3 else "."),
+            "Name the network that the weights belong to with --backbone.",
+        )
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Return whether all numbers of a tensor are finite."""
+    return not (tensor.is_floating_point() or tensor.is_complex()) or bool(torch.isfinite(tensor).all())
+
+
+def digest(module: nn.Module, about: str = "") -> str:
+    """Return the SHA-256 over what is said of the weights, and their names, shapes and bytes."""
+    result = hashlib.sha256(about.encode())
+    for key, value in sorted(module.state_dict().items()):
+        result.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
+        result.update(value.contiguous().view(-1).view(torch.uint8).numpy())
+    return result.hexdigest()
 
 
 def _is_keras(file: Path) -> bool:

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart import metrics
-from headstart.config import SplitPlan
 from headstart.data import splits
 from headstart.data.splits import Grouping
 from headstart.inspection import duplicates
 from headstart.inspection.duplicates import Resemblance
 from headstart.learning import logistic
 from headstart.learning.learner import Learner
+from headstart.plans import SplitPlan
 from headstart.predictions import Interval
 from headstart.records import Finding, Integers, LabelledFeatures, Progress, found, silence
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from headstart import metrics
-from headstart.config import Plan
 from headstart.data.splits import Grouping
 from headstart.experiments import random_split
 from headstart.experiments.grouping import MATTERS
@@ -20,6 +19,7 @@ from headstart.experiments.random_split import Measured, RandomSplit
 from headstart.inspection import similarity
 from headstart.inspection.duplicates import Resemblance
 from headstart.learning.learner import Fitted, Learner
+from headstart.plans import Plan
 from headstart.predictions import Interval
 from headstart.records import Finding, Integers, Splits, found
 

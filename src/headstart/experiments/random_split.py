@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart import metrics
-from headstart.config import Plan
 from headstart.data import splits
 from headstart.errors import DataError
 from headstart.learning.learner import NOBODY, Fitted, Learner
+from headstart.plans import Plan
 from headstart.predictions import Interval
 from headstart.records import Dataset, Integers
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart.config import HeadPlan
 from headstart.errors import ConfigError
 from headstart.learning import calibration, sgd
 from headstart.learning.heads import Listener, ignore
 from headstart.learning.learner import NOBODY, Fitted, InTurn, OutOfFold
 from headstart.learning.linear import LogisticLearner
+from headstart.plans import HeadPlan
 from headstart.records import Finding, Floats, Integers, LabelledFeatures, found
 
 

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from headstart.config import FineTuneConfig
 from headstart.encoding import reading, stages
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.ondemand import no_longer
@@ -32,6 +31,7 @@ from headstart.learning.checkpoint import Checkpoint
 from headstart.learning.clock import Clock, Ended, Limits
 from headstart.learning.heads import Head, Listener, Step, ignore, loss_and_accuracy
 from headstart.learning.sgd import class_weights
+from headstart.plans import FineTunePlan
 from headstart.records import Floats, Integers, Progress, silence
 
 WEIGHT_DECAY = 0.01  # of weights of two dimensions and more
@@ -55,7 +55,7 @@ class Task:
 
     augmentation: Augmentation
     backbone: Backbone
-    plan: FineTuneConfig
+    plan: FineTunePlan
     device: str = "cpu"
     balanced: bool = False
     checkpoints: Path | None = None
@@ -378,7 +378,7 @@ def _pace(step: int, per_epoch: int, epochs: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - per_epoch) / (per_epoch * (epochs - 1))))
 
 
-def _groups(model: _Model, plan: FineTuneConfig) -> list[dict[str, Any]]:
+def _groups(model: _Model, plan: FineTunePlan) -> list[dict[str, Any]]:
     """Return the weights by how fast they learn: the slower, the further they are from the head."""
     groups: dict[tuple[int, bool], list[Tensor]] = {(0, True): [model.head.weight], (0, False): [model.head.bias]}
     for network in model.networks:

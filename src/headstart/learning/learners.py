@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from headstart.config import HeadPlan
 from headstart.learning.epochs import SgdLearner
 from headstart.learning.learner import Learner
 from headstart.learning.linear import LogisticLearner
 from headstart.learning.prior import LabelRows
 from headstart.learning.tuner import FineTuneLearner, Tuning
+from headstart.plans import HeadPlan
 from headstart.records import LabelledFeatures, Progress, silence
 
 

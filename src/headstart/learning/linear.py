@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from headstart.config import HeadPlan
 from headstart.data import splits
 from headstart.learning import calibration, logistic, prior
-from headstart.learning.heads import Listener, ignore
+from headstart.learning.heads import Head, Listener, ignore
 from headstart.learning.learner import Fitted, InTurn, OutOfFold
 from headstart.learning.prior import LabelRows, Prior
+from headstart.plans import HeadPlan
 from headstart.records import ClassNames, Finding, Floats, Integers, LabelledFeatures, Progress, found, silence
 
 
@@ -63,8 +63,8 @@ class LogisticLearner:
             if not turns:
                 turns[number] = self._fitted(self._prior(learned), learned, rows[fold == number], fewer, others, listen)
             else:
-                begun = None if fewer.weights is None else Fitted(problem.head(fewer.weights[place]), self.features, 0)
-                turns[number] = replace(self.refit(learned, fewer.l2, begin=begun), held=others)
+                begun = None if fewer.weights is None else problem.head(fewer.weights[place])
+                turns[number] = Fitted(self._refitted(learned, fewer.l2, begun), self.features, fewer.l2, others)
             self.progress("Fitting what each fold leaves out", place + 1, len(problem.folds))
         return InTurn(last, turns)
 
@@ -95,11 +95,14 @@ class LogisticLearner:
     ) -> Fitted:
         """See `Learner`. The penalty is of the mean loss: for the same prior variance it grows as rows become fewer."""
         self.progress("Refitting", 0, 1)
-        problem = self._problem(self._prior(rows), rows, views=views)
-        start = None if begin is None else problem.weights_of(begin.head)
-        head = problem.head(problem.fit(best / share, start=start, iterations=self.plan.max_iterations))
+        head = self._refitted(rows, best / share, None if begin is None else begin.head, views)
         self.progress("Refitting", 1, 1)
         return Fitted(head, self.features, best)
+
+    def _refitted(self, rows: Integers, l2: float, begin: Head | None, views: int | None = None) -> Head:
+        problem = self._problem(self._prior(rows), rows, views=views)
+        start = None if begin is None else problem.weights_of(begin)
+        return problem.head(problem.fit(l2, start=start, iterations=self.plan.max_iterations))
 
     def out_of_fold(self, rows: Integers, fold: Integers, *, tolerance: float | None = None) -> OutOfFold:
         """See `Learner`."""

@@ -26,12 +26,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from headstart.config import HeadPlan
 from headstart.data import splits
 from headstart.errors import ConfigError
 from headstart.learning import calibration
 from headstart.learning.checkpoint import Checkpoint
 from headstart.learning.heads import Head, Listener, Step, ignore, loss_and_accuracy
+from headstart.plans import HeadPlan
 from headstart.records import Floats, Integers, LabelledFeatures, Progress, silence
 
 SAVE_EVERY = 5.0  # seconds between two checkpoints

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from headstart.config import EncoderPlan, FineTuneConfig
 from headstart.encoding import runtime
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.ondemand import OnDemand
@@ -28,6 +27,7 @@ from headstart.learning.linear import LogisticLearner
 from headstart.learning.prior import LabelRows
 from headstart.learning.proof import Proof
 from headstart.learning.sgd import watched
+from headstart.plans import EncoderPlan, FineTunePlan
 from headstart.records import Finding, Floats, Integers, LabelledFeatures
 
 _ENDED = {
@@ -43,17 +43,17 @@ class Tuning:
     """What is trained, and how.
 
     Attributes:
-        backbone: Where it starts; it is left as it is.
+        backbone: Where it starts, the first of the networks that gave the features, or all; it is left as it is.
         encoder: By which plan features are computed, of the fine-tuned networks too.
         plan: Rates and epochs.
-        mirror: Whether a mirrored picture shows the same thing.
+        views: Of each picture, whose mean features predictions are made of.
         limits: When to end.
     """
 
     backbone: Backbone
     encoder: EncoderPlan
-    plan: FineTuneConfig
-    mirror: bool = True
+    plan: FineTunePlan
+    views: tuple[str, ...] = ("original",)
     limits: Limits = field(default_factory=Limits)
 
     def shared_by(self, fits: int) -> Tuning:
@@ -119,7 +119,7 @@ class FineTuneLearner:
         """See `Learner`; a network that was stopped, or had no time, is the one that it would have followed."""
         if begin is None or begin.tuned is None:
             return self.linear.refit(rows, best, share=share, views=views, begin=begin)
-        start = self.linear.refit(rows, best, share=share)
+        start = self._alone().refit(rows, best, share=share)
         until = Rows(rows, NOBODY, begin.tuned.of, until=begin.tuned.epochs)
         tuned = finetune.fit(self._task(), start.head, until)
         return begin if tuned.ended else Fitted(tuned.head, self.features, best, tuned=self._seen(tuned))
@@ -152,16 +152,25 @@ class FineTuneLearner:
         rows = Rows(learned, train[held], epochs, follows=follows / max(1, len(learned)))
         if not proof.enough(groups[rows.watched]):
             return _stays(frozen, _too_few(len(rows.watched)), {"pictures": len(rows.watched)})
-        start = self.linear.refit(rows.learned, frozen.best)
-        tuned = finetune.fit(self._task(), start.head, rows, listen=listen)
+        start, alone = self.linear.refit(rows.learned, frozen.best), self._alone()
+        begin = start if alone is self.linear else alone.refit(rows.learned, frozen.best)
+        tuned = finetune.fit(self._task(), begin.head, rows, listen=listen)
         targets, families = self.features.targets[rows.watched], groups[rows.watched]
         compared = proof.prove(start.logits(rows.watched), tuned.logits, targets, families, self.seed)
         return self._better(frozen, tuned, rows, compared)
 
+    def _alone(self) -> LogisticLearner:
+        """Return the learner of heads on the features of those networks alone that are trained."""
+        width, known = self.tuning.backbone.dim, self.tuning.backbone
+        if width == self.features.values.shape[2]:
+            return self.linear
+        features = replace(self.features, values=self.features.values[:, :, :width])
+        return replace(self.linear, features=features, label_rows=LabelRows(known.labels, known.rows, known.offsets))
+
     def _task(self) -> Task:
         tuning = self.tuning
         preprocesses = tuple(network.preprocess for network in tuning.backbone.networks)
-        seen = Augmentation(self.features, preprocesses, tuning.mirror, self.seed)
+        seen = Augmentation(self.features, preprocesses, tuning.plan.flip, self.seed)
         return Task(
             seen,
             tuning.backbone,
@@ -178,6 +187,7 @@ class FineTuneLearner:
             self.features.dataset,
             self.features.digests,
             runtime.build_all(tuned.backbone, self.tuning.encoder),
+            views=self.tuning.views,
             epochs=tuned.best,
             of=tuned.epochs,
             progress=self.linear.progress,

@@ -29,20 +29,22 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from headstart.config import EncoderConfig, EncoderPlan
+from headstart.config import EncoderConfig
 from headstart.encoding import network as networks
-from headstart.encoding import runtime
+from headstart.encoding import runtime, weights
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.network import Network
 from headstart.errors import ArtifactError, ConfigError, HeadstartError, StorageError
 from headstart.learning.heads import Head
 from headstart.model import description
 from headstart.model.classifier import Classifier
-from headstart.model.description import BACKBONE, FORMAT, HEAD, MODEL, OUT_OF_DISTRIBUTION, Description
+from headstart.model.description import DescribedNetwork, Description
+from headstart.model.formats import BACKBONES, FORMAT, HEAD, MODEL, OUT_OF_DISTRIBUTION
+from headstart.plans import EncoderPlan
 from headstart.records import Floats
 from headstart.storage import exchange, flush, read_regular, remove_stale, storage_errors
 
-__all__ = ["BACKBONE", "FORMAT", "HEAD", "MODEL", "aside", "load_classifier", "probe", "save", "write_into", "writing"]
+__all__ = ["BACKBONES", "FORMAT", "HEAD", "MODEL", "aside", "load_classifier", "probe", "save", "write_into", "writing"]
 
 MOST_BYTES = 16 * 1024**3  # of a file of tensors; the largest backbones of timm have about four of these
 
@@ -154,9 +156,10 @@ def write_into(folder: Path, classifier: Classifier, extra: Mapping[str, Any] | 
         extra: More entries for `model.json`, e.g. the plan; loading ignores them.
     """
     rule = classifier.rules.out_of_distribution
-    states: dict[str, Mapping[str, Tensor]] = {
-        HEAD: classifier.head.state_dict(),
-        BACKBONE: classifier.backbone.networks[0].module.state_dict(),
+    states: dict[str, Mapping[str, Tensor]] = {HEAD: classifier.head.state_dict()}
+    states |= {
+        file: network.module.state_dict()
+        for file, network in zip(BACKBONES, classifier.backbone.networks, strict=False)
     }
     if rule is not None and rule.arrays:
         states[OUT_OF_DISTRIBUTION] = {key: _stored(key, torch.from_numpy(value)) for key, value in rule.arrays.items()}
@@ -187,11 +190,12 @@ def load_classifier(directory: str | Path, encoder: EncoderConfig | None = None)
         empty = Head.from_description(described.head, len(described.classes))
     head = _fill(empty, _read_tensors(folder, HEAD, described), folder / HEAD)
     rules = described.rules_of(_arrays(folder, described, head.features))
-    backbone = Backbone((_network(folder, described),))
+    backbone = Backbone(tuple(_network(folder, one, described) for one in described.networks))
     if backbone.dim != head.features:
         raise ArtifactError(f"{folder}: the head takes {head.features} features, the backbone gives {backbone.dim}.")
     plan = _encoder_here(described.encoder, encoder)
-    return Classifier(backbone, runtime.build_all(backbone, plan), head, rules, described.classes, described.provenance)
+    encoders = runtime.build_all(backbone, plan)
+    return Classifier(backbone, encoders, head, rules, described.classes, described.provenance, described.views)
 
 
 def _stored(name: str, values: Tensor) -> Tensor:
@@ -199,19 +203,19 @@ def _stored(name: str, values: Tensor) -> Tensor:
     return values.half() if name == "kept" else values
 
 
-def _network(folder: Path, described: Description) -> Network:
-    state = _read_tensors(folder, BACKBONE, described)
+def _network(folder: Path, asked: DescribedNetwork, described: Description) -> Network:
+    state = _read_tensors(folder, asked.file, described)
     try:
-        network = networks.rebuild(described.name, state, described.preprocess, described.arguments)
+        network = networks.rebuild(asked.name, state, asked.preprocess, asked.arguments)
     except (HeadstartError, RuntimeError, TypeError) as error:
         raise ArtifactError(f"{folder} cannot be loaded: {error}") from error
     digests = {network.digest}
     if described.format == 1:
-        digests.add(networks.weights_digest(network.module))
-    if described.digest not in digests:
+        digests.add(weights.digest(network.module))
+    if asked.digest not in digests:
         raise ArtifactError(
-            f"{folder / MODEL} gives another digest for its backbone than {described.name} has, built with "
-            f"{dict(described.arguments)} and filled from {BACKBONE}: it was changed or damaged.",
+            f"{folder / MODEL} gives another digest for its backbone than {asked.name} has, built with "
+            f"{dict(asked.arguments)} and filled from {asked.file}: it was changed or damaged.",
             "Copy the whole folder again from where it was trained.",
         )
     return network

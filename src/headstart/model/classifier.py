@@ -6,7 +6,7 @@ nothing, and may be asked by several threads at once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from headstart.encoding import cache as caches
 from headstart.encoding import features
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.cache import CacheChoice
-from headstart.encoding.features import NOT_FINITE, Extraction
+from headstart.encoding.features import NOT_FINITE, VIEWS, Extraction
 from headstart.encoding.runtime import Encoder
 from headstart.errors import ConfigError, PictureError
 from headstart.inspection import files
@@ -43,6 +43,7 @@ class Classifier:
         rules: Logits → probabilities, sets of classes, "none of these".
         classes: K names, in the order of the head's outputs.
         provenance: Where it comes from; decides nothing.
+        views: Of each picture, from `features.VIEWS`: its features are the mean over them.
     """
 
     backbone: Backbone
@@ -51,6 +52,7 @@ class Classifier:
     rules: PredictionRules
     classes: ClassNames
     provenance: Provenance = field(default_factory=Provenance)
+    views: tuple[str, ...] = VIEWS[:1]
 
     @property
     def temperature(self) -> float:
@@ -59,14 +61,14 @@ class Classifier:
 
     @property
     def preprocess(self) -> Preprocess:
-        """How pictures are prepared."""
+        """How pictures are prepared for the first network; each has its own in `backbone.networks`."""
         return self.backbone.preprocess
 
     def __repr__(self) -> str:
-        """Return one line: classes, network, head, engine."""
+        """Return one line: classes, networks, views where there are several, head, engine."""
         plan, kind = self.encoders[0].plan, self.head.describe()["kind"]
-        network = f"{self.backbone.name} at {self.preprocess.size} px"
-        return f"Classifier({len(self.classes)} classes, {network}, {kind} head, {plan.engine} {plan.precision})"
+        seen = self.backbone.description + (f", {' and '.join(self.views)}" if len(self.views) > 1 else "")
+        return f"Classifier({len(self.classes)} classes, {seen}, {kind} head, {plan.engine} {plan.precision})"
 
     def predict(self, picture: AnyPicture) -> Prediction:
         """Return what the model says of one picture.
@@ -123,20 +125,25 @@ class Classifier:
     ) -> Extraction:
         """Return the features of a dataset as this classifier's encoders compute them; each file is read once.
 
+        They are the mean over its views, so the table has one view, whatever their number.
+
         Args:
             dataset: N samples.
             cache: As in `predict_many`.
             progress: Hears of every picture.
             memory: Row → its picture, where that is not a file.
         """
-        return features.extract(
+        extraction = features.extract(
             dataset,
             None,
             self.encoders,
+            views=self.views,
             cache=caches.resolve(cache),
             progress=progress,
             memory=memory,
         )
+        table = extraction.table
+        return extraction._replace(table=replace(table, values=features.mean(table.values)))
 
     def head_logits(self, values: ArrayLike) -> Floats:
         """Return (N, K) float32 logits of (N, D) features, e.g. those of `embed`; what is not finite stays so.

@@ -1,33 +1,32 @@
-"""`model.json` ⇄ everything of a classifier but its tensors: what must stand in it, and how older formats become this.
+"""`model.json` ⇄ everything of a classifier but its tensors, and what must stand in it.
 
 Every value is checked when it is read, and all that is wrong is said at once. What decides an answer is sealed by a
-digest besides, so that a value that was changed for another of the right kind is noticed too.
-
-Rule for `FORMAT`: raise it by one whenever an older Headstart would misread a new file, and add a step to `_UPGRADES`
-that turns the old `model.json` into the new one. A model of every format is kept in `tests/artifacts`, with what it
-answered, and loads forever.
+digest besides, so that a value that was changed for another of the right kind is noticed too. Older formats become
+this one before they are checked, see `formats`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from headstart.config import EncoderConfig
 from headstart.encoding.architecture import ARGUMENTS, NAME
+from headstart.encoding.features import VIEWS
+from headstart.encoding.network import Network
 from headstart.errors import ArtifactError
 from headstart.learning.calibration import Calibration
 from headstart.learning.conformal import SetRule
 from headstart.learning.out_of_distribution import SCORES, OutOfDistributionRule
 from headstart.learning.rules import PredictionRules
 from headstart.model.classifier import Classifier
+from headstart.model.formats import BACKBONES, FORMAT, HEAD, MODEL, NOVELTY, OUT_OF_DISTRIBUTION, seal, upgrade
 from headstart.records import ClassNames, Floats, Preprocess, Provenance
 from headstart.schema import (
     FLAG,
@@ -48,13 +47,7 @@ from headstart.schema import (
     wrong,
 )
 
-FORMAT = 3
-MODEL, HEAD, BACKBONE = "model.json", "head.safetensors", "backbone.safetensors"
-OUT_OF_DISTRIBUTION = "out_of_distribution.safetensors"  # only where the rule for "none of these" needs arrays
-_NOVELTY = "novelty.safetensors"  # its name in format 2
-
 KIND = "headstart classifier"
-SEALED = ("backbone", "preprocess", "classes", "head", "rules", "files")  # what decides an answer
 ARRAYS: Mapping[str, tuple[str, ...]] = {  # score → the arrays that it needs
     "energy": (),
     "neighbours": ("kept", "mean"),
@@ -72,6 +65,11 @@ def _ascending(value: list[float], where: str) -> list[str]:
     return [] if fine else [wrong(where, value, "in ascending order")]
 
 
+def _views(value: Any, where: str) -> list[str]:
+    allowed = [list(VIEWS[:count]) for count in range(1, len(VIEWS) + 1)]
+    return [] if value in allowed else [wrong(where, value, " or ".join(map(json.dumps, allowed)))]
+
+
 _BELOW_ONE = number(1e-9, 1 - 1e-9)  # a rate, neither 0 nor 1
 _WIDTH = number(1, 2**20 - 1, whole=True)
 _CHANNELS = {"fewest": 3, "most": 3}
@@ -87,6 +85,15 @@ PREPROCESS = record(
         "std": listing(number(1e-4, 256), **_CHANNELS),
         "resize": choice("crop", "letterbox", "squash"),
         "background": listing(number(0, 255, whole=True), **_CHANNELS),
+    }
+)
+NETWORK = record(
+    {
+        "name": NAME,
+        "arguments": ARGUMENTS,
+        "digest": SHA256,
+        "preprocess": PREPROCESS,
+        "file": choice(*BACKBONES),
     }
 )
 ENCODER = record(
@@ -134,7 +141,7 @@ RULES = record(
                     "own": both(listing(number(-1e30, 1e30), fewest=1, most=100_000), _ascending),
                     "count": number(1, 1e12, whole=True),
                     "arrays": listing(TEXT, most=10),
-                    "file": nullable(choice(OUT_OF_DISTRIBUTION, _NOVELTY)),
+                    "file": nullable(choice(OUT_OF_DISTRIBUTION, NOVELTY)),
                     "compared": table(number(0, 1), SCORES),
                 }
             )
@@ -145,8 +152,8 @@ SCHEMA = record(
     {
         "format": number(1, FORMAT, whole=True),
         "kind": choice(KIND),
-        "backbone": record({"name": NAME, "arguments": ARGUMENTS, "digest": SHA256}),
-        "preprocess": PREPROCESS,
+        "networks": listing(NETWORK, fewest=1, most=len(BACKBONES)),
+        "views": _views,
         "encoder": ENCODER,
         "classes": both(listing(text(".+", "a name", most=10_000), fewest=2, most=2**20 - 1), _distinct),
         "head": HEADS,
@@ -164,15 +171,32 @@ SCHEMA = record(
 
 
 @dataclass(frozen=True, slots=True)
+class DescribedNetwork:
+    """What `model.json` says of a network.
+
+    Attributes:
+        name: timm's name of it.
+        arguments: What its architecture was built with besides the defaults.
+        digest: Of the network.
+        preprocess: How pictures are prepared for it.
+        file: Where its tensors are.
+    """
+
+    name: str
+    arguments: Mapping[str, Any]
+    digest: str
+    preprocess: Preprocess
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
 class Description:
     """What `model.json` says, checked.
 
     Attributes:
         format: That it was written in.
-        name: timm's name of the backbone.
-        arguments: What its architecture was built with besides the defaults.
-        digest: Of the backbone.
-        preprocess: How pictures are prepared.
+        networks: Of the backbone.
+        views: Of each picture, of which the mean is taken.
         encoder: The engine that was used.
         classes: K names.
         head: What `Head.from_description` takes.
@@ -182,10 +206,8 @@ class Description:
     """
 
     format: int
-    name: str
-    arguments: Mapping[str, Any]
-    digest: str
-    preprocess: Preprocess
+    networks: tuple[DescribedNetwork, ...]
+    views: tuple[str, ...]
     encoder: EncoderConfig
     classes: ClassNames
     head: Mapping[str, Any]
@@ -236,11 +258,9 @@ def parse(content: Any, folder: Path) -> Description:
             f"{folder} has format {written}; this version of Headstart reads up to {FORMAT}.",
             "pip install --upgrade headstart",
         )
-    upgraded: dict[str, Any] = content
-    for number_ in range(written, FORMAT):
-        if number_ not in _UPGRADES:
-            raise ArtifactError(f"{folder} has format {written}, which never was.")
-        upgraded = _UPGRADES[number_](upgraded)
+    if written < 1:
+        raise ArtifactError(f"{folder} has format {written}, which never was.")
+    upgraded = upgrade(content)
     require(path, SCHEMA(upgraded, "") or _misfits(upgraded))
     if written >= 3 and content.get("digest") != seal(content):
         raise ArtifactError(
@@ -258,12 +278,11 @@ def describe(classifier: Classifier, files: Mapping[str, str], extra: Mapping[st
         files: The other files' SHA-256 by their names.
         extra: More entries, e.g. the plan; loading ignores them.
     """
-    backbone = classifier.backbone.networks[0]
     content = {
         "format": FORMAT,
         "kind": KIND,
-        "backbone": {"name": backbone.name, "arguments": dict(backbone.arguments), "digest": backbone.digest},
-        "preprocess": dataclasses.asdict(classifier.preprocess),
+        "networks": [_of_network(*pair) for pair in zip(classifier.backbone.networks, BACKBONES, strict=False)],
+        "views": list(classifier.views),
         "encoder": dataclasses.asdict(classifier.encoders[0].plan) | {"weights": ""},
         "classes": list(classifier.classes),
         "head": classifier.head.describe(),
@@ -276,10 +295,9 @@ def describe(classifier: Classifier, files: Mapping[str, str], extra: Mapping[st
     return json.dumps(sealed, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def seal(content: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of what decides an answer."""
-    deciding = json.dumps({name: content.get(name) for name in SEALED}, sort_keys=True)
-    return hashlib.sha256(deciding.encode()).hexdigest()
+def _of_network(network: Network, file: str) -> dict[str, Any]:
+    described = {"name": network.name, "arguments": dict(network.arguments), "digest": network.digest}
+    return described | {"preprocess": dataclasses.asdict(network.preprocess), "file": file}
 
 
 def _of_rules(rules: PredictionRules) -> dict[str, Any]:
@@ -300,8 +318,11 @@ def _of_rules(rules: PredictionRules) -> dict[str, Any]:
 def _description(content: Mapping[str, Any], written: int) -> Description:
     return Description(
         written,
-        **content["backbone"],
-        preprocess=Preprocess.from_dict(content["preprocess"]),
+        tuple(
+            DescribedNetwork(**one | {"preprocess": Preprocess.from_dict(one["preprocess"])})
+            for one in content["networks"]
+        ),
+        tuple(content["views"]),
         encoder=EncoderConfig(**content["encoder"]),
         classes=ClassNames(content["classes"]),
         head=content["head"],
@@ -325,7 +346,16 @@ def _misfits(content: Mapping[str, Any]) -> list[str]:
     ]
     if (calibration["factors"] is None) != (calibration["offsets"] is None):
         problems.append("rules.calibration has only one of factors and offsets")
-    needed = [HEAD, BACKBONE]
+    networks = content["networks"]
+    problems += [
+        wrong(f"networks[{place}].file", one["file"], file)
+        for place, (one, file) in enumerate(zip(networks, BACKBONES, strict=False))
+        if one["file"] != file
+    ]
+    backgrounds = [one["preprocess"]["background"] for one in networks]
+    if any(one != backgrounds[0] for one in backgrounds):  # a picture is decoded once for all
+        problems.append(wrong("networks", backgrounds, "with one preprocess.background for all"))
+    needed = [HEAD, *(one["file"] for one in networks)]
     if rule is not None:
         problems += _misfits_of(rule)
         needed += [] if rule["file"] is None else [rule["file"]]
@@ -342,32 +372,6 @@ def _misfits_of(rule: Mapping[str, Any]) -> list[str]:
     if rule["count"] < len(rule["own"]):
         problems.append(wrong(f"{where}.count", rule["count"], f"at least the {len(rule['own'])} of own"))
     return problems
-
-
-def _add_judgement(content: dict[str, Any]) -> dict[str, Any]:
-    """Format 1 had a temperature, and neither sets nor a rule for "none of these"; at first, no arguments either."""
-    calibration = {"factors": None, "offsets": None} | {k: v for k, v in content.items() if k == "temperature"}
-    backbone = content.get("backbone")
-    backbone = {"arguments": {}, **backbone} if isinstance(backbone, dict) else backbone
-    return content | {
-        "backbone": backbone,
-        "judgement": {"calibration": calibration, "sets": None, "novelty": None},
-    }
-
-
-def _rename_rules(content: dict[str, Any]) -> dict[str, Any]:
-    """Format 2 called the prediction rules a judgement, the rule for "none of these" novelty, and had no digest."""
-    plain = {name: value for name, value in content.items() if name not in ("judgement", "digest")}
-    rules = content.get("judgement")
-    if isinstance(rules, dict):
-        rules = {"out_of_distribution" if name == "novelty" else name: value for name, value in rules.items()}
-        if isinstance(rule := rules.get("out_of_distribution"), dict):
-            rules["out_of_distribution"] = rule | {"file": _NOVELTY if rule.get("arrays") else None}
-    return plain | {"rules": rules}
-
-
-# format n → what makes n + 1 of it, of whatever content: the schema has the last word
-_UPGRADES: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _add_judgement, 2: _rename_rules}
 
 
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:

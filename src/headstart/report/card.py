@@ -26,8 +26,8 @@ def of(result: TrainingResult, evaluations: Mapping[str, Any], trust: Mapping[st
     believed = "\n".join(f"- {line}" for line in summary.trust_lines(trust))
     return f"""# An image classifier of {len(classes)} classes
 
-Made by Headstart {told.versions["headstart"]} on {told.created}. Backbone {plan.encoder.backbone}, {trained}, at
-{plan.pictures.size} px ({plan.pictures.resize}); head: {told.training["head"]};
+Made by Headstart {told.versions["headstart"]} on {told.created}. Backbone, {trained}:
+{result.classifier.backbone.description} ({plan.pictures.resize}){_views(result)}; head: {told.training["head"]};
 {result.classifier.rules.calibration}.
 
 The head in this folder was fitted on {told.training["fitted_on"]}. The figures below are of
@@ -53,6 +53,11 @@ headstart predict FOLDER_OF_THIS_FILE pictures/ --out predictions.csv
 
 {_beyond(evaluations, trust)}
 """
+
+
+def _views(result: TrainingResult) -> str:
+    views = result.classifier.views
+    return f", features: the mean of {' and '.join(views)}" if len(views) > 1 else ""
 
 
 def _beyond(evaluations: Mapping[str, Any], trust: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,24 +61,37 @@ class Batch(NamedTuple):
 
     Attributes:
         figure: Its pictures.
-        shape: (B, S, S, 3).
+        shapes: (B, S, S, 3), of each network.
         cropped: What the crop cuts away; None where nothing is cropped.
     """
 
     figure: Figure
-    shape: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
     cropped: Cropped | None
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(B, S, S, 3), of the first network."""
+        return self.shapes[0]
 
-def batch(dataset: Dataset, preprocess: Preprocess, seed: int, *, mirror: bool = True) -> Batch:
-    """Return 16 prepared pictures, each followed by its mirror image unless there shall be none."""
-    drawn = _draw(dataset, BATCH, seed, preprocess)
-    views = [((p.pixels, p.pixels[:, ::-1]) if mirror else (p.pixels,)) for _, p in drawn]
-    pictures = np.stack([view for pair in views for view in pair])
-    titles = [title for s, _ in drawn for title in (s.label or s.name, "its mirror image")[: 1 + mirror]]
-    heading = f"A batch of shape {pictures.shape} as the network sees it ({preprocess.resize}, {preprocess.size} px)"
-    figure = plots.grid(list(pictures), titles, heading, columns=8 if mirror else 4)
-    return Batch(figure, pictures.shape, cropped(((p.facts.width, p.facts.height) for _, p in drawn), preprocess))
+
+def batch(dataset: Dataset, preprocesses: Sequence[Preprocess], seed: int, *, mirror: bool = True) -> Batch:
+    """Return 16 prepared pictures, each followed by its mirror image unless there shall be none.
+
+    Of several networks, each gets its share of the 16, the same pictures.
+    """
+    count = max(1, BATCH // len(preprocesses))
+    drawn = [_draw(dataset, count, seed, preprocess) for preprocess in preprocesses]
+    pictures, titles, told = [], [], []
+    for preprocess, samples in zip(preprocesses, drawn, strict=True):
+        views = [view for _, p in samples for view in (p.pixels, p.pixels[:, ::-1])[: 1 + mirror]]
+        titles += [title for s, _ in samples for title in (s.label or s.name, "its mirror image")[: 1 + mirror]]
+        told.append(((len(views), *views[0].shape), f"{preprocess.resize}, {preprocess.size} px"))
+        pictures += views
+    seen = " + ".join(f"{shape} as the network sees it ({how})" for shape, how in told)
+    figure = plots.grid(pictures, titles, f"A batch of shape {seen}", columns=8 if mirror else 4)
+    sizes = ((p.facts.width, p.facts.height) for _, p in drawn[0])
+    return Batch(figure, tuple(shape for shape, _ in told), cropped(sizes, preprocesses[0]))
 
 
 def _draw(dataset: Dataset, number: int, seed: int, preprocess: Preprocess) -> list[tuple[Sample, Picture]]:

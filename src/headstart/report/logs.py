@@ -19,9 +19,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
 
-from headstart.config import Plan
 from headstart.errors import ConfigError, MissingExtraError
 from headstart.learning.heads import Listener, Step
+from headstart.plans import Plan
 from headstart.storage import storage_errors
 from headstart.workflows.train import TrainingResult
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
@@ -208,6 +210,36 @@ def learning_curve(curve: Mapping[str, Any], part: str = "validation") -> Figure
     return figure
 
 
+def speed(trials: Sequence[Mapping[str, Any]]) -> Figure:
+    """Return the accuracy of backbones against their speed, numbered as in `summary.of_trials`, with the Pareto front.
+
+    Args:
+        trials: From there.
+    """
+    figure = _figure(8.6, 5.2)
+    axis = figure.subplots()
+    rate = _numbers([one["pictures_per_second"] for one in trials])
+    values = np.array([_numbers(one["accuracy"]) for one in trials])
+    axis.errorbar(rate, values[:, 0], yerr=_spread(values), fmt="none", ecolor="#c9d1dc", elinewidth=1, zorder=1)
+    front = sorted((rate[row], values[row, 0]) for row, one in enumerate(trials) if one["on_front"])
+    colours = {True: COLOURS["validation"], False: COLOURS["reference"]}
+    axis.step(*zip(*front, strict=True), where="pre", color=colours[True], linewidth=1.5, zorder=2)
+    for row, one in reversed(list(enumerate(trials))):  # the best on top
+        colour = colours[one["on_front"]]
+        filled = "white" if one["surely_worse"] else colour
+        where, text = (rate[row], values[row, 0]), colour if one["surely_worse"] else "white"
+        axis.scatter(*where, s=170, color=filled, edgecolor=colour, linewidth=1.5, zorder=3)
+        axis.text(*where, str(row + 1), color=text, ha="center", va="center_baseline", fontsize=8, zorder=3)
+    axis.set_xlim(left=0, right=1.08 * rate.max())
+    axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axis.set_xlabel("pictures a second on this machine, decoding included")
+    axis.set_ylabel("accuracy out of fold, 95 % interval")
+    _title(axis, f"Backbones on {trials[0]['pictures']} pictures of {trials[0]['classes']} classes")
+    _key(axis, [f"{row}  {_short(one['candidate'])}" for row, one in enumerate(trials, 1)], colours[True])
+    _tidy(axis)
+    return figure
+
+
 def per_class(figures: Figures, part: str = "validation") -> Figure:
     """Return each class's recall with its interval, lowest first; of many classes the lowest forty."""
     ranked = sorted(figures["per_class"].items(), key=lambda item: (_numbers(item[1]["recall"])[0], item[0]))
@@ -250,10 +282,28 @@ def save(drawings: Mapping[str, Drawing], folder: Path) -> None:
         save_one(draw, folder / f"{name}.png")
 
 
+def png(figure: Figure) -> bytes:
+    """Return a figure as a PNG file has it."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
+    return picture.getvalue()
+
+
 def save_one(draw: Drawing, path: Path) -> None:
     """Draw and write one figure."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draw().savefig(path, dpi=110)
+
+
+def _key(axis: Axes, names: Sequence[str], colour: str) -> None:
+    """Say beside the axes what numbers and colours mean."""
+    marks = (
+        Line2D([], [], color=colour, marker="o", markersize=9, label="Pareto front"),
+        Line2D([], [], color="white", marker="o", markersize=9, markeredgecolor="black",
+               label="log-loss surely\nworse than that of 1"),
+        *(Line2D([], [], color="none", label=name) for name in names),
+    )  # fmt: skip
+    axis.legend(handles=marks, frameon=False, loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
 
 
 def _worst_pairs(figures: Figures) -> Figure:

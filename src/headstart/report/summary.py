@@ -17,6 +17,7 @@ from headstart.records import Finding
 if TYPE_CHECKING:  # a page is drawn from the files of a run without what trained it
     from headstart.experiments.leakage import LeakageReport
     from headstart.experiments.learning_curve import LearningCurve
+    from headstart.experiments.trying import Trial
     from headstart.learning.heads import Step
     from headstart.learning.rules import PredictionRules
     from headstart.workflows.train import TrainingResult
@@ -55,6 +56,26 @@ def of_evaluation(evaluation: Evaluation) -> dict[str, Any]:
             for confidence, accuracy, count in evaluation.reliability
         ],
     }
+
+
+def of_trials(trials: Sequence[Trial]) -> list[dict[str, Any]]:
+    """Return how each backbone did, figures as `[value, low, high]`; the order stays."""
+    return [
+        {
+            "candidate": one.candidate,
+            "accuracy": _numbers(one.accuracy),
+            "log_loss": _numbers(one.log_loss),
+            "difference": _numbers(one.difference),
+            "surely_worse": one.surely_worse,
+            "on_front": one.on_front,
+            **asdict(one.cost),
+            "pictures": one.pictures,
+            "classes": one.classes,
+            "l2": one.l2,
+            "same_object": one.same_object,
+        }
+        for one in trials
+    ]
 
 
 def of_evaluations(evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:

@@ -6,17 +6,18 @@ told; nothing is left out here but what could not be used.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import time
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 
-from headstart.config import Plan, TrainConfig, apply_recipe, refuse_contradictions, resolve, resolve_head
+from headstart.config import TrainConfig, apply_recipe
 from headstart.data import splits
-from headstart.encoding import backbone as backbones
-from headstart.encoding import features, runtime
+from headstart.encoding import features, runtime, sizes, wanted
 from headstart.encoding.backbone import Backbone
-from headstart.encoding.features import VIEWS, Extraction
+from headstart.encoding.features import Extraction
 from headstart.encoding.runtime import Agreement, Encoder
 from headstart.inspection import duplicates, files, quality, shortcuts
 from headstart.inspection.duplicates import Resemblance
@@ -26,12 +27,13 @@ from headstart.learning.clock import Limits
 from headstart.learning.learner import Learner
 from headstart.learning.prior import LabelRows
 from headstart.learning.tuner import Tuning
+from headstart.plans import Plan, refuse_contradictions
 from headstart.records import ClassNames, Dataset, Finding, LabelledFeatures, Progress, found, silence
+from headstart.workflows import budget, decide
+from headstart.workflows.budget import Budget
 
 FOLDS = 5  # in which shortcuts are sought
 UNLIMITED = Limits()
-IN_TURN = 5  # in which every picture is measured where that costs little
-MOST_WORK = 3_000_000_000  # pictures × classes × features up to which it does
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +44,21 @@ class Begun:
         inspection: The usable files.
         backbone: With its weights.
         plan: What was decided.
+        budget: How the time is spent that there is; None: it does not matter.
+        enough: Set, by whoever watches, it ends the training of networks: the best so far is measured and given.
     """
 
     inspection: Inspection
     backbone: Backbone
     plan: Plan
+    budget: Budget | None = None
+    enough: Event = field(default_factory=Event)
+
+    def limits(self) -> Limits:
+        """Return when the training of networks that begins now must end."""
+        now = time.monotonic()
+        deadline = now + 60 * self.plan.finetune.minutes if self.budget is None else self.budget.deadline
+        return Limits(deadline, self.enough.is_set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +95,8 @@ class Prepared:
         """
         plan, head = self.plan, self.plan.head
         rows = LabelRows(self.backbone.labels, self.backbone.rows, self.backbone.offsets)
-        tuning = Tuning(self.backbone, plan.encoder, plan.finetune, plan.pictures.mirror, limits)
+        trained = self.backbone.networks if plan.finetune.networks == "all" else self.backbone.networks[:1]
+        tuning = Tuning(Backbone(trained), plan.encoder, plan.finetune, plan.predicted, limits)
         return learners.build(
             self.features,
             head,
@@ -96,13 +109,19 @@ class Prepared:
 
 
 def begin(
-    dataset: Dataset, config: TrainConfig, *, progress: Progress = silence, keep_conflicting: bool = False
+    dataset: Dataset,
+    config: TrainConfig,
+    *,
+    cache: Path | None = None,
+    progress: Progress = silence,
+    keep_conflicting: bool = False,
 ) -> Begun:
     """Refuse what cannot be done, read the files, load the backbone, and decide what the configuration left open.
 
     Args:
         dataset: Labelled pictures.
         config: What was asked for.
+        cache: The folder of the cache, where there is a budget; None: keep nothing.
         progress: Hears of every file.
         keep_conflicting: Whether byte-identical pictures with different labels stay.
 
@@ -111,26 +130,17 @@ def begin(
         ConfigError: Settings exclude each other, do not go with the data, or are not to be had on this machine.
         BackboneError: The weights cannot be had.
     """
-    config = apply_recipe(config)
-    refuse_contradictions(config)
+    begun = time.monotonic()
+    asked = apply_recipe(config)
+    refuse_contradictions(asked)
+    wanted.refuse_contradictions(asked.encoder.backbone, asked.encoder.weights)
     splits.check(dataset, config.split, config.head.watch)
     inspection = files.inspect(dataset, progress, keep_conflicting=keep_conflicting)
-    return Begun(inspection, *_decide(config, inspection.dataset))
-
-
-def _decide(config: TrainConfig, dataset: Dataset) -> tuple[Backbone, Plan]:
-    """Load the backbone and decide what the configuration left open."""
-    encoder = runtime.choose(config.encoder)
-    size = None if config.pictures.size == "auto" else config.pictures.size
-    backbone = backbones.load(config.encoder.backbone, config.encoder.weights, size=size, resize=config.pictures.resize)
-    if not encoder.backbone.startswith("local-dir:"):  # fed back, the plan must ask for the same folder
-        encoder = replace(encoder, backbone=backbone.name)
-    work = len(dataset) * len(dataset.classes) * backbone.dim
-    given = splits.is_given(dataset) or config.split.repeats > 1
-    head = resolve_head(config.head)
-    linear = not head.in_epochs and head.finetune == "none"
-    folds = IN_TURN if linear and work <= MOST_WORK and not given else 0
-    return backbone, resolve(config, backbone.preprocess, encoder, folds)
+    if config.budget:
+        decision, spent = budget.spend(config, inspection, begun=begun, cache=cache, progress=progress)
+        return Begun(inspection, decision.backbone, decision.plan, spent)
+    decision = decide.decide(config, inspection.dataset)
+    return Begun(inspection, decision.backbone, decision.plan)
 
 
 def encode(begun: Begun, *, cache: Path | None, progress: Progress = silence) -> Prepared:
@@ -150,14 +160,14 @@ def encode(begun: Begun, *, cache: Path | None, progress: Progress = silence) ->
         inspection.dataset,
         inspection.digests,
         runtime.build_all(backbone, plan.encoder),
-        views=VIEWS if plan.pictures.mirror else VIEWS[:1],
+        views=plan.views,
         with_properties=True,
         cache=cache,
         progress=progress,
     )
     plan = replace(plan, encoder=extraction.encoders[0].plan)  # the engine may have fallen back to a safer one
     progress("Examining", 0, 1)
-    labelled, kept, unusable = _labelled(inspection.dataset, extraction)
+    labelled, kept, unusable = _labelled(inspection.dataset, extraction, averaged=plan.predict.views == "mirror")
     table = extraction.table
     assert table.properties is not None  # noqa: S101  # asked for above
     properties = table.properties.select(kept)
@@ -170,7 +180,7 @@ def encode(begun: Begun, *, cache: Path | None, progress: Progress = silence) ->
         *files.remarks(table.observations),
         *unusable,
         *duplicates.findings(dataset, resemblance, labelled.digests),
-        *quality.inspect(dataset, properties, backbone.preprocess.size),
+        *quality.inspect(dataset, properties, sizes.trained_on(backbone.networks[0])),
         *shortcuts.inspect(dataset, properties, labelled.targets, classes, fold),
         *_overlap(classes, backbone, plan),
     )
@@ -178,7 +188,9 @@ def encode(begun: Begun, *, cache: Path | None, progress: Progress = silence) ->
     return Prepared(labelled, resemblance, findings, backbone, extraction.encoders, extraction.agreement, plan)
 
 
-def _labelled(dataset: Dataset, extraction: Extraction) -> tuple[LabelledFeatures, np.ndarray, list[Finding]]:
+def _labelled(
+    dataset: Dataset, extraction: Extraction, *, averaged: bool
+) -> tuple[LabelledFeatures, np.ndarray, list[Finding]]:
     """Return the features of the pictures that could be decoded, their rows, and what is told of the others."""
     table = extraction.table
     kept = np.array([row for row in range(len(dataset)) if row not in table.failures], dtype=np.int64)
@@ -186,6 +198,7 @@ def _labelled(dataset: Dataset, extraction: Extraction) -> tuple[LabelledFeature
     usable = dataset.select(kept)
     files.refuse_one_class(usable, unusable)
     values = table.values if len(kept) == len(table.values) else table.values[kept]
+    values = features.mean(values) if averaged else values
     classes = usable.classes
     digests = tuple(table.digests[row] for row in kept)
     return LabelledFeatures(usable, values, classes, classes.encode(usable.labels), digests), kept, unusable

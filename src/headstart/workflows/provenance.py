@@ -10,8 +10,8 @@ import platform
 from dataclasses import asdict
 from typing import Any
 
-from headstart.config import Plan
 from headstart.learning.learner import Fitted
+from headstart.plans import Plan
 from headstart.records import SPLIT_NAMES, Integers, LabelledFeatures, Provenance, Splits
 from headstart.workflows.prepare import Prepared
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from headstart.config import SplitPlan, TrainConfig
+from headstart.config import TrainConfig
 from headstart.data import corrections, splits
 from headstart.data.splits import Parts
 from headstart.errors import ConfigError
 from headstart.evaluation import comparison
 from headstart.evaluation.comparison import Change
+from headstart.plans import SplitPlan
 from headstart.predictions import Predictions
 from headstart.records import ClassNames, Dataset, Finding, LabelledFeatures, found
 

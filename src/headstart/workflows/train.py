@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.config import CalibrationConfig, Plan, TrainConfig
+from headstart.config import CalibrationConfig, TrainConfig
 from headstart.data import sources, splits
 from headstart.data.splits import Grouping, Partition
 from headstart.encoding import cache as caches
@@ -31,6 +31,7 @@ from headstart.learning.heads import Listener, Step, ignore
 from headstart.learning.learner import Fitted, Learner
 from headstart.learning.rules import PredictionRules
 from headstart.model.classifier import Classifier
+from headstart.plans import Plan
 from headstart.predictions import Evaluation, Predictions, joined
 from headstart.records import Dataset, Finding, Integers, Progress, Splits, silence
 from headstart.workflows import prepare, provenance, resume
@@ -118,7 +119,8 @@ def train(
         cache: A folder where features are kept; None: keep nothing.
         progress: Hears how far it is.
         listen: Hears loss and accuracy of each step of the fit.
-        planned: Hears what is going to be done, before any picture is encoded.
+        planned: Hears what is going to be done, before any picture is encoded; what it hears has a flag, `enough`, that
+            ends the training of networks.
         previous: What a previous run on some of these pictures left, from `read_previous`: they stay learned or
             measured as they were, and the result says what changed on them.
         learning_curve: Whether to measure how the accuracy grows with the pictures, and where that leads.
@@ -130,13 +132,15 @@ def train(
         StorageError: The cache cannot be written.
     """
     folder = caches.resolve(cache)
-    begun = prepare.begin(sources.dataset_of(data), resume.heeded(previous, config or TrainConfig()), progress=progress)
+    asked = resume.heeded(previous, config or TrainConfig())
+    begun = prepare.begin(sources.dataset_of(data), asked, cache=folder, progress=progress)
     inspected = begun.inspection
     arrived = [] if previous is None else resume.arrivals(previous, inspected.dataset, inspected.digests)
     planned(begun)
     prepared = prepare.encode(begun, cache=folder, progress=progress)
     features, plan = prepared.features, prepared.plan
-    learner = prepared.learner(checkpoints=folder and folder / caches.FITS, progress=progress)
+    checkpoints = folder and folder / caches.FITS
+    learner = prepared.learner(checkpoints=checkpoints, progress=progress, limits=begun.limits())
     grouped = grouping.decide(learner, prepared.resemblance, plan.split, progress=progress)
     partition = splits.partition(
         features.dataset,
@@ -144,7 +148,7 @@ def train(
         plan.split,
         plan.seed,
         previous=resume.parts(previous, features, plan.split),
-        in_turn=plan.head.watch != "validation",
+        in_turn=plan.head.watch != "validation" and plan.head.finetune == "none",
     )
     rounds, last = _fit(learner, partition, grouped, plan, listen)
     predictions = _predict(rounds, last, grouped.groups)
@@ -162,6 +166,7 @@ def train(
             rules.carried(last.rules, saved, rows, plan.seed),
             features.classes,
             told,
+            plan.predicted,
         ),
         evaluations,
         predictions,

@@ -1,0 +1,61 @@
+"""What was asked for + the pictures that there are → the backbone and the plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from headstart.config import TrainConfig, apply_recipe, quality_of
+from headstart.data import splits
+from headstart.encoding import backbone as backbones
+from headstart.encoding import runtime, sizes
+from headstart.encoding.backbone import Backbone
+from headstart.levels import SCALES
+from headstart.plans import Plan, refuse_contradictions, resolve, resolve_head
+from headstart.records import Dataset
+
+IN_TURN = 5  # folds in which every picture is measured where that costs little
+MOST_WORK = 3_000_000_000  # pictures × classes × features up to which it does
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is going to be done, and the networks to do it with.
+
+    Attributes:
+        backbone: With its weights.
+        plan: What was decided.
+    """
+
+    backbone: Backbone
+    plan: Plan
+
+
+def decide(config: TrainConfig, dataset: Dataset) -> Decision:
+    """Load the backbone and decide what the configuration left open.
+
+    Args:
+        config: What was asked for.
+        dataset: The usable pictures.
+
+    Raises:
+        ConfigError: Settings exclude each other, or are not to be had on this machine.
+        BackboneError: The weights cannot be had.
+    """
+    config = apply_recipe(config)
+    refuse_contradictions(config)
+    encoder = runtime.choose(config.encoder)
+    text, side = config.encoder.backbone, config.pictures.size
+    text = sizes.scaled(text, SCALES[quality_of(config)]) if side == "auto" else text
+    size = None if side == "auto" else side
+    backbone = backbones.load(text, config.encoder.weights, size=size, resize=config.pictures.resize)
+    encoder = replace(encoder, backbone=backbones.spelled(text, backbone))
+    return Decision(backbone, resolve(config, backbone.preprocess, encoder, _folds(config, dataset, backbone.dim)))
+
+
+def _folds(config: TrainConfig, dataset: Dataset, dim: int) -> int:
+    """Return in how many folds every picture is measured where nothing was asked for; 0: one share is held out."""
+    whole = splits.is_given(dataset) or config.split.repeats > 1 or config.refit is False
+    head = resolve_head(config.head)
+    linear = not head.in_epochs and head.finetune == "none"
+    cheap = linear and len(dataset) * len(dataset.classes) * dim <= MOST_WORK
+    return IN_TURN if cheap and not whole else 0
