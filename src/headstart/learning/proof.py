@@ -1,8 +1,8 @@
 """Logits of watched pictures, epoch by epoch → whether a fine-tuned network beats the frozen one, and by how much.
 
 The same pictures are answered by both, so that the differences are paired; each side has its own temperature. The
-pictures that choose the epoch and fit the temperatures are not those that measure: one half of the groups chooses, the
-other measures, and the other way round. The network wins where the 95 % interval of the difference of log-loss, from
+pictures that choose the epoch and fit the temperatures are not those that measure: a tenth of the groups measures what
+the others chose, in turn. The network wins where the 95 % interval of the difference of log-loss, from
 resampled groups, lies below 0.
 """
 
@@ -23,6 +23,7 @@ from headstart.predictions import Interval
 from headstart.records import Floats, Integers
 
 ROUNDS = 2000  # of resampling
+FOLDS = 10  # in which the pictures measure; with halves the verdict hung on how they were drawn
 FEWEST_GROUPS = 10  # that are watched; fewer tell nothing of other groups
 
 
@@ -75,16 +76,15 @@ def prove(frozen: Floats, epochs: Sequence[Floats], targets: Integers, groups: I
         epochs: (W, K) of the fine-tuned one after each epoch; the first is of epoch 0.
         targets: (W,) true classes.
         groups: (W,) rows of one group are not independent.
-        seed: Of halves and resampling.
+        seed: Of folds and resampling.
     """
     if not enough(groups):
         return None
-    first = _half(groups, seed)
+    fold = _folds(groups, seed)
     own, right = np.empty((2, len(targets))), np.empty((2, len(targets)))
-    for choosing in (first, ~first):
-        measuring = ~choosing
+    for measuring in (fold == number for number in range(FOLDS)):
         for side, candidates in enumerate(([frozen], epochs)):
-            scores, temperature = _chosen(candidates, targets, choosing)
+            scores, temperature = _chosen(candidates, targets, ~measuring)
             own[side, measuring] = losses(scores[measuring] / temperature, targets[measuring])
             right[side, measuring] = scores[measuring].argmax(axis=1) == targets[measuring]
     weights = metrics.resample(len(targets), groups, ROUNDS, seed)
@@ -119,16 +119,16 @@ def _chosen(
     return candidates[best].astype(np.float64), fitted[best][0]
 
 
-def _half(groups: Integers, seed: int) -> NDArray[np.bool_]:
-    """Return which rows are of one half: groups in a random order, as many of them as hold half of the rows."""
+def _folds(groups: Integers, seed: int) -> Integers:
+    """Return (W,) with whom each row measures: groups whole, the largest first, each where there are fewest rows."""
     _, member, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     order = np.random.default_rng(seed).permutation(len(sizes))
-    before = np.cumsum(sizes[order]) - sizes[order]
-    chosen = np.zeros(len(sizes), dtype=bool)
-    chosen[order[2 * before < len(groups)]] = True
-    if chosen.all():  # the last group is more than half
-        chosen[order[-1]] = False
-    return chosen[member]
+    fold, rows = np.zeros(len(sizes), dtype=np.int64), np.zeros(FOLDS, dtype=np.int64)
+    for group in order[np.argsort(-sizes[order], kind="stable")]:
+        fold[group] = rows.argmin()
+        rows[fold[group]] += sizes[group]
+    result: Integers = fold[member]
+    return result
 
 
 def _interval(differences: NDArray[np.float64], weights: NDArray[np.float64]) -> Interval:
