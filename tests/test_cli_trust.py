@@ -117,9 +117,15 @@ def test_audit_leaves_a_sheet_alone_that_is_there(run: Run, doubtful: Path, tmp_
     assert (tmp_path / "suspects.csv").read_text() == "an afternoon's work"
 
 
-def test_from_encodes_only_new_pictures_and_tells_what_changed(run: Run, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("settings", "parts", "compared"),
+    [(("--set", "split.folds=0"), {"train", "validation"}, 12), ((), {"train"}, 60)],  # one share; each in its turn
+)
+def test_from_encodes_only_new_pictures_and_tells_what_changed(
+    run: Run, tmp_path: Path, settings: tuple[str, ...], parts: set[str], compared: int
+):
     photos = draw_folders(tmp_path / "photos", each=20)
-    run("train", photos, "--out", tmp_path / "first", *SMALL)
+    run("train", photos, "--out", tmp_path / "first", *SMALL, *settings)
     for index in range(10):
         (photos / "elm").mkdir(exist_ok=True)
         picture((210, 70, 160), 9000 + index).save(photos / "elm" / f"elm_{index}.png")
@@ -132,9 +138,9 @@ def test_from_encodes_only_new_pictures_and_tells_what_changed(run: Run, tmp_pat
         for name in ("first", "second")
     )
     assert {path: part for path, part in after.items() if path in before} == before
-    assert {part for path, part in after.items() if path.startswith("elm")} == {"train", "validation"}
+    assert {part for path, part in after.items() if path.startswith("elm")} == parts
     changes = trust(tmp_path / "second")["changes"]
-    assert (changes[0]["name"], changes[0]["pictures"]) == ("", 12)
+    assert (changes[0]["name"], changes[0]["pictures"]) == ("", compared)
     assert {change["name"] for change in changes[1:]} == {"ash", "birch", "cedar"}
 
 
@@ -205,13 +211,13 @@ def test_a_model_without_the_rule_refuses_nothing(run: Run, doubtful: Path, tmp_
     assert "It answers with one of its classes whatever it is shown" in (tmp_path / "model" / "README.md").read_text()
 
 
-def test_check_without_mirror_images_encodes_each_picture_once(
+def test_check_with_mirror_images_encodes_each_picture_twice(
     run: Run, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cold"))
-    run("check", few, "--no-mirror", *QUICK)
-    once = json.loads(run("cache", "--json").out)["vectors"]
     run("check", few, *QUICK)
+    once = json.loads(run("cache", "--json").out)["vectors"]
+    run("check", few, "--mirror", *QUICK)
     assert json.loads(run("cache", "--json").out)["vectors"] == once + 4
 
 

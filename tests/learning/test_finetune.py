@@ -317,21 +317,34 @@ def test_without_time_for_two_epochs_the_frozen_head_stays(visible: Case):
     assert "there was no time for more" in fitted.findings[-1].message
 
 
-def test_a_deadline_shortens_the_epochs_so_that_a_refit_fits_too(monkeypatch: pytest.MonkeyPatch):
+def ticking(monkeypatch: pytest.MonkeyPatch, deadline: float, *, planning: bool = True) -> tuple[Clock, list[float]]:
+    """Return a clock of 8 epochs of 100 seconds that knows so, with 150 to follow for each, and the time."""
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    clock = Clock(Limits(deadline=1000.0), lambda *_: None, epochs=8, steps=20, follows=1.5)
+    clock = Clock(Limits(deadline=deadline), lambda *_: None, epochs=8, steps=20, follows=1.5 if planning else 0.0)
     for step in range(1, 5):
         now[0] += 5
-        clock.tick(step, planning=True)
+        clock.tick(step, planning=planning)
     assert clock.epoch_seconds() == 100
-    assert clock.epochs == 3  # of 250 seconds each, with what follows
-    assert not clock.ended
-    clock.before(4)
-    assert clock.ended == ""
-    now[0] = 700
-    clock.before(3)
+    return clock, now
+
+
+@pytest.mark.parametrize(("deadline", "epochs"), [(2300.0, 8), (2000.0, 8), (500.0, 4)])
+def test_a_deadline_drops_the_refit_and_then_epochs(monkeypatch: pytest.MonkeyPatch, deadline: float, epochs: int):
+    clock, now = ticking(monkeypatch, deadline)
+    assert (clock.epochs, clock.ended) == (epochs, "")
+    now[0] = deadline - 99
+    clock.before(epochs)
     assert clock.ended == "deadline"
+
+
+def test_an_epoch_ends_with_the_time_and_a_refit_without_time_does_not_begin(monkeypatch: pytest.MonkeyPatch):
+    clock, now = ticking(monkeypatch, 1000.0)
+    now[0] = 1001
+    clock.tick(5, planning=True)
+    assert clock.ended == "deadline"
+    assert ticking(monkeypatch, 700.0, planning=False)[0].ended == "deadline"
+    assert ticking(monkeypatch, 1000.0, planning=False)[0].ended == ""
 
 
 def test_progress_says_how_long_an_epoch_takes(visible: Case):

@@ -90,8 +90,12 @@ class Batch:
         if self.model is not None:
             return tuple(one.preprocess for one in Engine().load(self.model).backbone.networks)
         from headstart.encoding import backbone as backbones
+        from headstart.encoding import sizes
+        from headstart.levels import SCALES, USUAL
 
-        return backbones.preprocessing(self.backbone or "lite2", self.size, self.resize or "crop")
+        text = self.backbone or "lite2"
+        text = sizes.scaled(text, SCALES[USUAL]) if self.size is None else text
+        return backbones.preprocessing(text, self.size, self.resize or "crop")
 
 
 def show(

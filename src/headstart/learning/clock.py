@@ -54,7 +54,8 @@ class Clock:
             epochs: After which it ends if there is time for all.
             steps: In an epoch.
             looks: At pictures after each epoch, as many as are in so many steps.
-            follows: How many epochs of the same length follow for each of these and must end by the deadline too.
+            follows: How many epochs of the same length follow for each of these and must end by the deadline too,
+                unless there is no time for all of them: rather more epochs than once more on a few pictures more.
         """
         self.ended: Ended = ""
         self.epochs = epochs
@@ -78,6 +79,8 @@ class Clock:
             self._stage = f"{STAGE}, about {self.epoch_seconds():.0f} s an epoch"
             if planning:
                 self._plan()
+            elif self._limits.deadline is not None and self._fitting(self._limits.deadline) < self.epochs:
+                self.ended = "deadline"
         if self._step is None:
             self._progress(self._stage, self._count, TIMED)
         else:
@@ -85,9 +88,11 @@ class Clock:
         self.ask()
 
     def ask(self) -> None:
-        """Find out whether somebody wants it to end."""
+        """Find out whether somebody wants it to end, or its time is over."""
         if not self.ended and self._limits.stop():
             self.ended = "stop"
+        elif not self.ended and self._limits.deadline is not None and time.monotonic() > self._limits.deadline:
+            self.ended = "deadline"
 
     def before(self, epoch: int) -> None:
         """Find out whether there is time for an epoch, counted from 1, and for what follows."""
@@ -111,8 +116,15 @@ class Clock:
         deadline = self._limits.deadline
         if deadline is None:
             return
-        each = self.epoch_seconds() * (1 + self._follows)
-        fits = int(SPARE * (deadline - time.monotonic()) / max(each, 1e-9))
+        fits = self._fitting(deadline)
+        if fits < self.epochs:
+            self._follows = 0.0
+            fits = self._fitting(deadline)
         if fits < min(FEWEST_EPOCHS, self.epochs):
             self.ended = "deadline"
         self.epochs = min(self.epochs, max(1, fits))
+
+    def _fitting(self, deadline: float) -> int:
+        """Return how many epochs, with what follows, end by the deadline."""
+        each = self.epoch_seconds() * (1 + self._follows)
+        return int(SPARE * (deadline - time.monotonic()) / max(each, 1e-9))

@@ -170,7 +170,7 @@ class FineTuneLearner:
     def _task(self) -> Task:
         tuning = self.tuning
         preprocesses = tuple(network.preprocess for network in tuning.backbone.networks)
-        seen = Augmentation(self.features, preprocesses, tuning.plan.flip, self.seed)
+        seen = Augmentation(self._alone().features, preprocesses, tuning.plan.flip, self.seed)
         return Task(
             seen,
             tuning.backbone,

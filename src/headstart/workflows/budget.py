@@ -31,6 +31,7 @@ LEARNING = 1.2e-8  # for each picture × class × feature
 LOOKING = 1.5e-3  # for each picture
 BEGINNING = 8.0  # for each training
 PRODUCT = 0.005  # of matrices of 2,048 × 1,280 and 1,280 × 128
+GUESSED = 0.02  # seconds that encoding a picture takes
 SPARE = 0.9  # of the budget is planned with
 STEP_UP = 1.5  # a level costs at least so many times as much as the one below, so that some need not be measured
 
@@ -65,6 +66,12 @@ class Budget:
     seconds: float
     deadline: float
     estimates: tuple[Estimate, ...]
+
+    @property
+    def seconds_a_picture(self) -> float:
+        """What encoding a picture takes at the level that was measured last; a guess where the cache held all."""
+        rates = [one.pictures_per_second for one in self.estimates if one.pictures_per_second]
+        return 1 / rates[-1] if rates else GUESSED
 
 
 def spend(

@@ -34,6 +34,7 @@ from headstart.workflows.budget import Budget
 
 FOLDS = 5  # in which shortcuts are sought
 UNLIMITED = Limits()
+AFTERWARDS = 15.0  # seconds from the last epoch to the saved model, besides encoding
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +57,11 @@ class Begun:
 
     def limits(self) -> Limits:
         """Return when the training of networks that begins now must end."""
-        now = time.monotonic()
-        deadline = now + 60 * self.plan.finetune.minutes if self.budget is None else self.budget.deadline
-        return Limits(deadline, self.enough.is_set)
+        if self.budget is None:
+            return Limits(time.monotonic() + 60 * self.plan.finetune.minutes, self.enough.is_set)
+        # a network that was trained sees all pictures once more, and then there is the rest
+        after = len(self.inspection.dataset) * self.budget.seconds_a_picture + AFTERWARDS
+        return Limits(self.budget.deadline - after, self.enough.is_set)
 
 
 @dataclass(frozen=True, slots=True)
