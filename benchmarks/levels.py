@@ -5,8 +5,8 @@ Measured, one level after the other, each run in a process of its own on the CPU
 - `python -m headstart train --quality LEVEL`, imports and saving included, on one table of pictures whose column
   `split` says `train` or `test`; a split that the data brings is kept (`--split-column`), else a fifth of each class
   is drawn, groups and equal bytes together. With `--each N` only so many pictures a class are learned from;
-- the figures of the test part as `evaluation.json` tells them, with their intervals;
-- `python -m headstart predict` on the test pictures without a cache, twice: what so many more pictures take.
+- `python -m headstart evaluate` of the saved model on the test pictures, which it has not learned from, with intervals;
+  without a cache, and on a few of them as well: the difference is what so many more pictures take.
 
     python benchmarks/levels.py DATA [--labels FILE] [--split-column NAME] [--each N] [--levels L ...] [--budget TIME]
 """
@@ -93,31 +93,28 @@ def write(dataset: Dataset, file: Path) -> None:
             writer.writerow(cells[: len(columns)])
 
 
-def measure(quality: str, table: Path, dataset: Dataset, arguments: argparse.Namespace, work: Path) -> Level:
-    """Train and predict at one level."""
+def measure(
+    quality: str, tables: dict[str, Path], dataset: Dataset, arguments: argparse.Namespace, work: Path
+) -> Level:
+    """Train at one level, and measure what was saved on the test part."""
     model, cache = work / f"model-{quality}", side_by_side.fresh(work, "cache")
-    command = [PYTHON, "-m", "headstart", "train", "--labels", str(table), "--images", str(dataset.root)]
+    command = [PYTHON, "-m", "headstart", "train", "--labels", str(tables["all"]), "--images", str(dataset.root)]
     command += ["--out", str(model), "--device", "cpu", "--quiet", "--quality", quality]
-    command += ["--budget", arguments.budget] if arguments.budget else []
+    command += ["--budget", budget] if budget else []
     training = side_by_side.run_child(command, cache)
-    evaluation = json.loads((model / "evaluation.json").read_text(encoding="utf-8"))["test"]["overall"]
+    few, tested = (_evaluate(model, tables[name], dataset, cache) for name in ("few", "test"))
+    told = json.loads(tested.output)
+    rate = (told["pictures"] - json.loads(few.output)["pictures"]) / max(tested.seconds - few.seconds, 1e-9)
+    figures = {name: tuple(values) for name, values in told["overall"].items() if None not in values}
     described = json.loads((model / "model.json").read_text(encoding="utf-8"))
-    figures = {name: tuple(values) for name, values in evaluation.items() if None not in values}
-    level = Level(quality, training, figures, described["training"]["head"], _rate(model, dataset, work))
+    level = Level(quality, training, figures, described["training"]["head"], rate)
     say(f"{quality}: {' | '.join(level.row()[1:])}")
     return level
 
 
-def _rate(model: Path, dataset: Dataset, work: Path) -> float:
-    """Return the pictures a second that predictions take, whatever a process needs to start left aside."""
-    tested = [str(sample.path) for sample in dataset if sample.split == "test"][:500]
-    few = tested[: min(FEW, len(tested) // 2)]
-    command = [PYTHON, "-m", "headstart", "predict", str(model), "--no-cache", "--quiet", "--out"]
-    seconds = [
-        side_by_side.run_child([*command, str(work / f"{len(paths)}.csv"), *paths], work / "cache").seconds
-        for paths in (few, tested)
-    ]
-    return (len(tested) - len(few)) / max(seconds[1] - seconds[0], 1e-9)
+def _evaluate(model: Path, table: Path, dataset: Dataset, cache: Path) -> Measured:
+    command = [PYTHON, "-m", "headstart", "evaluate", str(model), "--labels", str(table), "--images", str(dataset.root)]
+    return side_by_side.run_child([*command, "--no-cache", "--json", "--quiet"], cache)
 
 
 def main() -> int:
@@ -130,13 +127,17 @@ def main() -> int:
     side_by_side.warm_files(dataset)
     tested = sum(sample.split == "test" for sample in dataset)
     with side_by_side.workplace(arguments.work) as work:
-        write(dataset, work / "labels.csv")
-        levels = [measure(one, work / "labels.csv", dataset, arguments, work) for one in arguments.levels]
+        rows = [row for row, sample in enumerate(dataset) if sample.split == "test"]
+        parts = {"all": dataset, "test": dataset.select(rows), "few": dataset.select(rows[:: -(-len(rows) // FEW)])}
+        tables = {name: work / f"{name}.csv" for name in parts}
+        for name, part in parts.items():
+            write(part, tables[name])
+        levels = [measure(one, tables, dataset, arguments.budget, work) for one in arguments.levels]
     lines = [f"- {line}" for line in about]
     lines += [
-        f"- Measured: {tested:,} pictures of the test part, {len(dataset) - tested:,} others given to learn from; the "
-        "model that is measured has not learned from the tenth or fifth that chose and calibrated it where one was "
-        "held out. Seconds from an empty cache to the saved model; 95 % intervals in brackets.",
+        f"- Measured: the saved model on {tested:,} pictures of the test part; {len(dataset) - tested:,} others were "
+        f"given to learn from; budget of each training: {arguments.budget or 'none'}. Seconds from an empty cache to the "
+        "saved model; 95 % intervals in brackets.",
         "",
     ]
     header = ("level", "accuracy", "log-loss", "ECE", "seconds", "peak in MB", "predicted /s", "head")

@@ -329,8 +329,8 @@ def ticking(monkeypatch: pytest.MonkeyPatch, deadline: float, *, planning: bool 
     return clock, now
 
 
-@pytest.mark.parametrize(("deadline", "epochs"), [(2300.0, 8), (2000.0, 8), (500.0, 4)])
-def test_a_deadline_drops_the_refit_and_then_epochs(monkeypatch: pytest.MonkeyPatch, deadline: float, epochs: int):
+@pytest.mark.parametrize(("deadline", "epochs"), [(2300.0, 8), (2000.0, 7), (600.0, 2), (500.0, 4), (250.0, 2)])
+def test_a_deadline_drops_epochs_and_then_the_refit(monkeypatch: pytest.MonkeyPatch, deadline: float, epochs: int):
     clock, now = ticking(monkeypatch, deadline)
     assert (clock.epochs, clock.ended) == (epochs, "")
     now[0] = deadline - 99

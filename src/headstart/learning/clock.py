@@ -55,7 +55,7 @@ class Clock:
             steps: In an epoch.
             looks: At pictures after each epoch, as many as are in so many steps.
             follows: How many epochs of the same length follow for each of these and must end by the deadline too,
-                unless there is no time for all of them: rather more epochs than once more on a few pictures more.
+                unless there is no time for the fewest of both.
         """
         self.ended: Ended = ""
         self.epochs = epochs
@@ -117,7 +117,7 @@ class Clock:
         if deadline is None:
             return
         fits = self._fitting(deadline)
-        if fits < self.epochs:
+        if fits < min(FEWEST_EPOCHS, self.epochs):
             self._follows = 0.0
             fits = self._fitting(deadline)
         if fits < min(FEWEST_EPOCHS, self.epochs):

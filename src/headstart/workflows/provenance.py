@@ -21,7 +21,7 @@ PACKAGES = ("headstart", "torch", "timm", "openvino", "numpy", "pillow", "scipy"
 def describe(
     split: Splits,
     fitted: Fitted,
-    saved: Integers,
+    saved: Integers | None,
     prepared: Prepared,
     rounds: int,
 ) -> Provenance:
@@ -30,7 +30,7 @@ def describe(
     Args:
         split: Who learned last, and who measured.
         fitted: The head that was measured.
-        saved: Rows that the saved head learned from.
+        saved: Rows that the saved head learned from; None: it is the one that was measured.
         prepared: How the pictures were encoded, by which plan.
         rounds: How many heads were measured.
     """
@@ -57,18 +57,21 @@ def _data(features: LabelledFeatures, split: Splits) -> dict[str, Any]:
     }
 
 
-def _training(split: Splits, fitted: Fitted, saved: Integers, plan: Plan, rounds: int) -> dict[str, Any]:
-    refitted = len(saved) > len(split.train)
+def _training(split: Splits, fitted: Fitted, saved: Integers | None, plan: Plan, rounds: int) -> dict[str, Any]:
     watched = fitted.provenance.get("watched", 0) if plan.head.watch == "training" else 0
     learned = f"{len(split.train)} training pictures" + (f", {watched} of them only to stop it" if watched else "")
     return {
         **fitted.provenance,
-        "fitted_on": f"{len(saved)} training and validation pictures" if refitted else learned,
-        "refitted": refitted,
+        "fitted_on": learned if saved is None else _refitted_on(saved, split),
+        "refitted": saved is not None,
         "figures_of": f"the head fitted on the {learned}"
         if rounds == 1
         else f"{rounds} heads fitted the same way, each measured on pictures left out for it",
     }
+
+
+def _refitted_on(saved: Integers, split: Splits) -> str:
+    return f"{len(saved)} training{' and validation' if len(split.validation) else ''} pictures"
 
 
 def _digest(content: Any) -> str:

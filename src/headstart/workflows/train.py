@@ -156,7 +156,7 @@ def train(
     curve, unmeasured = _curve(learner, rounds[0], grouped, progress) if learning_curve else (None, [])
     changes = resume.changes(previous, features, predictions)
     saved, rows = _refit(learner, last, plan)
-    told = provenance.describe(last.split, last.fitted, rows, prepared, len(rounds))
+    told = provenance.describe(last.split, last.fitted, None if saved is last.fitted else rows, prepared, len(rounds))
     evaluations = {name: measure.measure(one, plan.seed) for name, one in predictions.items()}
     return TrainingResult(
         Classifier(
@@ -271,7 +271,10 @@ def _curve(
 def _refit(learner: Learner, last: Round, plan: Plan) -> tuple[Fitted, Integers]:
     """Return the head to save and the rows that it learned from."""
     train, validation = last.split.train, last.split.validation
-    if not (plan.refit and len(validation)):
+    whole = (
+        not len(validation) and last.fitted.tuned is None
+    )  # a network that was trained has not seen its watched rows
+    if whole or not plan.refit:
         return last.fitted, train
     rows = np.sort(np.concatenate([train, validation]))
     saved = learner.refit(rows, last.fitted.best, begin=last.fitted)
