@@ -93,9 +93,7 @@ def write(dataset: Dataset, file: Path) -> None:
             writer.writerow(cells[: len(columns)])
 
 
-def measure(
-    quality: str, tables: dict[str, Path], dataset: Dataset, arguments: argparse.Namespace, work: Path
-) -> Level:
+def measure(quality: str, tables: dict[str, Path], dataset: Dataset, budget: str | None, work: Path) -> Level:
     """Train at one level, and measure what was saved on the test part."""
     model, cache = work / f"model-{quality}", side_by_side.fresh(work, "cache")
     command = [PYTHON, "-m", "headstart", "train", "--labels", str(tables["all"]), "--images", str(dataset.root)]
@@ -136,8 +134,8 @@ def main() -> int:
     lines = [f"- {line}" for line in about]
     lines += [
         f"- Measured: the saved model on {tested:,} pictures of the test part; {len(dataset) - tested:,} others were "
-        f"given to learn from; budget of each training: {arguments.budget or 'none'}. Seconds from an empty cache to the "
-        "saved model; 95 % intervals in brackets.",
+        f"given to learn from; budget of each training: {arguments.budget or 'none'}. Seconds from an empty cache to "
+        "the saved model; 95 % intervals in brackets.",
         "",
     ]
     header = ("level", "accuracy", "log-loss", "ECE", "seconds", "peak in MB", "predicted /s", "head")
