@@ -271,10 +271,8 @@ def _curve(
 def _refit(learner: Learner, last: Round, plan: Plan) -> tuple[Fitted, Integers]:
     """Return the head to save and the rows that it learned from."""
     train, validation = last.split.train, last.split.validation
-    whole = (
-        not len(validation) and last.fitted.tuned is None
-    )  # a network that was trained has not seen its watched rows
-    if whole or not plan.refit:
+    unseen = len(validation) or last.fitted.tuned is not None  # a trained network has not learned from what it watched
+    if not (plan.refit and unseen):
         return last.fitted, train
     rows = np.sort(np.concatenate([train, validation]))
     saved = learner.refit(rows, last.fitted.best, begin=last.fitted)
