@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import sys
 from collections import defaultdict
 from dataclasses import dataclass, replace
@@ -89,7 +90,12 @@ def write(dataset: Dataset, file: Path) -> None:
         writer = csv.writer(stream)
         writer.writerow(columns)
         for sample in dataset:
-            cells = [str(sample.path), sample.label, sample.split, sample.group or ""]
+            cells = [
+                Path(os.path.relpath(sample.path, dataset.root)).as_posix(),
+                sample.label,
+                sample.split,
+                sample.group or "",
+            ]
             writer.writerow(cells[: len(columns)])
 
 
