@@ -262,11 +262,10 @@ def _format(image: Image.Image) -> str:
 def _scaling(kind: str, width: int, height: int, side: int | None) -> tuple[int, int]:
     """Return by which whole numbers a picture is made smaller: while a JPEG is decoded, and by averaging afterwards.
 
-    A JPEG's divides both sides: any other would fill up the last row and column of blocks, which lie on another side in
-    each orientation, so that the picture would be shifted by up to seven pixels of the file: answers would change.
+    A JPEG's divides both sides: else the last blocks, on another side in each orientation, would shift the picture.
     """
     most = min(width, height) // (2 * side) if side and kind == "JPEG" else 1
-    fraction = next((f for f in (8, 4, 2) if f <= most and width % f == height % f == 0), 1)
+    fraction = next(f for f in (8, 4, 2, 1) if f == 1 or (f <= most and width % f == height % f == 0))
     return fraction, limits.reduction(width // fraction, height // fraction, side)
 
 

@@ -33,9 +33,9 @@ from headstart.learning.rules import PredictionRules
 from headstart.model.classifier import Classifier
 from headstart.plans import Plan
 from headstart.predictions import Evaluation, Predictions, joined
-from headstart.records import Dataset, Finding, Integers, Progress, Splits, silence
+from headstart.records import Dataset, Finding, Integers, Progress, Provenance, Splits, silence
 from headstart.workflows import prepare, provenance, resume
-from headstart.workflows.prepare import Begun
+from headstart.workflows.prepare import Begun, Prepared
 from headstart.workflows.resume import PreviousRun
 
 
@@ -159,15 +159,7 @@ def train(
     told = provenance.describe(last.split, last.fitted, None if saved is last.fitted else rows, prepared, len(rounds))
     evaluations = {name: measure.measure(one, plan.seed) for name, one in predictions.items()}
     return TrainingResult(
-        Classifier(
-            prepared.backbone if saved.backbone is None else saved.backbone,
-            prepared.encoders if saved.tuned is None else saved.tuned.encoders,
-            saved.head,
-            rules.carried(last.rules, saved, rows, plan.seed),
-            features.classes,
-            told,
-            plan.predicted,
-        ),
+        _classifier(prepared, saved, rules.carried(last.rules, saved, rows, plan.seed), told),
         evaluations,
         predictions,
         (
@@ -277,3 +269,12 @@ def _refit(learner: Learner, last: Round, plan: Plan) -> tuple[Fitted, Integers]
     rows = np.sort(np.concatenate([train, validation]))
     saved = learner.refit(rows, last.fitted.best, begin=last.fitted)
     return saved, train if saved is last.fitted else rows
+
+
+def _classifier(prepared: Prepared, saved: Fitted, kept: PredictionRules, told: Provenance) -> Classifier:
+    """Return what is given: on networks that were trained with the head where they were, else on the frozen ones."""
+    backbone, encoders = prepared.backbone, prepared.encoders
+    if saved.tuned is not None:
+        backbone, encoders = saved.tuned.backbone, saved.tuned.encoders
+    classes, views = prepared.features.classes, prepared.plan.predicted
+    return Classifier(backbone, encoders, saved.head, kept, classes, told, views)
