@@ -17,6 +17,7 @@ from headstart.config import TrainConfig, apply_recipe
 from headstart.data import splits
 from headstart.encoding import features, runtime, sizes, wanted
 from headstart.encoding.backbone import Backbone
+from headstart.encoding.cache import FITS
 from headstart.encoding.features import Extraction
 from headstart.encoding.runtime import Agreement, Encoder
 from headstart.inspection import duplicates, files, quality, shortcuts
@@ -87,12 +88,12 @@ class Prepared:
     plan: Plan
 
     def learner(
-        self, *, checkpoints: Path | None = None, progress: Progress = silence, limits: Limits = UNLIMITED
+        self, *, cache: Path | None = None, progress: Progress = silence, limits: Limits = UNLIMITED
     ) -> Learner:
         """Return what fits heads, or the networks too, as the plan says; see `learners.build`.
 
         Args:
-            checkpoints: Where epochs keep their state; None: nowhere.
+            cache: The folder of the cache, where epochs keep their state; None: they keep none.
             progress: Hears of every fit.
             limits: When the training of networks must end.
         """
@@ -105,7 +106,7 @@ class Prepared:
             head,
             rows,
             plan.seed,
-            checkpoints=checkpoints,
+            checkpoints=cache and cache / FITS,
             progress=progress,
             tuning=None if head.finetune == "none" else tuning,
         )

@@ -35,12 +35,15 @@ class PreviousRun:
     labels: Mapping[str, str]
 
 
-def arrivals(previous: PreviousRun, dataset: Dataset, digests: tuple[str, ...]) -> list[Finding]:
-    """Return which pictures and classes are new, how many of the previous run's are gone, and which labels changed.
+def arrivals(previous: PreviousRun | None, dataset: Dataset, digests: tuple[str, ...]) -> list[Finding]:
+    """Return which pictures and classes are new, how many of the previous run's are gone, and which labels changed;
+    nothing without a previous run.
 
     Raises:
         ConfigError: None of the previous run's pictures is here.
     """
+    if previous is None:
+        return []
     known = [digest in previous.parts for digest in digests]
     if not any(known):
         raise ConfigError(

@@ -134,13 +134,11 @@ def train(
     folder = caches.resolve(cache)
     asked = resume.heeded(previous, config or TrainConfig())
     begun = prepare.begin(sources.dataset_of(data), asked, cache=folder, progress=progress)
-    inspected = begun.inspection
-    arrived = [] if previous is None else resume.arrivals(previous, inspected.dataset, inspected.digests)
+    arrived = resume.arrivals(previous, begun.inspection.dataset, begun.inspection.digests)
     planned(begun)
     prepared = prepare.encode(begun, cache=folder, progress=progress)
     features, plan = prepared.features, prepared.plan
-    checkpoints = folder and folder / caches.FITS
-    learner = prepared.learner(checkpoints=checkpoints, progress=progress, limits=begun.limits())
+    learner = prepared.learner(cache=folder, progress=progress, limits=begun.limits())
     grouped = grouping.decide(learner, prepared.resemblance, plan.split, progress=progress)
     partition = splits.partition(
         features.dataset,
