@@ -108,9 +108,10 @@ class HeadConfig:
     )
     folds: int = setting(5, "folds of the training part that choose the l2 penalty", 2, 50, only_for=("lbfgs",))
     max_iterations: int = setting(200, "iterations at most, per l2", 1, 100_000, only_for=("lbfgs",))
-    finetune: Literal["auto", "none", "all"] = setting(
+    finetune: Literal["auto", "none", "if-new", "all"] = setting(
         "auto",
-        "all trains the network too, and keeps it if it proves better than the frozen one; auto: none",
+        "all trains the network too, and keeps it if it proves better than the frozen one; if-new does so where the "
+        "network was not pre-trained on most of the classes; auto: the level's, or none",
         only_for=("lbfgs",),
     )
     dropout: float | Auto = setting(

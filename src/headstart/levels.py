@@ -18,7 +18,7 @@ LEVELS: Mapping[str, Mapping[str, Any]] = {
     "best": {
         "encoder": {"backbone": "tf_efficientnet_lite2@320+tf_efficientnet_lite1@300/1.0"},
         "predict": {"views": "mirror"},
-        "head": {"finetune": "all"},
+        "head": {"finetune": "if-new"},
     },
 }
 # Sides of pictures, as multiples of what the network was trained on, where nothing says how large they shall be.

@@ -232,7 +232,7 @@ def resolve_head(head: HeadConfig) -> HeadPlan:
     automatic = {
         "l2": tuple(sorted(set(l2s), reverse=True)),
         "prior": "names" if head.prior == "auto" else head.prior,
-        "finetune": "none" if head.finetune == "auto" else head.finetune,
+        "finetune": {"auto": "none", "if-new": "all"}.get(head.finetune, head.finetune),
         "dropout": (0.5 if head.hidden else 0.0) if head.dropout == "auto" else head.dropout,
         "learning_rate": {"sgd": 0.01}.get(optimizer, 0.0003) if head.learning_rate == "auto" else head.learning_rate,
         "weight_decay": {"adamw": 0.01}.get(optimizer, 0.0) if head.weight_decay == "auto" else head.weight_decay,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from headstart.inspection import files
 from headstart.inspection.files import Inspection
 from headstart.levels import QUALITIES, Quality
 from headstart.plans import refuse_contradictions, resolve_head
-from headstart.workflows import budget
+from headstart.records import Dataset, Sample
+from headstart.workflows import budget, decide
 from headstart.workflows.budget import Estimate
 from headstart.workflows.decide import Decision
 
@@ -106,6 +108,15 @@ def test_a_level_never_contradicts_what_was_asked_for(quality: str, settings: li
     config = read_config(None, [f"quality={quality}", *settings])
     refuse_contradictions(config)
     assert resolve_head(apply_recipe(config).head).finetune == ("all" if quality == "best" and not settings else "none")
+
+
+@pytest.mark.parametrize(("names", "finetune", "folds"), [(("beagle", "whippet", "x"), "none", 5), ("xyz", "all", 0)])
+def test_no_network_is_trained_on_what_it_knows_already(names: Sequence[str], finetune: str, folds: int):
+    samples = tuple(Sample(Path(name), f"{name}{n}", name) for name in names for n in range(3))
+    config = read_config(None, ["quality=best", "encoder.backbone=lite0"])
+    plan = decide.decide(config, Dataset(Path(), samples)).plan
+    assert (plan.head.finetune, plan.split.folds) == (finetune, folds)
+    assert decide.decide(read_config(None, ["head.finetune=all"]), Dataset(Path(), samples)).plan.head.finetune == "all"
 
 
 def test_mirror_images_that_show_something_else_are_never_looked_at():

@@ -9,9 +9,10 @@ from headstart.data import splits
 from headstart.encoding import backbone as backbones
 from headstart.encoding import runtime, sizes
 from headstart.encoding.backbone import Backbone
+from headstart.learning import prior
 from headstart.levels import SCALES
 from headstart.plans import Plan, refuse_contradictions, resolve, resolve_head
-from headstart.records import Dataset
+from headstart.records import ClassNames, Dataset
 
 IN_TURN = 5  # folds in which every picture is measured where that costs little
 MOST_WORK = 3_000_000_000  # pictures × classes × features up to which it does
@@ -49,7 +50,14 @@ def decide(config: TrainConfig, dataset: Dataset) -> Decision:
     size = None if side == "auto" else side
     backbone = backbones.load(text, config.encoder.weights, size=size, resize=config.pictures.resize)
     encoder = replace(encoder, backbone=backbones.spelled(text, backbone))
+    if config.head.finetune == "if-new" and knows_most(backbone, dataset.classes):
+        config = replace(config, head=replace(config.head, finetune="none"))
     return Decision(backbone, resolve(config, backbone.preprocess, encoder, _folds(config, dataset, backbone.dim)))
+
+
+def knows_most(backbone: Backbone, classes: ClassNames) -> bool:
+    """Return whether most classes are among the labels that a backbone was pre-trained on."""
+    return 2 * len(prior.candidates(classes, backbone.labels)) > len(classes)
 
 
 def _folds(config: TrainConfig, dataset: Dataset, dim: int) -> int:

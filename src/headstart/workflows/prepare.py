@@ -212,6 +212,8 @@ def _overlap(classes: ClassNames, backbone: Backbone, plan: Plan) -> list[Findin
     """Return which classes are among the labels that the backbone was pre-trained on, and what that means."""
     names = prior.candidates(classes, backbone.labels) if len(backbone.rows) else {}
     start = "; the head starts from what it knows of them" if plan.head.prior == "names" else ""
+    if plan.quality == "best" and plan.head.finetune == "none" and decide.knows_most(backbone, classes):
+        start += ", and no network is trained (--set head.finetune=all tries it)"
     return found(
         "pre-training-overlap",
         "note",
