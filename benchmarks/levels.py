@@ -133,9 +133,9 @@ def main() -> int:
     with side_by_side.workplace(arguments.work) as work:
         rows = [row for row, sample in enumerate(dataset) if sample.split == "test"]
         parts = {"all": dataset, "test": dataset.select(rows), "few": dataset.select(rows[:: -(-len(rows) // FEW)])}
-        tables = {name: work / f"{name}.csv" for name in parts}
-        for name, part in parts.items():
-            write(part, tables[name])
+        tables = {part: work / f"{part}.csv" for part in parts}
+        for part, pictures in parts.items():
+            write(pictures, tables[part])
         levels = [measure(one, tables, dataset, arguments.budget, work) for one in arguments.levels]
     lines = [f"- {line}" for line in about]
     lines += [
