@@ -46,6 +46,7 @@ import cleanlab.count, matplotlib.backends.backend_agg, sklearn.linear_model, sk
 import headstart.cli, headstart.workflows.train, headstart.report.run, headstart.terminal
 from headstart.inspection import files
 from headstart.data import sources
+from headstart.encoding import cache as caches
 from headstart.encoding import features, runtime
 from headstart.model import artifact
 import contracts, PIL.Image, timm, torch
@@ -87,7 +88,7 @@ for line in sys.stdin:
 """
 
 PREPARE = """
-features.SHARD_ROWS = 8
+caches.SHARD_ROWS = 8
 def extract(photos, cache, progress=lambda *_: None):
     dataset = sources.read(photos)
     digests, _ = files.fingerprints(dataset)
@@ -234,7 +235,7 @@ def command(*arguments: object) -> str:
     return f"""
 sys.argv = ["headstart", *{list(map(str, arguments))!r}]
 os.environ["HEADSTART_CACHE"] = str(tmp / "cache")
-features.SHARD_ROWS = 8
+caches.SHARD_ROWS = 8
 begin()
 headstart.cli.main()
 """

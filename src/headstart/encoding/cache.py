@@ -28,6 +28,7 @@ from headstart.errors import StorageError
 from headstart.records import Floats, Integers
 from headstart.storage import read_regular, remove_stale, storage_errors, write_whole
 
+SHARD_ROWS = 256  # rows of a shard at most
 FITS = "fits"  # where fits in epochs keep their state
 MOST_BYTES = 1 << 30  # of a file of the cache; 256 rows of a thousand features are a megabyte
 MOST_NOTES = 1 << 20  # bytes of a recipe or of what is remembered

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from headstart.data.pictures import InMemory
+from headstart.encoding import cache as caches
 from headstart.encoding import reading, runtime, side_by_side
 from headstart.encoding.cache import open_cache
 from headstart.encoding.kept_properties import KeptProperties
@@ -37,7 +38,6 @@ from headstart.records import (
     silence,
 )
 
-SHARD_ROWS = 256
 VIEWS = ("original", "mirror")
 COMPARED = 8  # pictures on which the engine is compared with PyTorch
 NOT_FINITE = "the network gave numbers that are not finite"
@@ -171,7 +171,7 @@ class _Job:
                 for (rows, outcome), vectors in side_by_side.encode(self.encoders, source):
                     if self._settle(rows, outcome.parts, vectors):
                         fresh.append((outcome.digest, outcome.code, outcome.parts, vectors))
-                    if len(fresh) == SHARD_ROWS:
+                    if len(fresh) == caches.SHARD_ROWS:
                         self.shelves.add(fresh)
                         fresh = []
         finally:
@@ -309,7 +309,7 @@ class _Job:
         different ends and meet only now and then, without a lock that a killed one could leave behind.
         """
         missing = list(self.missing().values())
-        blocks = [missing[start : start + SHARD_ROWS] for start in range(0, len(missing), SHARD_ROWS)]
+        blocks = [missing[start : start + caches.SHARD_ROWS] for start in range(0, len(missing), caches.SHARD_ROWS)]
         if self.shelves:
             random.Random(os.urandom(8)).shuffle(blocks)  # noqa: S311  # the order decides no result
         for block in blocks:

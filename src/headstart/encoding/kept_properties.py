@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from headstart.data import images
+from headstart.encoding import cache as caches
 from headstart.encoding.cache import Store
 from headstart.inspection import properties
 from headstart.records import Floats, ImageProperties, Preprocess
-
-ROWS = 256  # of a shard
 
 
 def properties_recipe(preprocess: Preprocess) -> dict[str, object]:
@@ -47,7 +46,7 @@ class KeptProperties:
         """Keep what was seen."""
         self._keep(rows, vector)
         self._fresh[digest] = vector
-        if len(self._fresh) == ROWS:
+        if len(self._fresh) == caches.SHARD_ROWS:
             self.commit()
 
     def commit(self) -> None:
