@@ -317,14 +317,16 @@ def test_without_time_for_two_epochs_the_frozen_head_stays(visible: Case):
     assert "there was no time for more" in fitted.findings[-1].message
 
 
-def ticking(monkeypatch: pytest.MonkeyPatch, deadline: float, *, planning: bool = True) -> tuple[Clock, list[float]]:
+def ticking(
+    monkeypatch: pytest.MonkeyPatch, deadline: float, *, planning: bool = True, done: int = 0
+) -> tuple[Clock, list[float]]:
     """Return a clock of 8 epochs of 100 seconds that knows so, with 150 to follow for each, and the time."""
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     clock = Clock(Limits(deadline=deadline), lambda *_: None, epochs=8, steps=20, follows=1.5 if planning else 0.0)
     for step in range(1, 5):
         now[0] += 5
-        clock.tick(step, planning=planning)
+        clock.tick(done + step, planning=planning)
     assert clock.epoch_seconds() == 100
     return clock, now
 
@@ -345,6 +347,11 @@ def test_an_epoch_ends_with_the_time_and_a_refit_without_time_does_not_begin(mon
     assert clock.ended == "deadline"
     assert ticking(monkeypatch, 700.0, planning=False)[0].ended == "deadline"
     assert ticking(monkeypatch, 1000.0, planning=False)[0].ended == ""
+
+
+def test_a_fit_that_goes_on_needs_time_for_the_epochs_that_are_left(monkeypatch: pytest.MonkeyPatch):
+    assert ticking(monkeypatch, 700.0, planning=False, done=40)[0].ended == ""  # six of eight are left
+    assert ticking(monkeypatch, 600.0, planning=False, done=40)[0].ended == "deadline"
 
 
 def test_progress_says_how_long_an_epoch_takes(visible: Case):

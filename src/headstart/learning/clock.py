@@ -79,8 +79,9 @@ class Clock:
             self._stage = f"{STAGE}, about {self.epoch_seconds():.0f} s an epoch"
             if planning:
                 self._plan()
-            elif self._limits.deadline is not None and self._fitting(self._limits.deadline) < self.epochs:
-                self.ended = "deadline"
+            elif self._limits.deadline is not None:
+                left = self.epochs - (done - 1) // self._steps  # of a fit that goes on, some are behind it
+                self.ended = "deadline" if self._fitting(self._limits.deadline) < left else ""
         if self._step is None:
             self._progress(self._stage, self._count, TIMED)
         else:

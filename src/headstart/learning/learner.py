@@ -35,11 +35,6 @@ class OutOfFold:
     fold: Integers
     logits: Floats
 
-    def of(self, rows: Integers) -> OutOfFold:
-        """Return those of these rows."""
-        own = np.isin(self.rows, rows)
-        return OutOfFold(self.rows[own], self.fold[own], self.logits[own])
-
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
