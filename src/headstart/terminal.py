@@ -144,12 +144,19 @@ def print_plan(
     say(
         False,
         f"""Plan: {pictures} pictures of {classes} classes, quality {plan.quality}{_spent(budget)}
-  pictures   {_sizes(plan)} px, {plan.pictures.resize}; each picture{mirrored}{cut}
+  pictures   {_sizes(plan)} px, {plan.pictures.resize}; each picture{mirrored}{_crops(plan)}{cut}
   backbone   {encoder.backbone}, frozen, on {encoder.engine} ({encoder.device}, {encoder.precision})
   split      {_held_out(plan)}, unless the data brings a split; seed {plan.seed}
   head       {_head(plan)}, class weights: {plan.head.class_weight}{tuning}
   then       {_then(plan)}""",
     )
+
+
+def _crops(plan: Plan) -> str:
+    count = plan.pictures.crops
+    if count == "if-better":
+        return ", and parts of it if they prove better"
+    return f", and {count} parts of it" if count else ""
 
 
 def _spent(budget: Budget | None) -> str:

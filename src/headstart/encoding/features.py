@@ -21,7 +21,7 @@ import numpy as np
 
 from headstart.data.pictures import InMemory
 from headstart.encoding import cache as caches
-from headstart.encoding import reading, runtime, side_by_side
+from headstart.encoding import crops, reading, runtime, side_by_side
 from headstart.encoding.cache import open_cache
 from headstart.encoding.kept_properties import KeptProperties
 from headstart.encoding.reading import Loaded, Part
@@ -72,7 +72,7 @@ def extract(
         digests: (N,) SHA-256 of their bytes as they were when last looked at; "" where a file could not be read. None:
             they are found out as each file is read, which is then read only once.
         encoders: Compute the features, each those of one network, which stand side by side.
-        views: From `VIEWS`.
+        views: From `VIEWS`, or `crops.names`.
         with_properties: Whether properties are wanted; they come from the same decoding.
         cache: The folder of the cache; None: keep nothing.
         progress: Hears of every picture.
@@ -243,6 +243,8 @@ class _Job:
                     yield (same, outcome), [(network, self._view(outcome, network, v)) for network, v in outcome.parts]
 
     def _view(self, outcome: Loaded, network: int, view: int) -> Pixels:
+        if crops.is_crop(self.views[view]):
+            return outcome.crops[network, view]
         pixels = outcome.pixels[network]
         return pixels if self.views[view] == "original" else np.ascontiguousarray(pixels[:, ::-1])
 
@@ -328,8 +330,7 @@ class _Job:
             outcome = self.loaded.get(row) or self._load(row)
             if len(self.loaded) < COMPARED * len(self.encoders):
                 self.loaded[row] = outcome
-            if network in outcome.pixels:
-                prepared.append(outcome.pixels[network])
+            prepared += [self._view(outcome, *part) for part in outcome.parts if part[0] == network][:1]
             if len(prepared) == COMPARED:
                 break
         return prepared
@@ -339,7 +340,8 @@ class _Job:
             return self.loaded.pop(row)
         wanted = self.properties is not None and not self.properties.known[row]
         source = self.memory.get(row, self.dataset[row].path)
-        return reading.load(source, self.preprocesses, partial(self._lacking, row), with_properties=wanted)
+        lacking = partial(self._lacking, row)
+        return reading.load(source, self.preprocesses, lacking, views=self.views, with_properties=wanted)
 
     def _lacking(self, row: int, digest: str) -> tuple[Part, ...]:
         """Return what is to be computed of a row whose file turned out to have this digest."""

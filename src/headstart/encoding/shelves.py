@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from headstart.data import images
+from headstart.encoding import crops
 from headstart.encoding.cache import Row, Store
 from headstart.encoding.reading import Part
 from headstart.encoding.runtime import Agreement, Encoder
@@ -32,6 +33,7 @@ def recipe(encoder: Encoder, view: str) -> dict[str, object]:
         "precision": encoder.plan.precision,
         "view": view,
         "remarks": 1,  # counts changes of what is kept beside the vectors
+        **({"drawn": 1} if crops.is_crop(view) else {}),  # counts changes of how crops are drawn
     }
 
 

@@ -34,7 +34,7 @@ from headstart.model.classifier import Classifier
 from headstart.plans import Plan
 from headstart.predictions import Evaluation, Predictions, joined
 from headstart.records import Dataset, Finding, Integers, Progress, Provenance, Splits, silence
-from headstart.workflows import prepare, provenance, resume
+from headstart.workflows import crops, prepare, provenance, resume
 from headstart.workflows.prepare import Begun, Prepared
 from headstart.workflows.resume import PreviousRun
 
@@ -137,6 +137,7 @@ def train(
     arrived = resume.arrivals(previous, begun.inspection.dataset, begun.inspection.digests)
     planned(begun)
     prepared = prepare.encode(begun, cache=folder, progress=progress)
+    prepared = crops.add(prepared, begun.budget, cache=folder, progress=progress)
     features, plan = prepared.features, prepared.plan
     learner = prepared.learner(cache=folder, progress=progress, limits=begun.limits())
     grouped = grouping.decide(learner, prepared.resemblance, plan.split, progress=progress)
