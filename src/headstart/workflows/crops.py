@@ -28,7 +28,7 @@ from headstart.workflows.prepare import Prepared
 COUNT = 4  # of each picture; on grocery two bring half of what four do
 PICTURES = 600  # on which it is found out whether crops are better
 SHARE = 1 / 3  # of what a budget leaves, that encoding crops may take
-STAGE = "Trying crops"
+STAGE = "Encoding crops"
 ADVICE = "--set pictures.crops=4 learns from them anyway, 0 does not try."
 
 
@@ -70,9 +70,7 @@ def _decided(
         if needed > SHARE * left:
             text = f"Crops were not tried: they would take about {needed:.0f} of the {left:.0f} seconds that are left"
             return 0, Finding("crops", "note", text, (), "Give more time; what was encoded is kept.")
-    progress(STAGE, 0, 1)
-    known, found = _tried(prepared, rows, cache)
-    progress(STAGE, 1, 1)
+    known, found = _tried(prepared, rows, cache, progress)
     if found is None:
         return 0, None
     better = found.high < 0
@@ -84,7 +82,9 @@ def _decided(
     return COUNT if better else 0, Finding("crops", "note", text, (), ADVICE)
 
 
-def _tried(prepared: Prepared, rows: Integers, cache: Path | None) -> tuple[LabelledFeatures, Interval | None]:
+def _tried(
+    prepared: Prepared, rows: Integers, cache: Path | None, progress: Progress
+) -> tuple[LabelledFeatures, Interval | None]:
     """Return a sample, and what crops add to its log-loss, by the first of the networks."""
     plan, whole, network = prepared.plan, prepared.features, Backbone(prepared.backbone.networks[:1])
     rows = rows[trying.draw(whole.dataset.select(rows), PICTURES, plan.seed)]
@@ -96,7 +96,7 @@ def _tried(prepared: Prepared, rows: Integers, cache: Path | None) -> tuple[Labe
         dataset.classes.encode(dataset.labels),
         tuple(whole.digests[row] for row in rows),
     )
-    known = _cropped(known, prepared.encoders[:1], _views(prepared, COUNT), np.arange(len(rows)), cache, silence)
+    known = _cropped(known, prepared.encoders[:1], _views(prepared, COUNT), np.arange(len(rows)), cache, progress)
     head = replace(plan.head, finetune="none")
     learner = learners.build(known, head, LabelRows(network.labels, network.rows, network.offsets), plan.seed)
     return known, experiment.gain(learner, _groups(prepared)[rows])
@@ -123,9 +123,12 @@ def _cropped(
 ) -> LabelledFeatures:
     """Return features with those of crops of some rows behind them; the other rows, never learned from, get zeros."""
     digests = [known.digests[row] for row in rows]
-    table = features.extract(
-        known.dataset.select(rows), digests, encoders, views=views, cache=cache, progress=progress
-    ).table
+
+    def told(stage: str, done: int, total: int) -> None:
+        progress(STAGE if stage == "Encoding" else stage, done, total)
+
+    some = known.dataset.select(rows)
+    table = features.extract(some, digests, encoders, views=views, cache=cache, progress=told).table
     values = np.zeros((len(known), len(views), known.values.shape[2]), dtype=np.float32)
     values[rows] = table.values
     for place, row in enumerate(rows):
