@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from headstart.config import TrainConfig, apply_recipe, quality_of
 from headstart.data import splits
 from headstart.encoding import backbone as backbones
-from headstart.encoding import runtime, sizes
+from headstart.encoding import quantized, runtime, sizes
 from headstart.encoding.backbone import Backbone
 from headstart.learning import prior
 from headstart.levels import SCALES
@@ -45,6 +45,8 @@ def decide(config: TrainConfig, dataset: Dataset) -> Decision:
     config = apply_recipe(config)
     refuse_contradictions(config)
     encoder = runtime.choose(config.encoder)
+    if encoder.precision == "int8":
+        quantized.require_nncf()
     text, side = config.encoder.backbone, config.pictures.size
     text = sizes.scaled(text, SCALES[quality_of(config)]) if side == "auto" else text
     size = None if side == "auto" else side
