@@ -138,10 +138,10 @@ DOORS = {
     "nncf": {"encoding.quantized"},
     "safetensors": {
         "encoding.weights",
+        "encoding.quantized",
         "encoding.cache",
         "learning.checkpoint",
         "model.artifact",
-        "workflows.quantizing",
     },
     "platformdirs": {"encoding.cache"},
     "matplotlib": {"report.plots", "report.gallery"},

@@ -67,7 +67,7 @@ class EncoderConfig:
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "auto: cuda, else mps, else cpu")
     precision: Literal["auto", "f32", "bf16", "int8"] = setting(
         "auto",
-        "auto: bf16 where the processor has it; int8: calibrated with training pictures, where heads lose nothing by it",
+        "auto: bf16 where the processor has it; int8: calibrated with training pictures, if heads lose nothing by it",
     )
 
 

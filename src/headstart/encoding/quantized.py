@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from headstart.encoding.network import quiet
@@ -48,6 +50,18 @@ class Quantized:
         """Return both as tensors of bytes, which is how they are kept in a file."""
         parts = zip(_PARTS, (self.graph, self.constants), strict=True)
         return {name: torch.frombuffer(bytearray(part), dtype=torch.uint8) for name, part in parts}
+
+    def content(self) -> bytes:
+        """Return a file of `tensors`."""
+        return save(self.tensors())
+
+    @classmethod
+    def of_content(cls, content: bytes) -> Quantized:
+        """Return what `content` was of; errors are those of `of_tensors`."""
+        try:
+            return cls.of_tensors(load(content))
+        except SafetensorError as error:
+            raise BackboneError(f"A quantized network is a safetensors file; this is none: {error}.") from error
 
     @classmethod
     def of_tensors(cls, tensors: Mapping[str, Tensor]) -> Quantized:

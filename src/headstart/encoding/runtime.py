@@ -1,7 +1,7 @@
 """A backbone → an encoder that runs it: PyTorch (CPU, CUDA, MPS) or OpenVINO behind one protocol.
 
-Pictures come in as 8-bit RGB; normalisation is part of what is compiled. Whatever an engine is told to do is explicit (precision, streams), and `verified` compares it with PyTorch in float32 before it
-is trusted.
+Pictures come in as 8-bit RGB; normalisation is part of what is compiled. Whatever an engine is told to do is explicit
+(precision, streams), and `verified` compares it with PyTorch in float32 before it is trusted.
 """
 
 from __future__ import annotations

@@ -14,8 +14,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 
 from headstart import metrics
 from headstart.config import HeadConfig
@@ -124,15 +122,15 @@ def _kept(cache: Path | None, key: str) -> Quantized | None:
     try:
         if caches.distrust(path.parent) or caches.distrust(path):
             return None
-        return Quantized.of_tensors(load(read_regular(path, MOST_BYTES)))
-    except (OSError, StorageError, SafetensorError, BackboneError):
+        return Quantized.of_content(read_regular(path, MOST_BYTES))
+    except (OSError, StorageError, BackboneError):
         return None
 
 
 def _keep(cache: Path, key: str, quantized: Quantized) -> None:
     path = _path(caches.open_cache(cache), key)
     path.parent.mkdir(exist_ok=True)
-    write_whole(path, save(quantized.tensors()))
+    write_whole(path, quantized.content())
 
 
 class _Comparison:
@@ -157,15 +155,13 @@ class _Comparison:
             difference, pictures = self._difference(without, within, kept)
         except DataError as error:
             return without.encoders, _refused(plan.precision, f"it cannot be compared: {error.message.rstrip('.')}")
-        text = (
-            f"its out-of-fold log-loss on {pictures} training pictures is {difference} above that of {plan.precision}"
-        )
+        text = f"its out-of-fold log-loss on {pictures} pictures is {difference} above that of {plan.precision}"
         if not difference.value <= MOST_WORSE:
             return without.encoders, _refused(plan.precision, f"{text}, and {MOST_WORSE:g} is allowed")
         return small, Finding("int8", "note", f"The network runs in int8: {text} ({MOST_WORSE:g} is allowed)")
 
     def _extract(self, encoders: tuple[Encoder, ...], place: int) -> Extraction:
-        def told(_: str, done: int, total: int) -> None:
+        def told(stage: str, done: int, total: int) -> None:
             self.progress(COMPARING, place * total + done, 2 * total)
 
         with_properties = place == 0
