@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -116,6 +117,13 @@ def test_int8_without_nncf_names_the_extra(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(MissingExtraError) as told:
         require_nncf()
     assert "headstart[int8]" in told.value.hint
+
+
+def test_nncf_reports_to_nobody():
+    code = "from headstart.encoding import quantized; quantized.require_nncf(); import sys"
+    told = f"{code}; print(sys.modules['openvino_telemetry'])"
+    ran = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert ran.stdout.split()[-1] == "None"
 
 
 def test_int8_of_what_was_not_calibrated_is_refused():

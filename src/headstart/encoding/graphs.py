@@ -6,7 +6,6 @@ A graph takes pictures as 8-bit RGB; normalisation is a part of it.
 from __future__ import annotations
 
 import importlib
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 
 from headstart.encoding.network import ONE_AT_A_TIME, Network, cannot_take, quiet
-from headstart.encoding.quantized import Quantized, quantize
+from headstart.encoding.quantized import Quantized, keep_private, quantize
 from headstart.errors import BackboneError
 from headstart.records import Pixels
 
@@ -78,8 +77,5 @@ def read(network: Network, quantized: Quantized) -> Any:
 
 def openvino() -> Any:
     """Return OpenVINO."""
-    # Importing OpenVINO reports the fact to an analytics service unless its telemetry package cannot be found; nothing
-    # leaves this machine.
-    if "openvino" not in sys.modules:
-        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    keep_private()
     return importlib.import_module("openvino")

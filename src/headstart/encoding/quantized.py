@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import io
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,12 +81,22 @@ class Quantized:
         return own
 
 
+def keep_private() -> None:
+    """Have OpenVINO and NNCF, imported from now on, send nothing from this machine.
+
+    Importing them reports the fact to an analytics service unless their telemetry package cannot be found.
+    """
+    if "openvino" not in sys.modules:
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+
 def require_nncf() -> Any:
     """Return NNCF.
 
     Raises:
         MissingExtraError: It is not installed.
     """
+    keep_private()
     try:
         with quiet():
             return importlib.import_module("nncf")

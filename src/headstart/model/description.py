@@ -25,18 +25,9 @@ from headstart.learning.calibration import Calibration
 from headstart.learning.conformal import SetRule
 from headstart.learning.out_of_distribution import SCORES, OutOfDistributionRule
 from headstart.learning.rules import PredictionRules
+from headstart.model import formats
 from headstart.model.classifier import Classifier
-from headstart.model.formats import (
-    BACKBONES,
-    FORMAT,
-    HEAD,
-    MODEL,
-    NOVELTY,
-    OUT_OF_DISTRIBUTION,
-    QUANTIZED,
-    seal,
-    upgrade,
-)
+from headstart.model.formats import BACKBONES, FORMAT, HEAD, MODEL, NOVELTY, OUT_OF_DISTRIBUTION, QUANTIZED
 from headstart.records import ClassNames, Floats, Preprocess, Provenance
 from headstart.schema import (
     FLAG,
@@ -273,9 +264,9 @@ def parse(content: Any, folder: Path) -> Description:
         )
     if written < 1:
         raise ArtifactError(f"{folder} has format {written}, which never was.")
-    upgraded = upgrade(content)
+    upgraded = formats.upgrade(content)
     require(path, SCHEMA(upgraded, "") or _misfits(upgraded))
-    if written >= 3 and content.get("digest") != seal(content):
+    if written >= 3 and content.get("digest") != formats.seal(content):
         raise ArtifactError(
             f"{path} does not have the digest that it gives for itself: it was changed or damaged.",
             "Copy the whole folder again from where it was trained.",
@@ -304,7 +295,7 @@ def describe(classifier: Classifier, files: Mapping[str, str], extra: Mapping[st
         **dataclasses.asdict(classifier.provenance),
         **extra,
     }
-    sealed = content | {"digest": seal(content)}
+    sealed = content | {"digest": formats.seal(content)}
     return json.dumps(sealed, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
