@@ -97,6 +97,8 @@ def require_nncf() -> Any:
         MissingExtraError: It is not installed.
     """
     keep_private()
+    compilers = logging.getLogger("torch.utils.cpp_extension")  # complains where CUDA is half installed
+    compilers.setLevel(logging.ERROR)
     try:
         with quiet():
             return importlib.import_module("nncf")
