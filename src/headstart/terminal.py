@@ -136,15 +136,15 @@ def print_plan(
         budget: How the time is spent, where it matters.
     """
     encoder = plan.encoder
-    mirrored = " and its mirror image" if plan.pictures.mirror else ""
+    mirrored = "; each picture and its mirror image" if plan.pictures.mirror else ""
     if plan.predict.views == "mirror":
-        mirrored = " averaged with its mirror image, in predictions too"
+        mirrored = "; each picture averaged with its mirror image, in predictions too"
     cut = "" if cropped is None else f"\n             {cropped}"
     tuning = f"\n  network    {_finetuning(plan)}" if plan.head.finetune != "none" else ""
     say(
         False,
         f"""Plan: {pictures} pictures of {classes} classes, quality {plan.quality}{_spent(budget)}
-  pictures   {_sizes(plan)} px, {plan.pictures.resize}; each picture{mirrored}{cut}
+  pictures   {_sizes(plan)} px, {plan.pictures.resize}{mirrored}{cut}
   backbone   {encoder.backbone}, frozen, on {encoder.engine} ({encoder.device}, {encoder.precision})
   split      {_held_out(plan)}, unless the data brings a split; seed {plan.seed}
   head       {_head(plan)}, class weights: {plan.head.class_weight}{tuning}

@@ -89,7 +89,9 @@ def expect(learner: Learner, turns: Sequence[Turn], saved: Integers, groups: Int
 
 def _fewer(learner: Learner, rows: Integers, groups: Integers) -> Integers:
     """Return the rows without a quarter of each class; its last group stays."""
-    return rows[splits.folds(learner.features.dataset.select(rows), groups[rows], PARTS, learner.seed) != 0]
+    part = splits.folds(learner.features.dataset.select(rows), groups[rows], PARTS, learner.seed)
+    kept: Integers = rows[part != 0]
+    return kept
 
 
 def _sizes(
