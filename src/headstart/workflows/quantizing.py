@@ -38,7 +38,7 @@ from headstart.records import Dataset, Finding, Integers, LabelledFeatures, Pixe
 from headstart.storage import read_regular, write_whole
 
 CALIBRATING, COMPARING = "Calibrating int8", "Comparing int8"  # stages
-CALIBRATED = 128  # pictures; 300 take more than twice as long
+CALIBRATED = 128  # pictures; 300 took longer, and heads did no better
 PICTURES = 600  # that quick heads are compared on
 MOST_WORSE = 0.005  # in log-loss, out of fold
 MOST_BYTES = 4 * 1024**3  # of a quantized network
