@@ -72,7 +72,7 @@ class LogisticLearner:
     def _last(
         self, known: Prior, problem: logistic.Problem, rows: Integers, chosen: logistic.Selection, held: OutOfFold
     ) -> Fitted:
-        """Fit the head of all rows, from the mean of the heads of the folds on, where it ends sooner; nothing watches."""
+        """Fit the head of all rows, from the mean of the folds' heads on, which saves steps; nothing watches."""
         begun = None if chosen.weights is None else problem.head(np.mean(chosen.weights, axis=0))
         head = self._refitted(rows, chosen.l2, begun)
         return Fitted(head, self.features, chosen.l2, held, (), _told(known, chosen), self._remarks(chosen))
