@@ -53,6 +53,7 @@ ORDER = [
     "encoding.wanted",
     "encoding.weights",
     "encoding.architecture",
+    "encoding.compiler",
     "encoding.network",
     "encoding.sizes",
     "encoding.backbone",
