@@ -53,7 +53,6 @@ ORDER = [
     "encoding.wanted",
     "encoding.weights",
     "encoding.architecture",
-    "encoding.compiler",
     "encoding.network",
     "encoding.sizes",
     "encoding.backbone",

@@ -25,7 +25,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headstart.encoding import compiler
 from headstart.encoding import weights as weights_files
 from headstart.encoding.architecture import ARGUMENTS, NAME
 from headstart.encoding.wanted import ALIASES
@@ -188,8 +187,7 @@ def architectures(pattern: str) -> list[str]:
 @functools.cache
 def _timm() -> Any:
     """Import timm where it is first needed: it takes seconds."""
-    with ONE_AT_A_TIME, compiler.postponed():
-        return importlib.import_module("timm")
+    return importlib.import_module("timm")
 
 
 @contextlib.contextmanager
