@@ -217,7 +217,7 @@ def measure_peer(peer: str, bench: Bench, exam: peers.Exam, *, epochs: int, batc
     table, root = bench.table("all"), bench.dataset.root
     if peer == "fastai":
         _, result = peers.fastai(table, root, exam, bench.work, epochs=epochs, batch=batch)
-        head = f"trained with the network, {epochs} epochs after the frozen one"
+        head = f"trained with the network; epochs after the frozen one: {epochs}"
     else:
         result, head = peers.linear(table, root, exam, bench.work), "LogisticRegression(max_iter=1000)"
     found = metrics.overall_intervals(result.probabilities, exam.targets, exam.groups)
@@ -291,7 +291,8 @@ def _remarks(dataset: Dataset, tested: int, levels: list[Level], arguments: argp
     if arguments.peers:
         lines.append(
             f"- The peers have the weights of `{features.BACKBONE}` at {features.SIZE} px, and learned from the same "
-            "pictures; their seconds end with the predictions of the test part. fastai: `fine_tune` with "
+            "pictures; their seconds end with the predictions of the test part. scikit-learn "
+            f"{side_by_side.version('scikit-learn')}; fastai {side_by_side.version('fastai')}: `fine_tune` with "
             f"`aug_transforms()`, batches of {arguments.peer_batch}, without validation passes."
         )
     if judged := [level.unknown for level in levels if level.unknown]:
