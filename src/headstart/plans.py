@@ -63,7 +63,7 @@ class EncoderPlan:
     weights: str
     engine: Literal["openvino", "torch"]
     device: Literal["cpu", "cuda", "mps"]
-    precision: Literal["f32", "bf16"]
+    precision: Literal["f32", "bf16", "int8"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +204,11 @@ def refuse_contradictions(config: TrainConfig) -> None:
     """
     split = config.split
     resolve_head(config.head)
+    if config.budget and config.encoder.precision == "int8":
+        raise ConfigError(
+            "encoder.precision is int8 and there is a budget; how long calibrating takes cannot be told beforehand.",
+            "Leave out one of them.",
+        )
     if split.folds == 1:
         raise ConfigError("split.folds is 1; one fold leaves nothing to learn from.", "Take 5, or 0 for one share.")
     folds = 0 if split.folds == "auto" else split.folds

@@ -25,6 +25,7 @@ AGREEMENT = {field.name for field in fields(Agreement)}
 
 def recipe(encoder: Encoder, view: str) -> dict[str, object]:
     """Return everything besides the file's bytes that decides the features."""
+    quantized = {} if encoder.quantized is None else {"quantized": encoder.quantized.digest}
     return {
         "weights": encoder.weights,
         "preprocess": asdict(encoder.preprocess),
@@ -34,6 +35,7 @@ def recipe(encoder: Encoder, view: str) -> dict[str, object]:
         "view": view,
         "remarks": 1,  # counts changes of what is kept beside the vectors
         **({"drawn": 1} if crops.is_crop(view) else {}),  # counts changes of how crops are drawn
+        **quantized,
     }
 
 
