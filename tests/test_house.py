@@ -94,6 +94,7 @@ ORDER = [
     "experiments.random_split",
     "experiments.leakage",
     "experiments.learning_curve",
+    "experiments.expectation",
     "experiments.trying",
     "evaluation.measure",
     "evaluation.comparison",

@@ -33,7 +33,7 @@ from headstart.plans import EncoderPlan, FineTunePlan, resolve_head
 from headstart.records import LabelledFeatures, Preprocess
 
 SIDE = 32
-EACH = 180
+EACH = 240
 PLAN = EncoderPlan("test_resnet", "", "torch", "cpu", "f32")
 NOTHING = np.zeros((0, 1), np.float32)
 NONE = np.array([], dtype=np.int64)
@@ -291,7 +291,7 @@ def test_the_further_from_the_head_the_smaller_the_learning_rate(visible: Case):
 
 def test_the_stages_that_see_edges_stay_as_they_are(visible: Case):
     asked = task(visible, plan=FineTunePlan(epochs=1))
-    tuned = finetune.fit(asked, head_of(visible), rows_of(visible, epochs=1))
+    tuned = finetune.fit(asked, head_of(visible), Rows(visible.train[::4], NONE, 1))
     before = untrained().networks[0].module.state_dict()
     after = tuned.backbone.networks[0].module.state_dict()
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
@@ -368,12 +368,12 @@ def test_an_epoch_ends_with_the_time_and_a_refit_without_time_does_not_begin(mon
     assert ticking(monkeypatch, 1000.0, planning=False)[0].ended == ""
 
 
-@pytest.mark.parametrize(("seconds", "epochs"), [(50.0, 8), (100.0, 6), (200.0, 3)])
+@pytest.mark.parametrize(("seconds", "epochs"), [(50.0, 8), (100.0, 5), (200.0, 2)])
 def test_the_first_epoch_says_how_many_there_is_time_for(
     monkeypatch: pytest.MonkeyPatch, seconds: float, epochs: int
 ):
     clock, now = ticking(monkeypatch, 1600.0)
-    assert clock.epochs == 5
+    assert clock.epochs == 5  # of 250 seconds with what follows, 0.9 of the time being planned with
     now[0] = seconds
     clock.after(1, seconds, planning=True)
     assert (clock.epochs, clock.ended) == (epochs, "")

@@ -15,6 +15,7 @@ from contextlib import closing
 from functools import partial
 from itertools import accumulate, pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -81,7 +82,8 @@ def extract(
     Raises:
         StorageError: The cache cannot be used.
     """
-    job = _Job(dataset, digests, encoders, tuple(views), with_properties, cache, progress, memory or {})
+    wanted = _Wanted(dataset, digests, tuple(views), with_properties, memory or {})
+    job = _Job(wanted, encoders, cache, progress)
     agreement = job.choose_engines()
     while job.missing():  # once, unless files change while they are read
         job.compute()
@@ -93,7 +95,7 @@ def missing(
     dataset: Dataset, digests: Sequence[str], encoders: Sequence[Encoder], *, views: Sequence[str], cache: Path | None
 ) -> Integers:
     """Return rows of pictures whose features the cache lacks, one for each content; arguments as in `extract`."""
-    job = _Job(dataset, digests, encoders, tuple(views), False, cache, silence, {})
+    job = _Job(_Wanted(dataset, digests, tuple(views)), encoders, cache)
     job.recall()
     return np.array([rows[0] for rows in job.missing().values()], dtype=np.int64)
 
@@ -109,31 +111,34 @@ def mean(values: Floats) -> Floats:
     return total
 
 
+class _Wanted(NamedTuple):
+    """What is extracted; fields as the arguments of `extract`."""
+
+    dataset: Dataset
+    digests: Sequence[str] | None
+    views: tuple[str, ...]
+    with_properties: bool = False
+    memory: Mapping[int, InMemory] = MappingProxyType({})
+
+
 class _Job:
     """One extraction: what is known, what is missing, and where it goes."""
 
     def __init__(
-        self,
-        dataset: Dataset,
-        digests: Sequence[str] | None,
-        encoders: Sequence[Encoder],
-        views: tuple[str, ...],
-        with_properties: bool,
-        cache: Path | None,
-        progress: Progress,
-        memory: Mapping[int, InMemory],
+        self, wanted: _Wanted, encoders: Sequence[Encoder], cache: Path | None, progress: Progress = silence
     ) -> None:
-        self.dataset, self.encoders, self.views, self.memory = dataset, tuple(encoders), views, memory
+        self.dataset, digests, self.views, with_properties, self.memory = wanted
+        self.encoders = tuple(encoders)
         self.preprocesses = [encoder.preprocess for encoder in encoders]
         self.blind = digests is None
-        self.digests = [""] * len(dataset) if digests is None else list(digests)
+        self.digests = [""] * len(self.dataset) if digests is None else list(digests)
         self.cache = None if cache is None else open_cache(cache)
         self.progress = progress
         ends = [0, *accumulate(encoder.dim for encoder in encoders)]
         self.columns = [slice(begin, end) for begin, end in pairwise(ends)]  # of each network
-        self.values: Floats = np.zeros((len(dataset), len(views), ends[-1]), dtype=np.float32)
-        self.known = np.zeros((len(dataset), len(encoders), len(views)), dtype=bool)
-        self.codes = np.zeros(len(dataset), dtype=np.int64)  # of remarks
+        self.values: Floats = np.zeros((len(self.dataset), len(self.views), ends[-1]), dtype=np.float32)
+        self.known = np.zeros((len(self.dataset), len(encoders), len(self.views)), dtype=bool)
+        self.codes = np.zeros(len(self.dataset), dtype=np.int64)  # of remarks
         self.properties = KeptProperties(self.digests, self.preprocesses[0], self.cache) if with_properties else None
         self.failures: dict[int, str] = {}
         self.done = 0  # rows with all their parts

@@ -106,7 +106,18 @@ TRUSTED: Check = record(
             )
         ),
     },
-    {"random_split": nullable(record({"accuracy": _INTERVAL, "pictures": _COUNT, "leaked": _COUNT}, extra=True))},
+    {
+        "random_split": nullable(record({"accuracy": _INTERVAL, "pictures": _COUNT, "leaked": _COUNT}, extra=True)),
+        "expected": nullable(
+            record(
+                {
+                    **dict.fromkeys(("accuracy", "gain"), _KNOWN_INTERVAL),
+                    **dict.fromkeys(("learned_from", "measured_heads_learned_from"), _COUNT),
+                },
+                extra=True,
+            )
+        ),
+    },
     extra=True,
 )
 # sections and fields of trust.json as they were called beside models up to format 2

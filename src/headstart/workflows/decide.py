@@ -60,10 +60,15 @@ def knows_most(backbone: Backbone, classes: ClassNames) -> bool:
     return 2 * len(prior.candidates(classes, backbone.labels)) > len(classes)
 
 
+def costs_little(pictures: int, classes: int, dim: int) -> bool:
+    """Return whether so many pictures are few enough to fit linear heads on them several times."""
+    return pictures * classes * dim <= MOST_WORK
+
+
 def _folds(config: TrainConfig, dataset: Dataset, dim: int) -> int:
     """Return in how many folds every picture is measured where nothing was asked for; 0: one share is held out."""
     whole = splits.is_given(dataset) or config.split.repeats > 1 or config.refit is False
     head = resolve_head(config.head)
     linear = not head.in_epochs and head.finetune == "none"
-    cheap = linear and len(dataset) * len(dataset.classes) * dim <= MOST_WORK
+    cheap = linear and costs_little(len(dataset), len(dataset.classes), dim)
     return IN_TURN if cheap and not whole else 0

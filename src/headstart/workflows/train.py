@@ -22,8 +22,9 @@ from headstart.encoding import cache as caches
 from headstart.errors import ConfigError
 from headstart.evaluation import comparison, measure
 from headstart.evaluation.comparison import Change
-from headstart.experiments import grouping, leakage
+from headstart.experiments import expectation, grouping, leakage
 from headstart.experiments import learning_curve as curves
+from headstart.experiments.expectation import Expectation, Turn
 from headstart.experiments.leakage import LeakageReport
 from headstart.experiments.learning_curve import LearningCurve
 from headstart.learning import rules
@@ -34,7 +35,7 @@ from headstart.model.classifier import Classifier
 from headstart.plans import Plan
 from headstart.predictions import Evaluation, Predictions, joined
 from headstart.records import Dataset, Finding, Integers, Progress, Provenance, Splits, silence
-from headstart.workflows import prepare, provenance, resume
+from headstart.workflows import decide, prepare, provenance, resume
 from headstart.workflows.prepare import Begun, Prepared
 from headstart.workflows.resume import PreviousRun
 
@@ -57,6 +58,8 @@ class TrainingResult:
         digests: SHA-256 of the bytes of each.
         curve: Accuracy against training pictures, if asked for.
         changes: What changed since a previous run, on the pictures that both measured; the first is of all of them.
+        expected: What the saved head is expected to reach, an estimate beside `evaluation`; None where it is the
+            measured one, is fitted in epochs or with the network, or where that would take long.
     """
 
     classifier: Classifier
@@ -71,6 +74,7 @@ class TrainingResult:
     digests: tuple[str, ...]
     curve: LearningCurve | None = None
     changes: tuple[Change, ...] = ()
+    expected: Expectation | None = None
 
     @property
     def evaluation(self) -> Evaluation:
@@ -157,6 +161,7 @@ def train(
     leaked = leakage.report(learner, rounds[0].fitted, rounds[0].split, grouped, prepared.resemblance, plan)
     curve, unmeasured = _curve(learner, rounds[0], grouped, progress) if learning_curve else (None, [])
     changes = resume.changes(previous, features, predictions)
+    expected = _expected(learner, rounds, last, rows, grouped.groups, plan)
     told = provenance.describe(last.split, last.fitted, None if saved is last.fitted else rows, prepared, len(rounds))
     evaluations = {name: measure.measure(one, plan.seed) for name, one in predictions.items()}
     return TrainingResult(
@@ -181,6 +186,7 @@ def train(
         features.digests,
         curve,
         changes,
+        expected,
     )
 
 
@@ -259,6 +265,22 @@ def _curve(
     except ConfigError as error:
         return None, [Finding("no-learning-curve", "warning", error.message.rstrip("."), (), error.hint)]
     return curve, []
+
+
+def _expected(
+    learner: Learner, rounds: list[Round], last: Round, saved: Integers, groups: Integers, plan: Plan
+) -> Expectation | None:
+    """Return what to expect of the head that learned from the saved rows, where it costs little to find out."""
+    pictures, _, dim = learner.features.values.shape
+    cheap = decide.costs_little(pictures, len(learner.features.classes), dim)
+    if plan.head.in_epochs or plan.head.finetune != "none" or not cheap:
+        return None
+    test = last.split.test  # gives the figure to report where there is one
+    turns = [
+        Turn(one.fitted, one.split.train, test if len(test) else one.split.validation)
+        for one in ([last] if len(test) else rounds)
+    ]
+    return expectation.expect(learner, turns, saved, groups)
 
 
 def _refit(learner: Learner, last: Round, plan: Plan) -> tuple[Fitted, Integers]:
