@@ -159,7 +159,10 @@ class FineTuneConfig:
     label_smoothing: float = setting(0.1, "share of each label that is spread over all classes", 0, 0.9)
     patience: int = setting(2, "stop after so many epochs without improvement, keep the best weights", 1, 1000)
     scale: float = setting(
-        0.8, "side of the pictures that it learns from, as a share of that in prediction; networks of one size keep it", 0.1, 1
+        0.8,
+        "side of the pictures that it learns from, as a share of that in prediction; networks of one size keep it",
+        0.1,
+        1,
     )
     frozen: float = setting(
         0.4, "share of the stages of each network, from the picture on, that stay as they are", 0, 0.95

@@ -369,9 +369,7 @@ def test_an_epoch_ends_with_the_time_and_a_refit_without_time_does_not_begin(mon
 
 
 @pytest.mark.parametrize(("seconds", "epochs"), [(50.0, 8), (100.0, 5), (200.0, 2)])
-def test_the_first_epoch_says_how_many_there_is_time_for(
-    monkeypatch: pytest.MonkeyPatch, seconds: float, epochs: int
-):
+def test_the_first_epoch_says_how_many_there_is_time_for(monkeypatch: pytest.MonkeyPatch, seconds: float, epochs: int):
     clock, now = ticking(monkeypatch, 1600.0)
     assert clock.epochs == 5  # of 250 seconds with what follows, 0.9 of the time being planned with
     now[0] = seconds
