@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from headstart.encoding import runtime
+from headstart.encoding import runtime, sizes
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.ondemand import OnDemand
 from headstart.learning import calibration, finetune, proof
@@ -26,9 +26,12 @@ from headstart.learning.learner import NOBODY, Fitted, InTurn, OutOfFold
 from headstart.learning.linear import LogisticLearner
 from headstart.learning.prior import LabelRows
 from headstart.learning.proof import Proof
-from headstart.learning.sgd import watched
+from headstart.learning.sgd import WATCHED, watched
 from headstart.plans import EncoderPlan, FineTunePlan
 from headstart.records import Finding, Floats, Integers, LabelledFeatures
+
+FEWEST_WATCHED = 400  # pictures by which two networks are compared: a tenth of the training part where it has enough,
+MOST_WATCHED = 3  # else more of it, up to one of so many parts
 
 _ENDED = {
     "": "",
@@ -147,7 +150,8 @@ class FineTuneLearner:
             follows: Pictures of a refit at most, for which there must be time too.
             listen: Hears the figures of each epoch.
         """
-        held = watched(self.features, train, groups, self.seed)
+        parts = min(max(len(train) // FEWEST_WATCHED, MOST_WATCHED), WATCHED)
+        held = watched(self.features, train, groups, self.seed, parts)
         learned, epochs = train[~held], self.tuning.plan.epochs
         rows = Rows(learned, train[held], epochs, follows=follows / max(1, len(learned)))
         if not proof.enough(groups[rows.watched]):
@@ -169,8 +173,10 @@ class FineTuneLearner:
 
     def _task(self) -> Task:
         tuning = self.tuning
-        preprocesses = tuple(network.preprocess for network in tuning.backbone.networks)
-        seen = Augmentation(self._alone().features, preprocesses, tuning.plan.flip, self.seed)
+        networks = tuning.backbone.networks
+        asked = tuple(network.preprocess for network in networks)
+        shown = tuple(sizes.smaller(network, tuning.plan.scale) for network in networks)
+        seen = Augmentation(self._alone().features, asked, shown, tuning.plan.flip, self.seed)
         return Task(
             seen,
             tuning.backbone,
@@ -242,6 +248,6 @@ def _stays(frozen: Fitted, why: str, figures: dict[str, Any]) -> Fitted:
 
 def _too_few(pictures: int) -> str:
     return (
-        f"a tenth of the training pictures, {pictures}, can be left out to compare the two; "
+        f"{pictures} of the training pictures can be left out to compare the two; "
         f"{calibration.FEWEST} of {proof.FEWEST_GROUPS} groups are needed"
     )
