@@ -177,6 +177,11 @@ class FineTuneConfig:
     frozen: float = setting(
         0.4, "share of the stages of each network, from the picture on, that stay as they are", 0, 0.95
     )
+    watch: Literal["auto", "training", "validation"] = setting(
+        "auto",
+        "what stops it, and proves it better: some of the training part, or (flattering its figures) "
+        "the validation part; auto: validation where the data brings one beside a test part",
+    )
     networks: Literal["first", "all"] = setting("first", "which of several networks are trained")
     flip: bool | Auto = setting("auto", "mirror crops of pictures at random; auto: unless pictures.mirror is false")
     minutes: float = setting(60.0, "that it may take, all fits together, where there is no budget", 0.0, 1e6)

@@ -155,7 +155,7 @@ def train(
     )
     rounds, last = _fit(learner, partition, grouped, plan, listen)
     saved, rows = _refit(learner, last, plan)
-    if len(rounds) == 1 and saved.tuned is not None:
+    if len(rounds) == 1 and saved.tuned is not None and plan.finetune.watch == "training":
         last = _whole(learner, last, saved, rows)
         rounds = [last]
     predictions = _predict(rounds, last, grouped.groups)
