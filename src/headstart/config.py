@@ -174,9 +174,6 @@ class FineTuneConfig:
         0.1,
         1,
     )
-    frozen: float = setting(
-        0.4, "share of the stages of each network, from the picture on, that stay as they are", 0, 0.95
-    )
     watch: Literal["auto", "training", "validation"] = setting(
         "auto",
         "what stops it, and proves it better: some of the training part, or (flattering its figures) "

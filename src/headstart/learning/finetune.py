@@ -186,8 +186,6 @@ class _Run:
         )
         model = _Model(task.backbone, head).to(memory_format=torch.channels_last)
         self.model = model.to(task.device).requires_grad_(True)
-        for network in self.model.networks:
-            stages.freeze(network, task.plan.frozen)
         # half an epoch is averaged over, so that each epoch's mean is nearly its own
         averaging: Any = get_ema_multi_avg_fn(max(0.0, 1 - 2 / self.per_epoch))  # type: ignore[no-untyped-call]
         self.average = AveragedModel(self.model, multi_avg_fn=averaging).requires_grad_(False)
@@ -388,8 +386,7 @@ def _groups(model: _Model, plan: FineTunePlan) -> list[dict[str, Any]]:
     for network in model.networks:
         distances = stages.distances(network)
         for name, weight in network.named_parameters():
-            if weight.requires_grad:
-                groups.setdefault((distances[name], weight.ndim > 1), []).append(weight)
+            groups.setdefault((distances[name], weight.ndim > 1), []).append(weight)
     return [
         {
             "params": weights,
