@@ -8,8 +8,9 @@ are never learned from.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,10 @@ from headstart.data import sources, splits
 from headstart.data.splits import Grouping, Partition
 from headstart.encoding import cache as caches
 from headstart.errors import ConfigError
-from headstart.evaluation import comparison, measure
+from headstart.evaluation import comparison, measure, showcase, speed
 from headstart.evaluation.comparison import Change
+from headstart.evaluation.showcase import Showcase
+from headstart.evaluation.speed import Speed
 from headstart.experiments import grouping, leakage
 from headstart.experiments import learning_curve as curves
 from headstart.experiments.leakage import LeakageReport
@@ -57,6 +60,9 @@ class TrainingResult:
         digests: SHA-256 of the bytes of each.
         curve: Accuracy against training pictures, if asked for.
         changes: What changed since a previous run, on the pictures that both measured; the first is of all of them.
+        showcase: Which pictures are worth looking at.
+        speed: What an answer costs on this machine.
+        seconds: How long the training took.
     """
 
     classifier: Classifier
@@ -71,6 +77,9 @@ class TrainingResult:
     digests: tuple[str, ...]
     curve: LearningCurve | None = None
     changes: tuple[Change, ...] = ()
+    showcase: Showcase = field(default_factory=Showcase, repr=False)
+    speed: Speed | None = None
+    seconds: float = 0.0
 
     @property
     def evaluation(self) -> Evaluation:
@@ -131,7 +140,7 @@ def train(
         ConfigError: The configuration does not fit this machine.
         StorageError: The cache cannot be written.
     """
-    folder = caches.resolve(cache)
+    started, folder = time.monotonic(), caches.resolve(cache)
     asked = resume.heeded(previous, config or TrainConfig())
     begun = prepare.begin(sources.dataset_of(data), asked, cache=folder, progress=progress)
     arrived = resume.arrivals(previous, begun.inspection.dataset, begun.inspection.digests)
@@ -156,8 +165,9 @@ def train(
     saved, rows = _refit(learner, last, plan)
     told = provenance.describe(last.split, last.fitted, None if saved is last.fitted else rows, prepared, len(rounds))
     evaluations = {name: measure.measure(one, plan.seed) for name, one in predictions.items()}
+    classifier = _classifier(prepared, saved, rules.carried(last.rules, saved, rows, plan.seed), told)
     return TrainingResult(
-        _classifier(prepared, saved, rules.carried(last.rules, saved, rows, plan.seed), told),
+        classifier,
         evaluations,
         predictions,
         (
@@ -178,6 +188,9 @@ def train(
         features.digests,
         curve,
         changes,
+        _shown(rounds, last, predictions, prepared),
+        speed.measure(classifier, features.dataset),
+        time.monotonic() - started,
     )
 
 
@@ -229,6 +242,15 @@ def _said(one: Round, rows: Integers, groups: Integers) -> Predictions:
         p_value=applied.p_value,
         known=applied.known,
     )
+
+
+def _shown(rounds: list[Round], last: Round, said: Mapping[str, Predictions], prepared: Prepared) -> Showcase:
+    """Return which pictures are worth looking at, of the part that is reported."""
+    if "test" in said:
+        turns, reported = [(last.split.test, last.split.train)], said["test"]
+    else:
+        turns, reported = [(one.split.validation, one.split.train) for one in rounds], said["validation"]
+    return showcase.find(prepared.features, reported, turns, prepared.resemblance.near_duplicates)
 
 
 def _curve(
