@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from headstart.errors import ArtifactError
 from headstart.report import plots, redraw, story, summary, vector
@@ -44,7 +45,7 @@ def render(told: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": summary.percent, "name": _name, "minutes": summary.minutes}
+    environment.filters |= {"percent": summary.percent, "name": _name, "minutes": summary.minutes, "code": _code}
     return environment.get_template("page.html").render(
         **run,
         style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),  # noqa: S704  # our own files
@@ -65,6 +66,11 @@ def _name(text: str) -> str:
     """Return a name as a page can show it: not endless, and with nothing that turns the rest of its line around."""
     plain = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text[: LONGEST + 1])
     return plain if len(plain) <= LONGEST else plain[: LONGEST - 1] + "…"
+
+
+def _code(text: str) -> Markup:
+    """Return a sentence in which what stands between backticks is set as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704  # escaped here
 
 
 def _charts(told: Mapping[str, Any], part: str) -> dict[str, Markup]:
