@@ -3,8 +3,9 @@
 Measured, one after the other, each in a process of its own on the CPU, offline, given one table of pictures whose
 column `split` says `train` or `test`:
 
-- `headstart`: `python -m headstart train` with its defaults and an empty cache, then with the cache that this filled,
-  then with that cache and a head that starts from nothing (`head.prior=none`), as those of the others do;
+- `headstart`: `python -m headstart train` at the picture size of the others (its default is a quarter larger, which
+  `levels.py` measures beside the same peers) and with an empty cache, then with the cache that this filled, then with
+  that cache and a head that starts from nothing (`head.prior=none`), as those of the others do;
 - `timm + scikit-learn`: the plain script: timm's model and evaluation transform, a DataLoader (batches of 32, two
   workers), eager float32, then StandardScaler and LogisticRegression(max_iter=1000);
 - `fastai`: a `vision_learner` that is given timm's name of the network, `Resize`, `aug_transforms()` and one
@@ -55,7 +56,7 @@ FIGURES = {"accuracy": "accuracy", "log_loss": "log-loss", "ece": "ECE"}
 CHILD = "--contender"
 
 # what everybody imports, so that nobody is the first to read it from the disk
-IMPORTS = """import fastai.vision.all, headstart.report.run, pandas, sklearn.linear_model, timm, torch
+IMPORTS = """import headstart.report.run, sklearn.linear_model, timm, torch
 from headstart.config import EncoderConfig
 from headstart.encoding import runtime
 runtime.choose(EncoderConfig(device="cpu"))"""
@@ -98,6 +99,7 @@ class Result:
     peak: int | None
     probabilities: metrics.Array
     peer: bool = True
+    rate: float | None = None  # pictures predicted a second, by peers alone
 
     def told(self) -> str:
         """Return a line for whoever waits."""
@@ -134,17 +136,21 @@ def _linear(job: dict[str, Any]) -> dict[str, Any]:
     if config["input_size"][-1] != features.SIZE:
         raise SystemExit(f"the pictures would be {config['input_size'][-1]} pixels wide instead of {features.SIZE}")
     transform = timm.data.create_transform(**config, is_training=False)
-    dataset = features.Pictures([str(Path(job["root"], row["id"])) for row in rows], transform)
-    loader = torch.utils.data.DataLoader(dataset, batch_size=features.BATCH, num_workers=features.WORKERS)
-    with torch.inference_mode():
-        values = torch.cat([model(batch) for batch in loader]).numpy()
-    test = np.array([row["split"] == "test" for row in rows])
-    labels = np.array([row["label"] for row in rows])
+
+    def encode(part: Sequence[dict[str, str]]) -> Any:
+        dataset = features.Pictures([str(Path(job["root"], row["id"])) for row in part], transform)
+        loader = torch.utils.data.DataLoader(dataset, batch_size=features.BATCH, num_workers=features.WORKERS)
+        with torch.inference_mode():
+            return torch.cat([model(batch) for batch in loader]).numpy()
+
+    learned, tested = ([row for row in rows if (row["split"] == "test") is test] for test in (False, True))
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    classifier.fit(values[~test], labels[~test])
-    names = [row["id"] for row in rows if row["split"] == "test"]
-    _write(job["out"], names, classifier.classes_.tolist(), classifier.predict_proba(values[test]))
-    return {}
+    classifier.fit(encode(learned), [row["label"] for row in learned])
+    start = time.perf_counter()
+    probabilities = classifier.predict_proba(encode(tested))
+    predicting = time.perf_counter() - start
+    _write(job["out"], [row["id"] for row in tested], classifier.classes_.tolist(), probabilities)
+    return {"predicting": predicting}
 
 
 def _fastai(job: dict[str, Any]) -> dict[str, Any]:
@@ -192,21 +198,22 @@ def _fastai(job: dict[str, Any]) -> dict[str, Any]:
         probabilities, _ = learner.get_preds(dl=loaders.test_dl(test))
         _write(out, names, classes, probabilities.numpy())
 
-    between: dict[str, Any] = {}
+    answer: dict[str, Any] = {}
     unfreeze = learner.unfreeze
 
     def unfreeze_later() -> None:
         """Predict where `fine_tune` has ended its frozen epoch."""
         start = time.time()
         predict(job["between"])
-        between.update(frozen=time.time() - job["started"], pause=time.time() - start)
+        answer.update(frozen=time.time() - job["started"], pause=time.time() - start)
         unfreeze()
 
     learner.unfreeze = unfreeze_later
     with learner.no_bar(), learner.no_logging():
         learner.fine_tune(job["epochs"], cbs=NoValidation())
+        start = time.perf_counter()
         predict(job["out"])
-    return between
+    return {**answer, "predicting": time.perf_counter() - start}
 
 
 def _write(out: str, names: Sequence[str], classes: Sequence[str], probabilities: Any) -> None:
@@ -246,6 +253,7 @@ def divided(data: Path, dataset: Dataset, arguments: argparse.Namespace, work: P
 def headstart(source: train.Source, exam: Exam, work: Path) -> tuple[list[Result], int]:
     """Run the command cold, warm, and without prior; return also how many classes it found in the pre-training."""
     cache, models = side_by_side.fresh(work, "cache"), side_by_side.fresh(work, "models")
+    source = train.Source(source.dataset, (*source.arguments, "--set", f"pictures.size={features.SIZE}"))
     bare = train.Source(source.dataset, (*source.arguments, "--set", "head.prior=none"))
     results = []
     for title, how in (("cold", source), ("warm", source), ("warm, no prior", bare)):
@@ -260,28 +268,48 @@ def headstart(source: train.Source, exam: Exam, work: Path) -> tuple[list[Result
     return results, matched
 
 
-def peers(source: train.Source, exam: Exam, arguments: argparse.Namespace, work: Path) -> list[Result]:
-    """Run the others."""
-    run, said, _ = _peer("linear", source, work)
-    results = [Result("timm + scikit-learn", run.seconds, run.peak, exam.read(said))]
-    say(results[-1].told())
-    epochs = arguments.fastai_epochs
-    run, said, between = _peer("fastai", source, work, epochs=epochs, batch=arguments.fastai_batch)
+def linear(table: Path, root: Path, exam: Exam, work: Path) -> Result:
+    """Run the script with timm and scikit-learn on a table of pictures below `root`."""
+    run, said, _ = _peer("linear", table, root, work)
+    return Result("timm + scikit-learn", run.seconds, run.peak, exam.read(said), rate=_rate(run, exam))
+
+
+def fastai(table: Path, root: Path, exam: Exam, work: Path, *, epochs: int, batch: int) -> tuple[Result, Result]:
+    """Run fastai; return what its frozen epoch gave, and the whole."""
+    run, said, between = _peer("fastai", table, root, work, epochs=epochs, batch=batch)
     answer = run.answer()
-    results += [
+    whole = run.seconds - answer["pause"]
+    return (
         Result("fastai, its frozen epoch", answer["frozen"], None, exam.read(between)),
-        Result(f"fastai, fine_tune({epochs})", run.seconds - answer["pause"], run.peak, exam.read(said)),
-    ]
-    for result in results[1:]:
-        say(result.told())
-    return results
+        Result(f"fastai, fine_tune({epochs})", whole, run.peak, exam.read(said), rate=_rate(run, exam)),
+    )
 
 
-def _peer(name: str, source: train.Source, work: Path, **options: int) -> tuple[side_by_side.Measured, Path, Path]:
+def require_fastai() -> None:
+    """Stop where fastai is missing.
+
+    Raises:
+        RuntimeError: It is; the text says how to get it.
+    """
+    if importlib.util.find_spec("fastai") is None:
+        raise RuntimeError("fastai is not installed here; this makes an environment of its own that has it:\n"
+                           "    make bench-peers DATA=FOLDER")  # fmt: skip
+
+
+def warm_libraries(work: Path, *, with_fastai: bool) -> None:
+    """Import once what everybody imports."""
+    more = "import fastai.vision.all, pandas\n" if with_fastai else ""
+    side_by_side.run_child([sys.executable, "-c", more + IMPORTS], work, _alone(work))
+
+
+def _rate(run: side_by_side.Measured, exam: Exam) -> float:
+    return len(exam.names) / float(run.answer()["predicting"])
+
+
+def _peer(name: str, table: Path, root: Path, work: Path, **options: int) -> tuple[side_by_side.Measured, Path, Path]:
     """Run a contender of this file; return also where its predictions are, and those from in between."""
     file, said, between = work / "job.json", work / f"{name}.csv", work / f"{name}-between.csv"
-    _, table, _, root = source.arguments
-    job = {"name": name, "table": table, "root": root, "out": str(said), "between": str(between), **options}
+    job = {"name": name, "table": str(table), "root": str(root), "out": str(said), "between": str(between), **options}
     file.write_text(json.dumps({**job, "started": time.time()}))
     command = [sys.executable, str(Path(__file__).resolve()), CHILD, str(file)]
     return side_by_side.run_child(command, work, _alone(work)), said, between
@@ -305,9 +333,7 @@ def difference(exam: Exam, one: Result, other: Result, metric: str) -> Interval:
 def main() -> int:
     """Measure, print, write the section."""
     arguments = _parse()
-    if importlib.util.find_spec("fastai") is None:
-        raise RuntimeError("fastai is not installed here; this makes an environment of its own that has it:\n"
-                           "    make bench-peers DATA=FOLDER")  # fmt: skip
+    require_fastai()
     dataset = sources.read(arguments.data)
     *about, versions = side_by_side.machine()
     versions += "".join(f", {name} {importlib.metadata.version(name)}" for name in ("scikit-learn", "fastai"))
@@ -315,9 +341,13 @@ def main() -> int:
     with side_by_side.workplace(arguments.work) as work:
         source, exam = divided(arguments.data, dataset, arguments, work)
         side_by_side.warm_files(source.dataset)
-        side_by_side.run_child([sys.executable, "-c", IMPORTS], work, _alone(work))
+        warm_libraries(work, with_fastai=True)
         results, matched = headstart(source, exam, work)
-        results += peers(source, exam, arguments, work)
+        table, root = (Path(source.arguments[place]) for place in (1, 3))
+        results.append(linear(table, root, exam, work))
+        results += fastai(table, root, exam, work, epochs=arguments.fastai_epochs, batch=arguments.fastai_batch)
+        for result in results[-3:]:
+            say(result.told())
     lines = [
         *(f"- {line}" for line in about),
         *_remarks(source, exam, matched, arguments),

@@ -30,7 +30,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -39,15 +39,15 @@ import side_by_side
 import train
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from side_by_side import Bound, say
+from unknown import Refusals, by_class, left_out
 
 from headstart import metrics
-from headstart.config import PictureConfig, SplitConfig, TrainConfig
+from headstart.config import SplitConfig, TrainConfig
 from headstart.data import sources, splits
 from headstart.data.sources import Columns
 from headstart.experiments import grouping
 from headstart.inspection import duplicates
 from headstart.learning import conformal
-from headstart.predictions import Interval, Predictions
 from headstart.records import Dataset, Integers, Sample
 from headstart.workflows import prepare
 from headstart.workflows import train as workflow
@@ -110,12 +110,10 @@ class Bench:
     cache: Path
     work: Path
     planted: int = COPIES
-    # nothing that is examined needs mirror images; it saves half of the encoding
-    plain: TrainConfig = field(default_factory=lambda: TrainConfig(pictures=PictureConfig(mirror=False)))
 
     def prepare(self, dataset: Dataset) -> Prepared:
         """Return what headstart knows of pictures before it learns from them."""
-        return prepare.encode(prepare.begin(dataset, self.plain), cache=self.cache)
+        return prepare.encode(prepare.begin(dataset, TrainConfig()), cache=self.cache)
 
     def train(self, dataset: Dataset, **settings: object) -> TrainingResult:
         """Train on pictures, with some settings changed."""
@@ -288,7 +286,7 @@ def labels(bench: Bench) -> Outcome:
             other = classes[(own + int(generator.integers(1, len(classes)))) % len(classes)]
             wrong[samples[row].name] = samples[row].label
             samples[row] = replace(samples[row], label=other)
-        suspects = audit(replace(dataset, samples=tuple(samples)), bench.plain, cache=bench.cache)
+        suspects = audit(replace(dataset, samples=tuple(samples)), cache=bench.cache)
         top, likely = suspects[:number], [suspect for suspect in suspects if suspect.is_likely]
         found = [suspect for suspect in top if suspect.name in wrong]
         precisions.append(len(found) / len(top))
@@ -370,13 +368,13 @@ def unknown(bench: Bench) -> Outcome:
             foreign = sources.read_pictures([folder])
             alike = squashed(foreign, bench.work / f"foreign-{len(rows)}")
             found = Refusals.of(same, result.classifier.predict_many(alike, cache=bench.cache))
-            rows.append((f"{name}, made the same", *found.cells(result)))
+            rows.append((f"{name}, made the same", *cells(found, result)))
             found_raw = Refusals.of(raw, result.classifier.predict_many(foreign, cache=bench.cache))
-            rows.append((f"{name}, files as they are", *found_raw.cells(result)))
+            rows.append((f"{name}, files as they are", *cells(found_raw, result)))
             say(f"unknown, {name}: {', '.join(rows[-2][1:])}; as they are: {', '.join(rows[-1][1:])}")
             for word, (area, refused) in {"objects": (0.995, 0.98), "animals": (0.98, 0.95)}.items():
                 if word in name:
-                    bounds.append(Bound(f"AUROC, {name}", found.area, ">=", area, "{:.4f}"))
+                    bounds.append(Bound(f"AUROC, {name}", found.area.value, ">=", area, "{:.4f}"))
                     bounds.append(Bound(f"share refused, {name}", found.refused, ">=", refused, "{:.3f}"))
     rows += list(_left_out(bench))
     side, quality = SQUASHED
@@ -389,7 +387,7 @@ def unknown(bench: Bench) -> Outcome:
         "which, and of whose copies and same-object pictures, the model learned nothing.",
         *([same_for_all] if bench.foreign else []),
         "- Left out: pictures of a random fifth of the classes, of which nothing was learned, against held-out "
-        "pictures of the others.",
+        "pictures of the others. Intervals of an AUROC draw these again by whole classes, foreign ones one by one.",
         "- Score: what the model chose to tell them by, without a foreign picture; beside it, the AUROC that made it "
         "choose so, on classes left out of its training part.",
         "",
@@ -401,43 +399,21 @@ def unknown(bench: Bench) -> Outcome:
     return Outcome(lines, bounds)
 
 
-@dataclass(frozen=True)
-class Refusals:
-    """How own and foreign pictures are told apart."""
-
-    own: int
-    foreign: int
-    area: float
-    refused: float
-    wrongly: Interval
-
-    @classmethod
-    def of(cls, own: Predictions, foreign: Predictions) -> Refusals:
-        """Measure predictions; pictures that cannot be used are left aside."""
-        from sklearn.metrics import roc_auc_score
-
-        ours, theirs = (np.array([row not in said.errors for row in range(len(said))]) for said in (own, foreign))
-        typical = np.concatenate([own.p_value[ours], foreign.p_value[theirs]])
-        area = float(roc_auc_score(np.repeat([1, 0], [ours.sum(), theirs.sum()]), typical))
-        groups = None if own.groups is None else own.groups[ours]
-        wrongly = metrics.share_interval(~own.known[ours], groups)
-        return cls(int(ours.sum()), int(theirs.sum()), area, float(1 - foreign.known[theirs].mean()), wrongly)
-
-    def cells(self, result: TrainingResult) -> tuple[str, ...]:
-        """Return the cells of a row."""
-        rule = result.classifier.rules.out_of_distribution
-        assert rule is not None  # noqa: S101  # the defaults ask for one
-        counts = f"{self.own:,}", f"{self.foreign:,}"
-        expected = f"{rule.compared[rule.score]:.3f}" if rule.compared else "–"
-        return rule.score, expected, *counts, f"{self.area:.4f}", f"{self.refused:.3f}", str(self.wrongly)
+def cells(found: Refusals, result: TrainingResult) -> tuple[str, ...]:
+    """Return the cells of a row."""
+    rule = result.classifier.rules.out_of_distribution
+    assert rule is not None  # noqa: S101  # the defaults ask for one
+    expected = f"{rule.compared[rule.score]:.3f}" if rule.compared else "–"
+    area, refused = "{:.4f} [{:.4f}, {:.4f}]".format(*found.area), f"{found.refused:.3f}"
+    return rule.score, expected, f"{found.own:,}", f"{found.foreign:,}", area, refused, str(found.wrongly)
 
 
 def held_out(bench: Bench, classes: Collection[str | None]) -> TrainingResult:
     """Return a model of these classes that had not learned from its own test part, a fifth of their pictures.
 
     The fifth is one of five folds, of whole groups of near-duplicates and, where they matter, same-object pictures.
-    Left to itself, `train` would measure every picture in its turn where same-object pictures matter, and its saved
-    head would have learned from all.
+    Left to itself, `train` would measure every picture in its turn where that costs little, and its saved head would
+    have learned from all.
     """
     whole = bench.untouched.features.dataset
     rows = np.flatnonzero([sample.label in classes for sample in whole])
@@ -469,14 +445,13 @@ def _left_out(bench: Bench) -> Iterable[tuple[str, ...]]:
         say("unknown: too few classes to leave some out")
         return
     for draw in range(DRAWS):
-        left_out = set(np.random.default_rng(draw).permutation(classes)[:number].tolist())
-        result = held_out(bench, set(classes) - left_out)
-        away = np.flatnonzero([sample.label in left_out for sample in bench.dataset])
-        foreign = result.classifier.predict_many(bench.dataset.select(away), cache=bench.cache)
-        found = Refusals.of(result.predictions["test"], foreign)
-        cells = found.cells(result)
-        say(f"unknown, {number} classes left out: {', '.join(cells)}")
-        yield (f"{number} classes left out, draw {draw + 1}", *cells)
+        away = left_out(classes, number, draw)
+        result = held_out(bench, set(classes) - away)
+        foreign = bench.dataset.select(np.flatnonzero([sample.label in away for sample in bench.dataset]))
+        said = by_class(result.classifier.predict_many(foreign, cache=bench.cache), foreign)
+        told = cells(Refusals.of(result.predictions["test"], said), result)
+        say(f"unknown, {number} classes left out: {', '.join(told)}")
+        yield (f"{number} classes left out, draw {draw + 1}", *told)
 
 
 def sets(bench: Bench) -> Outcome:

@@ -10,6 +10,7 @@ import json
 import struct
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from safetensors.torch import save_file
 
 from headstart.config import EncoderConfig
 from headstart.encoding import backbone as backbones
-from headstart.encoding import network, runtime
+from headstart.encoding import graphs, network, runtime
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.features import VIEWS
+from headstart.encoding.quantized import Quantized
 from headstart.encoding.runtime import Encoder
 from headstart.learning.calibration import Calibration
 from headstart.learning.heads import Head
@@ -66,6 +68,18 @@ def toys() -> Backbone:
 def toy_encoders() -> tuple[Encoder, ...]:
     """Of `toys`."""
     return runtime.build_all(toys(), runtime.choose(EncoderConfig("toys", "", "torch", "cpu", "f32")))
+
+
+@functools.cache
+def quantized_toys() -> tuple[Quantized, ...]:
+    """`toys` in 8-bit integers; needs NNCF, and some seconds once a session."""
+    return tuple(graphs.quantized(one, noise(8, one.preprocess.size)) for one in toys().networks)
+
+
+def quantized_toy_classifier() -> Classifier:
+    """`toy_classifier` in 8-bit integers."""
+    plan = runtime.choose(EncoderConfig("toys", "", "openvino", "cpu", "int8"))
+    return replace(toy_classifier(), encoders=runtime.build_all(toys(), plan, quantized_toys()))
 
 
 def toy_classifier(views: tuple[str, ...] = VIEWS) -> Classifier:

@@ -745,7 +745,7 @@ def test_show_draws_the_same_pictures_for_the_same_seed(run: Run, few: Path, tmp
 def test_show_draws_a_batch_as_the_model_sees_it(run: Run, few: Path, model_folder: Path, tmp_path: Path):
     ran = run("show", few, "--batch", "--model", model_folder, "--out", tmp_path / "batch.png")
     assert ran.code == 0
-    assert "One batch: (8, 64, 64, 3)" in ran.err
+    assert "One batch: (4, 64, 64, 3)" in ran.err
     assert "Here the crop cuts away 36% of a picture (median of 4)." in ran.err
     assert (tmp_path / "batch.png").stat().st_size > 10_000
 
@@ -771,14 +771,14 @@ def test_rows_of_a_picture_are_refused(run: Run, few: Path):
     assert "is a picture" in ran.err
 
 
-def test_a_batch_without_mirror_images_has_none(run: Run, few: Path, tmp_path: Path):
-    ran = run("show", few, "--batch", "--no-mirror", "--size", 64, "--out", tmp_path / "batch.png")
-    assert "One batch: (4, 64, 64, 3)" in ran.err
+def test_a_batch_has_mirror_images_where_they_are_asked_for(run: Run, few: Path, tmp_path: Path):
+    ran = run("show", few, "--batch", "--mirror", "--size", 64, "--out", tmp_path / "batch.png")
+    assert "One batch: (8, 64, 64, 3)" in ran.err
 
 
 def test_a_batch_shows_what_each_of_several_networks_sees(run: Run, few: Path, tmp_path: Path):
     ran = run("show", few, "--batch", "--backbone", "lite0@64+lite1@48/1.0", "--out", tmp_path / "batch.png")
-    assert "One batch: (8, 64, 64, 3) + (8, 48, 48, 3)" in ran.err
+    assert "One batch: (4, 64, 64, 3) + (4, 48, 48, 3)" in ran.err
     assert (tmp_path / "batch.png").stat().st_size > 10_000
 
 

@@ -17,6 +17,7 @@ LEVELS: Mapping[str, Mapping[str, Any]] = {
     "balanced": {"encoder": {"backbone": "tf_efficientnet_lite2"}, "predict": {"views": "original"}},
     "best": {
         "encoder": {"backbone": "tf_efficientnet_lite2@320+tf_efficientnet_lite1@300/1.0"},
+        "pictures": {"crops": "if-better"},
         "predict": {"views": "mirror"},
         "head": {"finetune": "if-new"},
     },

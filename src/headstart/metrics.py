@@ -154,7 +154,13 @@ def mean_interval(values: Array, groups: Integers | None = None, rounds: int = 1
 
 
 def overall_intervals(
-    probabilities: Array, targets: Integers, groups: Integers | None = None, rounds: int = 1000, seed: int = 0
+    probabilities: Array,
+    targets: Integers,
+    groups: Integers | None = None,
+    rounds: int = 1000,
+    seed: int = 0,
+    *,
+    weights: Array | None = None,
 ) -> dict[str, Interval]:
     """Return every overall figure with its interval: `share_interval` for shares, else a bootstrap's (Efron 1979).
 
@@ -164,8 +170,9 @@ def overall_intervals(
         groups: (N,) rows of one group are drawn together, since they are not independent; None: rows one by one.
         rounds: Bootstrap resamples.
         seed: Of the resampling.
+        weights: What `resample` drew, where it is at hand.
     """
-    weights = resample(len(targets), groups, rounds, seed)
+    weights = resample(len(targets), groups, rounds, seed) if weights is None else weights
     size = _units(groups, np.ones(len(targets), dtype=bool))
     return {
         name: share_interval(SHARES[name](probabilities, targets), groups)
@@ -176,14 +183,20 @@ def overall_intervals(
 
 
 def class_intervals(
-    probabilities: Array, targets: Integers, groups: Integers | None = None, rounds: int = 1000, seed: int = 0
+    probabilities: Array,
+    targets: Integers,
+    groups: Integers | None = None,
+    rounds: int = 1000,
+    seed: int = 0,
+    *,
+    weights: Array | None = None,
 ) -> dict[int, dict[str, Interval]]:
     """Return, for each class that occurs in the targets, its figures with intervals.
 
     `recall` (the accuracy on that class's pictures), `precision` and `f1` look at all rows; `top5_accuracy`,
-    `log_loss`, `brier` and `ece` at the rows that truly belong to the class.
+    `log_loss`, `brier` and `ece` at the rows that truly belong to the class. Arguments as in `overall_intervals`.
     """
-    weights = resample(len(targets), groups, rounds, seed)
+    weights = resample(len(targets), groups, rounds, seed) if weights is None else weights
     once = np.ones((1, len(targets)))
     point = _class_rates(probabilities, targets, once)
     spread = _class_rates(probabilities, targets, weights)

@@ -45,6 +45,7 @@ class PicturePlan:
     size: int
     resize: Literal["crop", "letterbox", "squash"]
     mirror: bool
+    crops: int | Literal["if-better"] = 0  # "if-better" until a sample of the pictures was encoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class EncoderPlan:
     weights: str
     engine: Literal["openvino", "torch"]
     device: Literal["cpu", "cuda", "mps"]
-    precision: Literal["f32", "bf16"]
+    precision: Literal["f32", "bf16", "int8"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +163,7 @@ def resolve(config: TrainConfig, preprocess: Preprocess, encoder: EncoderPlan, f
     return Plan(
         recipe=config.recipe,
         quality=quality_of(config),
-        pictures=PicturePlan(preprocess.size, config.pictures.resize, config.pictures.mirror is True),
+        pictures=_resolve_pictures(config, preprocess),
         predict=PredictPlan("mirror" if config.predict.views == "mirror" else "original"),
         encoder=encoder,
         split=_resolve_split(config.split, folds),
@@ -171,6 +172,15 @@ def resolve(config: TrainConfig, preprocess: Preprocess, encoder: EncoderPlan, f
         seed=config.seed,
         refit=config.refit is True,
         finetune=_resolve_finetune(config),
+    )
+
+
+def _resolve_pictures(config: TrainConfig, preprocess: Preprocess) -> PicturePlan:
+    asked = config.pictures
+    count = 0 if asked.crops == "auto" else asked.crops
+    in_epochs = resolve_head(config.head).in_epochs  # whose quick heads are another kind
+    return PicturePlan(
+        preprocess.size, asked.resize, asked.mirror is True, 0 if count == "if-better" and in_epochs else count
     )
 
 
@@ -194,6 +204,11 @@ def refuse_contradictions(config: TrainConfig) -> None:
     """
     split = config.split
     resolve_head(config.head)
+    if config.budget and config.encoder.precision == "int8":
+        raise ConfigError(
+            "encoder.precision is int8 and there is a budget; how long calibrating takes cannot be told beforehand.",
+            "Leave out one of them.",
+        )
     if split.folds == 1:
         raise ConfigError("split.folds is 1; one fold leaves nothing to learn from.", "Take 5, or 0 for one share.")
     folds = 0 if split.folds == "auto" else split.folds

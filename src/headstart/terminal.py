@@ -137,20 +137,27 @@ def print_plan(
         budget: How the time is spent, where it matters.
     """
     encoder = plan.encoder
-    mirrored = " and its mirror image" if plan.pictures.mirror else ""
+    mirrored = "; each picture and its mirror image" if plan.pictures.mirror else ""
     if plan.predict.views == "mirror":
-        mirrored = " averaged with its mirror image, in predictions too"
+        mirrored = "; each picture averaged with its mirror image, in predictions too"
     cut = "" if cropped is None else f"\n             {cropped}"
     tuning = f"\n  network    {_finetuning(plan)}" if plan.head.finetune != "none" else ""
     say(
         False,
         f"""Plan: {pictures} pictures of {classes} classes, quality {plan.quality}{_spent(budget)}
-  pictures   {_sizes(plan)} px, {plan.pictures.resize}; each picture{mirrored}{cut}
+  pictures   {_sizes(plan)} px, {plan.pictures.resize}{mirrored}{_crops(plan)}{cut}
   backbone   {encoder.backbone}, frozen, on {encoder.engine} ({encoder.device}, {encoder.precision})
   split      {_held_out(plan)}, unless the data brings a split; seed {plan.seed}
   head       {_head(plan)}, class weights: {plan.head.class_weight}{tuning}
   then       {_then(plan)}""",
     )
+
+
+def _crops(plan: Plan) -> str:
+    count = plan.pictures.crops
+    if count == "if-better":
+        return "; parts of each too, if they prove better"
+    return f"; {count} parts of each too" if count else ""
 
 
 def _spent(budget: Budget | None) -> str:
@@ -204,7 +211,7 @@ def _head(plan: Plan) -> str:
 def epochs(plan: Plan, quiet: bool) -> Callable[[Step], None]:
     """Return a listener that prints a line an epoch; L-BFGS takes its few dozen iterations within a second or two."""
     heard = plan.head.in_epochs or plan.head.finetune != "none"
-    most = plan.head.epochs if plan.head.in_epochs else plan.finetune.epochs
+    most = f"/{plan.head.epochs}" if plan.head.in_epochs else f" of at most {plan.finetune.epochs}"  # time may be short
 
     def listen(step: Step) -> None:
         figures = f"loss {step.train_loss:.4f}, accuracy {step.train_accuracy:.4f}"
@@ -212,7 +219,7 @@ def epochs(plan: Plan, quiet: bool) -> Callable[[Step], None]:
             figures += f"; held out {step.validation_loss:.4f}, {step.validation_accuracy:.4f}"
         if plan.head.watch == "training" and step.watched_loss == step.watched_loss:
             figures += f"; watched {step.watched_loss:.4f}"
-        say(False, f"epoch {step.number}/{most}: {figures}; {step.seconds:.1f} s")
+        say(False, f"epoch {step.number}{most}: {figures}; {step.seconds:.1f} s")
 
     return listen if heard and not quiet else lambda _: None
 

@@ -45,6 +45,13 @@ def test_without_same_object_pictures_nothing_is_said():
     assert gap(*drawn(things=60, shots=1, spread=0.1)) is None
 
 
+def test_nothing_is_said_where_the_data_gives_nothing_to_learn_from():
+    features, resemblance = drawn(things=6, shots=2, spread=0.1)
+    measured = tuple(replace(sample, split="test") for sample in features.dataset)
+    kept = replace(features, dataset=replace(features.dataset, samples=measured))
+    assert gap(kept, resemblance) is None
+
+
 @pytest.mark.parametrize("shots", [1500, 6])
 def test_a_large_group_is_examined_all_the_same(shots: int, monkeypatch: pytest.MonkeyPatch):
     """A few things photographed more often than pictures are examined; taken whole, none of them would fit."""

@@ -17,10 +17,10 @@ from PIL import Image
 
 from headstart.config import CalibrationConfig, HeadConfig
 from headstart.data import images, sources
-from headstart.encoding import features, network, runtime
+from headstart.encoding import crops, features, network, runtime
 from headstart.encoding.backbone import Backbone
 from headstart.errors import DataError
-from headstart.learning import augment, finetune, rules
+from headstart.learning import finetune, rules
 from headstart.learning.augment import Augmentation
 from headstart.learning.clock import Clock, Limits
 from headstart.learning.finetune import Rows, Task
@@ -370,7 +370,7 @@ def test_no_picture_is_mirrored_where_that_shows_another_thing():
         mirror: {
             bool(shown[:, 0].mean() > shown[:, -1].mean())
             for seed in range(20)
-            for shown in [augment.augmented(pixels, preprocess, mirror, np.random.default_rng(seed))]
+            for shown in [crops.augmented(pixels, preprocess, mirror, np.random.default_rng(seed))]
         }
         for mirror in (False, True)
     }
@@ -383,7 +383,7 @@ SIZES = [((640, 480), True), ((30, 300), False), ((10, 4000), True), ((1, 1), Tr
 @pytest.mark.parametrize(("size", "square"), SIZES)
 def test_parts_lie_in_the_picture(size: tuple[int, int], square: bool):
     for seed in range(50):
-        left, top, across, down = augment.part(*size, square, np.random.default_rng(seed))
+        left, top, across, down = crops.part(*size, square, np.random.default_rng(seed))
         assert 0 <= left <= left + across <= size[0]
         assert 0 <= top <= top + down <= size[1]
         assert across > 0

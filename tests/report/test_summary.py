@@ -104,3 +104,10 @@ def test_a_run_that_lacks_a_file_cannot_be_drawn_again(model_folder: Path, tmp_p
     (tmp_path / name).unlink()
     with pytest.raises(ArtifactError, match=name):
         redraw.redraw(tmp_path)
+
+
+def test_what_is_expected_of_the_saved_model_is_told_as_an_estimate():
+    told = {"accuracy": [0.889, 0.88, 0.897], "gain": [0.004, -0.001, 0.009]}
+    line = summary.expected_line(told | {"learned_from": 100, "measured_heads_learned_from": 80})
+    assert "learned from 100 pictures, those measured from 80" in line
+    assert "estimated, not measured: accuracy 0.889 [0.880, 0.897], +0.4 points [-0.1, +0.9]" in line

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -15,7 +18,10 @@ from conftest import Ran
 from PIL import Image
 from safetensors.torch import save_file
 
+from headstart.cli.train import Patience
+from headstart.learning.clock import STAGE
 from headstart.model import artifact
+from headstart.records import silence
 
 SIDE = 32
 
@@ -50,7 +56,7 @@ def test_a_fine_tuned_model_tells_what_it_is_and_answers_as_it_was_measured(tmp_
     ran = run("train", photos, *network, *settings, "--no-refit", "--out", out)
     assert ran.code == 0, ran.err
     assert "network    trained with that head, at most 5 epochs in batches of 16" in ran.err
-    assert "epoch 5/5: loss" in ran.err
+    assert "epoch 5 of at most 5: loss" in ran.err
     assert "training the network gave log-loss" in ran.err
     assert "trained with the head" in (out / "README.md").read_text("utf-8")
     told = json.loads((out / "model.json").read_text("utf-8"))["training"]
@@ -63,3 +69,48 @@ def test_a_fine_tuned_model_tells_what_it_is_and_answers_as_it_was_measured(tmp_
     measured = np.array([[float(row[f"probability:{name}"]) for name in ("across", "down")] for row in rows])
     np.testing.assert_allclose(said.probabilities, measured, atol=1e-6)
     assert (out / "plots" / "training.png").is_file()
+
+
+def interrupt(stage: str, times: int) -> Event:
+    """Interrupt a training in some stage so often, and return whether its networks have had enough."""
+    patience, heard = Patience(silence), Event()
+    patience.enough = heard
+    with patience.heeding_interrupts(), suppress(KeyboardInterrupt):
+        patience(stage, 1, 10)
+        for _ in range(times):
+            signal.raise_signal(signal.SIGINT)
+        return heard
+    raise KeyboardInterrupt(heard.is_set())
+
+
+def test_the_first_interrupt_while_a_network_trains_ends_only_that_and_the_second_everything():
+    assert interrupt(STAGE, 1).is_set()
+    with pytest.raises(KeyboardInterrupt, match="True"):
+        interrupt(STAGE, 2)
+
+
+def test_an_interrupt_while_no_network_trains_ends_everything():
+    with pytest.raises(KeyboardInterrupt, match="False"):
+        interrupt("Encoding", 1)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.slow
+def test_an_interrupted_training_of_a_network_ends_with_a_saved_model(
+    tmp_path: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+):
+    photos, out, weights = striped(tmp_path / "photos"), tmp_path / "model", tmp_path / "weights.safetensors"
+    save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), weights)
+    heard = Patience.__call__
+
+    def interrupted(patience: Patience, stage: str, done: int, total: int) -> None:
+        heard(patience, stage, done, total)
+        if stage.startswith(STAGE) and done == 5 and patience.enough is not None:
+            patience.enough.set()  # what the handler does, which `run` leaves to the test runner
+
+    monkeypatch.setattr(Patience, "__call__", interrupted)
+    network = ["--backbone", "test_resnet", "--weights", weights, "--no-mirror", "--engine", "torch"]
+    ran = run("train", photos, *network, "--set", "head.finetune=all", "--set", "pictures.size=32", "--out", out)
+    assert ran.code == 0, ran.err
+    assert "so the frozen one stays: no epoch came to its end; it was stopped" in ran.err
+    assert artifact.load_classifier(out).classes == ("across", "down")

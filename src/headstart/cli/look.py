@@ -111,7 +111,7 @@ def show(
     batch: Batch,
     quiet: Quiet = False,
 ) -> None:
-    """Draw 25 pictures with their labels, or (--batch) 16 of them and their mirror images as the network sees them."""
+    """Draw 25 pictures with their labels, or (--batch) 16 of them as the network sees them."""
     root, table = locate(data, labels, images)
     _check_heeded(rows, out, seed, batch)
     if rows is not None:
@@ -124,7 +124,7 @@ def show(
     dataset = gallery.open_any(root, table)
     places.check_out(out, [*([table] if table else []), *(sample.path for sample in dataset)])
     if batch.batch:
-        drawn = gallery.batch(dataset, batch.preprocesses(), seed or 0, mirror=batch.mirror is not False)
+        drawn = gallery.batch(dataset, batch.preprocesses(), seed or 0, mirror=bool(batch.mirror))
         shapes = " + ".join(map(str, drawn.shapes))
         terminal.say(quiet, f"One batch: {shapes} 8-bit RGB; normalised to float32 inside the encoder.")
         terminal.say(quiet or drawn.cropped is None, f"Here {drawn.cropped}.")

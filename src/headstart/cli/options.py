@@ -115,7 +115,7 @@ class Engine:
 
     engine: Annotated[str | None, typer.Option(help="auto, openvino or torch.")] = None
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None
-    precision: Annotated[str | None, typer.Option(help="auto, f32 or bf16.")] = None
+    precision: Annotated[str | None, typer.Option(help="auto, f32, bf16 or int8.")] = None
 
     @property
     def flags(self) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from pathlib import Path
 from headstart.errors import DataError
 from headstart.records import listing
 
+_SPECIAL = re.compile(r'[,"\r\n]')
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -105,7 +107,7 @@ def to_csv(rows: Iterable[Sequence[str]]) -> str:
 
 
 def _quoted(cell: str) -> str:
-    plain = cell and not any(letter in cell for letter in ',"\r\n')
+    plain = cell and not _SPECIAL.search(cell)
     return cell if plain else '"' + cell.replace('"', '""') + '"' if cell else ""
 
 

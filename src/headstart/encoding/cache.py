@@ -30,6 +30,7 @@ from headstart.storage import read_regular, remove_stale, storage_errors, write_
 
 SHARD_ROWS = 256  # rows of a shard at most
 FITS = "fits"  # where fits in epochs keep their state
+QUANTIZED = "quantized"  # where networks in 8-bit integers are kept
 MOST_BYTES = 1 << 30  # of a file of the cache; 256 rows of a thousand features are a megabyte
 MOST_NOTES = 1 << 20  # bytes of a recipe or of what is remembered
 
@@ -348,10 +349,11 @@ def survey(cache: Path, *, verify: bool = False) -> list[ShardState]:
 
 
 def clear(cache: Path) -> None:
-    """Remove stored features and the state of killed fits, and nothing else that may lie in the folder."""
-    with storage_errors(cache / FITS, _HINT):
-        for path in (cache / FITS).glob(f"{'[0-9a-f]' * 32}.safetensors"):
-            path.unlink(missing_ok=True)
+    """Remove features, quantized networks and the state of killed fits, and nothing else that may lie in the folder."""
+    for kept, digits in ((cache / FITS, 32), (cache / QUANTIZED, 64)):
+        with storage_errors(kept, _HINT):
+            for path in kept.glob(f"{'[0-9a-f]' * digits}.safetensors"):
+                path.unlink(missing_ok=True)
     for folder in (cache / "features").glob("*/"):
         with storage_errors(folder, _HINT):
             for path in [*shards(folder), folder / "recipe.json", folder / "remembered.json"]:

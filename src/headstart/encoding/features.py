@@ -15,13 +15,14 @@ from contextlib import closing
 from functools import partial
 from itertools import accumulate, pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
 from headstart.data.pictures import InMemory
 from headstart.encoding import cache as caches
-from headstart.encoding import reading, runtime, side_by_side
+from headstart.encoding import crops, reading, runtime, side_by_side
 from headstart.encoding.cache import open_cache
 from headstart.encoding.kept_properties import KeptProperties
 from headstart.encoding.reading import Loaded, Part
@@ -72,7 +73,7 @@ def extract(
         digests: (N,) SHA-256 of their bytes as they were when last looked at; "" where a file could not be read. None:
             they are found out as each file is read, which is then read only once.
         encoders: Compute the features, each those of one network, which stand side by side.
-        views: From `VIEWS`.
+        views: From `VIEWS`, or `crops.names`.
         with_properties: Whether properties are wanted; they come from the same decoding.
         cache: The folder of the cache; None: keep nothing.
         progress: Hears of every picture.
@@ -81,7 +82,8 @@ def extract(
     Raises:
         StorageError: The cache cannot be used.
     """
-    job = _Job(dataset, digests, encoders, tuple(views), with_properties, cache, progress, memory or {})
+    wanted = _Wanted(dataset, digests, tuple(views), with_properties, memory or {})
+    job = _Job(wanted, encoders, cache, progress)
     agreement = job.choose_engines()
     while job.missing():  # once, unless files change while they are read
         job.compute()
@@ -93,7 +95,7 @@ def missing(
     dataset: Dataset, digests: Sequence[str], encoders: Sequence[Encoder], *, views: Sequence[str], cache: Path | None
 ) -> Integers:
     """Return rows of pictures whose features the cache lacks, one for each content; arguments as in `extract`."""
-    job = _Job(dataset, digests, encoders, tuple(views), False, cache, silence, {})
+    job = _Job(_Wanted(dataset, digests, tuple(views)), encoders, cache)
     job.recall()
     return np.array([rows[0] for rows in job.missing().values()], dtype=np.int64)
 
@@ -109,31 +111,34 @@ def mean(values: Floats) -> Floats:
     return total
 
 
+class _Wanted(NamedTuple):
+    """What is extracted; fields as the arguments of `extract`."""
+
+    dataset: Dataset
+    digests: Sequence[str] | None
+    views: tuple[str, ...]
+    with_properties: bool = False
+    memory: Mapping[int, InMemory] = MappingProxyType({})
+
+
 class _Job:
     """One extraction: what is known, what is missing, and where it goes."""
 
     def __init__(
-        self,
-        dataset: Dataset,
-        digests: Sequence[str] | None,
-        encoders: Sequence[Encoder],
-        views: tuple[str, ...],
-        with_properties: bool,
-        cache: Path | None,
-        progress: Progress,
-        memory: Mapping[int, InMemory],
+        self, wanted: _Wanted, encoders: Sequence[Encoder], cache: Path | None, progress: Progress = silence
     ) -> None:
-        self.dataset, self.encoders, self.views, self.memory = dataset, tuple(encoders), views, memory
+        self.dataset, digests, self.views, with_properties, self.memory = wanted
+        self.encoders = tuple(encoders)
         self.preprocesses = [encoder.preprocess for encoder in encoders]
         self.blind = digests is None
-        self.digests = [""] * len(dataset) if digests is None else list(digests)
+        self.digests = [""] * len(self.dataset) if digests is None else list(digests)
         self.cache = None if cache is None else open_cache(cache)
         self.progress = progress
         ends = [0, *accumulate(encoder.dim for encoder in encoders)]
         self.columns = [slice(begin, end) for begin, end in pairwise(ends)]  # of each network
-        self.values: Floats = np.zeros((len(dataset), len(views), ends[-1]), dtype=np.float32)
-        self.known = np.zeros((len(dataset), len(encoders), len(views)), dtype=bool)
-        self.codes = np.zeros(len(dataset), dtype=np.int64)  # of remarks
+        self.values: Floats = np.zeros((len(self.dataset), len(self.views), ends[-1]), dtype=np.float32)
+        self.known = np.zeros((len(self.dataset), len(encoders), len(self.views)), dtype=bool)
+        self.codes = np.zeros(len(self.dataset), dtype=np.int64)  # of remarks
         self.properties = KeptProperties(self.digests, self.preprocesses[0], self.cache) if with_properties else None
         self.failures: dict[int, str] = {}
         self.done = 0  # rows with all their parts
@@ -243,6 +248,8 @@ class _Job:
                     yield (same, outcome), [(network, self._view(outcome, network, v)) for network, v in outcome.parts]
 
     def _view(self, outcome: Loaded, network: int, view: int) -> Pixels:
+        if crops.is_crop(self.views[view]):
+            return outcome.crops[network, view]
         pixels = outcome.pixels[network]
         return pixels if self.views[view] == "original" else np.ascontiguousarray(pixels[:, ::-1])
 
@@ -328,8 +335,7 @@ class _Job:
             outcome = self.loaded.get(row) or self._load(row)
             if len(self.loaded) < COMPARED * len(self.encoders):
                 self.loaded[row] = outcome
-            if network in outcome.pixels:
-                prepared.append(outcome.pixels[network])
+            prepared += [self._view(outcome, *part) for part in outcome.parts if part[0] == network][:1]
             if len(prepared) == COMPARED:
                 break
         return prepared
@@ -339,7 +345,8 @@ class _Job:
             return self.loaded.pop(row)
         wanted = self.properties is not None and not self.properties.known[row]
         source = self.memory.get(row, self.dataset[row].path)
-        return reading.load(source, self.preprocesses, partial(self._lacking, row), with_properties=wanted)
+        lacking = partial(self._lacking, row)
+        return reading.load(source, self.preprocesses, lacking, views=self.views, with_properties=wanted)
 
     def _lacking(self, row: int, digest: str) -> tuple[Part, ...]:
         """Return what is to be computed of a row whose file turned out to have this digest."""

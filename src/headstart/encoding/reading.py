@@ -16,7 +16,7 @@ import numpy as np
 
 from headstart.data import images, pictures
 from headstart.data.pictures import Content, InMemory
-from headstart.encoding import runtime
+from headstart.encoding import crops, runtime
 from headstart.errors import PictureError
 from headstart.inspection import properties
 from headstart.records import Dataset, Floats, Integers, Pixels, Preprocess
@@ -36,6 +36,7 @@ class Loaded:
         digest: Of the file; "" if it could not be read.
         parts: What is to be computed of it; nothing where the cache has all of it.
         pixels: Network → the picture as that network wants it, for the networks of `parts`.
+        crops: Part → the same of a part of the picture, for those of `parts` that are crops.
         code: Of what was remarked, see `REMARKS`.
         problem: Why it cannot be used; "" if it can.
         properties: What can be seen of it, where that was asked for.
@@ -44,6 +45,7 @@ class Loaded:
     digest: str
     parts: tuple[Part, ...] = ()
     pixels: Mapping[int, Pixels] = field(default_factory=dict)
+    crops: Mapping[Part, Pixels] = field(default_factory=dict)
     code: int = 0
     problem: str = ""
     properties: Floats | None = None
@@ -54,6 +56,7 @@ def load(
     preprocesses: Sequence[Preprocess],
     lacking: Callable[[str], tuple[Part, ...]],
     *,
+    views: Sequence[str] = ("original",),
     with_properties: bool = False,
 ) -> Loaded:
     """Read a picture and, unless all of its features are kept already, decode and prepare it.
@@ -62,10 +65,12 @@ def load(
         source: The file, or the picture where it is none.
         preprocesses: What each network has it prepared by.
         lacking: Tells of a digest what is to be computed.
+        views: What the second numbers of its parts stand for.
         with_properties: Whether to look at its properties too, as it is decoded for the first network.
     """
     digest = ""
     pixels: dict[int, Pixels] = {}
+    cropped: dict[Part, Pixels] = {}
     code, seen = 0, None
     try:
         content = pictures.read(source, preprocesses[0])
@@ -74,13 +79,17 @@ def load(
         for network, picture in _decoded(content, preprocesses, wanted | ({0} if with_properties else set())):
             code = _code(picture)
             if network in wanted:
-                pixels[network] = images.prepare(picture.pixels, preprocesses[network])
+                for part in (part for part in parts if part[0] == network):
+                    if crops.is_crop(view := views[part[1]]):
+                        cropped[part] = crops.shown(picture.pixels, preprocesses[network], view, digest)
+                    elif network not in pixels:
+                        pixels[network] = images.prepare(picture.pixels, preprocesses[network])
             if with_properties and network == 0:
                 seen = properties.measure(picture, content.size)
             del picture  # the next may be large too
     except PictureError as error:
         return Loaded(digest, problem=error.message)
-    return Loaded(digest, parts, pixels, code, properties=seen)
+    return Loaded(digest, parts, pixels, cropped, code, properties=seen)
 
 
 def _decoded(

@@ -1,21 +1,18 @@
 """A backbone → an encoder that runs it: PyTorch (CPU, CUDA, MPS) or OpenVINO behind one protocol.
 
-The only door to OpenVINO. Pictures come in as 8-bit RGB; normalisation is part of the compiled graph. Whatever an
-engine is told to do is explicit (precision, streams), and `verified` compares it with PyTorch in float32 before it
-is trusted.
+Pictures come in as 8-bit RGB; normalisation is part of what is compiled. Whatever an engine is told to do is explicit
+(precision, streams), and `verified` compares it with PyTorch in float32 before it is trusted.
 """
 
 from __future__ import annotations
 
 import copy
-import importlib
 import os
-import sys
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -23,8 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from headstart.config import EncoderConfig
+from headstart.encoding import graphs
 from headstart.encoding.backbone import Backbone
-from headstart.encoding.network import ONE_AT_A_TIME, Network, cannot_take, quiet
+from headstart.encoding.graphs import openvino
+from headstart.encoding.network import ONE_AT_A_TIME, Network, cannot_take
+from headstart.encoding.quantized import Quantized
 from headstart.errors import ConfigError
 from headstart.plans import EncoderPlan
 from headstart.records import Floats, Pixels, Preprocess
@@ -32,8 +32,10 @@ from headstart.records import Floats, Pixels, Preprocess
 BATCHES = {"cpu": 8, "mps": 32, "cuda": 128}  # of the torch engine; on a CPU larger ones are no faster
 
 # What an engine may differ from PyTorch float32. bf16 keeps 8 bits of mantissa; measured on Lite2 are a relative
-# error of 4e-2 and a cosine of 0.9986; float32 engines measure about 1e-6.
-BOUNDS = {"f32": (1e-3, 0.9999), "bf16": (0.25, 0.98)}
+# error of 4e-2 and a cosine of 0.9986; float32 engines measure about 1e-6. int8 has no mantissa: the worst of 64 dogs
+# had 0.21 and 0.980, so that a bound finds mistakes only, and whether heads lose by it is measured apart.
+BOUNDS = {"f32": (1e-3, 0.9999), "bf16": (0.25, 0.98), "int8": (0.5, 0.9)}
+_SAFER_FIRST = ("f32", "bf16", "int8")
 
 
 class Encoder(Protocol):
@@ -43,6 +45,7 @@ class Encoder(Protocol):
     plan: EncoderPlan
     preprocess: Preprocess
     weights: str
+    quantized: Quantized | None  # what is run where the plan says int8
     dim: int
     ahead: int  # how many pictures it pulls before it gives a result
     trusted: tuple[Encoder, Agreement] | None
@@ -91,18 +94,34 @@ def choose(config: EncoderConfig) -> EncoderPlan:
             "This processor has no bf16 arithmetic; OpenVINO would silently use float32.",
             "Use --precision f32 or auto.",
         )
+    elif precision == "int8" and engine != "openvino":
+        raise ConfigError(
+            f"int8 is for the OpenVINO engine on a CPU; this would be {engine} on {device}.",
+            "Add --engine openvino --device cpu, or use --precision auto.",
+        )
     return EncoderPlan(config.backbone, config.weights, engine, device, precision)
 
 
-def build(network: Network, plan: EncoderPlan) -> Encoder:
-    """Return the encoder of a network by a plan; it compiles when it is first used."""
-    kind = OpenVinoEncoder if plan.engine == "openvino" else TorchEncoder
-    return kind(network, plan)
+def usual(plan: EncoderPlan) -> EncoderPlan:
+    """Return the plan, or where it asks for int8, which needs to be calibrated, the one that goes without."""
+    if plan.precision != "int8":
+        return plan
+    return replace(plan, precision="bf16" if _has_bf16(plan.engine, plan.device) else "f32")
 
 
-def build_all(backbone: Backbone, plan: EncoderPlan) -> tuple[Encoder, ...]:
-    """Return an encoder for each network of a backbone, all by the same plan."""
-    return tuple(build(network, plan) for network in backbone.networks)
+def build(network: Network, plan: EncoderPlan, quantized: Quantized | None = None) -> Encoder:
+    """Return the encoder of a network by a plan, for int8 with the quantized one; it compiles when it is first used."""
+    if (plan.precision == "int8") != (quantized is not None):
+        raise ConfigError(
+            f"{network.name} was not calibrated for int8.", "Train with --precision int8, or use --precision auto."
+        )
+    return OpenVinoEncoder(network, plan, quantized) if plan.engine == "openvino" else TorchEncoder(network, plan)
+
+
+def build_all(backbone: Backbone, plan: EncoderPlan, quantized: Sequence[Quantized | None] = ()) -> tuple[Encoder, ...]:
+    """Return an encoder for each network of a backbone, all by the same plan; for int8 with each quantized."""
+    pairs = zip(backbone.networks, quantized or repeat(None), strict=False)
+    return tuple(build(network, plan, own) for network, own in pairs)
 
 
 def verified(encoder: Encoder, pictures: Sequence[Pixels]) -> tuple[Encoder, Agreement]:
@@ -128,6 +147,7 @@ def _first_that_agrees(encoder: Encoder, pictures: Sequence[Pixels], reference: 
     if (agreement.relative_error <= most and agreement.cosine >= least) or encoder.plan == safest:
         return encoder, agreement
     safer = replace(encoder.plan, precision="f32") if encoder.plan.precision == "bf16" else safest
+    safer = usual(encoder.plan) if encoder.plan.precision == "int8" else safer
     warnings.warn(
         f"{encoder.version} in {encoder.plan.precision} differs from PyTorch float32 by "
         f"{agreement.relative_error:.2g} (cosine {agreement.cosine:.4f}), more than {most:g} (cosine {least:g}); "
@@ -140,7 +160,7 @@ def _first_that_agrees(encoder: Encoder, pictures: Sequence[Pixels], reference: 
 def safest(encoders: Iterable[Encoder]) -> EncoderPlan:
     """Return the plan, of those of encoders that began with the same one, that was fallen back to last."""
     plans = [encoder.plan for encoder in encoders]
-    return min(plans, key=lambda plan: (plan != reference_plan(plan), plan.precision != "f32"))
+    return min(plans, key=lambda plan: (plan != reference_plan(plan), _SAFER_FIRST.index(plan.precision)))
 
 
 def by_plan(encoder: Encoder, plan: EncoderPlan) -> Encoder:
@@ -183,6 +203,7 @@ class TorchEncoder:
         """Keep the network; it moves to the device on first use."""
         self.plan, self.preprocess = plan, network.preprocess
         self.weights, self.dim, self.ahead = network.digest, network.dim, BATCHES[plan.device]
+        self.quantized: Quantized | None = None
         self.trusted: tuple[Encoder, Agreement] | None = None
         self.others: Mapping[EncoderPlan, Encoder] = {}
         self.network = network
@@ -235,9 +256,9 @@ class OpenVinoEncoder:
     81 per second), and make each row independent of every other one to the last bit.
     """
 
-    def __init__(self, network: Network, plan: EncoderPlan) -> None:
-        """Keep the network; it is converted and compiled on first use."""
-        self.plan, self.preprocess = plan, network.preprocess
+    def __init__(self, network: Network, plan: EncoderPlan, quantized: Quantized | None = None) -> None:
+        """Keep the network; it is converted, unless that was done and quantized, and compiled on first use."""
+        self.plan, self.preprocess, self.quantized = plan, network.preprocess, quantized
         self.weights, self.dim, self.ahead = network.digest, network.dim, available_cores() + 2
         self.trusted: tuple[Encoder, Agreement] | None = None
         self.others: Mapping[EncoderPlan, Encoder] = {}
@@ -251,7 +272,7 @@ class OpenVinoEncoder:
     @property
     def version(self) -> str:
         """E.g. `openvino 2026.4.1`."""
-        return f"openvino {_openvino().__version__.split('-')[0]}"
+        return f"openvino {openvino().__version__.split('-')[0]}"
 
     def encode(self, pictures: Iterable[Pixels]) -> Iterator[Floats]:
         """See `Encoder.encode`."""
@@ -271,33 +292,21 @@ class OpenVinoEncoder:
             yield _result(request)
 
     def _compile(self) -> Any:
-        ov = _openvino()
-        size, module = self.preprocess.size, self.network.module
-        with quiet():  # torch announces the end of tracing, which OpenVINO still relies on
-            # traced here: OpenVINO would have torch check the trace, which takes as long again, and `verified` does it
-            example = torch.zeros(1, 3, size, size)
-            try:
-                traced = torch.jit.trace(module, example, check_trace=False, strict=False)  # type: ignore[no-untyped-call]
-            except Exception as error:  # a saved model's size that its network cannot take; each trips over its own
-                raise cannot_take(self.network.name, size, error) from error
-            model = ov.convert_model(traced, example_input=example)
-        model.reshape([1, 3, size, size])
-        steps = ov.preprocess.PrePostProcessor(model)
-        steps.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
-        steps.input().model().set_layout(ov.Layout("NCHW"))
-        steps.input().preprocess().convert_element_type(ov.Type.f32).mean(
-            [255 * value for value in self.preprocess.mean]
-        ).scale([255 * value for value in self.preprocess.std])
         cores = available_cores()
-        return ov.Core().compile_model(
-            steps.build(),
-            "CPU",
-            {
-                "INFERENCE_PRECISION_HINT": self.plan.precision,
-                "PERFORMANCE_HINT": "THROUGHPUT",
-                "NUM_STREAMS": cores,
-                "INFERENCE_NUM_THREADS": cores,
-            },
+        precise = self.quantized is None
+        return (
+            openvino()
+            .Core()
+            .compile_model(
+                graphs.of(self.network) if self.quantized is None else graphs.read(self.network, self.quantized),
+                "CPU",
+                {
+                    "INFERENCE_PRECISION_HINT": self.plan.precision if precise else "f32",  # of what is not quantized
+                    "PERFORMANCE_HINT": "THROUGHPUT",
+                    "NUM_STREAMS": cores,
+                    "INFERENCE_NUM_THREADS": cores,
+                },
+            )
         )
 
 
@@ -334,14 +343,6 @@ def _result(request: Any) -> Floats:
     return values
 
 
-def _openvino() -> Any:
-    # Importing OpenVINO reports the fact to an analytics service unless its telemetry package cannot be found; nothing
-    # leaves this machine.
-    if "openvino" not in sys.modules:
-        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    return importlib.import_module("openvino")
-
-
 def _choose_device(asked: str) -> Literal["cpu", "cuda", "mps"]:
     has: Mapping[str, bool] = {
         "cuda": torch.cuda.is_available(),
@@ -358,5 +359,5 @@ def _choose_device(asked: str) -> Literal["cpu", "cuda", "mps"]:
 
 def _has_bf16(engine: str, device: str) -> bool:
     if engine == "openvino":
-        return "BF16" in _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return "BF16" in openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return device == "cuda" and torch.cuda.is_bf16_supported()

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from headstart.data import images
+from headstart.encoding import crops
 from headstart.encoding.cache import Row, Store
 from headstart.encoding.reading import Part
 from headstart.encoding.runtime import Agreement, Encoder
@@ -24,6 +25,7 @@ AGREEMENT = {field.name for field in fields(Agreement)}
 
 def recipe(encoder: Encoder, view: str) -> dict[str, object]:
     """Return everything besides the file's bytes that decides the features."""
+    quantized = {} if encoder.quantized is None else {"quantized": encoder.quantized.digest}
     return {
         "weights": encoder.weights,
         "preprocess": asdict(encoder.preprocess),
@@ -32,6 +34,8 @@ def recipe(encoder: Encoder, view: str) -> dict[str, object]:
         "precision": encoder.plan.precision,
         "view": view,
         "remarks": 1,  # counts changes of what is kept beside the vectors
+        **({"drawn": 1} if crops.is_crop(view) else {}),  # counts changes of how crops are drawn
+        **quantized,
     }
 
 

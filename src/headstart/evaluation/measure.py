@@ -21,7 +21,8 @@ from headstart.predictions import Evaluation, Interval, Predictions
 from headstart.records import Dataset, Finding, Integers, Progress, found, silence
 
 MOST_PAIRS = 100
-ROUNDS = 200  # resamples of the figures that are not means
+RESAMPLES = 1000
+ROUNDS = 200  # of these, for the figures that are not means
 
 
 def evaluate(
@@ -77,15 +78,16 @@ def measure(predictions: Predictions, seed: int = 0) -> Evaluation:
     probabilities = predictions.probabilities[usable]
     groups = None if predictions.groups is None else predictions.groups[usable]
     confusion = metrics.confusion(probabilities, targets)
-    per_class = metrics.class_intervals(probabilities, targets, groups, seed=seed)
+    weights = metrics.resample(len(usable), groups, RESAMPLES, seed)  # drawn once for all figures
+    per_class = metrics.class_intervals(probabilities, targets, groups, weights=weights)
     off = confusion * (1 - np.eye(len(classes), dtype=np.int64))
     worst = np.argsort(-off, axis=None, kind="stable")[:MOST_PAIRS]
     pairs = [divmod(int(cell), len(classes)) for cell in worst]
     return Evaluation(
         pictures=len(usable),
         classes=classes,
-        overall=metrics.overall_intervals(probabilities, targets, groups, seed=seed)
-        | _beyond_the_label(predictions, usable, targets, groups, seed),
+        overall=metrics.overall_intervals(probabilities, targets, groups, weights=weights)
+        | _beyond_the_label(predictions, usable, targets, groups, weights[:ROUNDS]),
         per_class={classes[k]: figures for k, figures in per_class.items()},
         support=confusion.sum(axis=1),
         confusion=confusion,
@@ -117,12 +119,15 @@ def findings(evaluation: Evaluation) -> list[Finding]:
 
 
 def _beyond_the_label(
-    predictions: Predictions, rows: Integers, targets: Integers, groups: Integers | None, seed: int
+    predictions: Predictions,
+    rows: Integers,
+    targets: Integers,
+    groups: Integers | None,
+    weights: NDArray[np.float64],
 ) -> dict[str, Interval]:
     """Return the figures of withheld answers, of sets and of refusals."""
     probabilities = predictions.probabilities[rows]
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
-    weights = metrics.resample(len(rows), groups, ROUNDS, seed)
     drawn = [np.repeat(np.arange(len(rows)), times.astype(np.int64)) for times in weights]
     areas = [metrics.aurc(confidence[draw], right[draw]) for draw in drawn]
     figures = {"aurc": _spread(metrics.aurc(confidence, right), areas)}

@@ -19,7 +19,7 @@ from headstart.errors import DataError
 from headstart.learning import calibration
 from headstart.learning.learner import NOBODY, Learner
 from headstart.predictions import Interval
-from headstart.records import Dataset, Integers
+from headstart.records import Dataset, Floats, Integers
 
 FEWEST = 4  # pictures of a class that are drawn at least; where that is too many, fewer classes are tried
 Losses = NDArray[np.float64]
@@ -145,14 +145,31 @@ def probe(learner: Learner, groups: Integers, begin: float | None = None) -> Ans
             "Draw more with --pictures, or give more pictures.",
         )
     own = targets[held.rows]
-    probabilities = np.zeros(held.logits.shape)
-    for one in np.unique(held.fold):
-        out = held.fold == one
+    probabilities = calibrated(held.logits, own, held.fold, groups[held.rows])
+    return Answers(held.rows, probabilities.argmax(axis=1) == own, losses(probabilities, own), fitted.best)
+
+
+def calibrated(logits: Floats, targets: Integers, fold: Integers, groups: Integers) -> Losses:
+    """Return (M, K) probabilities, those of each fold at the temperature of the other folds.
+
+    Args:
+        logits: (M, K) out of fold.
+        targets: (M,) the class of each row.
+        fold: (M,) rows of one number were left out together.
+        groups: (M,) rows of one group are one observation.
+    """
+    probabilities = np.zeros(logits.shape)
+    for one in np.unique(fold):
+        out = fold == one
         rest = ~out if not out.all() else out
-        scaled = calibration.fit(held.logits[rest], own[rest], held.fold[rest], "temperature", groups[held.rows][rest])
-        probabilities[out] = scaled.probabilities(held.logits[out])
-    true = np.clip(probabilities[np.arange(len(own)), own], metrics.SMALLEST, 1)
-    return Answers(held.rows, probabilities.argmax(axis=1) == own, -np.log(true), fitted.best)
+        scaled = calibration.fit(logits[rest], targets[rest], fold[rest], "temperature", groups[rest])
+        probabilities[out] = scaled.probabilities(logits[out])
+    return probabilities
+
+
+def losses(probabilities: Losses, targets: Integers) -> Losses:
+    """Return (M,) -ln(probability of the true class), in nats."""
+    return -np.log(np.clip(probabilities[np.arange(len(targets)), targets], metrics.SMALLEST, 1))
 
 
 def rank(tried: Sequence[tuple[str, Cost, Answers]], classes: int, grouping: Grouping, seed: int) -> tuple[Trial, ...]:

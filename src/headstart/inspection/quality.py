@@ -62,7 +62,7 @@ def inspect(dataset: Dataset, properties: ImageProperties, size: int) -> list[Fi
                names(oddness > 1, -oddness),
                "Cut out the thing by hand, replace them by larger pictures, or remove them."),
         *found("small-pictures", "note", f"{{n}} picture(s) have a side of fewer pixels than the {size} that the "
-               "network sees", names(shorter < size, shorter),
+               "network was trained on", names(shorter < size, shorter),
                "Use the original pictures if these are reduced copies, or a smaller pictures.size."),
     ]  # fmt: skip
 

@@ -6,27 +6,19 @@ beside it, so that a training that was killed goes on to the same bits.
 
 from __future__ import annotations
 
-import importlib
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.random import Generator
 from torch import Tensor
 
-from headstart.data import images, pictures
-from headstart.encoding import reading
+from headstart.data import pictures
+from headstart.encoding import crops, reading
 from headstart.encoding.reading import Loaded
 from headstart.errors import PictureError
-from headstart.records import LabelledFeatures, Pixels, Preprocess
-
-LEAST_AREA = 0.5  # share of the picture that is left to see
-MOST_SLANT = math.log(4 / 3)  # of the logarithm of the aspect ratio
-JITTER = 0.2  # of brightness, contrast and saturation
-TRIES = 10  # for a part that fits into the picture
+from headstart.records import LabelledFeatures, Preprocess
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +56,7 @@ class Augmentation:
         except PictureError as error:
             return Loaded("", problem=error.message)
         shown = {
-            network: augmented(pixels, preprocess, self.mirror, self.drawn(epoch, row))
+            network: crops.augmented(pixels, preprocess, self.mirror, self.drawn(epoch, row))
             for network, preprocess in enumerate(self.preprocesses)
         }
         return Loaded(content.digest, pixels=shown)
@@ -75,51 +67,5 @@ class Augmentation:
 
     def light(self, batch: Tensor, rows: list[int], epoch: int) -> Tensor:
         """Return (B, 3, S, S) uint8 pictures in another light each."""
-        functional: Any = importlib.import_module("torchvision.transforms.v2.functional")
-        lit = []
-        for picture, row in zip(batch, rows, strict=True):
-            low, high = 1 - JITTER, 1 + JITTER
-            draw = np.random.default_rng([self.seed, epoch, row, 1]).uniform(low, high, 3).tolist()
-            picture = functional.adjust_brightness(picture, draw[0])
-            picture = functional.adjust_contrast(picture, draw[1])
-            lit.append(functional.adjust_saturation(picture, draw[2]))
-        return torch.stack(lit)
-
-
-def augmented(pixels: Pixels, preprocess: Preprocess, mirror: bool, drawn: Generator) -> Pixels:
-    """Return (S, S, 3): a part of a picture, as large as the network takes it, perhaps mirrored.
-
-    Args:
-        pixels: (H, W, 3) the whole picture.
-        preprocess: What the network takes; where it shows the whole picture, parts have its aspect ratio.
-        mirror: Whether every other picture is mirrored.
-        drawn: Draws.
-    """
-    left, top, width, height = part(pixels.shape[1], pixels.shape[0], preprocess.resize == "crop", drawn)
-    whole = replace(preprocess, resize="squash" if preprocess.resize == "crop" else preprocess.resize)
-    shown = images.prepare(np.ascontiguousarray(pixels[top : top + height, left : left + width]), whole)
-    mirrored = bool(drawn.integers(2)) and mirror
-    return np.ascontiguousarray(shown[:, ::-1]) if mirrored else shown
-
-
-def part(width: int, height: int, square: bool, drawn: Generator) -> tuple[int, int, int, int]:
-    """Return (left, top, width, height) of a random part of a picture, as torchvision's RandomResizedCrop draws it.
-
-    That one draws from the generator of the process, which threads that read ahead would share.
-
-    Args:
-        width: Of the picture.
-        height: Of the picture.
-        square: Whether parts are about square, or about of the picture's aspect ratio.
-        drawn: Draws.
-    """
-    for _ in range(TRIES):
-        area = width * height * drawn.uniform(LEAST_AREA, 1)
-        ratio = math.exp(drawn.uniform(-MOST_SLANT, MOST_SLANT)) * (1 if square else width / height)
-        across, down = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < across <= width and 0 < down <= height:
-            left, top = drawn.integers(width - across + 1), drawn.integers(height - down + 1)
-            return int(left), int(top), across, down
-    side = min(width, height)
-    across, down = (side, side) if square else (width, height)  # no part of a very long picture is half of its area
-    return (width - across) // 2, (height - down) // 2, across, down
+        draws = (np.random.default_rng([self.seed, epoch, row, 1]) for row in rows)
+        return torch.stack([crops.lit(picture, drawn) for picture, drawn in zip(batch, draws, strict=True)])

@@ -130,10 +130,14 @@ def fit_temperature(logits: Floats, targets: Integers, count: int | None = None)
         count: Of independent rows; None: N.
     """
     wide = logits.astype(np.float64)
-    wanted = _smoothed(wide, targets, count)
+    below = wide - wide.max(axis=1, keepdims=True)
+    wanted = (_smoothed(wide, targets, count) * below).sum() / len(below)
+    room = np.empty_like(below)
 
     def loss(log_temperature: float) -> float:
-        return float(-(wanted * log_softmax(wide / math.exp(log_temperature), axis=1)).sum(axis=1).mean())
+        # the mean of wanted · log_softmax(logits / temperature), whose first term is the same but for the temperature
+        np.exp(np.divide(below, math.exp(log_temperature), out=room), out=room)
+        return float(np.log(room.sum(axis=1)).mean() - wanted / math.exp(log_temperature))
 
     best = minimize_scalar(loss, bounds=(math.log(LOW), math.log(HIGH)), method="bounded", options={"xatol": 1e-4})
     temperature = math.exp(best.x)

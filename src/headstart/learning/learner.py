@@ -145,7 +145,7 @@ class Learner(Protocol):
 
         Args:
             rows: To learn from.
-            watch: Rows that are measured along the last fit and decide nothing.
+            watch: Rows that may be measured along the last fit and decide nothing.
             fold: (len(rows),) with whom each is held out; -1: never. Rows of a group are in one fold.
             groups: (N,) as in `fit`.
             listen: Hears the figures of each step of the first fold's fit.

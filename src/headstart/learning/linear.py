@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -54,7 +55,7 @@ class LogisticLearner:
         problem = self._problem(known, rows, views=1, fold=fold)
         chosen = self._select(problem)
         held = OutOfFold(rows[chosen.rows], fold[chosen.rows], chosen.logits)
-        last = self._fitted(known, rows, watch, chosen, held)
+        last = self._last(known, problem, rows, chosen, held)
         turns: dict[int, Fitted] = {}
         for place, number in enumerate(problem.folds):
             learned, own = rows[fold != number], held.fold == number
@@ -67,6 +68,14 @@ class LogisticLearner:
                 turns[number] = Fitted(self._refitted(learned, fewer.l2, begun), self.features, fewer.l2, others)
             self.progress("Fitting what each fold leaves out", place + 1, len(problem.folds))
         return InTurn(last, turns)
+
+    def _last(
+        self, known: Prior, problem: logistic.Problem, rows: Integers, chosen: logistic.Selection, held: OutOfFold
+    ) -> Fitted:
+        """Fit the head of all rows, from the mean of the folds' heads on, which saves steps; nothing watches."""
+        begun = None if chosen.weights is None else problem.head(np.mean(chosen.weights, axis=0))
+        head = self._refitted(rows, chosen.l2, begun)
+        return Fitted(head, self.features, chosen.l2, held, (), _told(known, chosen), self._remarks(chosen))
 
     def _fitted(
         self,
@@ -81,14 +90,8 @@ class LogisticLearner:
         problem = self._problem(known, rows)
         history = logistic.History(problem, self.features.values, watch, self.features.targets[watch], listen)
         head = problem.head(problem.fit(chosen.l2, iterations=self.plan.max_iterations, watch=history))
-        provenance = {
-            "head": f"multinomial logistic regression, l2 {chosen.l2:g}",
-            "l2": chosen.l2,
-            "l2_tried": [list(score) for score in chosen.scores],
-            "matched": dict(known.matched),
-        }
-        remarks = self._remarks(chosen)
-        return Fitted(head, self.features, chosen.l2, held, tuple(history.steps), provenance, remarks)
+        steps, remarks = tuple(history.steps), self._remarks(chosen)
+        return Fitted(head, self.features, chosen.l2, held, steps, _told(known, chosen), remarks)
 
     def refit(
         self, rows: Integers, best: float, *, share: float = 1.0, views: int | None = None, begin: Fitted | None = None
@@ -162,3 +165,13 @@ class LogisticLearner:
                 "leave one out.",
             )
         )
+
+
+def _told(known: Prior, chosen: logistic.Selection) -> dict[str, Any]:
+    """Return what a classifier carries of how its head was fitted."""
+    return {
+        "head": f"multinomial logistic regression, l2 {chosen.l2:g}",
+        "l2": chosen.l2,
+        "l2_tried": [list(score) for score in chosen.scores],
+        "matched": dict(known.matched),
+    }

@@ -30,16 +30,17 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from headstart.config import EncoderConfig
+from headstart.encoding import graphs, runtime, weights
 from headstart.encoding import network as networks
-from headstart.encoding import runtime, weights
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.network import Network
-from headstart.errors import ArtifactError, ConfigError, HeadstartError, StorageError
+from headstart.encoding.quantized import Quantized
+from headstart.errors import ArtifactError, BackboneError, ConfigError, HeadstartError, StorageError
 from headstart.learning.heads import Head
 from headstart.model import description
 from headstart.model.classifier import Classifier
 from headstart.model.description import DescribedNetwork, Description
-from headstart.model.formats import BACKBONES, FORMAT, HEAD, MODEL, OUT_OF_DISTRIBUTION
+from headstart.model.formats import BACKBONES, FORMAT, HEAD, MODEL, OUT_OF_DISTRIBUTION, QUANTIZED
 from headstart.plans import EncoderPlan
 from headstart.records import Floats
 from headstart.storage import exchange, flush, read_regular, remove_stale, storage_errors
@@ -161,6 +162,11 @@ def write_into(folder: Path, classifier: Classifier, extra: Mapping[str, Any] | 
         file: network.module.state_dict()
         for file, network in zip(BACKBONES, classifier.backbone.networks, strict=False)
     }
+    states |= {
+        file: encoder.quantized.tensors()
+        for file, encoder in zip(QUANTIZED, classifier.encoders, strict=False)
+        if encoder.quantized is not None
+    }
     if rule is not None and rule.arrays:
         states[OUT_OF_DISTRIBUTION] = {key: _stored(key, torch.from_numpy(value)) for key, value in rule.arrays.items()}
     for name, state in states.items():
@@ -194,7 +200,9 @@ def load_classifier(directory: str | Path, encoder: EncoderConfig | None = None)
     if backbone.dim != head.features:
         raise ArtifactError(f"{folder}: the head takes {head.features} features, the backbone gives {backbone.dim}.")
     plan = _encoder_here(described.encoder, encoder)
-    encoders = runtime.build_all(backbone, plan)
+    pairs = zip(described.networks, backbone.networks, strict=True)
+    quantized = [_quantized(folder, *pair, described) for pair in pairs] if plan.precision == "int8" else []
+    encoders = runtime.build_all(backbone, plan, quantized)
     return Classifier(backbone, encoders, head, rules, described.classes, described.provenance, described.views)
 
 
@@ -219,6 +227,18 @@ def _network(folder: Path, asked: DescribedNetwork, described: Description) -> N
             "Copy the whole folder again from where it was trained.",
         )
     return network
+
+
+def _quantized(folder: Path, asked: DescribedNetwork, network: Network, described: Description) -> Quantized | None:
+    """Return a network in 8-bit integers, if it was saved so."""
+    if not asked.quantized:
+        return None
+    try:
+        quantized = Quantized.of_tensors(_read_tensors(folder, asked.quantized, described))
+        graphs.read(network, quantized)
+    except BackboneError as error:
+        raise ArtifactError(f"{folder / asked.quantized} cannot be used: {error.message}") from error
+    return quantized
 
 
 def _arrays(folder: Path, described: Description, features: int) -> dict[str, Floats]:

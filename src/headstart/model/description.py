@@ -19,14 +19,15 @@ from typing import Any
 from headstart.config import EncoderConfig
 from headstart.encoding.architecture import ARGUMENTS, NAME
 from headstart.encoding.features import VIEWS
-from headstart.encoding.network import Network
+from headstart.encoding.runtime import Encoder
 from headstart.errors import ArtifactError
 from headstart.learning.calibration import Calibration
 from headstart.learning.conformal import SetRule
 from headstart.learning.out_of_distribution import SCORES, OutOfDistributionRule
 from headstart.learning.rules import PredictionRules
+from headstart.model import formats
 from headstart.model.classifier import Classifier
-from headstart.model.formats import BACKBONES, FORMAT, HEAD, MODEL, NOVELTY, OUT_OF_DISTRIBUTION, seal, upgrade
+from headstart.model.formats import BACKBONES, FORMAT, HEAD, MODEL, NOVELTY, OUT_OF_DISTRIBUTION, QUANTIZED
 from headstart.records import ClassNames, Floats, Preprocess, Provenance
 from headstart.schema import (
     FLAG,
@@ -94,7 +95,8 @@ NETWORK = record(
         "digest": SHA256,
         "preprocess": PREPROCESS,
         "file": choice(*BACKBONES),
-    }
+    },
+    {"quantized": choice(*QUANTIZED)},
 )
 ENCODER = record(
     {
@@ -102,7 +104,7 @@ ENCODER = record(
         "weights": TEXT,
         "engine": choice("openvino", "torch"),
         "device": choice("cpu", "cuda", "mps"),
-        "precision": choice("f32", "bf16"),
+        "precision": choice("f32", "bf16", "int8"),
     }
 )
 HEADS = variants(
@@ -180,6 +182,7 @@ class DescribedNetwork:
         digest: Of the network.
         preprocess: How pictures are prepared for it.
         file: Where its tensors are.
+        quantized: Where it is in 8-bit integers; "" if it did not run in them.
     """
 
     name: str
@@ -187,6 +190,7 @@ class DescribedNetwork:
     digest: str
     preprocess: Preprocess
     file: str
+    quantized: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,9 +264,9 @@ def parse(content: Any, folder: Path) -> Description:
         )
     if written < 1:
         raise ArtifactError(f"{folder} has format {written}, which never was.")
-    upgraded = upgrade(content)
+    upgraded = formats.upgrade(content)
     require(path, SCHEMA(upgraded, "") or _misfits(upgraded))
-    if written >= 3 and content.get("digest") != seal(content):
+    if written >= 3 and content.get("digest") != formats.seal(content):
         raise ArtifactError(
             f"{path} does not have the digest that it gives for itself: it was changed or damaged.",
             "Copy the whole folder again from where it was trained.",
@@ -281,7 +285,7 @@ def describe(classifier: Classifier, files: Mapping[str, str], extra: Mapping[st
     content = {
         "format": FORMAT,
         "kind": KIND,
-        "networks": [_of_network(*pair) for pair in zip(classifier.backbone.networks, BACKBONES, strict=False)],
+        "networks": [_of_network(*one) for one in zip(classifier.encoders, BACKBONES, QUANTIZED, strict=False)],
         "views": list(classifier.views),
         "encoder": dataclasses.asdict(classifier.encoders[0].plan) | {"weights": ""},
         "classes": list(classifier.classes),
@@ -291,13 +295,15 @@ def describe(classifier: Classifier, files: Mapping[str, str], extra: Mapping[st
         **dataclasses.asdict(classifier.provenance),
         **extra,
     }
-    sealed = content | {"digest": seal(content)}
+    sealed = content | {"digest": formats.seal(content)}
     return json.dumps(sealed, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _of_network(network: Network, file: str) -> dict[str, Any]:
+def _of_network(encoder: Encoder, file: str, quantized: str) -> dict[str, Any]:
+    network = encoder.network
     described = {"name": network.name, "arguments": dict(network.arguments), "digest": network.digest}
-    return described | {"preprocess": dataclasses.asdict(network.preprocess), "file": file}
+    described |= {"preprocess": dataclasses.asdict(network.preprocess), "file": file}
+    return described if encoder.quantized is None else described | {"quantized": quantized}
 
 
 def _of_rules(rules: PredictionRules) -> dict[str, Any]:
@@ -355,7 +361,10 @@ def _misfits(content: Mapping[str, Any]) -> list[str]:
     backgrounds = [one["preprocess"]["background"] for one in networks]
     if any(one != backgrounds[0] for one in backgrounds):  # a picture is decoded once for all
         problems.append(wrong("networks", backgrounds, "with one preprocess.background for all"))
-    needed = [HEAD, *(one["file"] for one in networks)]
+    quantized = [one.get("quantized") for one in networks]
+    if content["encoder"]["precision"] == "int8" and quantized != list(QUANTIZED[: len(networks)]):
+        problems.append(wrong("networks[…].quantized", quantized, f"{QUANTIZED[0]}, … as encoder.precision is int8"))
+    needed = [HEAD, *(one["file"] for one in networks), *(file for file in quantized if file)]
     if rule is not None:
         problems += _misfits_of(rule)
         needed += [] if rule["file"] is None else [rule["file"]]

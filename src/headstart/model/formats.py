@@ -15,6 +15,7 @@ from typing import Any
 FORMAT = 4
 MODEL, HEAD = "model.json", "head.safetensors"
 BACKBONES = ("backbone.safetensors", *(f"backbone.{number}.safetensors" for number in range(2, 9)))  # of each network
+QUANTIZED = tuple(one.replace("backbone", "quantized") for one in BACKBONES)  # of each network, where it ran in int8
 OUT_OF_DISTRIBUTION = "out_of_distribution.safetensors"  # only where the rule for "none of these" needs arrays
 NOVELTY = "novelty.safetensors"  # its name in format 2
 

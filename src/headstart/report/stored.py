@@ -121,7 +121,18 @@ TRUSTED: Check = record(
             )
         ),
     },
-    {"random_split": nullable(record({"accuracy": _INTERVAL, "pictures": _COUNT, "leaked": _COUNT}, extra=True))},
+    {
+        "random_split": nullable(record({"accuracy": _INTERVAL, "pictures": _COUNT, "leaked": _COUNT}, extra=True)),
+        "expected": nullable(
+            record(
+                {
+                    **dict.fromkeys(("accuracy", "gain"), _KNOWN_INTERVAL),
+                    **dict.fromkeys(("learned_from", "measured_heads_learned_from"), _COUNT),
+                },
+                extra=True,
+            )
+        ),
+    },
     extra=True,
 )
 _PLACE = number(0, 1_000_000, whole=True)

@@ -15,6 +15,7 @@ from headstart.predictions import Evaluation, Interval
 from headstart.records import Finding
 
 if TYPE_CHECKING:  # a page is drawn from the files of a run without what trained it
+    from headstart.experiments.expectation import Expectation
     from headstart.experiments.leakage import LeakageReport
     from headstart.experiments.learning_curve import LearningCurve
     from headstart.experiments.trying import Trial
@@ -87,10 +88,20 @@ def of_trust(result: TrainingResult) -> dict[str, Any]:
     """Return what tells how far the figures can be believed, and what the model does beyond naming a class."""
     classes = len(result.classifier.classes)
     return {
+        "expected": None if result.expected is None else _of_expectation(result.expected),
         **_of_leakage(result.leakage),
         **_of_rules(result.classifier.rules, classes),
         "learning_curve": None if result.curve is None else _of_curve(result.curve),
         "changes": [asdict(change) for change in result.changes],
+    }
+
+
+def _of_expectation(expected: Expectation) -> dict[str, Any]:
+    return {
+        "accuracy": _numbers(expected.accuracy),
+        "gain": _numbers(expected.gain),
+        "learned_from": expected.pictures,
+        "measured_heads_learned_from": expected.measured_from,
     }
 
 
@@ -186,6 +197,8 @@ def _numbers(interval: Interval) -> list[float | None]:
 def trust_lines(trust: Mapping[str, Any]) -> list[str]:
     """Return what `of_trust` gave as sentences."""
     lines: list[str] = []
+    if trust.get("expected") is not None:  # a run of an older Headstart has none
+        lines.append(expected_line(trust["expected"]))
     if trust["similarity"]:
         told = [f"{band['band']} {band['share']:.0%}: {_told(band['accuracy'])}" for band in trust["similarity"]]
         measured = split_of_bands(trust)
@@ -219,6 +232,16 @@ def trust_lines(trust: Mapping[str, Any]) -> list[str]:
             names = [f"{gain['name']} ({gain['pictures']})" for gain in curve["most_to_gain"][:5]]
             lines.append("Most left to gain (pictures now): " + ", ".join(names))
     return lines
+
+
+def expected_line(expected: Mapping[str, Any]) -> str:
+    """Return what `of_trust` gave of the saved model as a sentence."""
+    value, low, high = (100 * number for number in expected["gain"])
+    return (
+        f"The saved model learned from {expected['learned_from']} pictures, those measured from "
+        f"{expected['measured_heads_learned_from']}; what to expect of it, estimated, not measured: accuracy "
+        f"{_told(expected['accuracy'])}, {value:+.1f} points [{low:+.1f}, {high:+.1f}]"
+    )
 
 
 def split_of_bands(trust: Mapping[str, Any]) -> str:

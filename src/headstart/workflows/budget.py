@@ -114,11 +114,13 @@ def _estimate(quality: Quality, decision: Decision, inspection: Inspection, cach
     dataset, plan, dim = inspection.dataset, decision.plan, decision.backbone.dim
     encoders = runtime.build_all(decision.backbone, plan.encoder)
     views = plan.views
+    crops = plan.pictures.crops if isinstance(plan.pictures.crops, int) else 0  # else what time is left decides
     missing = features.missing(dataset, inspection.digests, encoders, views=views, cache=cache)
     learning = len(dataset) * (LOOKING + len(dataset.classes) * dim * LEARNING)
     rest = BEGINNING + learning * _slowness()
+    cropped = len(dataset) * crops / len(views)  # worth so many pictures
     if not len(missing):
-        return Estimate(quality, rest, 0.0, 0)
+        return Estimate(quality, rest + cropped * GUESSED, 0.0, 0)
     chosen = np.random.default_rng(plan.seed).permutation(missing)
     seconds = 0.0
     for rows in (chosen[:WARMING], chosen[WARMING : WARMING + TIMED]):
@@ -128,7 +130,7 @@ def _estimate(quality: Quality, decision: Decision, inspection: Inspection, cach
         encoders, seconds = some.encoders, time.monotonic() - started
     rate = max(1, min(TIMED, len(missing) - WARMING)) / max(seconds, 1e-9)
     left = max(0, len(missing) - WARMING - TIMED)
-    return Estimate(quality, rest + left / rate, rate, left)
+    return Estimate(quality, rest + (left + cropped) / rate, rate, left)
 
 
 def _slowness() -> float:

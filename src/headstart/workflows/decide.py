@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from headstart.config import TrainConfig, apply_recipe, quality_of
 from headstart.data import splits
 from headstart.encoding import backbone as backbones
-from headstart.encoding import runtime, sizes
+from headstart.encoding import quantized, runtime, sizes
 from headstart.encoding.backbone import Backbone
 from headstart.learning import prior
 from headstart.levels import SCALES
@@ -45,6 +45,8 @@ def decide(config: TrainConfig, dataset: Dataset) -> Decision:
     config = apply_recipe(config)
     refuse_contradictions(config)
     encoder = runtime.choose(config.encoder)
+    if encoder.precision == "int8":
+        quantized.require_nncf()
     text, side = config.encoder.backbone, config.pictures.size
     text = sizes.scaled(text, SCALES[quality_of(config)]) if side == "auto" else text
     size = None if side == "auto" else side
@@ -60,10 +62,15 @@ def knows_most(backbone: Backbone, classes: ClassNames) -> bool:
     return 2 * len(prior.candidates(classes, backbone.labels)) > len(classes)
 
 
+def costs_little(pictures: int, classes: int, dim: int) -> bool:
+    """Return whether so many pictures are few enough to fit linear heads on them several times."""
+    return pictures * classes * dim <= MOST_WORK
+
+
 def _folds(config: TrainConfig, dataset: Dataset, dim: int) -> int:
     """Return in how many folds every picture is measured where nothing was asked for; 0: one share is held out."""
     whole = splits.is_given(dataset) or config.split.repeats > 1 or config.refit is False
     head = resolve_head(config.head)
     linear = not head.in_epochs and head.finetune == "none"
-    cheap = linear and len(dataset) * len(dataset.classes) * dim <= MOST_WORK
+    cheap = linear and costs_little(len(dataset), len(dataset.classes), dim)
     return IN_TURN if cheap and not whole else 0

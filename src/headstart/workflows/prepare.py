@@ -30,7 +30,7 @@ from headstart.learning.prior import LabelRows
 from headstart.learning.tuner import Tuning
 from headstart.plans import Plan, refuse_contradictions
 from headstart.records import ClassNames, Dataset, Finding, LabelledFeatures, Progress, found, silence
-from headstart.workflows import budget, decide
+from headstart.workflows import budget, decide, quantizing
 from headstart.workflows.budget import Budget
 
 FOLDS = 5  # in which shortcuts are sought
@@ -100,7 +100,8 @@ class Prepared:
         plan, head = self.plan, self.plan.head
         rows = LabelRows(self.backbone.labels, self.backbone.rows, self.backbone.offsets)
         trained = self.backbone.networks if plan.finetune.networks == "all" else self.backbone.networks[:1]
-        tuning = Tuning(Backbone(trained), plan.encoder, plan.finetune, plan.predicted, limits)
+        engine = runtime.usual(plan.encoder)  # what is trained would have to be calibrated again
+        tuning = Tuning(Backbone(trained), engine, plan.finetune, plan.predicted, limits)
         return learners.build(
             self.features,
             head,
@@ -160,10 +161,11 @@ def encode(begun: Begun, *, cache: Path | None, progress: Progress = silence) ->
         StorageError: The cache cannot be written.
     """
     inspection, backbone, plan = begun.inspection, begun.backbone, begun.plan
+    encoders, told = quantizing.choose(inspection, backbone, plan, cache=cache, progress=progress)
     extraction = features.extract(
         inspection.dataset,
         inspection.digests,
-        runtime.build_all(backbone, plan.encoder),
+        encoders,
         views=plan.views,
         with_properties=True,
         cache=cache,
@@ -181,6 +183,7 @@ def encode(begun: Begun, *, cache: Path | None, progress: Progress = silence) ->
     fold = splits.folds(dataset, groups, FOLDS, plan.seed)
     findings = (
         *inspection.findings,
+        *told,
         *files.remarks(table.observations),
         *unusable,
         *duplicates.findings(dataset, resemblance, labelled.digests),

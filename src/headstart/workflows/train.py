@@ -25,8 +25,9 @@ from headstart.evaluation import comparison, measure, showcase, speed
 from headstart.evaluation.comparison import Change
 from headstart.evaluation.showcase import Showcase
 from headstart.evaluation.speed import Speed
-from headstart.experiments import grouping, leakage
+from headstart.experiments import expectation, grouping, leakage
 from headstart.experiments import learning_curve as curves
+from headstart.experiments.expectation import Expectation, Turn
 from headstart.experiments.leakage import LeakageReport
 from headstart.experiments.learning_curve import LearningCurve
 from headstart.learning import rules
@@ -37,7 +38,7 @@ from headstart.model.classifier import Classifier
 from headstart.plans import Plan
 from headstart.predictions import Evaluation, Predictions, joined
 from headstart.records import Dataset, Finding, Integers, Progress, Provenance, Splits, silence
-from headstart.workflows import prepare, provenance, resume
+from headstart.workflows import crops, decide, prepare, provenance, resume
 from headstart.workflows.prepare import Begun, Prepared
 from headstart.workflows.resume import PreviousRun
 
@@ -60,6 +61,8 @@ class TrainingResult:
         digests: SHA-256 of the bytes of each.
         curve: Accuracy against training pictures, if asked for.
         changes: What changed since a previous run, on the pictures that both measured; the first is of all of them.
+        expected: What the saved head is expected to reach, an estimate beside `evaluation`; None where it is the
+            measured one, is fitted in epochs or with the network, or where that would take long.
         showcase: Which pictures are worth looking at.
         speed: What an answer costs on this machine.
         seconds: How long the training took.
@@ -77,6 +80,7 @@ class TrainingResult:
     digests: tuple[str, ...]
     curve: LearningCurve | None = None
     changes: tuple[Change, ...] = ()
+    expected: Expectation | None = None
     showcase: Showcase = field(default_factory=Showcase, repr=False)
     speed: Speed | None = None
     seconds: float = 0.0
@@ -146,6 +150,7 @@ def train(
     arrived = resume.arrivals(previous, begun.inspection.dataset, begun.inspection.digests)
     planned(begun)
     prepared = prepare.encode(begun, cache=folder, progress=progress)
+    prepared = crops.add(prepared, begun.budget, cache=folder, progress=progress)
     features, plan = prepared.features, prepared.plan
     learner = prepared.learner(cache=folder, progress=progress, limits=begun.limits())
     grouped = grouping.decide(learner, prepared.resemblance, plan.split, progress=progress)
@@ -163,6 +168,7 @@ def train(
     curve, unmeasured = _curve(learner, rounds[0], grouped, progress) if learning_curve else (None, [])
     changes = resume.changes(previous, features, predictions)
     saved, rows = _refit(learner, last, plan)
+    expected = _expected(learner, rounds, last, rows, grouped.groups, plan)
     told = provenance.describe(last.split, last.fitted, None if saved is last.fitted else rows, prepared, len(rounds))
     evaluations = {name: measure.measure(one, plan.seed) for name, one in predictions.items()}
     classifier = _classifier(prepared, saved, rules.carried(last.rules, saved, rows, plan.seed), told)
@@ -188,6 +194,7 @@ def train(
         features.digests,
         curve,
         changes,
+        expected,
         _shown(rounds, last, predictions, prepared),
         speed.measure(classifier, features.dataset),
         time.monotonic() - started,
@@ -278,6 +285,22 @@ def _curve(
     except ConfigError as error:
         return None, [Finding("no-learning-curve", "warning", error.message.rstrip("."), (), error.hint)]
     return curve, []
+
+
+def _expected(
+    learner: Learner, rounds: list[Round], last: Round, saved: Integers, groups: Integers, plan: Plan
+) -> Expectation | None:
+    """Return what to expect of the head that learned from the saved rows, where it costs little to find out."""
+    pictures, _, dim = learner.features.values.shape
+    cheap = decide.costs_little(pictures, len(learner.features.classes), dim)
+    if plan.head.in_epochs or plan.head.finetune != "none" or not cheap:
+        return None
+    test = last.split.test  # gives the figure to report where there is one
+    turns = [
+        Turn(one.fitted, one.split.train, test if len(test) else one.split.validation)
+        for one in ([last] if len(test) else rounds)
+    ]
+    return expectation.expect(learner, turns, saved, groups)
 
 
 def _refit(learner: Learner, last: Round, plan: Plan) -> tuple[Fitted, Integers]:

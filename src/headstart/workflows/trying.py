@@ -73,6 +73,8 @@ def try_backbones(
     """
     config = apply_recipe(config or TrainConfig())
     engine = runtime.choose(config.encoder)
+    if engine.precision == "int8":
+        raise ConfigError("Backbones are tried as they are, not in int8.", "Leave out --precision int8.")
     candidates = list(
         dict.fromkeys(one for name in (at_hand.names() if names is None else names) for one in at_hand.candidates(name))
     )
