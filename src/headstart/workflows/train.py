@@ -64,7 +64,8 @@ class TrainingResult:
         expected: What the saved head is expected to reach, an estimate beside `evaluation`; None where it is the
             measured one, is fitted in epochs or with the network, or where that would take long.
         showcase: Which pictures are worth looking at.
-        speed: What an answer costs on this machine.
+        speed: What an answer costs on this machine; None where all pictures came from the cache, as starting the
+            engine to find out would take longer than what is left to do.
         seconds: How long the training took.
     """
 
@@ -196,7 +197,7 @@ def train(
         changes,
         expected,
         _shown(rounds, last, predictions, prepared),
-        speed.measure(classifier, features.dataset),
+        speed.measure(classifier, features.dataset) if prepared.encoded else None,
         time.monotonic() - started,
     )
 
