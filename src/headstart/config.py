@@ -167,7 +167,21 @@ class FineTuneConfig:
     layer_decay: float = setting(0.75, "what it is multiplied by for each stage further from the head", 0.01, 1)
     batch: int = setting(16, "pictures a step", 1, 4096)
     label_smoothing: float = setting(0.1, "share of each label that is spread over all classes", 0, 0.9)
-    patience: int = setting(2, "stop after so many epochs without improvement, keep the best weights", 1, 1000)
+    patience: int = setting(4, "stop after so many epochs without improvement, keep the best weights", 1, 1000)
+    scale: float = setting(
+        0.8,
+        "side of the pictures that it learns from, as a share of that in prediction; networks of one size keep it",
+        0.1,
+        1,
+    )
+    frozen: float = setting(
+        0.4, "share of the stages of each network, from the picture on, that stay as they are", 0, 0.95
+    )
+    watch: Literal["auto", "training", "validation"] = setting(
+        "auto",
+        "what stops it, and proves it better: some of the training part, or (flattering its figures) "
+        "the validation part; auto: validation where the data brings one beside a test part",
+    )
     networks: Literal["first", "all"] = setting("first", "which of several networks are trained")
     flip: bool | Auto = setting("auto", "mirror crops of pictures at random; auto: unless pictures.mirror is false")
     minutes: float = setting(60.0, "that it may take, all fits together, where there is no budget", 0.0, 1e6)

@@ -77,6 +77,7 @@ class SplitPlan(SplitConfig):
 class FineTunePlan(FineTuneConfig):
     """`FineTuneConfig`, decided."""
 
+    watch: Literal["training", "validation"] = "training"
     flip: bool = True
 
 
@@ -186,7 +187,8 @@ def _resolve_pictures(config: TrainConfig, preprocess: Preprocess) -> PicturePla
 
 def _resolve_finetune(config: TrainConfig) -> FineTunePlan:
     flip = config.pictures.mirror is not False if config.finetune.flip == "auto" else config.finetune.flip
-    return FineTunePlan(**dataclasses.asdict(config.finetune) | {"flip": flip})
+    watch = "training" if config.finetune.watch == "auto" else config.finetune.watch
+    return FineTunePlan(**dataclasses.asdict(config.finetune) | {"flip": flip, "watch": watch})
 
 
 def _resolve_split(split: SplitConfig, folds: int) -> SplitPlan:
@@ -212,13 +214,21 @@ def refuse_contradictions(config: TrainConfig) -> None:
     if split.folds == 1:
         raise ConfigError("split.folds is 1; one fold leaves nothing to learn from.", "Take 5, or 0 for one share.")
     folds = 0 if split.folds == "auto" else split.folds
-    if config.head.watch == "validation" and (folds or split.repeats > 1):
+    if (watching := watches_validation(config)) and (folds or split.repeats > 1):
         name, value = ("split.folds", folds) if folds else ("split.repeats", split.repeats)
         raise ConfigError(
-            f"head.watch is 'validation' and {name} is {value}: the head that is saved then learns from every picture, "
+            f"{watching} is 'validation' and {name} is {value}: the head that is saved then learns from every picture, "
             "and none is left to watch.",
-            "With head.watch=training a tenth of the training part is watched.",
+            f"With {watching}=training some of the training part is watched.",
         )
+
+
+def watches_validation(config: TrainConfig) -> str:
+    """Return the name of the setting by which the validation part decides something; empty: it only measures."""
+    if config.head.watch == "validation":
+        return "head.watch"
+    tuned = config.head.finetune in ("if-new", "all")
+    return "finetune.watch" if tuned and config.finetune.watch == "validation" else ""
 
 
 def resolve_head(head: HeadConfig) -> HeadPlan:

@@ -187,10 +187,11 @@ def _held_out(plan: Plan) -> str:
 
 def _finetuning(plan: Plan) -> str:
     tuning = plan.finetune
+    watched = "some of the training part" if tuning.watch == "training" else "the validation part"
     return (
         f"trained with that head, at most {tuning.epochs} epochs in batches of {tuning.batch}, learning rate\n"
-        f"             {tuning.learning_rate:g}, times {tuning.layer_decay:g} a stage downwards, stopped by a tenth of "
-        "the training part;\n             kept only if it proves better on that tenth than the frozen one"
+        f"             {tuning.learning_rate:g}, times {tuning.layer_decay:g} a stage downwards, stopped by "
+        f"{watched};\n             kept only if it proves better there than the frozen one"
     )
 
 

@@ -17,12 +17,12 @@ from PIL import Image
 
 from headstart.config import CalibrationConfig, HeadConfig
 from headstart.data import images, sources
-from headstart.encoding import crops, features, network, runtime
+from headstart.encoding import crops, features, network, runtime, sizes
 from headstart.encoding.backbone import Backbone
 from headstart.errors import DataError
 from headstart.learning import finetune, rules
 from headstart.learning.augment import Augmentation
-from headstart.learning.clock import Clock, Limits
+from headstart.learning.clock import TIMED, WARMING, Clock, Limits
 from headstart.learning.finetune import Rows, Task
 from headstart.learning.learner import Fitted
 from headstart.learning.linear import LogisticLearner
@@ -33,7 +33,7 @@ from headstart.plans import EncoderPlan, FineTunePlan, resolve_head
 from headstart.records import LabelledFeatures, Preprocess
 
 SIDE = 32
-EACH = 180
+EACH = 240
 PLAN = EncoderPlan("test_resnet", "", "torch", "cpu", "f32")
 NOTHING = np.zeros((0, 1), np.float32)
 NONE = np.array([], dtype=np.int64)
@@ -95,7 +95,7 @@ def case(root: Path, backbone: Backbone, **plan: Any) -> Case:
     values = features.extract(dataset, digests, runtime.build_all(backbone, PLAN)).table.values
     labelled = LabelledFeatures(dataset, values, dataset.classes, dataset.classes.encode(dataset.labels), digests)
     linear = LogisticLearner(labelled, resolve_head(HeadConfig(hidden=())), LabelRows((), NOTHING, NOTHING[:, 0]), 0)
-    asked = {"epochs": 6, "learning_rate": 0.001, "patience": 6, "flip": False} | plan
+    asked = {"epochs": 6, "learning_rate": 0.001, "patience": 6, "flip": False, "frozen": 0.0} | plan
     tuning = Tuning(backbone, PLAN, FineTunePlan(**asked))
     rows = np.arange(len(dataset))
     return Case(FineTuneLearner(linear, tuning), rows[rows % 10 > 0], rows[rows % 10 == 0])
@@ -273,7 +273,8 @@ def test_networks_side_by_side_are_trained_together(visible: Case):
     both = Backbone((one, replace(other, preprocess=replace(other.preprocess, size=48))))
     values = np.zeros((len(visible.groups), 1, both.dim), np.float32)
     features_of = replace(visible.learner.features, values=values)
-    seen = Augmentation(features_of, tuple(network.preprocess for network in both.networks), mirror=True, seed=0)
+    preprocesses = tuple(network.preprocess for network in both.networks)
+    seen = Augmentation(features_of, preprocesses, preprocesses, mirror=True, seed=0)
     head = finetune.Head(both.dim, 2)
     tuned = finetune.fit(Task(seen, both, FineTunePlan(epochs=1)), head, Rows(visible.train[::8], NONE, 1))
     digests = [network.digest for network in both.networks]
@@ -286,6 +287,24 @@ def test_the_further_from_the_head_the_smaller_the_learning_rate(visible: Case):
     assert rates[-1] == visible.learner.tuning.plan.learning_rate
     np.testing.assert_allclose(np.array(rates[:-1]) / np.array(rates[1:]), 0.75)
     assert len(rates) == 5
+
+
+def test_the_stages_that_see_edges_stay_as_they_are(visible: Case):
+    asked = task(visible, plan=FineTunePlan(epochs=1))
+    tuned = finetune.fit(asked, head_of(visible), Rows(visible.train[::4], NONE, 1))
+    before = untrained().networks[0].module.state_dict()
+    after = tuned.backbone.networks[0].module.state_dict()
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"layer2", "layer3", "layer4"}
+
+
+def test_parts_are_learned_from_at_a_smaller_size_where_the_network_takes_it(visible: Case):
+    small, alone = (
+        replace(visible.learner.tuning.backbone.networks[0], name=name) for name in ("test_resnet", "test_vit")
+    )
+    large = replace(small, preprocess=replace(small.preprocess, size=320))
+    assert [sizes.smaller(one, 0.8).size for one in (large, small)] == [256, 32]
+    assert sizes.smaller(replace(alone, preprocess=large.preprocess), 0.8).size == 320
 
 
 def test_the_learning_rate_rises_for_an_epoch_and_then_falls_to_nothing():
@@ -320,12 +339,12 @@ def test_without_time_for_two_epochs_the_frozen_head_stays(visible: Case):
 def ticking(
     monkeypatch: pytest.MonkeyPatch, deadline: float, *, planning: bool = True, done: int = 0
 ) -> tuple[Clock, list[float]]:
-    """Return a clock of 8 epochs of 100 seconds that knows so, with 150 to follow for each, and the time."""
+    """Return a clock of 8 epochs of 100 seconds that thinks so, with 150 to follow for each, and the time."""
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     clock = Clock(Limits(deadline=deadline), lambda *_: None, epochs=8, steps=20, follows=1.5 if planning else 0.0)
-    for step in range(1, 5):
-        now[0] += 5
+    for step in range(1, TIMED + 1):
+        now[0] += 5 if step > WARMING else 0
         clock.tick(done + step, planning=planning)
     assert clock.epoch_seconds() == 100
     return clock, now
@@ -343,10 +362,19 @@ def test_a_deadline_drops_epochs_and_then_the_refit(monkeypatch: pytest.MonkeyPa
 def test_an_epoch_ends_with_the_time_and_a_refit_without_time_does_not_begin(monkeypatch: pytest.MonkeyPatch):
     clock, now = ticking(monkeypatch, 1000.0)
     now[0] = 1001
-    clock.tick(5, planning=True)
+    clock.tick(TIMED + 1, planning=True)
     assert clock.ended == "deadline"
     assert ticking(monkeypatch, 700.0, planning=False)[0].ended == "deadline"
     assert ticking(monkeypatch, 1000.0, planning=False)[0].ended == ""
+
+
+@pytest.mark.parametrize(("seconds", "epochs"), [(50.0, 8), (100.0, 5), (200.0, 2)])
+def test_the_first_epoch_says_how_many_there_is_time_for(monkeypatch: pytest.MonkeyPatch, seconds: float, epochs: int):
+    clock, now = ticking(monkeypatch, 1600.0)
+    assert clock.epochs == 5  # of 250 seconds with what follows, 0.9 of the time being planned with
+    now[0] = seconds
+    clock.after(1, seconds, planning=True)
+    assert (clock.epochs, clock.ended) == (epochs, "")
 
 
 def test_a_fit_that_goes_on_needs_time_for_the_epochs_that_are_left(monkeypatch: pytest.MonkeyPatch):

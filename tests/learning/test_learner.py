@@ -233,9 +233,9 @@ def test_watching_validation_where_there_is_none_is_refused():
 def test_watching_validation_where_there_is_none_is_found_out_before_any_work():
     dataset = samples(20, parts=("train", "train", "test"))
     with pytest.raises(ConfigError, match="no validation part"):
-        splits.check(dataset, SplitConfig(), "validation")
-    splits.check(dataset, SplitConfig(), "training")
-    splits.check(samples(20), SplitConfig(), "validation")
+        splits.check(dataset, SplitConfig(), "head.watch")
+    splits.check(dataset, SplitConfig(), "")
+    splits.check(samples(20), SplitConfig(), "head.watch")
 
 
 def test_where_there_is_no_validation_part_the_test_part_is_shown(asked: list[Rows]):

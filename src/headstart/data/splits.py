@@ -366,13 +366,13 @@ def _refuse_unlearned(labels: NDArray[np.str_], train: Integers, measured: Integ
         )
 
 
-def check(dataset: Dataset, config: SplitConfig, watch: str) -> None:
+def check(dataset: Dataset, config: SplitConfig, watching: str) -> None:
     """Find out, before any work, whether a configuration asks for what the data's own split does not allow.
 
     Args:
         dataset: With the parts that the data names.
         config: What was asked for.
-        watch: What stops epochs, "training" or "validation".
+        watching: The setting by which the validation part stops epochs; empty: it does not.
 
     Raises:
         ConfigError: It repeats that split, or watches a validation part that there is not.
@@ -384,10 +384,10 @@ def check(dataset: Dataset, config: SplitConfig, watch: str) -> None:
             f"split.repeats is {config.repeats}, but the data brings a split of its own, which stays the same.",
             "Leave it away, or measure by folds of the training part: --folds 5.",
         )
-    if watch == "validation" and all(sample.split != "validation" for sample in dataset):
+    if watching and all(sample.split != "validation" for sample in dataset):
         raise ConfigError(
-            "head.watch is 'validation', but the split that the data brings has no validation part.",
-            "With head.watch=training a tenth of the training part is watched.",
+            f"{watching} is 'validation', but the split that the data brings has no validation part.",
+            f"With {watching}=training some of the training part is watched.",
         )
 
 

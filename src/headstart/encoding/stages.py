@@ -25,6 +25,18 @@ def distances(module: nn.Module) -> Mapping[str, int]:
     return {name: last - groups.get(name, last) for name, _ in module.named_parameters()}
 
 
+def freeze(module: nn.Module, share: float) -> None:
+    """Let a share of the stages, from the picture on, stay as they are.
+
+    They see edges and colours, which are the same everywhere, at the full size of the picture: that is where most of
+    the time of a step goes (of lite2, more than half into the stem and two of its seven stages).
+    """
+    far = distances(module)
+    stages = max(far.values(), default=0) + 1
+    for name, weight in module.named_parameters():
+        weight.requires_grad_(stages - 1 - far[name] >= int(share * stages))
+
+
 def retrained(network: Network, module: nn.Module) -> Network:
     """Return the network with a module of other weights, which nobody else may change any more.
 

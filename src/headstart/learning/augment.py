@@ -27,13 +27,16 @@ class Augmentation:
 
     Attributes:
         features: Whose pictures, and with which digests.
-        preprocesses: What each network takes.
+        preprocesses: What each network takes when it is asked about a picture.
+        shown: The same of what it learns from, which may be smaller: in parts of pictures things are larger than in
+            whole ones (Touvron et al. 2019, "Fixing the train-test resolution discrepancy").
         mirror: Whether a mirrored picture shows the same thing.
         seed: Of what is drawn.
     """
 
     features: LabelledFeatures
     preprocesses: tuple[Preprocess, ...]
+    shown: tuple[Preprocess, ...]
     mirror: bool
     seed: int
 
@@ -49,7 +52,7 @@ class Augmentation:
         return Loaded(loaded.digest, problem="it has changed") if changed else loaded
 
     def _augmented(self, path: Path, row: int, epoch: int) -> Loaded:
-        largest = max(self.preprocesses, key=lambda one: one.size)
+        largest = max(self.shown, key=lambda one: one.size)
         try:
             content = pictures.read(path, largest)
             pixels = content.decode(largest).pixels
@@ -57,7 +60,7 @@ class Augmentation:
             return Loaded("", problem=error.message)
         shown = {
             network: crops.augmented(pixels, preprocess, self.mirror, self.drawn(epoch, row))
-            for network, preprocess in enumerate(self.preprocesses)
+            for network, preprocess in enumerate(self.shown)
         }
         return Loaded(content.digest, pixels=shown)
 

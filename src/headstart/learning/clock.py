@@ -10,7 +10,8 @@ from typing import Literal
 from headstart.records import Progress
 
 STAGE = "Fine-tuning"
-TIMED = 4  # steps after which it is known how long one takes; the first, which warms up, is not counted
+WARMING = 3  # steps that are not counted: threads that read ahead have all to read at once
+TIMED = 8  # steps after which it is known how long one takes, until an epoch has come to its end
 FEWEST_EPOCHS = 2  # for which it is worth beginning
 SPARE = 0.9  # of the time that is left is planned with
 
@@ -58,10 +59,11 @@ class Clock:
                 unless there is no time for the fewest of both.
         """
         self.ended: Ended = ""
-        self.epochs = epochs
+        self.epochs = self._wanted = epochs
         self._limits, self._progress, self._steps, self._looks, self._follows = limits, progress, steps, looks, follows
         self._stage, self._count, self._since = f"{STAGE}: the first steps", 0, 0.0
         self._step: float | None = None  # seconds
+        self._epoch: float | None = None
 
     def tick(self, done: int, *, planning: bool) -> None:
         """Take note of a step.
@@ -71,17 +73,17 @@ class Clock:
             planning: Whether the number of epochs may still be changed.
         """
         self._count += 1
-        if self._count == 1:
+        if self._count == WARMING:
             self._since = time.monotonic()
         elif self._count == TIMED:
-            self._step = (time.monotonic() - self._since) / (TIMED - 1)
+            self._step = (time.monotonic() - self._since) / (TIMED - WARMING)
             self._progress(self._stage, TIMED, TIMED)
             self._stage = f"{STAGE}, about {self.epoch_seconds():.0f} s an epoch"
             if planning:
-                self._plan()
+                self._plan(0)
             elif self._limits.deadline is not None:
-                left = self.epochs - (done - 1) // self._steps  # of a fit that goes on, some are behind it
-                self.ended = "deadline" if self._fitting(self._limits.deadline) < left else ""
+                behind = (done - 1) // self._steps  # of a fit that goes on
+                self.ended = "deadline" if self._fitting(self._limits.deadline, behind) < self.epochs else ""
         if self._step is None:
             self._progress(self._stage, self._count, TIMED)
         else:
@@ -103,29 +105,36 @@ class Clock:
             needed = self.epoch_seconds() * (1 + epoch * self._follows)
             self.ended = "deadline" if time.monotonic() + needed > deadline else ""
 
+    def after(self, epoch: int, seconds: float, *, planning: bool) -> None:
+        """Take note of how long an epoch, counted from 1, took with the look at pictures at its end."""
+        self._epoch = seconds
+        self._stage = f"{STAGE}, about {seconds:.0f} s an epoch"
+        if planning:
+            self._plan(epoch)
+
     def epoch_seconds(self) -> float:
         """Return how long an epoch takes, 0 where nobody knows; to look at pictures takes a third of learning."""
-        return (self._step or 0.0) * (self._steps + self._looks / 3)
+        return self._epoch or (self._step or 0.0) * (self._steps + self._looks / 3)
 
     def end(self) -> None:
         """Let whoever listens know that no step follows."""
         total = self.epochs * self._steps
         self._progress(self._stage, total, total)
 
-    def _plan(self) -> None:
-        """Take as many epochs as there is time for."""
-        deadline = self._limits.deadline
+    def _plan(self, done: int) -> None:
+        """Take as many epochs as there is time for, so many of which are behind it."""
+        deadline, fewest = self._limits.deadline, min(FEWEST_EPOCHS, self._wanted)
         if deadline is None:
             return
-        fits = self._fitting(deadline)
-        if fits < min(FEWEST_EPOCHS, self.epochs):
+        fits = self._fitting(deadline, done)
+        if fits < fewest:
             self._follows = 0.0
-            fits = self._fitting(deadline)
-        if fits < min(FEWEST_EPOCHS, self.epochs):
+            fits = self._fitting(deadline, done)
+        if fits < fewest:
             self.ended = "deadline"
-        self.epochs = min(self.epochs, max(1, fits))
+        self.epochs = min(self._wanted, max(1, fits))
 
-    def _fitting(self, deadline: float) -> int:
-        """Return how many epochs, with what follows, end by the deadline."""
-        each = self.epoch_seconds() * (1 + self._follows)
-        return int(SPARE * (deadline - time.monotonic()) / max(each, 1e-9))
+    def _fitting(self, deadline: float, done: int) -> int:
+        """Return how many epochs, of which so many are done, end by the deadline with what follows."""
+        left = SPARE * (deadline - time.monotonic()) / max(self.epoch_seconds(), 1e-9)
+        return int((left + done) / (1 + self._follows))

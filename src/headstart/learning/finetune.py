@@ -142,7 +142,7 @@ def _checkpoint(task: Task, head: Head, rows: Rows) -> Checkpoint:
     identity = {
         "plan": asdict(task.plan),
         "networks": [network.digest for network in task.backbone.networks],
-        "preprocess": [asdict(preprocess) for preprocess in seen.preprocesses],
+        "preprocess": [asdict(preprocess) for preprocess in (*seen.preprocesses, *seen.shown)],
         "mirror": seen.mirror,
         "seed": seen.seed,
         "device": task.device,
@@ -186,6 +186,8 @@ class _Run:
         )
         model = _Model(task.backbone, head).to(memory_format=torch.channels_last)
         self.model = model.to(task.device).requires_grad_(True)
+        for network in self.model.networks:
+            stages.freeze(network, task.plan.frozen)
         # half an epoch is averaged over, so that each epoch's mean is nearly its own
         averaging: Any = get_ema_multi_avg_fn(max(0.0, 1 - 2 / self.per_epoch))  # type: ignore[no-untyped-call]
         self.average = AveragedModel(self.model, multi_avg_fn=averaging).requires_grad_(False)
@@ -234,11 +236,13 @@ class _Run:
                 self.clock.tick((number - 1) * self.per_epoch + place + 1, planning=number == 1 and not self.rows.until)
                 if self.clock.ended:
                     return False
-        self.epochs = self.clock.epochs if number == 1 and not self.rows.until else self.epochs
         if not math.isfinite(losses):
             self.clock.ended = "diverged"
             return False
         self._measure(number, losses / len(order), right / len(order), begun)
+        planning = number == 1 and not self.rows.until
+        self.clock.after(number, time.monotonic() - begun, planning=planning)
+        self.epochs = self.clock.epochs if planning else self.epochs
         return True
 
     def result(self) -> Tuned:
@@ -384,7 +388,8 @@ def _groups(model: _Model, plan: FineTunePlan) -> list[dict[str, Any]]:
     for network in model.networks:
         distances = stages.distances(network)
         for name, weight in network.named_parameters():
-            groups.setdefault((distances[name], weight.ndim > 1), []).append(weight)
+            if weight.requires_grad:
+                groups.setdefault((distances[name], weight.ndim > 1), []).append(weight)
     return [
         {
             "params": weights,

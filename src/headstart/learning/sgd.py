@@ -118,18 +118,21 @@ def fit(
     return run.result()
 
 
-def watched(features: LabelledFeatures, train: Integers, groups: Integers, seed: int) -> NDArray[np.bool_]:
-    """Return (len(train),) which training rows are watched while others are learned from: a tenth, groups kept whole.
+def watched(
+    features: LabelledFeatures, train: Integers, groups: Integers, seed: int, parts: int = WATCHED
+) -> NDArray[np.bool_]:
+    """Return (len(train),) which training rows are watched while others are learned from, groups kept whole.
 
     Args:
         features: Whose rows they are.
         train: The training rows.
         groups: (N,) rows of one group stay together.
         seed: Of the choice.
+        parts: One of so many is watched.
     """
-    fold = splits.folds(features.dataset.select(train), groups[train], WATCHED, seed)
-    sizes = np.bincount(fold[fold >= 0], minlength=WATCHED)
-    held: NDArray[np.bool_] = fold == np.argmin(np.abs(sizes - len(fold) / WATCHED))  # a large group fills a fold
+    fold = splits.folds(features.dataset.select(train), groups[train], parts, seed)
+    sizes = np.bincount(fold[fold >= 0], minlength=parts)
+    held: NDArray[np.bool_] = fold == np.argmin(np.abs(sizes - len(fold) / parts))  # a large group fills a fold
     return held
 
 

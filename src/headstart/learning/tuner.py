@@ -1,7 +1,8 @@
 """The learner that trains the network too: a linear head first, then both, and the better of the two by proof.
 
-A tenth of the training rows is watched: it stops the epochs, gives the temperature, and tells in pairs whether the
-fine-tuned network is better than a frozen one whose head has learned from the same rows. Only then it is kept.
+Some rows are watched: they stop the epochs, give the temperature, and tell in pairs whether the fine-tuned network is
+better than a frozen one whose head has learned from the same others. Only then it is kept. They are a part of the
+training rows, or the validation part where the data brings that beside a test part.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from headstart.encoding import runtime
+from headstart.encoding import runtime, sizes
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.ondemand import OnDemand
-from headstart.learning import calibration, finetune, proof
+from headstart.learning import calibration, finetune, proof, sgd
 from headstart.learning.augment import Augmentation
 from headstart.learning.clock import Limits
 from headstart.learning.finetune import Rows, Task, Tuned
@@ -26,9 +27,11 @@ from headstart.learning.learner import NOBODY, Fitted, InTurn, OutOfFold
 from headstart.learning.linear import LogisticLearner
 from headstart.learning.prior import LabelRows
 from headstart.learning.proof import Proof
-from headstart.learning.sgd import watched
 from headstart.plans import EncoderPlan, FineTunePlan
-from headstart.records import Finding, Floats, Integers, LabelledFeatures
+from headstart.records import Finding, Floats, Integers, LabelledFeatures, found
+
+FEWEST_WATCHED = 400  # pictures by which two networks are compared: a tenth of the training part where it has enough,
+MOST_WATCHED = 3  # else more of it, up to one of so many parts
 
 _ENDED = {
     "": "",
@@ -99,7 +102,9 @@ class FineTuneLearner:
         """
         frozen = self.linear.fit(train, watch, groups, begin=begin)
         learnable = sum(sample.split != "test" for sample in self.features.dataset)
-        return self._tuned(frozen, train, groups, learnable, listen)
+        if self.tuning.plan.watch == "validation":
+            return self._tuned(frozen, train, watch, groups, learnable, listen)
+        return self._tuned(frozen, *self._divided(train, groups), groups, learnable, listen)
 
     def in_turn(
         self, rows: Integers, watch: Integers, fold: Integers, groups: Integers, *, listen: Listener = ignore
@@ -110,8 +115,9 @@ class FineTuneLearner:
         for number, one in frozen.turns.items():
             heard = ignore if turns else listen
             own = replace(self, tuning=self.tuning.shared_by(len(frozen.turns) - len(turns) + 1))
-            turns[number] = own._tuned(one, rows[fold != number], groups, 0, heard)
-        return InTurn(self._tuned(frozen.last, rows, groups, 0), turns)
+            learned, watched = self._divided(rows[fold != number], groups)
+            turns[number] = own._tuned(one, learned, watched, groups, 0, heard)
+        return InTurn(self._tuned(frozen.last, *self._divided(rows, groups), groups, 0), turns)
 
     def refit(
         self, rows: Integers, best: float, *, share: float = 1.0, views: int | None = None, begin: Fitted | None = None
@@ -135,21 +141,32 @@ class FineTuneLearner:
         empty = self.features.values[:0, 0, :]
         return replace(self.linear, label_rows=LabelRows((), empty, empty[:, 0])).probe(rows, known, of=of)
 
+    def _divided(self, train: Integers, groups: Integers) -> tuple[Integers, Integers]:
+        """Return which training rows the networks learn from, and which are watched."""
+        parts = min(max(len(train) // FEWEST_WATCHED, MOST_WATCHED), sgd.WATCHED)
+        held = sgd.watched(self.features, train, groups, self.seed, parts)
+        return train[~held], train[held]
+
     def _tuned(
-        self, frozen: Fitted, train: Integers, groups: Integers, follows: int, listen: Listener = ignore
+        self,
+        frozen: Fitted,
+        learned: Integers,
+        watched: Integers,
+        groups: Integers,
+        follows: int,
+        listen: Listener = ignore,
     ) -> Fitted:
         """Return what training the networks from a frozen fit's penalty on gives, or the frozen fit.
 
         Args:
             frozen: Has learned from the training rows.
-            train: These.
+            learned: Those of them that the networks learn from.
+            watched: Pictures that neither side of the comparison has learned from.
             groups: (N,) rows of one group stay together.
             follows: Pictures of a refit at most, for which there must be time too.
             listen: Hears the figures of each epoch.
         """
-        held = watched(self.features, train, groups, self.seed)
-        learned, epochs = train[~held], self.tuning.plan.epochs
-        rows = Rows(learned, train[held], epochs, follows=follows / max(1, len(learned)))
+        rows = Rows(learned, watched, self.tuning.plan.epochs, follows=follows / max(1, len(learned)))
         if not proof.enough(groups[rows.watched]):
             return _stays(frozen, _too_few(len(rows.watched)), {"pictures": len(rows.watched)})
         start, alone = self.linear.refit(rows.learned, frozen.best), self._alone()
@@ -169,8 +186,10 @@ class FineTuneLearner:
 
     def _task(self) -> Task:
         tuning = self.tuning
-        preprocesses = tuple(network.preprocess for network in tuning.backbone.networks)
-        seen = Augmentation(self._alone().features, preprocesses, tuning.plan.flip, self.seed)
+        networks = tuning.backbone.networks
+        asked = tuple(network.preprocess for network in networks)
+        shown = tuple(sizes.smaller(network, tuning.plan.scale) for network in networks)
+        seen = Augmentation(self._alone().features, asked, shown, tuning.plan.flip, self.seed)
         return Task(
             seen,
             tuning.backbone,
@@ -214,18 +233,25 @@ class FineTuneLearner:
             **frozen.provenance,
             "head": f"linear, trained with the network, from l2 {frozen.best:g}; epoch {tuned.best} of {done} was best",
             "best_epoch": tuned.best,
-            "watched": len(rows.watched),
+            "watched": 0 if self.tuning.plan.watch == "validation" else len(rows.watched),
             "finetune": {"kept": True, **figures},
         }
         told = Finding(
             "fine-tuned",
             "note",
-            f"training the network gave {compared}, {after}, on {compared.pictures} training pictures that were left "
-            "out; it is kept",
+            f"training the network gave {compared}, {after}, on {compared.pictures} {self.tuning.plan.watch} pictures "
+            "that neither had learned from; it is kept",
             (f"{done} epochs",),
         )
+        flattering = found(
+            "watched-validation",
+            "note",
+            "the validation pictures decided when to stop and at which temperature, so their figures flatter; those "
+            "of the test part do not",
+            [f"{len(rows.watched)} pictures"] if self.tuning.plan.watch == "validation" else [],
+        )
         held = OutOfFold(rows.watched, fold, fitted.logits(rows.watched))
-        return replace(fitted, held=held, provenance=provenance, findings=(told,))
+        return replace(fitted, held=held, provenance=provenance, findings=(told, *flattering))
 
 
 def _stays(frozen: Fitted, why: str, figures: dict[str, Any]) -> Fitted:
@@ -242,6 +268,6 @@ def _stays(frozen: Fitted, why: str, figures: dict[str, Any]) -> Fitted:
 
 def _too_few(pictures: int) -> str:
     return (
-        f"a tenth of the training pictures, {pictures}, can be left out to compare the two; "
+        f"{pictures} pictures can be left out to compare the two; "
         f"{calibration.FEWEST} of {proof.FEWEST_GROUPS} groups are needed"
     )

@@ -54,7 +54,15 @@ def decide(config: TrainConfig, dataset: Dataset) -> Decision:
     encoder = replace(encoder, backbone=backbones.spelled(text, backbone))
     if config.head.finetune == "if-new" and knows_most(backbone, dataset.classes):
         config = replace(config, head=replace(config.head, finetune="none"))
+    if config.finetune.watch == "auto" and _brings_validation(config, dataset):
+        config = replace(config, finetune=replace(config.finetune, watch="validation"))
     return Decision(backbone, resolve(config, backbone.preprocess, encoder, _folds(config, dataset, backbone.dim)))
+
+
+def _brings_validation(config: TrainConfig, dataset: Dataset) -> bool:
+    """Return whether the data brings pictures to choose by, and others to measure by."""
+    once = config.split.folds in ("auto", 0) and config.split.repeats == 1
+    return once and {"validation", "test"} <= {sample.split for sample in dataset}
 
 
 def knows_most(backbone: Backbone, classes: ClassNames) -> bool:

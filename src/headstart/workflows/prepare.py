@@ -28,7 +28,7 @@ from headstart.learning.clock import Limits
 from headstart.learning.learner import Learner
 from headstart.learning.prior import LabelRows
 from headstart.learning.tuner import Tuning
-from headstart.plans import Plan, refuse_contradictions
+from headstart.plans import Plan, refuse_contradictions, watches_validation
 from headstart.records import ClassNames, Dataset, Finding, LabelledFeatures, Progress, found, silence
 from headstart.workflows import budget, decide, quantizing
 from headstart.workflows.budget import Budget
@@ -141,7 +141,7 @@ def begin(
     asked = apply_recipe(config)
     refuse_contradictions(asked)
     wanted.refuse_contradictions(asked.encoder.backbone, asked.encoder.weights)
-    splits.check(dataset, config.split, config.head.watch)
+    splits.check(dataset, config.split, watches_validation(asked))
     inspection = files.inspect(dataset, progress, keep_conflicting=keep_conflicting)
     if config.budget:
         decision, spent = budget.spend(config, inspection, begun=begun, cache=cache, progress=progress)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -164,11 +164,14 @@ def train(
         in_turn=plan.head.watch != "validation" and plan.head.finetune == "none",
     )
     rounds, last = _fit(learner, partition, grouped, plan, listen)
+    saved, rows = _refit(learner, last, plan)
+    if len(rounds) == 1 and saved.tuned is not None and plan.finetune.watch == "training":
+        last = _whole(learner, last, saved, rows)
+        rounds = [last]
     predictions = _predict(rounds, last, grouped.groups)
     leaked = leakage.report(learner, rounds[0].fitted, rounds[0].split, grouped, prepared.resemblance, plan)
     curve, unmeasured = _curve(learner, rounds[0], grouped, progress) if learning_curve else (None, [])
     changes = resume.changes(previous, features, predictions)
-    saved, rows = _refit(learner, last, plan)
     expected = _expected(learner, rounds, last, rows, grouped.groups, plan)
     told = provenance.describe(last.split, last.fitted, None if saved is last.fitted else rows, prepared, len(rounds))
     evaluations = {name: measure.measure(one, plan.seed) for name, one in predictions.items()}
@@ -313,6 +316,21 @@ def _refit(learner: Learner, last: Round, plan: Plan) -> tuple[Fitted, Integers]
     rows = np.sort(np.concatenate([train, validation]))
     saved = learner.refit(rows, last.fitted.best, begin=last.fitted)
     return saved, train if saved is last.fitted else rows
+
+
+def _whole(learner: Learner, measured: Round, saved: Fitted, rows: Integers) -> Round:
+    """Return the round with a network that has learned from its training rows whole, as the saved one has from all.
+
+    The one that had to prove itself has not learned from what it watched, up to a third of them. Where there is no time
+    left for one more training, it stays.
+    """
+    first, train = measured.fitted, measured.split.train
+    again = saved if np.array_equal(rows, train) else learner.refit(train, first.best, begin=first)
+    if again is first:
+        return measured
+    told = {**first.provenance, "watched": 0}
+    fitted = replace(first, head=again.head, tuned=again.tuned, provenance=told)
+    return replace(measured, fitted=fitted, rules=rules.carried(measured.rules, fitted, train, learner.seed))
 
 
 def _classifier(prepared: Prepared, saved: Fitted, kept: PredictionRules, told: Provenance) -> Classifier:
