@@ -31,11 +31,13 @@ SMALL = ("--backbone", "lite0", "--set", "pictures.size=64")
 TORCH = ("--engine", "torch")  # starts faster than OpenVINO, which compiles first
 RUN_FOLDER = {
     "README.md",
+    "album.json",
     "backbone.safetensors",
     "evaluation.json",
     "findings.json",
     "head.safetensors",
     "history.csv",
+    "journal.json",
     "model.json",
     "out_of_distribution.safetensors",
     "plan.toml",
@@ -47,6 +49,7 @@ RUN_FOLDER = {
     "plots/training.png",
     "pictures.csv",
     "predictions.csv",
+    "report.html",
     "trust.json",
 }
 

@@ -103,6 +103,8 @@ ORDER = [
     "evaluation.measure",
     "evaluation.comparison",
     "evaluation.label_errors",
+    "evaluation.showcase",
+    "evaluation.speed",
     "workflows.decide",
     "workflows.budget",
     "workflows.quantizing",
@@ -119,8 +121,12 @@ ORDER = [
     "report.summary",
     "report.stored",
     "report.redraw",
+    "report.vector",
+    "report.story",
     "report.card",
+    "report.page",
     "report.gallery",
+    "report.album",
     "report.run",
     "report.logs",
     "demo",
@@ -148,12 +154,13 @@ DOORS = {
         "model.artifact",
     },
     "platformdirs": {"encoding.cache"},
-    "matplotlib": {"report.plots", "report.gallery"},
+    "matplotlib": {"report.plots", "report.vector", "report.gallery"},
     "typer": {"cli", "cli.housekeeping", "cli.look", "cli.options", "cli.train", "cli.use"},
     "rich": {"terminal"},
     "tensorboardX": {"report.logs"},
     "mlflow": {"report.logs"},
-    "PIL": {"data.images", "data.pictures", "data.shapes", "inspection.properties", "demo"},
+    "PIL": {"data.images", "data.pictures", "data.shapes", "inspection.properties", "report.album", "demo"},
+    "jinja2": {"report.page"},
     "cleanlab": {"evaluation.label_errors"},
     "sklearn": {"inspection.shortcuts", "demo"},
     "scipy": {
@@ -193,7 +200,20 @@ PUBLIC = [
     "try_backbones",
 ]
 
-VERBS = ["audit", "cache", "check", "demo", "evaluate", "models", "predict", "settings", "show", "summary", "train"]
+VERBS = [
+    "audit",
+    "cache",
+    "check",
+    "demo",
+    "evaluate",
+    "models",
+    "predict",
+    "report",
+    "settings",
+    "show",
+    "summary",
+    "train",
+]
 
 TRAIN_FLAGS = [
     "--recipe",

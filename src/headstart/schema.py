@@ -27,15 +27,21 @@ _BRIEF = reprlib.Repr()
 _BRIEF.maxstring = _BRIEF.maxother = 160
 
 
-def read_json(path: Path, most: int = MOST_BYTES) -> Any:
+def read_json(path: Path, most: int = MOST_BYTES, *, names: bool = False) -> Any:
     """Return what a JSON file holds; numbers that are not finite, which JSON does not know, are damage.
+
+    Args:
+        path: The file.
+        most: The most bytes that it may have.
+        names: Whether it holds names of files, which may have bytes that are no UTF-8.
 
     Raises:
         FileNotFoundError: There is no such file; `NotADirectoryError` where its folder is a file.
         ArtifactError: It cannot be read, is no regular file, too large, or no JSON.
     """
+    errors = "surrogateescape" if names else "strict"
     try:
-        return json.loads(read_regular(path, most).decode(), parse_constant=_refuse, parse_float=_finite)
+        return json.loads(read_regular(path, most).decode(errors=errors), parse_constant=_refuse, parse_float=_finite)
     except (FileNotFoundError, NotADirectoryError):
         raise
     except StorageError as error:

@@ -19,6 +19,7 @@ from rich.table import Table
 from headstart.encoding import wanted
 from headstart.errors import HeadstartError
 from headstart.records import silence
+from headstart.report.summary import minutes
 
 if TYPE_CHECKING:
     from headstart.data.shapes import Cropped
@@ -163,14 +164,6 @@ def _spent(budget: Budget | None) -> str:
     """Return what each level would take."""
     levels = ", ".join(f"{one.quality} {minutes(one.seconds)}" for one in budget.estimates) if budget else ""
     return "" if budget is None else f" (of {minutes(budget.seconds)}; measured on this machine: {levels})"
-
-
-def minutes(seconds: float) -> str:
-    """Return e.g. `45 s`, `3 min 20 s` or `2 h 5 min`."""
-    whole = round(seconds)
-    parts = [(whole // 3600, "h"), (whole % 3600 // 60, "min"), (whole % 60, "s")]
-    first = next((place for place, (number, _) in enumerate(parts) if number), 2)
-    return " ".join(f"{number} {unit}" for number, unit in parts[first : first + 2] if number) or "0 s"
 
 
 def _then(plan: Plan) -> str:

@@ -32,7 +32,7 @@ SETTINGS = {
     "v4": {"calibration.unknown": "neighbours"},
 }
 CLASSES = {"ash": (90, 110, 90), "birch": (110, 105, 90), "cedar": (100, 100, 120), "elm": (115, 90, 110)}
-LEFT_OUT = ("plots", "README.md", "findings.json", "history.csv")
+LEFT_OUT = ("plots", "README.md", "report.html", "album.json", "journal.json", "findings.json", "history.csv")
 
 
 def weights(folder: Path, pooling: str = "avgmax", seed: int = 0) -> Path:

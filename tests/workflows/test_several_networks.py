@@ -15,7 +15,6 @@ import headstart as hs
 from headstart import terminal
 from headstart.config import read_config
 from headstart.model import artifact
-from headstart.report import card, summary
 from headstart.workflows import check, prepare
 
 pytestmark = pytest.mark.slow  # trains
@@ -69,8 +68,11 @@ def test_what_is_saved_answers_as_what_was_trained(place: Path, result: hs.Train
     np.testing.assert_array_equal(back.predict_many(place / "photos").probabilities, expected)
 
 
-def test_card_and_plan_name_every_network(result: hs.TrainingResult, capsys: pytest.CaptureFixture[str]):
-    told = card.of(result, summary.of_evaluations(result.evaluations), summary.of_trust(result))
+def test_card_and_plan_name_every_network(
+    result: hs.TrainingResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    hs.save(result, tmp_path / "model")
+    told = (tmp_path / "model" / "README.md").read_text("utf-8")
     assert "test_resnet at 64 px + test_efficientnet at 48 px" in told
     terminal.print_plan(result.plan, 36, 3)
     said = capsys.readouterr().err

@@ -32,6 +32,7 @@ for verb in (
     look.check,
     train.audit,
     train.train,
+    use.report,
     use.evaluate,
     use.predict,
     look.show,

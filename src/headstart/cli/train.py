@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -209,7 +211,7 @@ def _print_plan(begun: Begun) -> None:
 
 def _report(result: TrainingResult, out: Path, moved: Path | None, *, as_json: bool) -> None:
     """Print what a training found out, and where it lies now."""
-    from headstart.report import summary
+    from headstart.report import page, summary
 
     told = result.classifier.provenance
     figures, trust = summary.of_evaluations(result.evaluations), summary.of_trust(result)
@@ -225,6 +227,8 @@ def _report(result: TrainingResult, out: Path, moved: Path | None, *, as_json: b
         }
         terminal.print_json(content)
         return
+    answer = summary.answer(figures[summary.reported(figures)])
+    terminal.print_line(f"{terminal.printable(answer)}; look at {places.quoted(out / page.NAME)}\n")
     terminal.print_parts(figures, told.data["pictures"])
     terminal.print_trust(trust)
     terminal.print_line(
@@ -233,14 +237,14 @@ def _report(result: TrainingResult, out: Path, moved: Path | None, *, as_json: b
     )
     terminal.print_line(f"Saved: {out}" + (f" (the model that was there is now {moved})" if moved else ""))
     terminal.print_line(
-        f"Plots: {out / 'plots'}   Card: {out / 'README.md'}   Next: headstart predict {places.quoted(out)} PICTURES"
+        f"Page: {out / page.NAME}   Card: {out / 'README.md'}   Next: headstart predict {places.quoted(out)} PICTURES"
     )
 
 
 def _save(result: TrainingResult, out: Path) -> None:
     from headstart.report import run
 
-    run.save(result, out)
+    run.save(result, out, command=shlex.join(["headstart", *sys.argv[1:]]))
 
 
 def audit(
@@ -322,7 +326,7 @@ def demo(
     right = sum(one.label == targets for one, targets in zip(said, said.targets or (), strict=True))
     terminal.print_line(f"Predicted {len(said)} new scans: {right} right.")
     terminal.print_line(f"""
-Look at {out / "model" / "plots"} and {out / "model" / "README.md"}, then:
+Look at {out / "model" / "report.html"}, then:
 
   headstart predict {places.quoted(out / "model")} {places.quoted(data.new)}
   headstart show {places.quoted(data.photos)}

@@ -1,8 +1,9 @@
-"""The verbs that use a model: predict pictures, measure it on labelled ones."""
+"""The verbs that use a model: predict pictures, measure it on labelled ones, write its page."""
 
 from __future__ import annotations
 
 import sys
+import webbrowser
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,6 +82,35 @@ def _print_stored(model: Path, *, as_json: bool) -> None:
     terminal.print_parts(figures)
     if (trust := stored.read_trust(model)) is not None:
         terminal.print_trust(trust)
+
+
+def report(
+    model: Model,
+    out: Annotated[
+        Path | None, typer.Option(help="The HTML file to write; default: report.html in that folder.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print what the page says as JSON, and write no page.")
+    ] = False,
+) -> None:
+    """Write the page of a run again, from its files alone: how good, where it fails, what to mind.
+
+    It needs neither the pictures nor what trained the model; the page is one file and asks nothing of any network.
+    """
+    places.check_model(model)
+    from headstart.report import page, stored, story
+
+    told = stored.read_run(model)
+    if as_json:
+        terminal.print_json(story.of_run(told))
+        return
+    out = out or model / page.NAME
+    places.check_out(out, [model / stored.MODEL])
+    places.write(out, page.render(told))
+    terminal.print_line(str(out))
+    if show:
+        webbrowser.open(out.resolve().as_uri())
 
 
 def _part(dataset: Dataset, split: str | None) -> Dataset:

@@ -1,41 +1,43 @@
-"""A trained model → its card as Markdown: what it is, how good, on what, and what to mind."""
+"""What `story.of_run` says of a run → its card as Markdown, with the metadata that the Hugging Face hub reads: what it
+is, how good, on what, and what to mind.
+"""
 
 from __future__ import annotations
 
+import html
+import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from headstart.report import summary
-
-if TYPE_CHECKING:
-    from headstart.workflows.train import TrainingResult
+from headstart.report import story
 
 
-def of(result: TrainingResult, evaluations: Mapping[str, Any], trust: Mapping[str, Any]) -> str:
+def of(told: Mapping[str, Any]) -> str:
     """Return the model card.
 
     Args:
-        result: Of the training.
-        evaluations: Of `summary.of_evaluations`.
-        trust: Of `summary.of_trust`.
+        told: From `stored.read_run`.
     """
-    told, plan, classes = result.classifier.provenance, result.plan, result.classifier.classes
+    run, evaluations = story.of_run(told), told["evaluations"]
     tables = "\n\n".join(_figures(name, evaluation) for name, evaluation in evaluations.items())
-    findings = "\n".join(f"- {f.severity}: {f.message}." for f in result.findings) or "- none"
-    trained = "frozen" if not (told.training.get("finetune") or {}).get("kept") else "trained with the head"
-    believed = "\n".join(f"- {line}" for line in summary.trust_lines(trust))
-    return f"""# An image classifier of {len(classes)} classes
+    findings = "\n".join(f"- {one['severity']}: {_plain(one['message'])}." for one in told["findings"]) or "- none"
+    believed = "\n".join(f"- {_plain(line)}" for line in run["believed"])
+    limits = "\n".join(f"- {_plain(line)}" for line in run["limits"])
+    return f"""{_metadata(run, evaluations)}
+# {run["title"]}
 
-Made by Headstart {told.versions["headstart"]} on {told.created}. Backbone, {trained}:
-{result.classifier.backbone.description} ({plan.pictures.resize}){_views(result)}; head: {told.training["head"]};
-{result.classifier.rules.calibration}.
+{_plain(run["answer"])}.
 
-The head in this folder was fitted on {told.training["fitted_on"]}. The figures below are of
-{told.training["figures_of"]}, on pictures that it never learned from.
+Made by Headstart {run["version"]} on {run["created"]}. Backbone, {run["network"]}:
+{run["backbone"]}; head: {run["head"]};
+{run["calibration"]}.
+
+The head in this folder was fitted on {run["fitted_on"]}. The figures below are of
+{run["figures_of"]}, on pictures that it never learned from.
 
 {tables}
 
-Per class: `evaluation.json`, `plots/per_class.png`. Held-out predictions: `predictions.csv`.
+All of it with pictures: `report.html`. Per class: `evaluation.json`. Held-out predictions: `predictions.csv`.
 
 ## How far to believe them
 
@@ -47,37 +49,54 @@ Per class: `evaluation.json`, `plots/per_class.png`. Held-out predictions: `pred
 
 ## Use
 
+{_plain(run["use"])}
+
 ```
 headstart predict FOLDER_OF_THIS_FILE pictures/ --out predictions.csv
 ```
 
-{_beyond(evaluations, trust)}
+{run["beyond"]}
+
+## Limits
+
+{limits}
+
+## Where it comes from
+
+{_origin(run)}
+
+To make it again: `headstart train DATA --config plan.toml`.
 """
 
 
-def _views(result: TrainingResult) -> str:
-    views = result.classifier.views
-    return f", features: the mean of {' and '.join(views)}" if len(views) > 1 else ""
-
-
-def _beyond(evaluations: Mapping[str, Any], trust: Mapping[str, Any]) -> str:
-    """Return what the model says of pictures that are of none of its classes."""
-    rule = trust["unknown"]
-    if rule is None:
-        return "It answers with one of its classes whatever it is shown, also a picture of something else."
-    if not summary.refuses(rule):
-        return f"{summary.unknown_line(rule)}. It answers with one of its classes whatever it is shown."
-    measured = [
-        f"{part} {figures['overall']['refused'][0]:.1%}"
-        for part, figures in evaluations.items()
-        if (figures["overall"].get("refused") or [None])[0] is not None
+def _metadata(run: Mapping[str, Any], evaluations: Mapping[str, Any]) -> str:
+    """Return the block that the hub reads; JSON is YAML too."""
+    measured = evaluations[run["part"]]["overall"]
+    metrics = [
+        {"type": kind, "name": kind, "value": measured[name][0]}
+        for kind, name in (("accuracy", "accuracy"), ("f1", "macro_f1"))
+        if name in measured and measured[name][0] is not None
     ]
-    found = f" (measured: {', '.join(measured)})" if measured else ""
-    return (
-        "With `--format table` or `--json` each answer says whether the picture is `known`: like those learned from. "
-        f"It is made to refuse {rule['refused']:.0%} of pictures of its own classes wrongly{found}; what else is "
-        "refused depends on how unlike them it is. The label is then the best of wrong answers."
-    )
+    task = {"type": "image-classification"}
+    data = {"name": "the pictures that it was made from", "type": "imagefolder"}
+    result = {"task": task, "dataset": data, "metrics": metrics}
+    index = [{"name": "headstart", "results": [result]}]
+    lines = ["library_name: headstart", "pipeline_tag: image-classification", "tags: [image-classification]"]
+    return "\n".join(["---", *lines, f"model-index: {json.dumps(index)}" if metrics else "", "---"])
+
+
+def _origin(run: Mapping[str, Any]) -> str:
+    weights = [
+        f"- Weights: {one['name']}, SHA-256 {one['digest']}; licence: {one['licence']}" for one in run["weights"]
+    ]
+    data = run["data"]
+    pictures = f"- Pictures: {data['pictures']} of {data['classes']} classes, SHA-256 {data['digest']}"
+    return "\n".join([*weights, pictures + "; licence: not known here, whoever gives this model on must know it"])
+
+
+def _plain(line: str) -> str:
+    """Return a line in which the name of a class is no markup."""
+    return html.escape(" ".join(line.split()), quote=False)
 
 
 def _figures(part: str, evaluation: Mapping[str, Any]) -> str:

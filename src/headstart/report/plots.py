@@ -42,7 +42,12 @@ MOST_ROWS = 40  # of a bar chart
 
 
 def training_curves(
-    history: Sequence[Mapping[str, float | None]], part: str, unit: str, best: int | None = None
+    history: Sequence[Mapping[str, float | None]],
+    part: str,
+    unit: str,
+    best: int | None = None,
+    *,
+    stacked: bool = False,
 ) -> Figure:
     """Return accuracy and loss along the fit, the last values in the titles.
 
@@ -51,9 +56,10 @@ def training_curves(
         part: The name of the part that measures.
         unit: What a step is.
         best: The step whose weights were kept, if not the last.
+        stacked: Whether one stands above the other, for a narrow page.
     """
-    figure = _figure(11, 4.2)
-    axes = figure.subplots(1, 2)
+    figure = _figure(5.6, 6.4) if stacked else _figure(11, 4.2)
+    axes = figure.subplots(2, 1) if stacked else figure.subplots(1, 2)
     steps = [row["step"] for row in history]
     for axis, name, form in ((axes[0], "accuracy", "{:.1%}"), (axes[1], "loss", "{:.3f}")):
         last: list[str] = []
@@ -81,9 +87,9 @@ def training_curves(
 
 def confusion(figures: Figures) -> Figure:
     """Return the confusion matrix, or with more than 30 classes the pairs that are confused most."""
-    classes, counts = _counts(figures)
-    if len(classes) > MOST_CLASSES:
+    if len(_classes(figures)) > MOST_CLASSES:  # of 10,000 classes the matrix would take a gigabyte
         return _worst_pairs(figures)
+    classes, counts = _counts(figures)
     size = len(classes)
     side = max(4.5, 0.42 * size + 2)
     figure = _figure(side + 1, side)
@@ -137,6 +143,11 @@ def risk_coverage(figures: Figures) -> Figure:
     axis = figure.subplots()
     answered, wrong = (_numbers([point[name] for point in figures["risk_coverage"]]) for name in ("answered", "wrong"))
     axis.plot(answered, wrong, color=COLOURS["wrong"], linewidth=2)
+    refused = (figures["overall"].get("refused") or [None])[0]
+    if refused is not None:
+        grey, said = COLOURS["reference"], f"“none of these” leaves {1 - refused:.0%}"
+        axis.axvline(1 - refused, color=grey, linestyle="--", linewidth=1, label=said)
+        axis.legend(frameon=False, loc="upper left")
     axis.set_xlabel("coverage: share of pictures answered, the most confident first")
     axis.set_ylabel("risk: share of wrong answers among them")
     for side in (axis.xaxis, axis.yaxis):
@@ -320,8 +331,7 @@ def _worst_pairs(figures: Figures) -> Figure:
     axis.set_ylim(max(len(pairs), 1) - 0.5, -0.5)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.margins(x=0.15)
-    _, counts = _counts(figures)
-    wrong = int(counts.sum() - np.trace(counts))
+    wrong = sum(cell["pictures"] for cell in figures["confusion"] if cell["given"] != cell["predicted"])
     _title(axis, f"Most confused pairs, of {wrong} wrong among {figures['pictures']} pictures")
     axis.set_xlabel("pictures, of those of the given label")
     _tidy(axis)
@@ -330,13 +340,17 @@ def _worst_pairs(figures: Figures) -> Figure:
 
 def _counts(figures: Figures) -> tuple[Sequence[str], NDArray[np.int64]]:
     """Return the classes, and (K, K) counts: rows are the given labels, columns the predictions."""
-    named = {*figures["per_class"], *(cell["predicted"] for cell in figures["confusion"])}
-    classes = figures.get("classes") or sorted(named)  # the evaluation.json of an older run does not list them
+    classes = _classes(figures)
     place = {name: index for index, name in enumerate(classes)}
     counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
     for cell in figures["confusion"]:
         counts[place[cell["given"]], place[cell["predicted"]]] = cell["pictures"]
     return classes, counts
+
+
+def _classes(figures: Figures) -> Sequence[str]:
+    named = {*figures["per_class"], *(cell["predicted"] for cell in figures["confusion"])}
+    return figures.get("classes") or sorted(named)  # the evaluation.json of an older run does not list them
 
 
 def _numbers(values: Sequence[float | None]) -> NDArray[np.float64]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,32 +28,29 @@ def of_evaluation(figures: Mapping[str, Any], part: str = "test") -> dict[str, D
     }
 
 
-def of_run(
-    evaluations: Mapping[str, Any],
-    trust: Mapping[str, Any],
-    history: Sequence[Mapping[str, float | None]],
-    model: Mapping[str, Any],
-) -> dict[str, Drawing]:
+def of_run(told: Mapping[str, Any]) -> dict[str, Drawing]:
     """Return the plots of a training, by name, to be drawn one by one.
 
     Args:
-        evaluations: From `summary.of_evaluations`; drawn is the test part where there is one, else validation.
-        trust: From `summary.of_trust`.
-        history: From `summary.of_history`.
-        model: With "plan" and "training", as `model.json` has them.
+        told: From `stored.read_run`; drawn is the test part where there is one, else validation.
     """
-    part = "test" if "test" in evaluations else "validation"
+    evaluations, trust, model = told["evaluations"], told["trust"], told["model"]
+    part = summary.reported(evaluations)
     watched = "validation" if "validation" in evaluations else "test"
-    tuned = (model["training"].get("finetune") or {}).get("kept", False)
-    in_epochs = tuned or model["plan"]["head"]["optimizer"] != "lbfgs"
-    unit = "epoch" if in_epochs else "L-BFGS iteration (0: the prior alone)"
     drawings = of_evaluation(evaluations[part], part)
     drawings["similarity"] = partial(plots.similarity, trust["similarity"], part, summary.split_of_bands(trust))
     if trust["learning_curve"] is not None:
         drawings["learning_curve"] = partial(plots.learning_curve, trust["learning_curve"], watched)
-    best = model["training"].get("best_epoch")
-    drawings["training"] = partial(plots.training_curves, history, watched, unit, best)
+    best, unit = model["training"].get("best_epoch"), unit_of_steps(model)
+    drawings["training"] = partial(plots.training_curves, told["history"], watched, unit, best)
     return drawings
+
+
+def unit_of_steps(model: Mapping[str, Any]) -> str:
+    """Return what a step of the history is, by what `model.json` holds."""
+    tuned = (model["training"].get("finetune") or {}).get("kept", False)
+    in_epochs = tuned or model["plan"]["head"]["optimizer"] != "lbfgs"
+    return "epoch" if in_epochs else "L-BFGS iteration (0: the prior alone)"
 
 
 def redraw(folder: Path, out: Path | None = None) -> None:
@@ -68,14 +63,9 @@ def redraw(folder: Path, out: Path | None = None) -> None:
     Raises:
         ArtifactError: A file of the run is missing or damaged.
     """
+    told = stored.read_run(folder)
     try:
-        evaluations, trust = stored.read_evaluation(folder), stored.read_trust(folder)
-        if trust is None:
-            raise FileNotFoundError(f"there is no {stored.TRUST}")
-        model = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        with open(folder / "history.csv", newline="", encoding="utf-8") as file:
-            history = [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)]
-        plots.save(of_run(evaluations, trust, history, model), out or folder / "plots")
+        plots.save(of_run(told), out or folder / "plots")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(
             f"The plots of {folder} cannot be drawn again: {type(error).__name__}: {error}.",

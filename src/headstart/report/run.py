@@ -1,7 +1,7 @@
 """A `TrainingResult` → the directory of a run: the model's own files, and beside them what a person wants to know.
 
-The model and its tables come first, whole or not at all. Plots and card are worth less than a trained model: what of
-them fails is told, and the rest stays.
+The model and its tables come first, whole or not at all. Small pictures, plots, card and page are worth less than a
+trained model: what of them fails is told, and the rest stays.
 """
 
 from __future__ import annotations
@@ -11,20 +11,27 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, fields
+from dataclasses import asdict, astuple, fields
 from functools import partial
 from pathlib import Path
 
 from headstart.data.tables import to_csv
+from headstart.encoding.network import BUNDLED
+from headstart.errors import ArtifactError
 from headstart.learning.heads import Step
 from headstart.model import artifact
 from headstart.model.classifier import Classifier
-from headstart.report import card, plots, redraw, stored, summary
+from headstart.report import album, card, page, plots, redraw, stored, summary
 from headstart.workflows.train import TrainingResult
 
 
-def save(result: TrainingResult | Classifier, directory: str | Path) -> None:
-    """Write a classifier; of a `TrainingResult` also its predictions, figures, plots, history and card.
+def save(result: TrainingResult | Classifier, directory: str | Path, *, command: str = "") -> None:
+    """Write a classifier; of a `TrainingResult` also its predictions, figures, plots, history, card and page.
+
+    Args:
+        result: What to write.
+        directory: Where.
+        command: That made it, as it was typed, for whoever wants to make it again.
 
     Raises:
         ConfigError: There is something at that place that is not a model.
@@ -33,23 +40,42 @@ def save(result: TrainingResult | Classifier, directory: str | Path) -> None:
     if isinstance(result, Classifier):
         artifact.save(result, directory)
         return
-    evaluations, trust = summary.of_evaluations(result.evaluations), summary.of_trust(result)
     with artifact.writing(Path(directory)) as folder:
         artifact.write_into(folder, result.classifier, {"plan": result.plan.to_dict()})
         _write(result.plan.to_toml(), folder / "plan.toml")
         stored.write_predictions(folder / stored.PREDICTIONS, result.predictions)
         stored.write_pictures(folder / stored.PICTURES, result)
-        _write(_history_table(result.history), folder / "history.csv")
-        _write_json(evaluations, folder / stored.EVALUATION)
-        _write_json(trust, folder / stored.TRUST)
-        _write_json(summary.of_findings(result.findings), folder / "findings.json")
-    model = {"plan": result.plan.to_dict(), "training": result.classifier.provenance.training}
-    drawings = redraw.of_run(evaluations, trust, summary.of_history(result.history), model)
+        _write(_history_table(result.history), folder / stored.HISTORY)
+        _write_json(summary.of_evaluations(result.evaluations), folder / stored.EVALUATION)
+        _write_json(summary.of_trust(result), folder / stored.TRUST)
+        _write_json(summary.of_findings(result.findings), folder / stored.FINDINGS)
+        _write_json(_journal(result, command), folder / stored.JOURNAL)
+    _save_extras(Path(directory), {stored.ALBUM: lambda path: _write_json(album.of(result), path)})
+    try:
+        told = stored.read_run(Path(directory))  # what is drawn now is what can be drawn again
+    except ArtifactError as error:
+        warnings.warn(f"The model is saved in {directory}, but without plots, card and page: {error}", stacklevel=2)
+        return
     _save_extras(
         Path(directory),
-        {f"plots/{name}.png": partial(plots.save_one, draw) for name, draw in drawings.items()}
-        | {"README.md": lambda path: _write(card.of(result, evaluations, trust), path)},
+        {f"plots/{name}.png": partial(plots.save_one, draw) for name, draw in redraw.of_run(told).items()}
+        | {
+            "README.md": lambda path: _write(card.of(told), path),
+            page.NAME: lambda path: _write(page.render(told), path),
+        },
     )
+
+
+def _journal(result: TrainingResult, command: str) -> dict[str, object]:
+    """Return what was done where and when, besides what decides an answer."""
+    names = [network.name for network in result.classifier.backbone.networks]
+    return {
+        "seconds": round(result.seconds, 1),
+        "command": command,
+        "source": str(result.dataset.root),
+        "licences": {name: "Apache-2.0" for name in names if name in BUNDLED and not result.plan.encoder.weights},
+        "speed": None if result.speed is None else asdict(result.speed),
+    }
 
 
 def _save_extras(folder: Path, extras: dict[str, Callable[[Path], None]]) -> None:

@@ -5,6 +5,7 @@ its figures, checked when they are read.
 from __future__ import annotations
 
 import csv
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from headstart.schema import (
     record,
     require,
     table,
+    text,
     wrong,
 )
 
@@ -37,6 +39,8 @@ if TYPE_CHECKING:  # figures are read without what trained the model
     from headstart.workflows.train import TrainingResult
 
 EVALUATION, TRUST, PICTURES, PREDICTIONS = "evaluation.json", "trust.json", "pictures.csv", "predictions.csv"
+FINDINGS, HISTORY, ALBUM, JOURNAL = "findings.json", "history.csv", "album.json", "journal.json"
+MODEL = "model.json"
 
 PICTURE_COLUMNS = ["path", "label", "split", "sha256"]
 HELD_OUT_COLUMNS = ["path", "split", "label", "predicted"]
@@ -52,6 +56,17 @@ _COUNT = number(0, 1e12, whole=True)
 _INTERVAL = listing(nullable(number(-1e9, 1e9)), fewest=3, most=3)
 _KNOWN_INTERVAL = listing(number(-1e9, 1e9), fewest=3, most=3)
 _SHARE = number(0, 1)
+
+
+def _both(first: Check, second: Check) -> Check:
+    """Make the check of a list of two."""
+
+    def check(value: Any, where: str) -> list[str]:
+        if not isinstance(value, list) or len(value) != 2:
+            return [wrong(where, value, "a list of 2 values")]
+        return [*first(value[0], f"{where}[0]"), *second(value[1], f"{where}[1]")]
+
+    return check
 
 
 def _together(value: Mapping[str, Any], where: str) -> list[str]:
@@ -120,6 +135,66 @@ TRUSTED: Check = record(
     },
     extra=True,
 )
+_PLACE = number(0, 1_000_000, whole=True)
+_SIMILARITY = number(-1.01, 1.01)
+_ALBUM: Check = record(
+    {
+        "pictures": listing(
+            record({"name": TEXT, "label": TEXT, "webp": text("[A-Za-z0-9+/=]*", "a picture in base64")}), most=5_000
+        ),
+        "errors": _COUNT,
+        "mistakes": listing(
+            record(
+                {
+                    "picture": _PLACE,
+                    "top": listing(_both(TEXT, _SHARE), fewest=1),
+                    "given": _SHARE,
+                    "nearest": listing(_both(_PLACE, _SIMILARITY)),
+                    "suggested": nullable(TEXT),
+                },
+                {"heat_map": _PLACE},
+            ),
+            most=1_000,
+        ),
+        "pairs": listing(
+            record(
+                {
+                    "classes": listing(TEXT, 2, 2),
+                    "taken": listing(_COUNT, 2, 2),
+                    "pictures": listing(listing(_PLACE), 2, 2),
+                }
+            ),
+            most=100,
+        ),
+        "doubtful": _COUNT,
+        "suspects": listing(
+            record({"picture": _PLACE, "suggested": TEXT, "confidence": _SHARE, "likely": FLAG, "duplicate_of": TEXT}),
+            most=1_000,
+        ),
+        "findings": listing(listing(_PLACE)),
+    }
+)
+_FOUND = listing(
+    record({"code": TEXT, "severity": TEXT, "message": TEXT, "names": listing(TEXT), "advice": TEXT}, extra=True)
+)
+_JOURNAL: Check = record(
+    {
+        "seconds": number(0, 1e9),
+        "command": TEXT,
+        "source": TEXT,
+        "licences": table(TEXT),
+        "speed": nullable(
+            record(
+                {
+                    **dict.fromkeys(("alone", "pictures_per_second", "megabytes"), number(0, 1e12)),
+                    **dict.fromkeys(("timed", "parameters"), _COUNT),
+                    "machine": TEXT,
+                }
+            )
+        ),
+    },
+    extra=True,
+)
 # sections and fields of trust.json as they were called beside models up to format 2
 _RENAMED = {
     "look_alikes": "same_object",
@@ -136,7 +211,7 @@ def read_evaluation(directory: Path) -> dict[str, Any]:
     """
     path = directory / EVALUATION
     try:
-        content: dict[str, Any] = read_json(path)
+        content: dict[str, Any] = read_json(path, names=True)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ArtifactError(
             f"{directory} holds no {EVALUATION}, the figures of its training.",
@@ -154,11 +229,52 @@ def read_trust(directory: Path) -> dict[str, Any] | None:
     """
     path = directory / TRUST
     try:
-        content: dict[str, Any] = read_json(path)
+        content: dict[str, Any] = read_json(path, names=True)
     except (FileNotFoundError, NotADirectoryError):
         return None
     content = _renamed(_renamed(content), "random_split")
     require(path, TRUSTED(content, ""))
+    return content
+
+
+def read_run(directory: Path) -> dict[str, Any]:
+    """Return what the files of a run hold: evaluations, trust, findings, history, model, album and journal.
+
+    The last two are None where there are none, as in a run of an older Headstart.
+
+    Raises:
+        ArtifactError: A file of the run is missing or damaged.
+    """
+    evaluations, trust = read_evaluation(directory), read_trust(directory)
+    try:
+        if trust is None:
+            raise FileNotFoundError(f"there is no {TRUST}")
+        model = json.loads((directory / MODEL).read_text(encoding="utf-8"))
+        with open(directory / HISTORY, newline="", encoding="utf-8") as file:
+            history = [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)]
+    except (OSError, ValueError, TypeError) as error:
+        raise ArtifactError(
+            f"{directory} cannot be drawn again: {type(error).__name__}: {error}.",
+            f"A folder that `headstart train` wrote was expected, with its figures and {HISTORY}.",
+        ) from error
+    return {
+        "evaluations": evaluations,
+        "trust": trust,
+        "history": history,
+        "model": model,
+        "findings": _read_checked(directory / FINDINGS, _FOUND) or [],
+        "album": _read_checked(directory / ALBUM, _ALBUM),
+        "journal": _read_checked(directory / JOURNAL, _JOURNAL),
+    }
+
+
+def _read_checked(path: Path, check: Check) -> Any:
+    """Return what a JSON file holds; None where it is not there."""
+    try:
+        content = read_json(path, names=True)
+    except FileNotFoundError:
+        return None
+    require(path, check(content, ""))
     return content
 
 

@@ -281,3 +281,49 @@ def unknown_line(rule: Mapping[str, Any]) -> str:
 def _told(figures: Sequence[float | None]) -> str:
     value, low, high = (math.nan if figure is None else figure for figure in figures)
     return str(Interval(value, low, high))
+
+
+def reported(evaluations: Mapping[str, Any]) -> str:
+    """Return the part whose figures are reported: the data's own test part where it brings one."""
+    return "test" if "test" in evaluations else "validation"
+
+
+def answer(figures: Mapping[str, Any]) -> str:
+    """Return what `of_evaluation` gave as one sentence: how good, how surely so, and where it is least sure.
+
+    >>> answer({"overall": {"accuracy": [0.8643, 0.8312, 0.8794]}, "confusion": [], "most_confused": [
+    ...     {"given": "shirt", "predicted": "t-shirt", "pictures": 3}]})
+    'Right on 86 of 100 new pictures, between 83 and 88; least sure about shirt and t-shirt'
+    """
+    accuracy = figures["overall"].get("accuracy")
+    if accuracy is None or None in accuracy:
+        return "No picture could be measured"
+    value, low, high = (100 * number for number in accuracy)
+    right = round(value) if value in (0, 100) else min(max(round(value), 1), 99)
+    bounds = f"between {math.floor(low + 1e-9)} and {math.ceil(high - 1e-9)}"
+    pair = _least_sure(figures)
+    doubt = f"; least sure about {pair[0]} and {pair[1]}" if pair else ""
+    return f"Right on {right} of 100 new pictures, {bounds}{doubt}"
+
+
+def _least_sure(figures: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return the two classes that are taken for each other most often, in either direction."""
+    counts: dict[tuple[str, str], int] = {}
+    for cell in figures["confusion"] or figures["most_confused"]:
+        if cell["given"] != cell["predicted"]:
+            one, other = sorted((cell["given"], cell["predicted"]))
+            counts[one, other] = counts.get((one, other), 0) + cell["pictures"]
+    return max(counts, key=lambda pair: (counts[pair], pair)) if counts else None
+
+
+def percent(figure: float | None, digits: int = 0) -> str:
+    """Return e.g. `88 %`; a dash for what does not exist."""
+    return "–" if figure is None else f"{100 * figure:.{digits}f} %"
+
+
+def minutes(seconds: float) -> str:
+    """Return e.g. `45 s`, `3 min 20 s` or `2 h 5 min`."""
+    whole = round(seconds)
+    parts = [(whole // 3600, "h"), (whole % 3600 // 60, "min"), (whole % 60, "s")]
+    first = next((place for place, (number, _) in enumerate(parts) if number), 2)
+    return " ".join(f"{number} {unit}" for number, unit in parts[first : first + 2] if number) or "0 s"

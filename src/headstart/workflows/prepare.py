@@ -77,6 +77,7 @@ class Prepared:
         encoders: The engine that was taken in the end, for each network.
         agreement: How it compares with PyTorch float32; None if nobody knows.
         plan: With the engine that was taken in the end.
+        encoded: How many pictures were encoded now; of none, the engine was not even started.
     """
 
     features: LabelledFeatures
@@ -86,6 +87,7 @@ class Prepared:
     encoders: tuple[Encoder, ...]
     agreement: Agreement | None
     plan: Plan
+    encoded: int = 0
 
     def learner(
         self, *, cache: Path | None = None, progress: Progress = silence, limits: Limits = UNLIMITED
@@ -192,7 +194,8 @@ def encode(begun: Begun, *, cache: Path | None, progress: Progress = silence) ->
         *_overlap(classes, backbone, plan),
     )
     progress("Examining", 1, 1)
-    return Prepared(labelled, resemblance, findings, backbone, extraction.encoders, extraction.agreement, plan)
+    encoders, agreement = extraction.encoders, extraction.agreement
+    return Prepared(labelled, resemblance, findings, backbone, encoders, agreement, plan, table.encoded)
 
 
 def _labelled(

@@ -8,8 +8,9 @@ are never learned from.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,10 @@ from headstart.data import sources, splits
 from headstart.data.splits import Grouping, Partition
 from headstart.encoding import cache as caches
 from headstart.errors import ConfigError
-from headstart.evaluation import comparison, measure
+from headstart.evaluation import comparison, measure, showcase, speed
 from headstart.evaluation.comparison import Change
+from headstart.evaluation.showcase import Showcase
+from headstart.evaluation.speed import Speed
 from headstart.experiments import expectation, grouping, leakage
 from headstart.experiments import learning_curve as curves
 from headstart.experiments.expectation import Expectation, Turn
@@ -60,6 +63,10 @@ class TrainingResult:
         changes: What changed since a previous run, on the pictures that both measured; the first is of all of them.
         expected: What the saved head is expected to reach, an estimate beside `evaluation`; None where it is the
             measured one, is fitted in epochs or with the network, or where that would take long.
+        showcase: Which pictures are worth looking at.
+        speed: What an answer costs on this machine; None where all pictures came from the cache, as starting the
+            engine to find out would take longer than what is left to do.
+        seconds: How long the training took.
     """
 
     classifier: Classifier
@@ -75,6 +82,9 @@ class TrainingResult:
     curve: LearningCurve | None = None
     changes: tuple[Change, ...] = ()
     expected: Expectation | None = None
+    showcase: Showcase = field(default_factory=Showcase, repr=False)
+    speed: Speed | None = None
+    seconds: float = 0.0
 
     @property
     def evaluation(self) -> Evaluation:
@@ -135,7 +145,7 @@ def train(
         ConfigError: The configuration does not fit this machine.
         StorageError: The cache cannot be written.
     """
-    folder = caches.resolve(cache)
+    started, folder = time.monotonic(), caches.resolve(cache)
     asked = resume.heeded(previous, config or TrainConfig())
     begun = prepare.begin(sources.dataset_of(data), asked, cache=folder, progress=progress)
     arrived = resume.arrivals(previous, begun.inspection.dataset, begun.inspection.digests)
@@ -165,8 +175,9 @@ def train(
     expected = _expected(learner, rounds, last, rows, grouped.groups, plan)
     told = provenance.describe(last.split, last.fitted, None if saved is last.fitted else rows, prepared, len(rounds))
     evaluations = {name: measure.measure(one, plan.seed) for name, one in predictions.items()}
+    classifier = _classifier(prepared, saved, rules.carried(last.rules, saved, rows, plan.seed), told)
     return TrainingResult(
-        _classifier(prepared, saved, rules.carried(last.rules, saved, rows, plan.seed), told),
+        classifier,
         evaluations,
         predictions,
         (
@@ -188,6 +199,9 @@ def train(
         curve,
         changes,
         expected,
+        _shown(rounds, last, predictions, prepared),
+        speed.measure(classifier, features.dataset) if prepared.encoded else None,
+        time.monotonic() - started,
     )
 
 
@@ -239,6 +253,15 @@ def _said(one: Round, rows: Integers, groups: Integers) -> Predictions:
         p_value=applied.p_value,
         known=applied.known,
     )
+
+
+def _shown(rounds: list[Round], last: Round, said: Mapping[str, Predictions], prepared: Prepared) -> Showcase:
+    """Return which pictures are worth looking at, of the part that is reported."""
+    if "test" in said:
+        turns, reported = [(last.split.test, last.split.train)], said["test"]
+    else:
+        turns, reported = [(one.split.validation, one.split.train) for one in rounds], said["validation"]
+    return showcase.find(prepared.features, reported, turns, prepared.resemblance.near_duplicates)
 
 
 def _curve(

@@ -1,0 +1,126 @@
+"""A `TrainingResult` → the pictures that its page shows, small, stripped of all but their pixels, in one bounded file.
+
+Made once, while the pictures are at hand; a page that is drawn later needs neither them nor what trained the model.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from headstart.data import images
+from headstart.errors import PictureError
+from headstart.records import Dataset, Finding
+
+if TYPE_CHECKING:
+    from headstart.evaluation.showcase import Showcase
+    from headstart.workflows.train import TrainingResult
+
+SIDE = 160  # pixels of the longer side
+MOST_BYTES = 8_000  # of one; a picture of noise is kept with less detail
+QUALITIES = (70, 40, 15, 1)
+OF_A_FINDING = 6
+WORKERS = 4
+
+
+def of(result: TrainingResult) -> dict[str, Any]:
+    """Return plain values: the pictures, and by their places in that list what is shown of them.
+
+    A picture that is not what it was during the training any more, or cannot be read, is left out.
+    """
+    shown, places = result.showcase, {sample.name: row for row, sample in enumerate(result.dataset)}
+    findings = [_examples(finding, places) for finding in result.findings]
+    rows = list(dict.fromkeys([*_rows(shown), *(row for examples in findings for row in examples)]))
+    with images.quiet_pillow(), ThreadPoolExecutor(WORKERS) as pool:
+        made = pool.map(lambda row: _thumbnail(result.dataset, row, result.digests[row]), rows)
+        thumbnails = dict(zip(rows, made, strict=True))
+    kept = [row for row in rows if thumbnails[row]]
+    place = {row: number for number, row in enumerate(kept)}
+    return {
+        "pictures": [
+            {"name": result.dataset[row].name, "label": result.dataset[row].label, "webp": thumbnails[row]}
+            for row in kept
+        ],
+        **_plain(shown, place),
+        "findings": [[place[row] for row in examples if row in place] for examples in findings],
+    }
+
+
+def _plain(shown: Showcase, place: Mapping[int, int]) -> dict[str, Any]:
+    suggested = {row: suspect.suggested for row, suspect in shown.suspects if suspect.is_likely}
+    return {
+        "errors": shown.errors,
+        "mistakes": [
+            {
+                "picture": place[one.row],
+                "top": [[name, round(probability, 4)] for name, probability in one.top],
+                "given": round(one.given, 6),
+                "nearest": [[place[row], alike] for row, alike in one.nearest if row in place],
+                "suggested": suggested.get(one.row),
+            }
+            for one in shown.mistakes
+            if one.row in place
+        ],
+        "pairs": [
+            {
+                "classes": list(pair.classes),
+                "taken": list(pair.taken),
+                "pictures": [[place[row] for row in side if row in place] for side in pair.rows],
+            }
+            for pair in shown.pairs
+        ],
+        "doubtful": shown.doubtful,
+        "suspects": [
+            {
+                "picture": place[row],
+                "suggested": suspect.suggested,
+                "confidence": round(suspect.confidence, 4),
+                "likely": suspect.is_likely,
+                "duplicate_of": suspect.duplicate_of,
+            }
+            for row, suspect in shown.suspects
+            if row in place
+        ],
+    }
+
+
+def _rows(shown: Showcase) -> Iterable[int]:
+    for one in shown.mistakes:
+        yield one.row
+        yield from (row for row, _ in one.nearest)
+    for pair in shown.pairs:
+        yield from (row for side in pair.rows for row in side)
+    yield from (row for row, _ in shown.suspects)
+
+
+def _examples(finding: Finding, places: Mapping[str, int]) -> list[int]:
+    """Return the first rows that a finding names; of `a = b` and `a (label) = b (label)` each."""
+    rows: list[int] = []
+    for name in finding.names[:OF_A_FINDING]:
+        parts = [name] if name in places else name.split(" = ")
+        known: Sequence[str] = [part if part in places else part.rpartition(" (")[0] for part in parts]
+        rows += [places[part] for part in known if part in places]
+    return rows[:OF_A_FINDING]
+
+
+def _thumbnail(dataset: Dataset, row: int, digest: str) -> str:
+    """Return a small WebP in base64; empty where the picture is not to be had any more."""
+    try:
+        data = images.read_bytes(dataset[row].path)
+        if images.digest(data) != digest:
+            return ""
+        image = Image.fromarray(images.decode(data, side=SIDE).pixels)
+    except PictureError:
+        return ""
+    image.thumbnail((SIDE, SIDE), reducing_gap=2.0)
+    for quality in QUALITIES:
+        file = io.BytesIO()
+        image.save(file, "WEBP", quality=quality, method=2)
+        if file.tell() <= MOST_BYTES:
+            break
+    return base64.b64encode(file.getvalue()).decode()
