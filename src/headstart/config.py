@@ -168,12 +168,6 @@ class FineTuneConfig:
     batch: int = setting(16, "pictures a step", 1, 4096)
     label_smoothing: float = setting(0.1, "share of each label that is spread over all classes", 0, 0.9)
     patience: int = setting(4, "stop after so many epochs without improvement, keep the best weights", 1, 1000)
-    scale: float = setting(
-        0.8,
-        "side of the pictures that it learns from, as a share of that in prediction; networks of one size keep it",
-        0.1,
-        1,
-    )
     watch: Literal["auto", "training", "validation"] = setting(
         "auto",
         "what stops it, and proves it better: some of the training part, or (flattering its figures) "

@@ -289,13 +289,12 @@ def test_the_further_from_the_head_the_smaller_the_learning_rate(visible: Case):
     assert len(rates) == 5
 
 
-def test_parts_are_learned_from_at_a_smaller_size_where_the_network_takes_it(visible: Case):
-    small, alone = (
-        replace(visible.learner.tuning.backbone.networks[0], name=name) for name in ("test_resnet", "test_vit")
-    )
-    large = replace(small, preprocess=replace(small.preprocess, size=320))
-    assert [sizes.smaller(one, 0.8).size for one in (large, small)] == [256, 32]
-    assert sizes.smaller(replace(alone, preprocess=large.preprocess), 0.8).size == 320
+def test_parts_are_learned_from_at_the_size_that_the_network_was_trained_on(visible: Case):
+    one = visible.learner.tuning.backbone.networks[0]
+    large = Backbone((replace(one, preprocess=replace(one.preprocess, size=320)),))
+    seen = replace(visible.learner, tuning=replace(visible.learner.tuning, backbone=large))._task().augmentation
+    assert [sizes.trained_on(one), seen.shown[0].size, seen.preprocesses[0].size] == [SIDE, 160, 320]
+    assert [seen.load(0, epoch).pixels[0].shape[0] for epoch in (None, 1)] == [320, 160]
 
 
 def test_the_learning_rate_rises_for_an_epoch_and_then_falls_to_nothing():

@@ -11,7 +11,6 @@ from dataclasses import replace
 from headstart.encoding import network as networks
 from headstart.encoding import wanted
 from headstart.encoding.network import Network
-from headstart.records import Preprocess
 
 STEP = 32  # the sides that networks divide without a rest
 
@@ -31,14 +30,6 @@ def scaled(text: str, factor: float) -> str:
     'vit_base_patch16_224'
     """
     return "+".join(str(replace(one, size=one.size or _side(one.name, factor))) for one in wanted.parse(text))
-
-
-def smaller(network: Network, factor: float) -> Preprocess:
-    """Return the preprocessing of a network whose pictures are to be that much smaller, where it takes other sizes."""
-    preprocess = network.preprocess
-    if networks.free_size(network.name) is None:
-        return preprocess
-    return replace(preprocess, size=max(STEP, round(preprocess.size * factor / STEP) * STEP))
 
 
 def _side(name: str, factor: float) -> int | None:

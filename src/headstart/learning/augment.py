@@ -28,8 +28,8 @@ class Augmentation:
     Attributes:
         features: Whose pictures, and with which digests.
         preprocesses: What each network takes when it is asked about a picture.
-        shown: The same of what it learns from, which may be smaller: in parts of pictures things are larger than in
-            whole ones (Touvron et al. 2019, "Fixing the train-test resolution discrepancy").
+        shown: The same of what it learns from, of the side that it was trained on: in parts of pictures things are
+            larger than in whole ones (Touvron et al. 2019, "Fixing the train-test resolution discrepancy").
         mirror: Whether a mirrored picture shows the same thing.
         seed: Of what is drawn.
     """

@@ -188,7 +188,7 @@ class FineTuneLearner:
         tuning = self.tuning
         networks = tuning.backbone.networks
         asked = tuple(network.preprocess for network in networks)
-        shown = tuple(sizes.smaller(network, tuning.plan.scale) for network in networks)
+        shown = tuple(replace(network.preprocess, size=sizes.trained_on(network)) for network in networks)
         seen = Augmentation(self._alone().features, asked, shown, tuning.plan.flip, self.seed)
         return Task(
             seen,
