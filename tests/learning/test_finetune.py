@@ -30,7 +30,9 @@ from headstart.learning.prior import LabelRows
 from headstart.learning.tuner import FineTuneLearner, Tuning
 from headstart.model.classifier import Classifier
 from headstart.plans import EncoderPlan, FineTunePlan, resolve_head
-from headstart.records import LabelledFeatures, Preprocess
+from headstart.records import LabelledFeatures, Preprocess, Splits
+from headstart.workflows import train
+from headstart.workflows.train import Round
 
 SIDE = 32
 EACH = 240
@@ -182,6 +184,31 @@ def test_rules_of_features_are_learned_anew_for_the_refitted_network(visible: Ca
     carried = rules.carried(made, again, visible.groups, 0)
     assert carried.out_of_distribution.own == made.out_of_distribution.own
     np.testing.assert_allclose(carried.out_of_distribution.arrays["mean"], again.embed(visible.groups).mean(axis=0))
+
+
+@pytest.mark.slow
+def test_what_is_measured_learns_from_what_was_watched_too_where_there_is_time(visible: Case, won: Fitted):
+    made = rules.fit(visible.learner, won, visible.train, visible.groups, CalibrationConfig(unknown="neighbours"))
+    first = Round(won, made, Splits(visible.train, visible.test, NONE))
+    saved = visible.learner.refit(visible.groups, won.best, begin=won)
+    whole = train._whole(visible.learner, first, saved, visible.groups).fitted
+    assert whole.backbone is not None
+    assert whole.backbone.networks[0].digest not in {one.backbone.networks[0].digest for one in (won, saved)}
+    assert (whole.held, whole.provenance["watched"]) == (won.held, 0)
+    hurried = replace(visible.learner, tuning=replace(visible.learner.tuning, limits=Limits(time.monotonic())))
+    assert train._whole(hurried, first, saved, visible.groups) is first
+
+
+@pytest.mark.slow
+def test_validation_pictures_prove_it_and_stop_it_where_the_plan_says_so(visible: Case):
+    tuning = visible.learner.tuning
+    learner = replace(visible.learner, tuning=replace(tuning, plan=replace(tuning.plan, watch="validation")))
+    watch = np.arange(3, len(visible.groups), 4)
+    fitted = learner.fit(np.setdiff1d(visible.groups, watch), watch, visible.groups)
+    np.testing.assert_array_equal(fitted.held.rows, watch)
+    assert fitted.provenance["watched"] == 0  # training pictures
+    assert [one.code for one in fitted.findings] == ["fine-tuned", "watched-validation"]
+    assert f"on {len(watch)} validation pictures" in fitted.findings[0].message
 
 
 @pytest.mark.slow

@@ -122,3 +122,21 @@ def test_no_network_is_trained_on_what_it_knows_already(names: Sequence[str], fi
 def test_mirror_images_that_show_something_else_are_never_looked_at():
     assert apply_recipe(read_config(None, ["quality=best"])).predict.views == "mirror"
     assert apply_recipe(read_config(None, ["quality=best", "pictures.mirror=false"])).predict.views == "original"
+
+
+@pytest.mark.parametrize(
+    ("parts", "settings", "watch"),
+    [
+        (("train", "validation", "test"), [], "validation"),
+        (("train", "validation", "test"), ["split.folds=3"], "training"),
+        (("train", "validation", "test"), ["finetune.watch=training"], "training"),
+        (("train", "test"), [], "training"),
+        (("train", "validation"), [], "training"),
+    ],
+)
+def test_a_network_proves_itself_on_validation_pictures_where_others_measure(
+    parts: tuple[str, ...], settings: list[str], watch: str
+):
+    samples = tuple(Sample(Path(f"{part}.jpg"), part, "a", split=part) for part in parts)
+    config = read_config(None, ["head.finetune=all", "encoder.backbone=lite0", *settings])
+    assert decide.decide(config, Dataset(Path(), samples)).plan.finetune.watch == watch

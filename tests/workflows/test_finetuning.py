@@ -26,7 +26,7 @@ from headstart.records import silence
 SIDE = 32
 
 
-def striped(root: Path, each: int = 220) -> Path:
+def striped(root: Path, each: int = 300) -> Path:
     """Draw stripes across and down that are hard to tell apart by features that mean nothing."""
     for k, name in enumerate(("across", "down")):
         (root / name).mkdir(parents=True)
