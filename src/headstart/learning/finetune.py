@@ -222,8 +222,8 @@ class _Run:
     def epoch(self) -> bool:
         """Learn from every row once, and measure; return whether it came to its end."""
         begun, number = time.monotonic(), len(self.history)
-        seen = self.task.augmentation
-        order = np.random.default_rng([seen.seed, number]).permutation(self.rows.learned)
+        planning = number == 1 and not self.rows.until
+        order = np.random.default_rng([self.task.augmentation.seed, number]).permutation(self.rows.learned)
         losses, right = 0.0, 0
         self._set_training()
         with closing(self._batches(order, number)) as batches:
@@ -231,14 +231,13 @@ class _Run:
                 scores, targets = self._step((number - 1) * self.per_epoch + place, rows, pictures, number)
                 losses += float(nn.functional.cross_entropy(scores, targets, reduction="sum"))
                 right += int((scores.argmax(dim=1) == targets).sum())
-                self.clock.tick((number - 1) * self.per_epoch + place + 1, planning=number == 1 and not self.rows.until)
+                self.clock.tick((number - 1) * self.per_epoch + place + 1, planning=planning)
                 if self.clock.ended:
                     return False
         if not math.isfinite(losses):
             self.clock.ended = "diverged"
             return False
         self._measure(number, losses / len(order), right / len(order), begun)
-        planning = number == 1 and not self.rows.until
         self.clock.after(number, time.monotonic() - begun, planning=planning)
         self.epochs = self.clock.epochs if planning else self.epochs
         return True

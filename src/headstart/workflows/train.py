@@ -166,8 +166,7 @@ def train(
     rounds, last = _fit(learner, partition, grouped, plan, listen)
     saved, rows = _refit(learner, last, plan)
     if len(rounds) == 1 and saved.tuned is not None and plan.finetune.watch == "training":
-        last = _whole(learner, last, saved, rows)
-        rounds = [last]
+        rounds = [last := _whole(learner, last, saved, rows)]
     predictions = _predict(rounds, last, grouped.groups)
     leaked = leakage.report(learner, rounds[0].fitted, rounds[0].split, grouped, prepared.resemblance, plan)
     curve, unmeasured = _curve(learner, rounds[0], grouped, progress) if learning_curve else (None, [])
@@ -175,21 +174,13 @@ def train(
     expected = _expected(learner, rounds, last, rows, grouped.groups, plan)
     told = provenance.describe(last.split, last.fitted, None if saved is last.fitted else rows, prepared, len(rounds))
     evaluations = {name: measure.measure(one, plan.seed) for name, one in predictions.items()}
+    found = [*prepared.findings, *arrived, *grouped.findings, *last.findings(grouped.groups)]
     classifier = _classifier(prepared, saved, rules.carried(last.rules, saved, rows, plan.seed), told)
     return TrainingResult(
         classifier,
         evaluations,
         predictions,
-        (
-            *prepared.findings,
-            *arrived,
-            *grouped.findings,
-            *last.findings(grouped.groups),
-            *leakage.findings(leaked),
-            *measure.findings(evaluations.get("test") or evaluations["validation"]),
-            *comparison.findings(changes),
-            *unmeasured,
-        ),
+        (*found, *leakage.findings(leaked), *_measured(evaluations), *comparison.findings(changes), *unmeasured),
         rounds[0].fitted.history,
         plan,
         last.split,
@@ -253,6 +244,11 @@ def _said(one: Round, rows: Integers, groups: Integers) -> Predictions:
         p_value=applied.p_value,
         known=applied.known,
     )
+
+
+def _measured(evaluations: Mapping[str, Evaluation]) -> list[Finding]:
+    """Return what to know of the figures of the part that is reported."""
+    return measure.findings(evaluations.get("test") or evaluations["validation"])
 
 
 def _shown(rounds: list[Round], last: Round, said: Mapping[str, Predictions], prepared: Prepared) -> Showcase:
