@@ -18,8 +18,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/headstart demo
 
-# Files run side by side, one worker a core; a file stays with one worker, since its tests share what they trained.
-SIDE_BY_SIDE = --numprocesses=logical --maxprocesses=8 --dist=loadfile --no-loadscope-reorder
+# Files run side by side, one worker a core; a file stays with one worker, since its tests share what they trained. A
+# worker that dies ends the run and names its test: what would take its place may wait for ever.
+SIDE_BY_SIDE = --numprocesses=logical --maxprocesses=8 --dist=loadfile --no-loadscope-reorder --max-worker-restart=0
 
 test: $(READY)
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
