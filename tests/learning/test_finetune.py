@@ -19,8 +19,9 @@ from headstart.config import CalibrationConfig, HeadConfig
 from headstart.data import images, sources
 from headstart.encoding import crops, features, network, runtime, sizes
 from headstart.encoding.backbone import Backbone
+from headstart.encoding.ondemand import OnDemand
 from headstart.errors import DataError
-from headstart.learning import finetune, rules
+from headstart.learning import finetune, rates, rules
 from headstart.learning.augment import Augmentation
 from headstart.learning.clock import TIMED, WARMING, Clock, Limits
 from headstart.learning.finetune import Rows, Task
@@ -133,7 +134,7 @@ def told(fitted: Fitted) -> dict[str, Any]:
 @pytest.mark.slow
 def test_a_network_that_proves_better_is_kept_and_says_by_how_much(visible: Case, won: Fitted):
     frozen = visible.learner.linear.fit(visible.train, visible.test, visible.groups)
-    assert won.backbone is not None
+    assert won.tuned is not None
     assert right(visible, won) > right(visible, frozen) + 0.05
     assert told(won)["kept"]
     assert told(won)["log_loss_difference"][2] < 0
@@ -146,7 +147,10 @@ def test_a_network_that_proves_better_is_kept_and_says_by_how_much(visible: Case
 def test_what_was_held_out_is_what_the_saved_network_will_say(visible: Case, won: Fitted, tmp_path: Path):
     made = rules.fit(visible.learner, won, visible.train, visible.groups, CalibrationConfig(unknown="neighbours"))
     classes = visible.learner.features.classes
-    classifier = Classifier(won.backbone, won.tuned.encoders, won.head, made, classes)
+    frozen = untrained()
+    encoders = (*won.tuned.encoders, *runtime.build_all(frozen, PLAN))
+    backbone = Backbone((*won.tuned.backbone.networks, *frozen.networks))
+    classifier = Classifier(backbone, encoders, won.head, made, classes)
     pictures = visible.learner.features.dataset.select(won.held.rows)
     said = classifier.predict_many(pictures).probabilities
     np.testing.assert_array_equal(said, made.calibration.probabilities(won.held.logits))
@@ -156,24 +160,31 @@ def test_what_was_held_out_is_what_the_saved_network_will_say(visible: Case, won
 @pytest.mark.slow
 def test_features_are_computed_for_the_rows_that_are_asked_for_and_once(visible: Case, won: Fitted):
     heard: list[int] = []
-    seen = visible.learner._seen(finetune.Tuned(won.backbone, won.head, 1, 1, (), (), ""))
-    seen._progress = lambda stage, done, total: heard.append(total)
-    rows = visible.test[:4]
+    known, rows = visible.learner.features, visible.test[:4]
+    seen = OnDemand(
+        known.dataset,
+        known.digests,
+        won.tuned.encoders,
+        beside=known.values[:, 0],
+        progress=lambda stage, done, total: heard.append(total),
+    )
     first = seen.table(rows)[rows].copy()
     assert set(heard) == {4}
     heard.clear()
     np.testing.assert_array_equal(seen.table(rows)[rows], first)
     assert not heard
+    np.testing.assert_array_equal(first, won.embed(rows))
+    np.testing.assert_array_equal(seen.table(rows)[:, -known.values.shape[2] :], known.values[:, 0])
 
 
 @pytest.mark.slow
 def test_the_refit_learns_from_all_rows_for_as_many_epochs(visible: Case, won: Fitted):
     rows = visible.groups
     again = visible.learner.refit(rows, won.best, begin=won)
-    assert again.backbone is not None
+    assert again.tuned is not None
     assert again.tuned.epochs == told(won)["best_epoch"]
     assert right(visible, again) > 0.9
-    assert visible.learner.refit(rows, won.best).backbone is None  # an experiment is a linear head
+    assert visible.learner.refit(rows, won.best).tuned is None  # an experiment is a linear head
 
 
 @pytest.mark.slow
@@ -192,8 +203,9 @@ def test_what_is_measured_learns_from_what_was_watched_too_where_there_is_time(v
     first = Round(won, made, Splits(visible.train, visible.test, NONE))
     saved = visible.learner.refit(visible.groups, won.best, begin=won)
     whole = train._whole(visible.learner, first, saved, visible.groups).fitted
-    assert whole.backbone is not None
-    assert whole.backbone.networks[0].digest not in {one.backbone.networks[0].digest for one in (won, saved)}
+    assert whole.tuned is not None
+    digests = [one.tuned.backbone.networks[0].digest for one in (won, saved, whole)]
+    assert len(set(digests)) == 3
     assert (whole.held, whole.provenance["watched"]) == (won.held, 0)
     hurried = replace(visible.learner, tuning=replace(visible.learner.tuning, limits=Limits(time.monotonic())))
     assert train._whole(hurried, first, saved, visible.groups) is first
@@ -215,19 +227,19 @@ def test_validation_pictures_prove_it_and_stop_it_where_the_plan_says_so(visible
 def test_where_nothing_is_won_the_frozen_head_stays_to_the_bit(hidden: Case):
     frozen = hidden.learner.linear.fit(hidden.train, hidden.test, hidden.groups)
     fitted = hidden.fit()
-    assert fitted.backbone is None
+    assert fitted.tuned is None
     np.testing.assert_array_equal(fitted.logits(hidden.groups), frozen.logits(hidden.groups))
     np.testing.assert_array_equal(fitted.held.logits, frozen.held.logits)
     assert fitted.history == frozen.history
     assert not told(fitted)["kept"]
     assert fitted.findings[-1].code == "not-fine-tuned"
-    assert "so the frozen one stays: log-loss" in fitted.findings[-1].message
+    assert "so it is left out: log-loss" in fitted.findings[-1].message
 
 
 def test_too_few_watched_pictures_leave_the_frozen_head(tmp_path: Path):
     given = case(striped(tmp_path / "photos", 20, each=20), untrained())
     fitted = given.fit()
-    assert fitted.backbone is None
+    assert fitted.tuned is None
     assert "can be left out to compare" in fitted.findings[-1].message
 
 
@@ -325,7 +337,7 @@ def test_parts_are_learned_from_at_the_size_that_the_network_was_trained_on(visi
 
 
 def test_the_learning_rate_rises_for_an_epoch_and_then_falls_to_nothing():
-    pace = [finetune._pace(step, 10, 3) for step in range(30)]
+    pace = [rates.pace(step, 10, 3) for step in range(30)]
     assert pace[9] == pace[10] == 1
     assert pace[:10] == sorted(pace[:10])
     assert pace[10:] == sorted(pace[10:], reverse=True)
@@ -342,13 +354,13 @@ def test_one_who_stops_it_gets_what_was_best_so_far(visible: Case):
 
 def test_one_who_stops_it_at_once_gets_the_frozen_head(visible: Case):
     fitted = visible.limited(stop=lambda: True)
-    assert fitted.backbone is None
+    assert fitted.tuned is None
     assert "no epoch came to its end; it was stopped" in fitted.findings[-1].message
 
 
 def test_without_time_for_two_epochs_the_frozen_head_stays(visible: Case):
     fitted = visible.limited(deadline=time.monotonic() + 0.01)
-    assert fitted.backbone is None
+    assert fitted.tuned is None
     assert told(fitted)["ended"] == "deadline"
     assert "there was no time for more" in fitted.findings[-1].message
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from headstart.learning.heads import Head, loss_and_accuracy
+from headstart.learning.heads import Head, averaged, loss_and_accuracy
 
 FEATURES, CLASSES = 12, 4
 LAYERS = {  # widths of hidden layers → what a row passes in training
@@ -158,6 +158,14 @@ def test_many_threads_get_the_same_logits():
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda row: head.logits(values[row : row + 1])[0], range(40)))
     np.testing.assert_array_equal(found, wanted)
+
+
+def test_the_mean_of_two_heads_is_that_of_their_logits_as_they_are_weighed():
+    first, second = head_of(()), Head(3, CLASSES)
+    left, right = rows(5), rows(5, 3)
+    both = averaged(first, second, 0.6)
+    expected = 0.6 * first.logits(left) + 0.4 * second.logits(right)
+    np.testing.assert_allclose(both.logits(np.concatenate([left, right], axis=1)), expected, atol=1e-6)
 
 
 def test_no_rows_have_no_logits():

@@ -1,4 +1,7 @@
-"""The features of some networks, each picture encoded when it is first asked for; nothing is kept beyond memory."""
+"""The features of some networks, each picture encoded when it is first asked for; nothing is kept beyond memory.
+
+Behind them may stand features that are known already, of networks that are not asked again.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from headstart.records import Dataset, Floats, Integers, Progress, listing, sile
 
 
 class OnDemand:
-    """What networks see in the pictures of a dataset.
+    """What networks see in the pictures of a dataset, and beside it what others have seen.
 
     Attributes:
         encoders: The engine of each that was taken in the end.
@@ -28,6 +31,7 @@ class OnDemand:
         digests: Sequence[str],
         encoders: Sequence[Encoder],
         *,
+        beside: Floats | None = None,
         views: Sequence[str] = ("original",),
         epochs: int = 0,
         of: int = 0,
@@ -39,6 +43,7 @@ class OnDemand:
             dataset: N samples.
             digests: (N,) SHA-256 of their bytes.
             encoders: That compute the features, which stand side by side.
+            beside: (N, E) what is known of all pictures and stands behind them; None: nothing.
             views: Of each picture, whose mean the features are.
             epochs: See the class.
             of: See the class.
@@ -47,8 +52,10 @@ class OnDemand:
         self.encoders, self.epochs, self.of = tuple(encoders), epochs, of
         self._dataset, self._digests, self._progress = dataset, tuple(digests), progress
         self._views = tuple(views)
-        width = sum(encoder.dim for encoder in encoders)
-        self._values: Floats = np.zeros((len(dataset), width), dtype=np.float32)
+        self._width = sum(encoder.dim for encoder in encoders)
+        known = np.empty((len(dataset), 0), np.float32) if beside is None else beside
+        self._values: Floats = np.zeros((len(dataset), self._width + known.shape[1]), dtype=np.float32)
+        self._values[:, self._width :] = known
         self._known = np.zeros(len(dataset), dtype=bool)
 
     @property
@@ -57,7 +64,7 @@ class OnDemand:
         return Backbone(tuple(encoder.network for encoder in self.encoders))
 
     def table(self, rows: Integers) -> Floats:
-        """Return (N, D) features, of which those of these rows are computed.
+        """Return (N, D + E) features, of which those of these rows are computed.
 
         Raises:
             DataError: A picture can no longer be used, or has changed since it was first read.
@@ -70,7 +77,8 @@ class OnDemand:
             table, self.encoders, _ = extracted
             if lost := sorted({part[row].name for row in table.failures} | set(table.changed)):
                 raise no_longer(lost)
-            self._values[missing], self._known[missing] = features.mean(table.values)[:, 0], True
+            self._values[missing, : self._width] = features.mean(table.values)[:, 0]
+            self._known[missing] = True
         return self._values
 
 

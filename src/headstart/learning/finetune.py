@@ -25,7 +25,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from headstart.encoding import reading, stages
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.ondemand import no_longer
-from headstart.learning import proof
+from headstart.learning import proof, rates
 from headstart.learning.augment import Augmentation
 from headstart.learning.checkpoint import Checkpoint
 from headstart.learning.clock import Clock, Ended, Limits
@@ -34,7 +34,7 @@ from headstart.learning.sgd import class_weights
 from headstart.plans import FineTunePlan
 from headstart.records import Floats, Integers, Progress, silence
 
-WEIGHT_DECAY = 0.01  # of weights of two dimensions and more
+SHARE = 0.6  # of the trained network's logits in a mean with others; smoothed labels make them smaller
 CLIPPED = 1.0  # the largest norm of a gradient
 
 
@@ -71,6 +71,7 @@ class Rows:
         learned: Learned from.
         watched: Their loss stops the epochs; without any, all epochs run.
         epochs: Over which the learning rate falls.
+        beside: (W, K) logits of the watched rows that are averaged with the network's own; None: it answers alone.
         until: The epoch after which to end; None: the last.
         follows: How many epochs of the same length follow for each of these, in a fit on more rows that must end by
             the deadline too.
@@ -79,6 +80,7 @@ class Rows:
     learned: Integers
     watched: Integers
     epochs: int
+    beside: Floats | None = None
     until: int | None = None
     follows: float = 0.0
 
@@ -93,7 +95,7 @@ class Tuned:
         best: Its number; 0 is where it started.
         epochs: Over which the learning rate fell; fewer than planned where time was short.
         history: One step an epoch, 0 first.
-        logits: (W, K) of the watched rows after each.
+        logits: (W, K) of the watched rows after each, averaged with those beside.
         ended: Why it ended before its time; empty: it did not.
     """
 
@@ -151,7 +153,8 @@ def _checkpoint(task: Task, head: Head, rows: Rows) -> Checkpoint:
         "pictures": list(seen.features.digests),
     }
     weights = {name: value.detach().cpu().numpy() for name, value in head.state_dict().items()}
-    arrays = {"learned": rows.learned, "watched": rows.watched, "targets": seen.features.targets}
+    arrays: dict[str, Any] = {"learned": rows.learned, "watched": rows.watched, "targets": seen.features.targets}
+    arrays |= {} if rows.beside is None else {"beside": rows.beside}
     return Checkpoint(task.checkpoints, {"kind": "finetune"} | identity, arrays | weights)
 
 
@@ -190,7 +193,9 @@ class _Run:
         averaging: Any = get_ema_multi_avg_fn(max(0.0, 1 - 2 / self.per_epoch))  # type: ignore[no-untyped-call]
         self.average = AveragedModel(self.model, multi_avg_fn=averaging).requires_grad_(False)
         self.average.n_averaged.fill_(1)  # it begins where the model does
-        self.optimizer = torch.optim.AdamW(_groups(self.model, task.plan), task.plan.learning_rate)
+        self.optimizer = torch.optim.AdamW(
+            rates.groups(self.model.head, self.model.networks, task.plan), task.plan.learning_rate
+        )
         self.scales = [
             tuple(255 * torch.tensor(values, device=task.device).view(1, 3, 1, 1) for values in (one.mean, one.std))
             for one in task.augmentation.preprocesses
@@ -297,7 +302,7 @@ class _Run:
     def _step(self, number: int, rows: list[int], pictures: list[Tensor], epoch: int) -> tuple[Tensor, Tensor]:
         """Take one step, and return what was said of its pictures, and their classes."""
         plan, seen = self.task.plan, self.task.augmentation
-        pace = _pace(number, self.per_epoch, self.epochs)
+        pace = rates.pace(number, self.per_epoch, self.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = group["highest"] * pace
         targets = torch.from_numpy(self.features.targets[rows]).to(self.task.device)
@@ -346,17 +351,20 @@ class _Run:
             self.logits.append(np.empty((0, len(self.features.classes)), dtype=np.float32))
         if not len(self.rows.watched) or watched < self.best_loss:
             self.best_epoch, self.best_loss, self.best = number, watched, self._averaged()
-        rate = self.task.plan.learning_rate * _pace(max(0, number * self.per_epoch - 1), self.per_epoch, self.epochs)
+        last = max(0, number * self.per_epoch - 1)
+        rate = self.task.plan.learning_rate * rates.pace(last, self.per_epoch, self.epochs)
         seconds = time.monotonic() - begun if number else 0.0
         self.history.append(Step(number, loss, accuracy, math.nan, math.nan, watched, rate, seconds))
 
     @torch.inference_mode()
     def _watched(self) -> Floats:
-        """Return (W, K) what the averaged weights say of the watched rows."""
+        """Return (W, K) what is said of the watched rows, by the averaged weights."""
         model = self.average.module.eval()
         with closing(self._batches(self.rows.watched, None)) as batches:
             scores = [self._scores(model, pictures).cpu() for _, pictures in batches]
         logits: Floats = torch.cat(scores).numpy()
+        if self.rows.beside is not None:
+            logits = np.float32(SHARE) * logits + np.float32(1 - SHARE) * self.rows.beside
         return logits
 
     def _set_training(self) -> None:
@@ -370,30 +378,6 @@ class _Run:
         return {
             name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()
         }
-
-
-def _pace(step: int, per_epoch: int, epochs: int) -> float:
-    """Return the share of the highest learning rate: up to it in the first epoch, then down to 0 along a cosine."""
-    if step < per_epoch:
-        return (step + 1) / per_epoch
-    return 0.5 * (1 + math.cos(math.pi * (step - per_epoch) / (per_epoch * (epochs - 1))))
-
-
-def _groups(model: _Model, plan: FineTunePlan) -> list[dict[str, Any]]:
-    """Return the weights by how fast they learn: the slower, the further they are from the head."""
-    groups: dict[tuple[int, bool], list[Tensor]] = {(0, True): [model.head.weight], (0, False): [model.head.bias]}
-    for network in model.networks:
-        distances = stages.distances(network)
-        for name, weight in network.named_parameters():
-            groups.setdefault((distances[name], weight.ndim > 1), []).append(weight)
-    return [
-        {
-            "params": weights,
-            "highest": plan.learning_rate * plan.layer_decay**far,
-            "weight_decay": WEIGHT_DECAY if wide else 0.0,
-        }
-        for (far, wide), weights in groups.items()
-    ]
 
 
 def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -133,6 +133,21 @@ class Head(nn.Sequential):
         return self.__dict__ | {"_ready": None}
 
 
+def averaged(first: Head, second: Head, share: float) -> Head:
+    """Return the linear head of features side by side whose logits are the mean of those of two linear heads.
+
+    Args:
+        first: Of the features that stand first.
+        second: Of those behind them.
+        share: Weight of the first in the mean; the second has the rest.
+    """
+    both = Head(first.features + second.features, first.linear.out_features)
+    with torch.no_grad():
+        both.linear.weight.copy_(torch.cat([share * first.linear.weight, (1 - share) * second.linear.weight], dim=1))
+        both.linear.bias.copy_(share * first.linear.bias + (1 - share) * second.linear.bias)
+    return both.eval().requires_grad_(False)
+
+
 def _made_ready(layer: nn.Module) -> Layer | None:
     """Return what a layer does to float64 rows in evaluation; None: nothing. Each operation rounds row by row."""
     if isinstance(layer, nn.Linear):

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from headstart.encoding.backbone import Backbone
 from headstart.encoding.ondemand import OnDemand
 from headstart.learning.heads import Head, Listener, Step, ignore
 from headstart.records import Finding, Floats, Integers, LabelledFeatures
@@ -48,8 +47,8 @@ class Fitted:
         history: Loss and accuracy along the fit.
         provenance: `head`, one line, and the figures that decided.
         findings: What a person should know of it.
-        tuned: What the networks see that were trained with the head; None: the head is of the frozen ones, whose
-            features these are.
+        tuned: What the networks see that were trained, and beside it what the frozen ones see; None: the head is of
+            these alone, whose features these are.
     """
 
     head: Head
@@ -60,11 +59,6 @@ class Fitted:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
     tuned: OnDemand | None = field(default=None, repr=False)
-
-    @property
-    def backbone(self) -> Backbone | None:
-        """The networks that were trained with the head; None: the frozen ones."""
-        return None if self.tuned is None else self.tuned.backbone
 
     def embeddings(self, rows: Integers) -> Floats:
         """Return (N, D): what the backbone sees in each picture; of others than these rows it may hold zeros."""

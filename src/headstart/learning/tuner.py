@@ -1,7 +1,10 @@
-"""The learner that trains the network too: a linear head first, then both, and the better of the two by proof.
+"""The learner that trains a network too: a linear head first, then both, and what is better by proof.
 
-Some rows are watched: they stop the epochs, give the temperature, and tell in pairs whether the fine-tuned network is
-better than a frozen one whose head has learned from the same others. Only then it is kept. They are a part of the
+The fine-tuned network stands beside the frozen ones, and the logits of the two heads are averaged: they err in other
+places, so that together they are better than either, and the gain is plain on few pictures.
+
+Some rows are watched: they stop the epochs, give the temperature, and tell in pairs whether the two together are better
+than the frozen networks, whose head has learned from the same others. Only then they are kept. They are a part of the
 training rows, or the validation part where the data brings that beside a test part.
 """
 
@@ -18,7 +21,7 @@ import numpy as np
 from headstart.encoding import runtime, sizes
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.ondemand import OnDemand
-from headstart.learning import calibration, finetune, proof, sgd
+from headstart.learning import calibration, finetune, heads, proof, sgd
 from headstart.learning.augment import Augmentation
 from headstart.learning.clock import Limits
 from headstart.learning.finetune import Rows, Task, Tuned
@@ -70,7 +73,9 @@ class Tuning:
 
 @dataclass(frozen=True, slots=True)
 class FineTuneLearner:
-    """A linear head, or a network that proves better; folds and experiments are linear heads on frozen features."""
+    """A linear head, or one beside that of a network that was trained, where the two together prove better; folds and
+    experiments are linear heads on frozen features.
+    """
 
     linear: LogisticLearner
     tuning: Tuning
@@ -125,10 +130,11 @@ class FineTuneLearner:
         """See `Learner`; a network that was stopped, or had no time, is the one that it would have followed."""
         if begin is None or begin.tuned is None:
             return self.linear.refit(rows, best, share=share, views=views, begin=begin)
-        start = self._alone().refit(rows, best, share=share)
+        start, alone = self.linear.refit(rows, best, share=share), self._alone()
+        begun = start if alone is self.linear else alone.refit(rows, best, share=share)
         until = Rows(rows, NOBODY, begin.tuned.of, until=begin.tuned.epochs)
-        tuned = finetune.fit(self._task(), start.head, until)
-        return begin if tuned.ended else Fitted(tuned.head, self.features, best, tuned=self._seen(tuned))
+        tuned = finetune.fit(self._task(), begun.head, until)
+        return begin if tuned.ended else self._together(start, tuned)
 
     def out_of_fold(self, rows: Integers, fold: Integers, *, tolerance: float | None = None) -> OutOfFold:
         """See `Learner`."""
@@ -166,15 +172,15 @@ class FineTuneLearner:
             follows: Pictures of a refit at most, for which there must be time too.
             listen: Hears the figures of each epoch.
         """
-        rows = Rows(learned, watched, self.tuning.plan.epochs, follows=follows / max(1, len(learned)))
-        if not proof.enough(groups[rows.watched]):
-            return _stays(frozen, _too_few(len(rows.watched)), {"pictures": len(rows.watched)})
-        start, alone = self.linear.refit(rows.learned, frozen.best), self._alone()
-        begin = start if alone is self.linear else alone.refit(rows.learned, frozen.best)
+        if not proof.enough(groups[watched]):
+            return _stays(frozen, _too_few(len(watched)), {"pictures": len(watched)})
+        start, alone = self.linear.refit(learned, frozen.best), self._alone()
+        begin = start if alone is self.linear else alone.refit(learned, frozen.best)
+        beside = start.logits(watched)
+        rows = Rows(learned, watched, self.tuning.plan.epochs, beside, follows=follows / max(1, len(learned)))
         tuned = finetune.fit(self._task(), begin.head, rows, listen=listen)
-        targets, families = self.features.targets[rows.watched], groups[rows.watched]
-        compared = proof.prove(start.logits(rows.watched), tuned.logits, targets, families, self.seed)
-        return self._better(frozen, tuned, rows, compared)
+        compared = proof.prove(beside, tuned.logits, self.features.targets[watched], groups[watched], self.seed)
+        return self._better(frozen, start, tuned, watched, compared)
 
     def _alone(self) -> LogisticLearner:
         """Return the learner of heads on the features of those networks alone that are trained."""
@@ -201,19 +207,30 @@ class FineTuneLearner:
             self.linear.progress,
         )
 
-    def _seen(self, tuned: Tuned) -> OnDemand:
-        return OnDemand(
+    def _together(self, start: Fitted, tuned: Tuned) -> Fitted:
+        """Return the network that was trained beside the frozen ones, with the mean of the logits of both heads."""
+        seen = OnDemand(
             self.features.dataset,
             self.features.digests,
             runtime.build_all(tuned.backbone, self.tuning.encoder),
+            beside=self.features.values[:, 0],
             views=self.tuning.views,
             epochs=tuned.best,
             of=tuned.epochs,
             progress=self.linear.progress,
         )
+        return Fitted(heads.averaged(tuned.head, start.head, finetune.SHARE), self.features, start.best, tuned=seen)
 
-    def _better(self, frozen: Fitted, tuned: Tuned, rows: Rows, compared: Proof | None) -> Fitted:
-        """Return what is fitted: the fine-tuned network if it has won, else the frozen one."""
+    def _better(self, frozen: Fitted, start: Fitted, tuned: Tuned, watched: Integers, compared: Proof | None) -> Fitted:
+        """Return what is fitted: the fine-tuned network beside the frozen ones if it has won, else these alone.
+
+        Args:
+            frozen: Has learned from the training rows.
+            start: The same kind, has learned from what the tuned one has.
+            tuned: What proves itself.
+            watched: On these rows.
+            compared: The proof; None: too few.
+        """
         done = len(tuned.history) - 1
         figures = {
             "epochs": done,
@@ -227,20 +244,21 @@ class FineTuneLearner:
         if compared is None or not compared.won or not tuned.best:
             why = f"{compared}, {after}" if done else f"no epoch came to its end{_ENDED[tuned.ended]}"
             return _stays(frozen, why, figures)
-        fitted = Fitted(tuned.head, self.features, frozen.best, None, tuned.history, tuned=self._seen(tuned))
-        fold = np.zeros(len(rows.watched), dtype=np.int64)
+        fitted = self._together(start, tuned)
+        fold = np.zeros(len(watched), dtype=np.int64)
         provenance = {
             **frozen.provenance,
-            "head": f"linear, trained with the network, from l2 {frozen.best:g}; epoch {tuned.best} of {done} was best",
+            "head": f"the mean of two linear ones: of the frozen networks, l2 {frozen.best:g}, and of the one trained "
+            f"with its head, epoch {tuned.best} of {done}",
             "best_epoch": tuned.best,
-            "watched": 0 if self.tuning.plan.watch == "validation" else len(rows.watched),
+            "watched": 0 if self.tuning.plan.watch == "validation" else len(watched),
             "finetune": {"kept": True, **figures},
         }
         told = Finding(
             "fine-tuned",
             "note",
-            f"training the network gave {compared}, {after}, on {compared.pictures} {self.tuning.plan.watch} pictures "
-            "that neither had learned from; it is kept",
+            f"a trained network beside the frozen gave {compared}, {after}, on {compared.pictures} "
+            f"{self.tuning.plan.watch} pictures that neither had learned from; it is kept",
             (f"{done} epochs",),
         )
         flattering = found(
@@ -248,10 +266,11 @@ class FineTuneLearner:
             "note",
             "the validation pictures decided when to stop and at which temperature, so their figures flatter; those "
             "of the test part do not",
-            [f"{len(rows.watched)} pictures"] if self.tuning.plan.watch == "validation" else [],
+            [f"{len(watched)} pictures"] if self.tuning.plan.watch == "validation" else [],
         )
-        held = OutOfFold(rows.watched, fold, fitted.logits(rows.watched))
-        return replace(fitted, held=held, provenance=provenance, findings=(told, *flattering))
+        held = OutOfFold(watched, fold, fitted.logits(watched))
+        found_out = (told, *flattering)
+        return replace(fitted, held=held, history=tuned.history, provenance=provenance, findings=found_out)
 
 
 def _stays(frozen: Fitted, why: str, figures: dict[str, Any]) -> Fitted:
@@ -259,7 +278,7 @@ def _stays(frozen: Fitted, why: str, figures: dict[str, Any]) -> Fitted:
     told = Finding(
         "not-fine-tuned",
         "note",
-        f"training the network did not prove better, so the frozen one stays: {why}",
+        f"a trained network beside the frozen did not prove better, so it is left out: {why}",
         (f"{figures.get('epochs', 0)} epochs",),
     )
     provenance = {**frozen.provenance, "finetune": {"kept": False, "why": why, **figures}}

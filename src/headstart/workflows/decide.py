@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from headstart.config import TrainConfig, apply_recipe, quality_of
 from headstart.data import splits
 from headstart.encoding import backbone as backbones
-from headstart.encoding import quantized, runtime, sizes
+from headstart.encoding import quantized, runtime, sizes, wanted
 from headstart.encoding.backbone import Backbone
+from headstart.errors import ConfigError
 from headstart.learning import prior
 from headstart.levels import SCALES
 from headstart.plans import Plan, refuse_contradictions, resolve, resolve_head
@@ -52,6 +53,7 @@ def decide(config: TrainConfig, dataset: Dataset) -> Decision:
     size = None if side == "auto" else side
     backbone = backbones.load(text, config.encoder.weights, size=size, resize=config.pictures.resize)
     encoder = replace(encoder, backbone=backbones.spelled(text, backbone))
+    _refuse_too_many(config, backbone)
     if config.head.finetune == "if-new" and knows_most(backbone, dataset.classes):
         config = replace(config, head=replace(config.head, finetune="none"))
     if config.finetune.watch == "auto" and _brings_validation(config, dataset):
@@ -63,6 +65,17 @@ def _brings_validation(config: TrainConfig, dataset: Dataset) -> bool:
     """Return whether the data brings pictures to choose by, and others to measure by."""
     once = config.split.folds in ("auto", 0) and config.split.repeats == 1
     return once and {"validation", "test"} <= {sample.split for sample in dataset}
+
+
+def _refuse_too_many(config: TrainConfig, backbone: Backbone) -> None:
+    """Refuse to train more networks than a model can hold beside the frozen ones."""
+    frozen = len(backbone.networks)
+    trained = frozen if config.finetune.networks == "all" else 1
+    if resolve_head(config.head).finetune != "none" and frozen + trained > wanted.MOST:
+        raise ConfigError(
+            f"{frozen} networks and {trained} of them trained are {frozen + trained}; a model holds {wanted.MOST}.",
+            "Leave out some of encoder.backbone, or set head.finetune=none.",
+        )
 
 
 def knows_most(backbone: Backbone, classes: ClassNames) -> bool:

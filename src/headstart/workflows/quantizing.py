@@ -62,6 +62,9 @@ def choose(
     usual = runtime.build_all(backbone, runtime.usual(plan.encoder))
     if plan.encoder.precision != "int8":
         return usual, ()
+    if plan.head.finetune != "none":
+        why = "a network is to be trained, which would have to be calibrated again (head.finetune=none trains none)"
+        return usual, (_refused(usual[0].plan.precision, why),)
     rows = np.array([row for row, one in enumerate(inspection.dataset) if one.split in (None, "train")], dtype=np.int64)
     part = replace(
         inspection,

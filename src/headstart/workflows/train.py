@@ -20,6 +20,7 @@ from headstart.config import CalibrationConfig, TrainConfig
 from headstart.data import sources, splits
 from headstart.data.splits import Grouping, Partition
 from headstart.encoding import cache as caches
+from headstart.encoding.backbone import Backbone
 from headstart.errors import ConfigError
 from headstart.evaluation import comparison, measure, showcase, speed
 from headstart.evaluation.comparison import Change
@@ -330,9 +331,10 @@ def _whole(learner: Learner, measured: Round, saved: Fitted, rows: Integers) -> 
 
 
 def _classifier(prepared: Prepared, saved: Fitted, kept: PredictionRules, told: Provenance) -> Classifier:
-    """Return what is given: on networks that were trained with the head where they were, else on the frozen ones."""
+    """Return what is given: on the frozen networks, and before them those that were trained with a head."""
     backbone, encoders = prepared.backbone, prepared.encoders
     if saved.tuned is not None:
-        backbone, encoders = saved.tuned.backbone, saved.tuned.encoders
+        backbone = Backbone((*saved.tuned.backbone.networks, *backbone.networks))
+        encoders = (*saved.tuned.encoders, *encoders)
     classes, views = prepared.features.classes, prepared.plan.predicted
     return Classifier(backbone, encoders, saved.head, kept, classes, told, views)
