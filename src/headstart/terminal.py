@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -257,15 +257,25 @@ def print_findings_table(findings: Sequence[Finding]) -> None:
     print_line(", ".join(f"{count} {name}{'s' if count != 1 else ''}" for name, count in counts.items() if count) + ".")
 
 
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Collection[str] = (), title: str | None = None
+) -> None:
+    """Print a table whose cells, of whatever they hold, stay whole; the columns of numbers are set to the right."""
+    table = Table(title=title and escape(title))
+    for column in columns:
+        table.add_column(column, overflow="fold", justify="right" if column in numbers else "left")
+    for row in rows:
+        table.add_row(*(escape(printable(cell)) for cell in row))
+    stdout.print(table)
+
+
 def print_suspects(suspects: Sequence[Suspect]) -> None:
     """Print pictures whose labels are doubted."""
-    table = Table()
-    for column in ("picture", "label", "suggested", "confidence", "near-duplicate of"):
-        table.add_column(column, overflow="fold", justify="right" if column == "confidence" else "left")
-    for one in suspects:
-        cells = [one.name, one.label, one.suggested, f"{one.confidence:.3f}", one.duplicate_of]
-        table.add_row(*(escape(printable(cell)) for cell in cells))
-    stdout.print(table)
+    print_table(
+        ("picture", "label", "suggested", "confidence", "near-duplicate of"),
+        ((one.name, one.label, one.suggested, f"{one.confidence:.3f}", one.duplicate_of) for one in suspects),
+        numbers={"confidence"},
+    )
 
 
 def print_trust(trust: Mapping[str, Any]) -> None:
@@ -275,27 +285,31 @@ def print_trust(trust: Mapping[str, Any]) -> None:
     for line in trust_lines(trust):
         print_line(f"{line}.")
     if trust["changes"]:
-        print_changes(trust["changes"])
+        print_changes(trust["changes"], "Since the previous run, on the same pictures", "trust.json")
 
 
-def print_changes(changes: Sequence[Mapping[str, Any]]) -> None:
-    """Print what changed since a previous run, on the pictures that both measured; of many classes the first ten."""
-    table = Table(title="Since the previous run, on the same pictures")
-    for column in ("class", "pictures", "before", "after", "lost", "won", "p, corrected"):
-        table.add_column(column, justify="left" if column == "class" else "right", overflow="fold")
+def print_changes(changes: Sequence[Mapping[str, Any]], title: str, where: str) -> None:
+    """Print what changed between two runs, on the pictures that both measured; of many classes the first ten.
+
+    Args:
+        changes: All pictures, then each class.
+        title: Of the table.
+        where: What holds all of it.
+    """
+    columns = ("class", "pictures", "before", "after", "lost", "won", "p, corrected")
     moved = [change for change in changes[1:] if change["lost"] or change["won"]]
-    for change in [changes[0], *moved[:10]]:
-        table.add_row(
-            escape(printable(change["name"])) or "all",
+    rows = [
+        (
+            change["name"] or "all",
             f"{change['pictures']:,}",
-            f"{change['before']:.3f}",
-            f"{change['after']:.3f}",
-            str(change["lost"]),
-            str(change["won"]),
+            *(f"{change[name]:.3f}" for name in ("before", "after")),
+            *(str(change[name]) for name in ("lost", "won")),
             f"{change['adjusted']:.3f}",
         )
-    stdout.print(table)
-    print_line(f"{len(changes) - 1 - len(moved)} of {len(changes) - 1} classes did not change; all are in trust.json.")
+        for change in [changes[0], *moved[:10]]
+    ]
+    print_table(columns, rows, numbers=columns[1:], title=title)
+    print_line(f"{len(changes) - 1 - len(moved)} of {len(changes) - 1} classes did not change; all are in {where}.")
 
 
 def printable(name: str) -> str:
@@ -375,14 +389,9 @@ def print_trials(trials: Sequence[Mapping[str, Any]]) -> None:
 
 def print_layers(rows: Sequence[Mapping[str, Any]], title: str) -> None:
     """Print the layers of a model as a table."""
-    table = Table(title=escape(title))
-    table.add_column("layer", overflow="fold")
-    table.add_column("type", overflow="fold")
-    table.add_column("output", justify="right")
-    table.add_column("parameters", justify="right")
-    for row in rows:
-        table.add_row(row["name"], row["type"], str(tuple(row["output"])), f"{row['parameters']:,}")
-    stdout.print(table)
+    cells = [(row["name"], row["type"], str(tuple(row["output"])), f"{row['parameters']:,}") for row in rows]
+    columns = ("layer", "type", "output", "parameters")
+    print_table(columns, cells, numbers=columns[2:], title=title)
 
 
 def print_error(error: HeadstartError) -> None:

@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from headstart import terminal
-from headstart.cli import housekeeping, look, train, use
+from headstart.cli import housekeeping, judge, look, train, use
 from headstart.cli.options import unfolded
 from headstart.errors import HeadstartError, StorageError
 
@@ -32,8 +32,9 @@ for verb in (
     look.check,
     train.audit,
     train.train,
-    use.report,
-    use.evaluate,
+    judge.report,
+    judge.evaluate,
+    judge.compare,
     use.predict,
     look.show,
     look.summary,

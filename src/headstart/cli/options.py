@@ -33,6 +33,7 @@ Labels = Annotated[Path | None, typer.Option("--labels", help="A CSV or TSV with
 Images = Annotated[Path | None, typer.Option("--images", help="The folder that the ids of the table are relative to.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.")]
+Open = Annotated[bool, typer.Option("--open", help="Open the page in the browser.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep computed features.")]
 Corrections = Annotated[
     Path | None, typer.Option("--corrections", help="A sheet of `headstart audit` that was filled in.")

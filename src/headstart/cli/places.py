@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import shlex
 import tempfile
+import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,6 +65,11 @@ def check_out(out: Path, inputs: Sequence[Path]) -> None:
         raise ConfigError(f"--out {out}: there is no folder {out.parent}.")
     with storage.storage_errors(out, "Name another file with --out."), tempfile.TemporaryFile(dir=out.parent):
         return  # found out now, not after the work
+
+
+def show(page: Path) -> None:
+    """Open a page in the browser."""
+    webbrowser.open(page.resolve().as_uri())
 
 
 def write(out: Path, content: str | bytes) -> None:

@@ -68,7 +68,7 @@ def compare(
         classes.append(_change(name, before[own], after[own], members[own]))
     classes = [
         replace(change, adjusted=adjusted)
-        for change, adjusted in zip(classes, _holm([change.p_value for change in classes]), strict=True)
+        for change, adjusted in zip(classes, holm([change.p_value for change in classes]), strict=True)
     ]
     return every, *sorted(classes, key=lambda change: (change.p_value, change.after - change.before))
 
@@ -121,8 +121,8 @@ def _mcnemar(lost: int, won: int) -> float:
     return min(1.0, 2 * float(bdtr(min(lost, won), lost + won, 0.5)))
 
 
-def _holm(p_values: Sequence[float]) -> list[float]:
-    """Return the p-values, each corrected for all that are no smaller, and never below a smaller one's."""
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values, each corrected for all that are no smaller, and never below a smaller one's (Holm 1979)."""
     order = np.argsort(p_values, kind="stable")
     scaled = np.array(p_values)[order] * np.arange(len(order), 0, -1)
     adjusted = np.empty(len(order))
