@@ -23,7 +23,6 @@ from headstart.report.summary import minutes
 
 if TYPE_CHECKING:
     from headstart.data.shapes import Cropped
-    from headstart.evaluation.label_errors import Suspect
     from headstart.learning.heads import Step
     from headstart.plans import Plan
     from headstart.records import Finding
@@ -269,15 +268,6 @@ def print_table(
     stdout.print(table)
 
 
-def print_suspects(suspects: Sequence[Suspect]) -> None:
-    """Print pictures whose labels are doubted."""
-    print_table(
-        ("picture", "label", "suggested", "confidence", "near-duplicate of"),
-        ((one.name, one.label, one.suggested, f"{one.confidence:.3f}", one.duplicate_of) for one in suspects),
-        numbers={"confidence"},
-    )
-
-
 def print_trust(trust: Mapping[str, Any]) -> None:
     """Print how far the figures can be believed."""
     from headstart.report.summary import trust_lines
@@ -385,13 +375,6 @@ def print_trials(trials: Sequence[Mapping[str, Any]]) -> None:
     print_line("* on the Pareto front: no other one is as accurate and faster, or as fast and more accurate")
     if any(not one["surely_worse"] for one in trials[1:]):
         print_line("~ not surely worse than the best: the difference of the log-losses may be chance")
-
-
-def print_layers(rows: Sequence[Mapping[str, Any]], title: str) -> None:
-    """Print the layers of a model as a table."""
-    cells = [(row["name"], row["type"], str(tuple(row["output"])), f"{row['parameters']:,}") for row in rows]
-    columns = ("layer", "type", "output", "parameters")
-    print_table(columns, cells, numbers=columns[2:], title=title)
 
 
 def print_error(error: HeadstartError) -> None:

@@ -17,7 +17,7 @@ import typer
 
 from headstart import terminal
 from headstart.cli import housekeeping, judge, look, train, use
-from headstart.cli.options import unfolded
+from headstart.cli.options import explained, unfolded
 from headstart.errors import HeadstartError, StorageError
 
 app = typer.Typer(
@@ -27,22 +27,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for verb in (
-    train.demo,
-    look.check,
-    train.audit,
-    train.train,
-    judge.report,
-    judge.evaluate,
-    judge.compare,
-    use.predict,
-    look.show,
-    look.summary,
-    look.models,
-    look.settings,
-):
-    app.command()(unfolded(verb))
-app.add_typer(housekeeping.app, name="cache")
+MOMENTS = {
+    "Look at the pictures": (look.show, look.check, train.audit),
+    "Train": (train.demo, look.models, train.train),
+    "Judge": (judge.report, judge.evaluate, judge.compare, look.summary),
+    "Use": (use.predict,),
+    "Housekeeping": (look.settings,),
+}
+for moment, verbs in MOMENTS.items():
+    for verb in verbs:
+        app.command(rich_help_panel=moment, **explained(verb))(unfolded(verb))
+app.add_typer(housekeeping.app, name="cache", rich_help_panel=moment)
 
 
 def _print_version(asked: bool) -> None:

@@ -110,7 +110,7 @@ def report(
 
 def compare(
     directories: Annotated[
-        list[Path], typer.Argument(metavar="RUN RUN...", help="Folders that `headstart train` wrote, the oldest first.")
+        list[Path], typer.Argument(metavar="RUN", help="Two folders or more that `headstart train` wrote.")
     ],
     out: Annotated[Path | None, typer.Option(help="Write a page of it, e.g. compare.html.")] = None,
     show: Open = False,
@@ -120,6 +120,10 @@ def compare(
 
     The first is what the others are compared with, in pairs, picture by picture. It reads the files of the runs alone;
     pictures are known by their bytes.
+
+    Examples:
+        headstart compare runs/photos runs/photos-2
+        headstart compare runs/photos runs/photos-2 runs/photos-3 --out compare.html
     """
     for directory in directories:
         places.check_model(directory)

@@ -104,6 +104,14 @@ def train(
 
     Pictures go in as they are; the folder they lie in is never written to. Interrupt it whenever you like: what was
     encoded is kept, and the same command goes on from there.
+
+    Examples:
+        headstart train photos/                      a folder for each class
+        headstart train labels.csv --images photos/  a table: id and label
+        headstart train photos/ --budget 10m         the best in ten minutes
+        headstart train photos/ --no-mirror          where left and right matter
+        headstart train photos/ --set head.l2=0.1    any of `headstart settings`
+        headstart train photos/ --from runs/photos --out runs/photos-2
     """
     root = source.root
     asked = wishes.read(shown, engine, extras.previous)
@@ -283,7 +291,11 @@ def audit(
     if as_json:
         terminal.print_json({"sheet": str(out), "likely": likely, "suspects": [asdict(one) for one in suspects]})
         return
-    terminal.print_suspects(suspects[:10])
+    terminal.print_table(
+        ("picture", "label", "suggested", "confidence", "near-duplicate of"),
+        ((one.name, one.label, one.suggested, f"{one.confidence:.3f}", one.duplicate_of) for one in suspects[:10]),
+        numbers={"confidence"},
+    )
     terminal.print_line(
         f"{likely} of {len(dataset):,} labels are estimated to be wrong; {len(suspects)} pictures are in {out}, "
         "the most doubtful first."
