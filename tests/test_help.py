@@ -65,7 +65,7 @@ def test_eighty_columns_suffice(shown: Callable[..., str], verb: str):
 
 @pytest.mark.parametrize("verb", [verb for verbs in cli.MOMENTS.values() for verb in verbs], ids=lambda v: v.__name__)
 def test_examples_can_be_typed(verb: Callable[..., None]):
-    lines = options.explained(verb)["epilog"].splitlines()[1:]
+    lines = options.explained(verb)[1].splitlines()[1:]
     for line in lines:
         program, name, *arguments = shlex.split(line.split("   ")[0].split("  ")[0])
         assert (program, name) == ("headstart", verb.__name__)
@@ -84,4 +84,4 @@ def test_lines_of_a_docstring_flow():
             headstart verb
         """
 
-    assert options.explained(verb) == {"help": "One.\n\nTwo and three.", "epilog": "For example:\nheadstart verb"}
+    assert options.explained(verb) == ("One.\n\nTwo and three.", "For example:\nheadstart verb")

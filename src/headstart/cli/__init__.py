@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-MOMENTS = {
+MOMENTS: dict[str, tuple[Callable[..., None], ...]] = {
     "Look at the pictures": (look.show, look.check, train.audit),
     "Train": (train.demo, look.models, train.train),
     "Judge": (judge.report, judge.evaluate, judge.compare, look.summary),
@@ -36,7 +37,8 @@ MOMENTS = {
 }
 for moment, verbs in MOMENTS.items():
     for verb in verbs:
-        app.command(rich_help_panel=moment, **explained(verb))(unfolded(verb))
+        about, examples = explained(verb)
+        app.command(rich_help_panel=moment, help=about, epilog=examples)(unfolded(verb))
 app.add_typer(housekeeping.app, name="cache", rich_help_panel=moment)
 
 

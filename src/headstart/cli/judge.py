@@ -104,8 +104,7 @@ def report(
     places.check_out(out, [model / stored.MODEL])
     places.write(out, page.render(told))
     terminal.print_line(str(out))
-    if show:
-        places.show(out)
+    places.show(out, show)
 
 
 def compare(
@@ -141,8 +140,8 @@ def compare(
         _print_comparison(told)
         if out is not None:
             terminal.print_line(f"Page: {out}")
-    if out is not None and show:
-        places.show(out)
+    if out is not None:
+        places.show(out, show)
 
 
 def _print_comparison(told: Mapping[str, Any]) -> None:

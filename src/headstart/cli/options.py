@@ -224,14 +224,12 @@ def unfolded(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def explained(command: Callable[..., None]) -> dict[str, str]:
+def explained(command: Callable[..., None]) -> tuple[str, str]:
     """Return the help of a verb and, below its options, the examples: the two parts of its docstring."""
     text, _, examples = (inspect.getdoc(command) or "").partition("\n\nExamples:\n")
     lines = textwrap.dedent(examples).splitlines()
-    return {
-        "help": re.sub(r"(?<!\n)\n(?!\n)", " ", text),  # a terminal has lines of its own
-        "epilog": "\n".join(["For example:", *lines] if lines else []),
-    }
+    flowing = re.sub(r"(?<!\n)\n(?!\n)", " ", text)  # a terminal has lines of its own
+    return flowing, "\n".join(["For example:", *lines] if lines else [])
 
 
 def _placed(annotation: Any, title: str | None = None) -> Any:

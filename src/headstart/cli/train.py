@@ -308,6 +308,9 @@ def audit(
 
 def demo(
     out: Annotated[Path, typer.Option(help="Where the pictures and the model go.")] = Path("headstart-demo"),
+    show: Annotated[
+        bool | None, typer.Option("--open/--no-open", help="Open its page in the browser; default: on a desktop.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """The whole journey on 1,797 scans of handwritten digits that come with the installation."""
@@ -337,9 +340,11 @@ def demo(
         said = measure.predict_labelled(result.classifier, new, cache=places.cache(False), progress=progress)
     right = sum(one.label == targets for one, targets in zip(said, said.targets or (), strict=True))
     terminal.print_line(f"Predicted {len(said)} new scans: {right} right.")
+    page = out / "model" / "report.html"
     terminal.print_line(f"""
-Look at {out / "model" / "report.html"}, then:
+Look at {page}, then:
 
   headstart predict {places.quoted(out / "model")} {places.quoted(data.new)}
   headstart show {places.quoted(data.photos)}
   headstart train YOUR_FOLDER        one folder per class, any names""")
+    places.show(page, show)
