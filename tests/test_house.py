@@ -128,6 +128,7 @@ ORDER = [
     "report.page",
     "report.gallery",
     "report.album",
+    "report.notebook",
     "report.run",
     "report.logs",
     "demo",

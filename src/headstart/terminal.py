@@ -19,7 +19,7 @@ from rich.table import Table
 from headstart.encoding import wanted
 from headstart.errors import HeadstartError
 from headstart.records import silence
-from headstart.report.summary import minutes
+from headstart.report.summary import FIGURES, minutes
 
 if TYPE_CHECKING:
     from headstart.data.shapes import Cropped
@@ -31,18 +31,6 @@ if TYPE_CHECKING:
 stderr = Console(stderr=True, highlight=False, emoji=False)
 stdout = Console(highlight=False, emoji=False)
 STYLES = {"error": "red", "warning": "yellow", "note": "cyan"}
-FIGURES = {
-    "accuracy": "accuracy",
-    "top5_accuracy": "top-5 accuracy",
-    "log_loss": "log-loss",
-    "macro_f1": "macro F1",
-    "brier": "Brier score",
-    "ece": "calibration error (ECE)",
-    "aurc": "risk, averaged over coverage (AURC)",
-    "coverage": "sets that hold the true class",
-    "set_size": "classes in a set, mean",
-    "refused": "refused of the known classes",
-}
 
 
 @contextmanager

@@ -40,7 +40,7 @@ def render(told: Mapping[str, Any]) -> str:
     """
     run = story.of_run(told)
     figures = told["evaluations"][run["part"]]
-    return _filled(
+    return filled(
         "page.html",
         **run,
         figures=figures,
@@ -71,7 +71,7 @@ def render_comparison(told: Mapping[str, Any], thumbnails: Mapping[str, str]) ->
         for pair in told["comparisons"]
     ]
     answer, _, chance = pairs[0]["sentence"].partition(". ")
-    return _filled(
+    return filled(
         "compare.html",
         answer=answer,
         chance=chance,
@@ -85,8 +85,8 @@ def render_comparison(told: Mapping[str, Any], thumbnails: Mapping[str, str]) ->
     )
 
 
-def _filled(template: str, **values: Any) -> str:
-    """Return a page made of a template, with the style and the script that all pages share."""
+def filled(template: str, **values: Any) -> str:
+    """Return what a template makes of values, which it escapes; style and script are those that all pages share."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,

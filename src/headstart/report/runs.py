@@ -25,12 +25,7 @@ from headstart.workflows.resume import PreviousRun
 
 Hits = NDArray[np.bool_]
 
-_FIGURES = {
-    "accuracy": "accuracy, of all that it measured",
-    "log_loss": "log-loss",
-    "macro_f1": "macro F1",
-    "ece": "calibration error (ECE)",
-}
+_FIGURES = ("accuracy", "log_loss", "macro_f1", "ece")
 
 
 _COUNT = number(0, 1e12, whole=True)
@@ -234,14 +229,14 @@ def remarks(told: Mapping[str, Any]) -> list[str]:
 def rows(told: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     """Return the table of the runs, a column for each: what they are, their figures, the settings that differ."""
     runs = told["runs"]
-    figures = {label: [_interval(run["figures"].get(name)) for run in runs] for name, label in _FIGURES.items()}
+    figures = {summary.FIGURES[name]: [_interval(run["figures"].get(name)) for run in runs] for name in _FIGURES}
     table = {
         "folder": [run["run"] for run in runs],
         f"right, of the same {told['pictures']:,}": [
             f"{run['right']:,} ({summary.percent(run['right'] / told['pictures'], 1)})" for run in runs
         ],
+        "of all that it measured": [f"{run['measured']:,}" for run in runs],
         **figures,
-        "pictures that it measured": [f"{run['measured']:,}" for run in runs],
         "trained on": [counted(run["data"]["pictures"], run["data"]["classes"]) for run in runs],
         "trained in": ["–" if run["seconds"] is None else summary.minutes(run["seconds"]) for run in runs],
         "pictures a second": [_plain(run["pictures_per_second"]) for run in runs],

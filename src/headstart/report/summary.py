@@ -23,6 +23,19 @@ if TYPE_CHECKING:  # a page is drawn from the files of a run without what traine
     from headstart.learning.rules import PredictionRules
     from headstart.workflows.train import TrainingResult
 
+FIGURES = {
+    "accuracy": "accuracy",
+    "top5_accuracy": "top-5 accuracy",
+    "log_loss": "log-loss",
+    "macro_f1": "macro F1",
+    "brier": "Brier score",
+    "ece": "calibration error (ECE)",
+    "aurc": "risk, averaged over coverage (AURC)",
+    "coverage": "sets that hold the true class",
+    "set_size": "classes in a set, mean",
+    "refused": "refused of the known classes",
+}
+
 
 def of_evaluation(evaluation: Evaluation) -> dict[str, Any]:
     """Return every figure as `[value, low, high]`."""
