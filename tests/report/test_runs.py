@@ -82,6 +82,7 @@ def test_several_runs_are_each_compared_with_the_first_and_corrected_for_their_n
     pairs = compared(first, second, second)["comparisons"]
     assert [(pair["before"], pair["after"]) for pair in pairs] == [(1, 2), (1, 3)]
     assert [pair["changes"][0]["adjusted"] for pair in pairs] == [2 * 2 * 0.5**7] * 2
+    assert runs.sentence(pairs[1]).endswith("(p = 0.031, corrected for comparing several runs).")
 
 
 def test_the_same_run_changed_nothing(first: Path):
@@ -180,6 +181,7 @@ def test_one_run_alone_is_refused(first: Path):
 
 
 def test_B11_hostile_names_are_shown_in_the_page_and_not_run(first: Path, second: Path):
+    second = second.rename(second.with_name("<b onclick=alert(1)>"))
     hostile = {"ash": "<script>alert(1)</script>", "birch": 'x"onerror="alert(1)'}
     for folder in (first, second):
         rename_classes(folder, hostile)

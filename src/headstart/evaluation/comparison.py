@@ -60,12 +60,12 @@ def compare(
     >>> [(change.name, change.lost, change.won, change.p_value) for change in compare(before, after, ["a"] * 4)]
     [('', 2, 1, 1.0), ('a', 2, 1, 1.0)]
     """
-    names, members = np.array(labels, dtype=str), np.arange(len(labels)) if groups is None else groups
+    members = np.arange(len(labels)) if groups is None else groups
     every = _change("", before, after, members)
-    classes = []
-    for name in sorted(set(labels)):
-        own = names == name
-        classes.append(_change(name, before[own], after[own], members[own]))
+    own: dict[str, list[int]] = {name: [] for name in sorted(set(labels))}
+    for row, name in enumerate(labels):
+        own[name].append(row)
+    classes = [_change(name, before[rows], after[rows], members[rows]) for name, rows in own.items()]
     classes = [
         replace(change, adjusted=adjusted)
         for change, adjusted in zip(classes, holm([change.p_value for change in classes]), strict=True)

@@ -24,7 +24,7 @@ from headstart.report import plots, redraw, runs, story, summary, vector
 NAME = "report.html"
 MOST_CLASSES = 500  # rows of the table
 MOST_FINDINGS, MOST_NAMES = 50, 6
-MOST_CHANGED = 200  # pictures that changed sides, of each side
+MOST_CHANGED, FEWEST_CHANGED = 200, 12  # pictures that changed sides, of each side: in all comparisons, in each
 LONGEST = 300  # letters of a name
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -81,7 +81,7 @@ def render_comparison(told: Mapping[str, Any], thumbnails: Mapping[str, str]) ->
         rows=runs.rows(told),
         remarks=runs.remarks(told),
         thumbnails=thumbnails,
-        most=MOST_CHANGED,
+        most=max(FEWEST_CHANGED, MOST_CHANGED // len(pairs)),
     )
 
 

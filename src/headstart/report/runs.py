@@ -189,7 +189,8 @@ def _corrected(pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def sentence(pair: Mapping[str, Any]) -> str:
     """Return what a comparison of `of_runs` found, in words.
 
-    >>> every = {"pictures": 118, "before": 110 / 118, "after": 112 / 118, "lost": 3, "won": 5, "adjusted": 0.727}
+    >>> every = {"pictures": 118, "before": 110 / 118, "after": 112 / 118, "lost": 3, "won": 5}
+    >>> every |= {"p_value": 0.727, "adjusted": 0.727}
     >>> sentence({"before": 1, "after": 2, "changes": [every]})  # doctest: +NORMALIZE_WHITESPACE
     'Run 2 is right on 112 and run 1 on 110 of the same 118 pictures: 5 won, 3 lost. By chance alone so uneven a count
     comes in 73 of 100 cases, so neither is surely better.'
@@ -202,9 +203,10 @@ def sentence(pair: Mapping[str, Any]) -> str:
     )
     if not every["won"] and not every["lost"]:
         return f"{told}. No picture changed sides."
+    corrected = ", corrected for comparing several runs" if every["adjusted"] > every["p_value"] else ""
     if every["adjusted"] < SIGNIFICANT:
-        return f"{told}. That is more than chance explains (p = {every['adjusted']:.2g})."
-    cases = f"{100 * every['adjusted']:.0f} of 100 cases"
+        return f"{told}. That is more than chance explains (p = {every['adjusted']:.2g}{corrected})."
+    cases = f"{100 * every['adjusted']:.0f} of 100 cases{corrected}"
     return f"{told}. By chance alone so uneven a count comes in {cases}, so neither is surely better."
 
 
