@@ -79,7 +79,9 @@ def test_only_settings_that_differ_are_told(first: Path, second: Path):
 
 
 def test_several_runs_are_each_compared_with_the_first_and_corrected_for_their_number(first: Path, second: Path):
-    pairs = compared(first, second, second)["comparisons"]
+    told = compared(first, second, second)
+    pairs = told["comparisons"]
+    assert runs.headline(told).startswith("Right, of the same 36 pictures: run 1 on 36, run 2 on 29, run 3 on 29.")
     assert [(pair["before"], pair["after"]) for pair in pairs] == [(1, 2), (1, 3)]
     assert [pair["changes"][0]["adjusted"] for pair in pairs] == [2 * 2 * 0.5**7] * 2
     assert runs.sentence(pairs[1]).endswith("(p = 0.031, corrected for comparing several runs).")

@@ -70,7 +70,7 @@ def render_comparison(told: Mapping[str, Any], thumbnails: Mapping[str, str]) ->
         }
         for pair in told["comparisons"]
     ]
-    answer, _, chance = pairs[0]["sentence"].partition(". ")
+    answer, _, chance = runs.headline(told).partition(". ")
     return filled(
         "compare.html",
         answer=answer,

@@ -210,6 +210,14 @@ def sentence(pair: Mapping[str, Any]) -> str:
     return f"{told}. By chance alone so uneven a count comes in {cases}, so neither is surely better."
 
 
+def headline(told: Mapping[str, Any]) -> str:
+    """Return what a page of `of_runs` begins with: of two runs the comparison, of several how many each gets right."""
+    if len(told["comparisons"]) == 1:
+        return sentence(told["comparisons"][0])
+    right = ", ".join(f"run {number} on {run['right']:,}" for number, run in enumerate(told["runs"], start=1))
+    return f"Right, of the same {told['pictures']:,} pictures: {right}. Each is compared with run 1 below."
+
+
 def remarks(told: Mapping[str, Any]) -> list[str]:
     """Return which pictures are in no comparison, and by which labels the others are judged."""
     left = [
