@@ -61,7 +61,14 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'headstart' has no attribute {name!r}")
     module, _, inner = _HOMES[name].partition(":")
+    importlib.import_module("headstart.records").Displayable.drawing = staticmethod(_html)
     return getattr(importlib.import_module(module), inner or name)
+
+
+def _html(thing: Any) -> str:
+    """Return what a notebook shows of something that is `Displayable`; what draws it is loaded then."""
+    html: str = importlib.import_module("headstart.report.notebook").html(thing)
+    return html
 
 
 def __dir__() -> list[str]:

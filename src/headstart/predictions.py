@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.records import ClassNames, Finding, Integers, counted
+from headstart.records import ClassNames, Displayable, Finding, Integers, counted
 
 
 class Interval(NamedTuple):
@@ -29,7 +29,7 @@ class Interval(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
+class Prediction(Displayable):
     """What the model says of one picture.
 
     Attributes:
@@ -60,7 +60,7 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
-class Predictions(Sequence[Prediction]):
+class Predictions(Displayable, Sequence[Prediction]):
     """Calibrated probabilities of many pictures, in the order they were asked for.
 
     Attributes:
@@ -146,7 +146,7 @@ def joined(parts: Sequence[Predictions]) -> Predictions:
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class Evaluation(Displayable):
     """How good predictions are, every figure with a 95 % interval.
 
     Attributes:

@@ -6,7 +6,7 @@ Letters used in shapes: N images, K classes, D features, V views of each image, 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self
@@ -32,6 +32,19 @@ class Progress(Protocol):
 
 def silence(stage: str, done: int, total: int) -> None:
     """Ignore progress: the listener of whoever did not ask for one."""
+
+
+class Displayable:
+    """What a notebook shows by more than a line: as HTML, where the front door of the package has said who draws it.
+
+    Rooms that draw stand below the records that they draw, so the records name none of them.
+    """
+
+    __slots__ = ()
+    drawing: ClassVar[Callable[[Any], str] | None] = None
+
+    def _repr_html_(self) -> str | None:
+        return None if Displayable.drawing is None else Displayable.drawing(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +115,7 @@ class ClassNames(tuple[str, ...]):
 
 
 @dataclass(frozen=True, slots=True)
-class Dataset:
+class Dataset(Displayable):
     """Pictures with names and, where known, labels, in a stable order.
 
     Attributes:

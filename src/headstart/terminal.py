@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +19,10 @@ from rich.table import Table
 from headstart.encoding import wanted
 from headstart.errors import HeadstartError
 from headstart.records import silence
-from headstart.report.summary import minutes
+from headstart.report.summary import FIGURES, minutes
 
 if TYPE_CHECKING:
     from headstart.data.shapes import Cropped
-    from headstart.evaluation.label_errors import Suspect
     from headstart.learning.heads import Step
     from headstart.plans import Plan
     from headstart.records import Finding
@@ -32,18 +31,6 @@ if TYPE_CHECKING:
 stderr = Console(stderr=True, highlight=False, emoji=False)
 stdout = Console(highlight=False, emoji=False)
 STYLES = {"error": "red", "warning": "yellow", "note": "cyan"}
-FIGURES = {
-    "accuracy": "accuracy",
-    "top5_accuracy": "top-5 accuracy",
-    "log_loss": "log-loss",
-    "macro_f1": "macro F1",
-    "brier": "Brier score",
-    "ece": "calibration error (ECE)",
-    "aurc": "risk, averaged over coverage (AURC)",
-    "coverage": "sets that hold the true class",
-    "set_size": "classes in a set, mean",
-    "refused": "refused of the known classes",
-}
 
 
 @contextmanager
@@ -257,14 +244,15 @@ def print_findings_table(findings: Sequence[Finding]) -> None:
     print_line(", ".join(f"{count} {name}{'s' if count != 1 else ''}" for name, count in counts.items() if count) + ".")
 
 
-def print_suspects(suspects: Sequence[Suspect]) -> None:
-    """Print pictures whose labels are doubted."""
-    table = Table()
-    for column in ("picture", "label", "suggested", "confidence", "near-duplicate of"):
-        table.add_column(column, overflow="fold", justify="right" if column == "confidence" else "left")
-    for one in suspects:
-        cells = [one.name, one.label, one.suggested, f"{one.confidence:.3f}", one.duplicate_of]
-        table.add_row(*(escape(printable(cell)) for cell in cells))
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Collection[str] = (), title: str | None = None
+) -> None:
+    """Print a table whose cells, of whatever they hold, stay whole; the columns of numbers are set to the right."""
+    table = Table(title=title and escape(title))
+    for column in columns:
+        table.add_column(column, overflow="fold", justify="right" if column in numbers else "left")
+    for row in rows:
+        table.add_row(*(escape(printable(cell)) for cell in row))
     stdout.print(table)
 
 
@@ -275,27 +263,31 @@ def print_trust(trust: Mapping[str, Any]) -> None:
     for line in trust_lines(trust):
         print_line(f"{line}.")
     if trust["changes"]:
-        print_changes(trust["changes"])
+        print_changes(trust["changes"], "Since the previous run, on the same pictures", "trust.json")
 
 
-def print_changes(changes: Sequence[Mapping[str, Any]]) -> None:
-    """Print what changed since a previous run, on the pictures that both measured; of many classes the first ten."""
-    table = Table(title="Since the previous run, on the same pictures")
-    for column in ("class", "pictures", "before", "after", "lost", "won", "p, corrected"):
-        table.add_column(column, justify="left" if column == "class" else "right", overflow="fold")
+def print_changes(changes: Sequence[Mapping[str, Any]], title: str, where: str) -> None:
+    """Print what changed between two runs, on the pictures that both measured; of many classes the first ten.
+
+    Args:
+        changes: All pictures, then each class.
+        title: Of the table.
+        where: What holds all of it.
+    """
+    columns = ("class", "pictures", "before", "after", "lost", "won", "p, corrected")
     moved = [change for change in changes[1:] if change["lost"] or change["won"]]
-    for change in [changes[0], *moved[:10]]:
-        table.add_row(
-            escape(printable(change["name"])) or "all",
+    rows = [
+        (
+            change["name"] or "all",
             f"{change['pictures']:,}",
-            f"{change['before']:.3f}",
-            f"{change['after']:.3f}",
-            str(change["lost"]),
-            str(change["won"]),
+            *(f"{change[name]:.3f}" for name in ("before", "after")),
+            *(str(change[name]) for name in ("lost", "won")),
             f"{change['adjusted']:.3f}",
         )
-    stdout.print(table)
-    print_line(f"{len(changes) - 1 - len(moved)} of {len(changes) - 1} classes did not change; all are in trust.json.")
+        for change in [changes[0], *moved[:10]]
+    ]
+    print_table(columns, rows, numbers=columns[1:], title=title)
+    print_line(f"{len(changes) - 1 - len(moved)} of {len(changes) - 1} classes did not change; all are in {where}.")
 
 
 def printable(name: str) -> str:
@@ -371,18 +363,6 @@ def print_trials(trials: Sequence[Mapping[str, Any]]) -> None:
     print_line("* on the Pareto front: no other one is as accurate and faster, or as fast and more accurate")
     if any(not one["surely_worse"] for one in trials[1:]):
         print_line("~ not surely worse than the best: the difference of the log-losses may be chance")
-
-
-def print_layers(rows: Sequence[Mapping[str, Any]], title: str) -> None:
-    """Print the layers of a model as a table."""
-    table = Table(title=escape(title))
-    table.add_column("layer", overflow="fold")
-    table.add_column("type", overflow="fold")
-    table.add_column("output", justify="right")
-    table.add_column("parameters", justify="right")
-    for row in rows:
-        table.add_row(row["name"], row["type"], str(tuple(row["output"])), f"{row['parameters']:,}")
-    stdout.print(table)
 
 
 def print_error(error: HeadstartError) -> None:

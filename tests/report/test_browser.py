@@ -107,13 +107,42 @@ def test_G8_no_request_no_script_error_and_nothing_runs_over_the_edge(opened: tu
     assert wrong == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_no_serious_violation(opened: tuple[Any, list[str]], scheme: str):
+def violations(page: Any) -> list[tuple[str, str]]:
+    """Return what axe finds serious."""
     from axe_playwright_python.base import AXE_FILE_PATH
 
-    page, _ = opened
-    page.emulate_media(color_scheme=scheme)
     page.evaluate(Path(AXE_FILE_PATH).read_text(encoding="utf-8"))  # past the page's own policy
     found = page.evaluate("axe.run().then(found => found.violations)")
-    serious = [(one["id"], one["nodes"][0]["html"][:200]) for one in found if one["impact"] in ("serious", "critical")]
-    assert serious == []
+    return [(one["id"], one["nodes"][0]["html"][:200]) for one in found if one["impact"] in ("serious", "critical")]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_violation(opened: tuple[Any, list[str]], scheme: str):
+    page, _ = opened
+    page.emulate_media(color_scheme=scheme)
+    assert violations(page) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_of_several_runs_is_sorted_fits_and_is_accessible(
+    opened: tuple[Any, list[str]], page_file: Path, tmp_path: Path, scheme: str
+):
+    from headstart.report import page as pages
+    from headstart.report import runs
+
+    other = shutil.copytree(page_file.parent, tmp_path / "other")
+    text = (other / "predictions.csv").read_text(encoding="utf-8")
+    (other / "predictions.csv").write_text(text.replace(",cedar,cedar,", ",cedar,birch,"), encoding="utf-8")
+    read = [runs.read(folder) for folder in (page_file.parent, other)]
+    (tmp_path / "compare.html").write_text(pages.render_comparison(runs.of_runs(read), runs.thumbnails(read)), "utf-8")
+    page, wrong = opened
+    page.emulate_media(color_scheme=scheme)
+    page.goto((tmp_path / "compare.html").as_uri())
+    page.locator("thead button").first.focus()
+    page.keyboard.press("Enter")
+    assert page.locator("thead th").nth(2).get_attribute("aria-sort") == "ascending"
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert violations(page) == []
+    assert wrong == []

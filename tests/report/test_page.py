@@ -211,16 +211,15 @@ def test_thumbnails_are_small_bounded_and_carry_nothing_else(small_result: Train
     exif = Image.Exif()
     exif[0x010F] = "maker"
     Image.fromarray(noise).save(tmp_path / "a.jpg", exif=exif)
-    from headstart.data import images, sources
+    from headstart.data import images
 
-    dataset = sources.read_pictures([tmp_path / "a.jpg"])
     digest = images.digest((tmp_path / "a.jpg").read_bytes())
-    data = base64.b64decode(album._thumbnail(dataset, 0, digest))
+    data = base64.b64decode(album.thumbnail(tmp_path / "a.jpg", digest))
     assert len(data) <= album.MOST_BYTES
     with Image.open(io.BytesIO(data)) as image:
         assert image.size == (160, 107)
         assert not image.getexif()
-    assert album._thumbnail(dataset, 0, "0" * 64) == ""
+    assert album.thumbnail(tmp_path / "a.jpg", "0" * 64) == ""
 
 
 def test_the_command_writes_opens_and_tells(

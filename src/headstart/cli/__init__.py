@@ -11,13 +11,14 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from headstart import terminal
-from headstart.cli import housekeeping, look, train, use
-from headstart.cli.options import unfolded
+from headstart.cli import housekeeping, judge, look, train, use
+from headstart.cli.options import explained, unfolded
 from headstart.errors import HeadstartError, StorageError
 
 app = typer.Typer(
@@ -27,21 +28,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for verb in (
-    train.demo,
-    look.check,
-    train.audit,
-    train.train,
-    use.report,
-    use.evaluate,
-    use.predict,
-    look.show,
-    look.summary,
-    look.models,
-    look.settings,
-):
-    app.command()(unfolded(verb))
-app.add_typer(housekeeping.app, name="cache")
+MOMENTS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Look at the pictures": (look.show, look.check, train.audit),
+    "Train": (train.demo, look.models, train.train),
+    "Judge": (judge.report, judge.evaluate, judge.compare, look.summary),
+    "Use": (use.predict,),
+    "Housekeeping": (look.settings,),
+}
+for moment, verbs in MOMENTS.items():
+    for verb in verbs:
+        about, examples = explained(verb)
+        app.command(rich_help_panel=moment, help=about, epilog=examples)(unfolded(verb))
+app.add_typer(housekeeping.app, name="cache", rich_help_panel=moment)
 
 
 def _print_version(asked: bool) -> None:

@@ -182,7 +182,13 @@ def summary(model: Model, as_json: AsJson = False) -> None:
     if as_json:
         terminal.print_json(rows)
         return
-    terminal.print_layers(rows, f"{classifier.backbone.description}, {len(classifier.classes)} classes")
+    columns = ("layer", "type", "output", "parameters")
+    terminal.print_table(
+        columns,
+        ((row["name"], row["type"], str(tuple(row["output"])), f"{row['parameters']:,}") for row in rows),
+        numbers=columns[2:],
+        title=f"{classifier.backbone.description}, {len(classifier.classes)} classes",
+    )
     trained = sum(row["parameters"] for row in rows if row["name"].partition(".")[0] in ("head", "calibration"))
     total = sum(row["parameters"] for row in rows)
     terminal.print_line(f"{total:,} parameters, of which {trained:,} were fitted (head and temperature).")

@@ -5,11 +5,13 @@ Nothing heavy is imported before a method is called.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import inspect
 import re
 import shlex
+import textwrap
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.models import OptionInfo
 
 from headstart.cli import places
 from headstart.errors import ConfigError
@@ -33,6 +36,7 @@ Labels = Annotated[Path | None, typer.Option("--labels", help="A CSV or TSV with
 Images = Annotated[Path | None, typer.Option("--images", help="The folder that the ids of the table are relative to.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.")]
+Open = Annotated[bool, typer.Option("--open", help="Open the page in the browser.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep computed features.")]
 Corrections = Annotated[
     Path | None, typer.Option("--corrections", help="A sheet of `headstart audit` that was filled in.")
@@ -190,18 +194,22 @@ def typed(source: Source) -> str:
 
 
 def unfolded(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a verb the fields of its dataclass parameters as options of its own; it is called with the dataclasses."""
+    """Give a verb the fields of its dataclass parameters as options of its own; it is called with the dataclasses.
+
+    In the help, the options of a dataclass stand together under the first words of its docstring.
+    """
     hints = typing.get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(command).parameters.values():
         group = groups.get(parameter.name)
         if group is None:
-            parameters.append(parameter.replace(annotation=hints[parameter.name]))
+            parameters.append(parameter.replace(annotation=_placed(hints[parameter.name])))
             continue
         inner = typing.get_type_hints(group, include_extras=True)
+        title = re.split("[.;]", inspect.getdoc(group) or "")[0]
         parameters += [
-            inspect.Parameter(f.name, parameter.kind, default=f.default, annotation=inner[f.name])
+            inspect.Parameter(f.name, parameter.kind, default=f.default, annotation=_placed(inner[f.name], title))
             for f in dataclasses.fields(group)
         ]
 
@@ -214,3 +222,23 @@ def unfolded(command: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
+
+
+def explained(command: Callable[..., None]) -> tuple[str, str]:
+    """Return the help of a verb and, below its options, the examples: the two parts of its docstring."""
+    text, _, examples = (inspect.getdoc(command) or "").partition("\n\nExamples:\n")
+    lines = textwrap.dedent(examples).splitlines()
+    flowing = re.sub(r"(?<!\n)\n(?!\n)", " ", text)  # a terminal has lines of its own
+    return flowing, "\n".join(["For example:", *lines] if lines else [])
+
+
+def _placed(annotation: Any, title: str | None = None) -> Any:
+    """Return an annotation whose option stands under a title, and leaves eighty columns to its help."""
+    kind, about = typing.get_args(annotation)
+    if not isinstance(about, OptionInfo):
+        return annotation
+    about = copy.copy(about)
+    about.rich_help_panel = title
+    if about.metavar is None:
+        about.metavar = "" if kind in (bool, bool | None) else "N" if kind in (int, int | None) else None
+    return Annotated[kind, about]

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 import tempfile
+import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,6 +66,15 @@ def check_out(out: Path, inputs: Sequence[Path]) -> None:
         raise ConfigError(f"--out {out}: there is no folder {out.parent}.")
     with storage.storage_errors(out, "Name another file with --out."), tempfile.TemporaryFile(dir=out.parent):
         return  # found out now, not after the work
+
+
+def show(page: Path, asked: bool | None) -> None:
+    """Open a page in the browser if that was asked for; None: if somebody seems to sit before a screen."""
+    if asked is None:
+        display = sys.platform in ("darwin", "win32") or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
+        asked = display and sys.stdout.isatty()
+    if asked:
+        webbrowser.open(page.resolve().as_uri())
 
 
 def write(out: Path, content: str | bytes) -> None:

@@ -104,6 +104,14 @@ def train(
 
     Pictures go in as they are; the folder they lie in is never written to. Interrupt it whenever you like: what was
     encoded is kept, and the same command goes on from there.
+
+    Examples:
+        headstart train photos/                      a folder for each class
+        headstart train labels.csv --images photos/  a table: id and label
+        headstart train photos/ --budget 10m         the best in ten minutes
+        headstart train photos/ --no-mirror          where left and right matter
+        headstart train photos/ --set head.l2=0.1    any of `headstart settings`
+        headstart train photos/ --from runs/photos --out runs/photos-2
     """
     root = source.root
     asked = wishes.read(shown, engine, extras.previous)
@@ -283,7 +291,11 @@ def audit(
     if as_json:
         terminal.print_json({"sheet": str(out), "likely": likely, "suspects": [asdict(one) for one in suspects]})
         return
-    terminal.print_suspects(suspects[:10])
+    terminal.print_table(
+        ("picture", "label", "suggested", "confidence", "near-duplicate of"),
+        ((one.name, one.label, one.suggested, f"{one.confidence:.3f}", one.duplicate_of) for one in suspects[:10]),
+        numbers={"confidence"},
+    )
     terminal.print_line(
         f"{likely} of {len(dataset):,} labels are estimated to be wrong; {len(suspects)} pictures are in {out}, "
         "the most doubtful first."
@@ -296,6 +308,9 @@ def audit(
 
 def demo(
     out: Annotated[Path, typer.Option(help="Where the pictures and the model go.")] = Path("headstart-demo"),
+    show: Annotated[
+        bool | None, typer.Option("--open/--no-open", help="Open its page in the browser; default: on a desktop.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """The whole journey on 1,797 scans of handwritten digits that come with the installation."""
@@ -325,9 +340,11 @@ def demo(
         said = measure.predict_labelled(result.classifier, new, cache=places.cache(False), progress=progress)
     right = sum(one.label == targets for one, targets in zip(said, said.targets or (), strict=True))
     terminal.print_line(f"Predicted {len(said)} new scans: {right} right.")
+    page = out / "model" / "report.html"
     terminal.print_line(f"""
-Look at {out / "model" / "report.html"}, then:
+Look at {page}, then:
 
   headstart predict {places.quoted(out / "model")} {places.quoted(data.new)}
   headstart show {places.quoted(data.photos)}
   headstart train YOUR_FOLDER        one folder per class, any names""")
+    places.show(page, show)

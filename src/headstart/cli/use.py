@@ -1,137 +1,25 @@
-"""The verbs that use a model: predict pictures, measure it on labelled ones, write its page."""
+"""The verb that uses a model: predict pictures."""
 
 from __future__ import annotations
 
 import sys
-import webbrowser
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headstart import storage, terminal
+from headstart import terminal
 from headstart.cli import places
-from headstart.cli.options import AsJson, Engine, FollowLinks, Model, NoCache, Quiet, Source
+from headstart.cli.options import Engine, FollowLinks, Model, NoCache, Quiet
 from headstart.errors import ConfigError, PictureError
 
 if TYPE_CHECKING:
     from headstart.data.tables import Table
     from headstart.predictions import Predictions
-    from headstart.records import Dataset
 
 STDIN = "-"  # a picture's name that means standard input
-
-
-def evaluate(
-    model: Model,
-    source: Source,
-    split: Annotated[str | None, typer.Option(help="Only this part: train, validation or test.")] = None,
-    plots: Annotated[Path | None, typer.Option(help="A folder for plots of it.")] = None,
-    *,
-    engine: Engine,
-    no_cache: NoCache = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-) -> None:
-    """Measure a model on labelled pictures, every figure with its 95 % interval.
-
-    Without pictures: the figures that its training measured, on pictures that it did not learn from.
-    """
-    places.check_model(model)
-    if not source.named:
-        if split is not None or plots is not None or no_cache or source != Source() or engine != Engine():
-            raise ConfigError(
-                "Without pictures the stored figures are printed; the flags that were given go with pictures.",
-                "headstart evaluate MODEL DATA",
-            )
-        _print_stored(model, as_json=as_json)
-        return
-    dataset = _part(source.read(), split)
-    if plots is not None:
-        with storage.storage_errors(plots, "Name another folder with --plots."):
-            plots.mkdir(parents=True, exist_ok=True)
-    from headstart.evaluation import measure
-    from headstart.inspection import files
-    from headstart.report import summary
-
-    classifier = engine.load(model)
-    with terminal.progress(quiet) as progress:
-        said = measure.predict_labelled(classifier, dataset, cache=places.cache(no_cache), progress=progress)
-    figures = summary.of_evaluation(measure.measure(said))
-    findings = [*dataset.findings, *files.unusable(dataset, said.errors)]
-    if not quiet:
-        terminal.print_findings(findings)
-    if plots is not None:
-        _draw(figures, split, plots)
-        terminal.say(quiet, f"Plots: {plots}")
-    if as_json:
-        terminal.print_json(figures | {"findings": summary.of_findings(findings)})
-        return
-    terminal.print_evaluation(figures, f"{figures['pictures']} pictures of {source.root}")
-
-
-def _print_stored(model: Path, *, as_json: bool) -> None:
-    from headstart.report import stored
-
-    figures = stored.read_evaluation(model)
-    if as_json:
-        terminal.print_json(figures)
-        return
-    terminal.print_parts(figures)
-    if (trust := stored.read_trust(model)) is not None:
-        terminal.print_trust(trust)
-
-
-def report(
-    model: Model,
-    out: Annotated[
-        Path | None, typer.Option(help="The HTML file to write; default: report.html in that folder.")
-    ] = None,
-    show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print what the page says as JSON, and write no page.")
-    ] = False,
-) -> None:
-    """Write the page of a run again, from its files alone: how good, where it fails, what to mind.
-
-    It needs neither the pictures nor what trained the model; the page is one file and asks nothing of any network.
-    """
-    places.check_model(model)
-    from headstart.report import page, stored, story
-
-    told = stored.read_run(model)
-    if as_json:
-        terminal.print_json(story.of_run(told))
-        return
-    out = out or model / page.NAME
-    places.check_out(out, [model / stored.MODEL])
-    places.write(out, page.render(told))
-    terminal.print_line(str(out))
-    if show:
-        webbrowser.open(out.resolve().as_uri())
-
-
-def _part(dataset: Dataset, split: str | None) -> Dataset:
-    """Return the pictures of a part, or all."""
-    from headstart.records import SPLIT_NAMES
-
-    if split is None:
-        return dataset
-    rows = [row for row, sample in enumerate(dataset) if sample.split == split]
-    if split not in SPLIT_NAMES or not rows:
-        raise ConfigError(
-            f"No picture belongs to the split {split!r}; it is one of {', '.join(SPLIT_NAMES)}.",
-            "The column with the split is named with --split-column.",
-        )
-    return dataset.select(rows)
-
-
-def _draw(figures: Mapping[str, Any], split: str | None, folder: Path) -> None:
-    from headstart.report import plots, redraw
-
-    plots.save(redraw.of_evaluation(figures, split or "test"), folder)
 
 
 @dataclass(frozen=True)

@@ -60,15 +60,15 @@ def compare(
     >>> [(change.name, change.lost, change.won, change.p_value) for change in compare(before, after, ["a"] * 4)]
     [('', 2, 1, 1.0), ('a', 2, 1, 1.0)]
     """
-    names, members = np.array(labels, dtype=str), np.arange(len(labels)) if groups is None else groups
+    members = np.arange(len(labels)) if groups is None else groups
     every = _change("", before, after, members)
-    classes = []
-    for name in sorted(set(labels)):
-        own = names == name
-        classes.append(_change(name, before[own], after[own], members[own]))
+    own: dict[str, list[int]] = {name: [] for name in sorted(set(labels))}
+    for row, name in enumerate(labels):
+        own[name].append(row)
+    classes = [_change(name, before[rows], after[rows], members[rows]) for name, rows in own.items()]
     classes = [
         replace(change, adjusted=adjusted)
-        for change, adjusted in zip(classes, _holm([change.p_value for change in classes]), strict=True)
+        for change, adjusted in zip(classes, holm([change.p_value for change in classes]), strict=True)
     ]
     return every, *sorted(classes, key=lambda change: (change.p_value, change.after - change.before))
 
@@ -121,8 +121,8 @@ def _mcnemar(lost: int, won: int) -> float:
     return min(1.0, 2 * float(bdtr(min(lost, won), lost + won, 0.5)))
 
 
-def _holm(p_values: Sequence[float]) -> list[float]:
-    """Return the p-values, each corrected for all that are no smaller, and never below a smaller one's."""
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values, each corrected for all that are no smaller, and never below a smaller one's (Holm 1979)."""
     order = np.argsort(p_values, kind="stable")
     scaled = np.array(p_values)[order] * np.arange(len(order), 0, -1)
     adjusted = np.empty(len(order))

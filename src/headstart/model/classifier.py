@@ -26,11 +26,21 @@ from headstart.learning import rules
 from headstart.learning.heads import Head
 from headstart.learning.rules import Applied, PredictionRules
 from headstart.predictions import Prediction, Predictions
-from headstart.records import ClassNames, Dataset, Finding, Floats, Preprocess, Progress, Provenance, silence
+from headstart.records import (
+    ClassNames,
+    Dataset,
+    Displayable,
+    Finding,
+    Floats,
+    Preprocess,
+    Progress,
+    Provenance,
+    silence,
+)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Classifier:
+class Classifier(Displayable):
     """Everything that a prediction needs, in one piece.
 
     A picture is the path of a file, the bytes of one, an image of Pillow, or a uint8 array: (H, W) or (H, W, 1) grey,

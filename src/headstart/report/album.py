@@ -9,13 +9,14 @@ import base64
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from headstart.data import images
 from headstart.errors import PictureError
-from headstart.records import Dataset, Finding
+from headstart.records import Finding
 
 if TYPE_CHECKING:
     from headstart.evaluation.showcase import Showcase
@@ -37,7 +38,7 @@ def of(result: TrainingResult) -> dict[str, Any]:
     findings = [_examples(finding, places) for finding in result.findings]
     rows = list(dict.fromkeys([*_rows(shown), *(row for examples in findings for row in examples)]))
     with images.quiet_pillow(), ThreadPoolExecutor(WORKERS) as pool:
-        made = pool.map(lambda row: _thumbnail(result.dataset, row, result.digests[row]), rows)
+        made = pool.map(lambda row: thumbnail(result.dataset[row].path, result.digests[row]), rows)
         thumbnails = dict(zip(rows, made, strict=True))
     kept = [row for row in rows if thumbnails[row]]
     place = {row: number for number, row in enumerate(kept)}
@@ -108,11 +109,11 @@ def _examples(finding: Finding, places: Mapping[str, int]) -> list[int]:
     return rows[:OF_A_FINDING]
 
 
-def _thumbnail(dataset: Dataset, row: int, digest: str) -> str:
-    """Return a small WebP in base64; empty where the picture is not to be had any more."""
+def thumbnail(path: Path, digest: str = "") -> str:
+    """Return a small WebP in base64; empty where the picture is not to be had any more, or has not that digest."""
     try:
-        data = images.read_bytes(dataset[row].path)
-        if images.digest(data) != digest:
+        data = images.read_bytes(path)
+        if digest and images.digest(data) != digest:
             return ""
         image = Image.fromarray(images.decode(data, side=SIDE).pixels)
     except PictureError:

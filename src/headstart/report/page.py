@@ -1,4 +1,5 @@
-"""The files of a run → one HTML page that answers how good the model is, where it fails and what to mind.
+"""The files of a run → one HTML page that answers how good the model is, where it fails and what to mind; those of
+several → one that says what differs.
 
 It needs no other file, asks nothing of any network, and stays small however many classes and pictures there are. Names
 of classes and files are shown, never run: everything is escaped, and the browser is told to run this script only.
@@ -18,11 +19,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from headstart.errors import ArtifactError
-from headstart.report import plots, redraw, story, summary, vector
+from headstart.report import plots, redraw, runs, story, summary, vector
 
 NAME = "report.html"
 MOST_CLASSES = 500  # rows of the table
 MOST_FINDINGS, MOST_NAMES = 50, 6
+MOST_CHANGED, FEWEST_CHANGED = 200, 12  # pictures that changed sides, of each side: in all comparisons, in each
 LONGEST = 300  # letters of a name
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -36,21 +38,11 @@ def render(told: Mapping[str, Any]) -> str:
     Raises:
         ArtifactError: Its files do not go together.
     """
-    run, script = story.of_run(told), (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    run = story.of_run(told)
     figures = told["evaluations"][run["part"]]
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": summary.percent, "name": _name, "minutes": summary.minutes, "code": _code}
-    return environment.get_template("page.html").render(
+    return filled(
+        "page.html",
         **run,
-        style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),  # noqa: S704  # our own files
-        script=Markup(script),  # noqa: S704
-        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         figures=figures,
         trust=told["trust"],
         charts=_charts(told, run["part"]),
@@ -59,6 +51,56 @@ def render(told: Mapping[str, Any]) -> str:
         findings=_findings(told),
         speed=(told["journal"] or {}).get("speed"),
         **_album(told),
+    )
+
+
+def render_comparison(told: Mapping[str, Any], thumbnails: Mapping[str, str]) -> str:
+    """Return the page of several runs.
+
+    Args:
+        told: From `runs.of_runs`.
+        thumbnails: From `runs.thumbnails`.
+    """
+    pairs = [
+        {
+            **pair,
+            "sentence": runs.sentence(pair),
+            "moved": [one for one in pair["changes"] if one["won"] or one["lost"]][: MOST_CLASSES + 1],
+            "sides": [[one for one in pair["changed"] if one["won"] == won] for won in (False, True)],
+        }
+        for pair in told["comparisons"]
+    ]
+    answer, _, chance = runs.headline(told).partition(". ")
+    return filled(
+        "compare.html",
+        answer=answer,
+        chance=chance,
+        pairs=pairs,
+        runs=told["runs"],
+        pictures=told["pictures"],
+        rows=runs.rows(told),
+        remarks=runs.remarks(told),
+        thumbnails=thumbnails,
+        most=max(FEWEST_CHANGED, MOST_CHANGED // len(pairs)),
+    )
+
+
+def filled(template: str, **values: Any) -> str:
+    """Return what a template makes of values, which it escapes; style and script are those that all pages share."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": summary.percent, "name": _name, "minutes": summary.minutes, "code": _code}
+    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    return environment.get_template(template).render(
+        **values,
+        style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),  # noqa: S704  # our own files
+        script=Markup(script),  # noqa: S704
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 

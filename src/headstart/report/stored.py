@@ -318,8 +318,12 @@ def _write_rows(path: Path, *parts: Iterable[Sequence[str]]) -> None:
             stream.writelines(to_csv([row]) for row in rows)
 
 
-def read_previous(directory: Path) -> PreviousRun:
+def read_previous(directory: Path, wanted: str = "gone on from") -> PreviousRun:
     """Return what a run left for a later one on the same pictures and more.
+
+    Args:
+        directory: The run's.
+        wanted: What is to be done with it, for the error.
 
     Raises:
         ArtifactError: The folder is no run, or one of its tables is damaged.
@@ -332,13 +336,14 @@ def read_previous(directory: Path) -> PreviousRun:
         digests = {path: digest for path, _, _, digest in pictures}
         parts = {digest: part for _, _, part, digest in pictures}
         labels = {digest: label for _, label, _, digest in pictures}
+        names = {digest: path for path, _, _, digest in pictures}
         answers = {digests[path]: predicted for path, _, _, predicted in said}
     except (OSError, KeyError, ValueError) as error:
         raise ArtifactError(
-            f"{directory} cannot be gone on from: {error}",
-            f"--from takes a folder that `headstart train` wrote, with its {PICTURES} and {PREDICTIONS}.",
+            f"{directory} cannot be {wanted}: {error}",
+            f"A folder that `headstart train` wrote was expected, with its {PICTURES} and {PREDICTIONS}.",
         ) from error
-    return PreviousRun(parts, answers, _classes(header[len(HELD_OUT_COLUMNS) :]), labels)
+    return PreviousRun(parts, answers, _classes(header[len(HELD_OUT_COLUMNS) :]), labels, names)
 
 
 def _read_columns(path: Path, names: Sequence[str]) -> tuple[list[str], list[tuple[str, ...]]]:

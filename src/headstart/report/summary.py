@@ -23,6 +23,19 @@ if TYPE_CHECKING:  # a page is drawn from the files of a run without what traine
     from headstart.learning.rules import PredictionRules
     from headstart.workflows.train import TrainingResult
 
+FIGURES = {
+    "accuracy": "accuracy",
+    "top5_accuracy": "top-5 accuracy",
+    "log_loss": "log-loss",
+    "macro_f1": "macro F1",
+    "brier": "Brier score",
+    "ece": "calibration error (ECE)",
+    "aurc": "risk, averaged over coverage (AURC)",
+    "coverage": "sets that hold the true class",
+    "set_size": "classes in a set, mean",
+    "refused": "refused of the known classes",
+}
+
 
 def of_evaluation(evaluation: Evaluation) -> dict[str, Any]:
     """Return every figure as `[value, low, high]`."""
@@ -200,7 +213,7 @@ def trust_lines(trust: Mapping[str, Any]) -> list[str]:
     if trust.get("expected") is not None:  # a run of an older Headstart has none
         lines.append(expected_line(trust["expected"]))
     if trust["similarity"]:
-        told = [f"{band['band']} {band['share']:.0%}: {_told(band['accuracy'])}" for band in trust["similarity"]]
+        told = [f"{band['band']} {band['share']:.0%}: {interval(band['accuracy'])}" for band in trust["similarity"]]
         measured = split_of_bands(trust)
         of = f"pictures that a {measured} measures" if measured else "measured pictures"
         lines.append(f"Accuracy by how alike the nearest learned picture is (share of the {of}): " + "; ".join(told))
@@ -209,13 +222,13 @@ def trust_lines(trust: Mapping[str, Any]) -> list[str]:
         kept = "kept on one side" if trust["same_object"]["kept_together"] else "not kept on one side"
         kept += " within the training part" if trust["same_object"]["split_of_the_data"] else ""
         lines.append(
-            f"Accuracy that same-object pictures among the learned pictures add: {_told(gap)}; they were {kept}"
+            f"Accuracy that same-object pictures among the learned pictures add: {interval(gap)}; they were {kept}"
         )
     drawn = trust.get("random_split")  # a run of an older Headstart has it under another name
     if drawn is not None:
         lines.append(
             "A random split, which parts near-duplicates, same-object pictures and groups, would have reported an "
-            f"accuracy of {_told(drawn['accuracy'])}, with {drawn['leaked']} of its "
+            f"accuracy of {interval(drawn['accuracy'])}, with {drawn['leaked']} of its "
             f"{drawn['pictures']} measured pictures having one among the learned"
         )
     if trust["sets"] is not None:
@@ -240,7 +253,7 @@ def expected_line(expected: Mapping[str, Any]) -> str:
     return (
         f"The saved model learned from {expected['learned_from']} pictures, those measured from "
         f"{expected['measured_heads_learned_from']}; what to expect of it, estimated, not measured: accuracy "
-        f"{_told(expected['accuracy'])}, {value:+.1f} points [{low:+.1f}, {high:+.1f}]"
+        f"{interval(expected['accuracy'])}, {value:+.1f} points [{low:+.1f}, {high:+.1f}]"
     )
 
 
@@ -278,7 +291,8 @@ def unknown_line(rule: Mapping[str, Any]) -> str:
     )
 
 
-def _told(figures: Sequence[float | None]) -> str:
+def interval(figures: Sequence[float | None]) -> str:
+    """Return e.g. `0.854 [0.838, 0.870]`."""
     value, low, high = (math.nan if figure is None else figure for figure in figures)
     return str(Interval(value, low, high))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -27,12 +27,14 @@ class PreviousRun:
         answers: The same → the class that was predicted while the picture was held out.
         classes: That it knew.
         labels: SHA-256 of a picture's bytes → its label then.
+        names: The same → what it was called.
     """
 
     parts: Mapping[str, str]
     answers: Mapping[str, str]
     classes: ClassNames
     labels: Mapping[str, str]
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 def arrivals(previous: PreviousRun | None, dataset: Dataset, digests: tuple[str, ...]) -> list[Finding]:

@@ -38,14 +38,14 @@ from headstart.learning.rules import PredictionRules
 from headstart.model.classifier import Classifier
 from headstart.plans import Plan
 from headstart.predictions import Evaluation, Predictions, joined
-from headstart.records import Dataset, Finding, Integers, Progress, Provenance, Splits, silence
+from headstart.records import Dataset, Displayable, Finding, Integers, Progress, Provenance, Splits, silence
 from headstart.workflows import crops, decide, prepare, provenance, resume
 from headstart.workflows.prepare import Begun, Prepared
 from headstart.workflows.resume import PreviousRun
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingResult:
+class TrainingResult(Displayable):
     """What `train` gives.
 
     Attributes:

@@ -1,0 +1,51 @@
+"""When a page opens by itself: where somebody sits before a screen, unless they said no."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from headstart.cli import places
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    pages: list[str] = []
+    monkeypatch.setattr("webbrowser.open", pages.append)
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    return pages
+
+
+@pytest.mark.parametrize(
+    ("asked", "system", "display", "terminal", "opens"),
+    [
+        (None, "linux", "DISPLAY", True, True),
+        (None, "linux", "WAYLAND_DISPLAY", True, True),
+        (None, "darwin", None, True, True),
+        (None, "win32", None, True, True),
+        (None, "linux", None, True, False),
+        (None, "linux", "DISPLAY", False, False),
+        (None, "darwin", None, False, False),
+        (True, "linux", None, False, True),
+        (False, "linux", "DISPLAY", True, False),
+    ],
+)
+def test_a_page_opens_where_it_can_be_seen(
+    opened: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    asked: bool | None,
+    system: str,
+    display: str | None,
+    terminal: bool,
+    opens: bool,
+):
+    if display:
+        monkeypatch.setenv(display, ":0")
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    places.show(tmp_path / "report.html", asked)
+    assert opened == [(tmp_path / "report.html").as_uri()] * opens
