@@ -81,6 +81,7 @@ ORDER = [
     "learning.augment",
     "learning.proof",
     "learning.clock",
+    "learning.rates",
     "learning.finetune",
     "learning.learner",
     "learning.linear",

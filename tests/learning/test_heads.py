@@ -161,7 +161,7 @@ def test_many_threads_get_the_same_logits():
 
 
 def test_the_mean_of_two_heads_is_that_of_their_logits_as_they_are_weighed():
-    first, second = head_of(()), Head(3, CLASSES)
+    first, second = head_of((), batch_norm=False), Head(3, CLASSES)
     left, right = rows(5), rows(5, 3)
     both = averaged(first, second, 0.6)
     expected = 0.6 * first.logits(left) + 0.4 * second.logits(right)

@@ -56,7 +56,7 @@ def test_a_fine_tuned_model_tells_what_it_is_and_answers_as_it_was_measured(tmp_
     assert ran.code == 0, ran.err
     assert "network    trained with that head, at most 5 epochs in batches of 16" in ran.err
     assert "epoch 5 of at most 5: loss" in ran.err
-    assert "training the network gave log-loss" in ran.err
+    assert "a trained network beside the frozen gave log-loss" in ran.err
     assert "trained with the head" in (out / "README.md").read_text("utf-8")
     told = json.loads((out / "model.json").read_text("utf-8"))["training"]
     assert told["finetune"]["kept"]
@@ -131,5 +131,5 @@ def test_an_interrupted_training_of_a_network_ends_with_a_saved_model(
     network = ["--backbone", "test_resnet", "--weights", weights, "--no-mirror", "--engine", "torch"]
     ran = run("train", photos, *network, "--set", "head.finetune=all", "--set", "pictures.size=32", "--out", out)
     assert ran.code == 0, ran.err
-    assert "so the frozen one stays: no epoch came to its end; it was stopped" in ran.err
+    assert "so it is left out: no epoch came to its end; it was stopped" in ran.err
     assert artifact.load_classifier(out).classes == ("across", "down")
