@@ -35,7 +35,7 @@ def of_run(told: Mapping[str, Any]) -> dict[str, Any]:
         "seconds": journal.get("seconds"),
         "backbone": f"{backbone} ({_networks(model)[0]['preprocess']['resize']})"
         + (f", features: the mean of {' and '.join(views)}" if len(views) > 1 else ""),
-        "network": "trained with the head" if tuned else "frozen",
+        "network": "one trained with the head, beside the frozen" if tuned else "frozen",
         "head": training["head"],
         "calibration": trust.get("calibration", "temperature"),
         "fitted_on": training["fitted_on"],
