@@ -35,6 +35,7 @@ for verb in (
     use.report,
     use.evaluate,
     use.predict,
+    use.explain,
     look.show,
     look.summary,
     look.models,
