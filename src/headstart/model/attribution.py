@@ -5,18 +5,24 @@ Where features are pooled globally that is the same; where they are not, it show
 Draelos and Carin 2020). The gradient runs through whatever head there is, and through the mean over views. Each place
 of each network says how much it adds to the score, in one unit, so maps of several networks add up.
 
+Of a transformer that answers by its class token no place of the last layer adds anything: there, attention weighed by
+its gradient is followed through all blocks (Chefer, Gur and Wolf 2021), which tells where, and not what is against.
+
 It runs in PyTorch and float32, whatever engine the answers come from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from headstart.data.pictures import InMemory
@@ -69,19 +75,15 @@ def heat_maps(
     Raises:
         ConfigError: A network's answer does not come from places of the picture.
     """
-    with ONE_AT_A_TIME, torch.enable_grad():  # one network may be asked by several threads, and keeps what it was asked
-        places: list[tuple[int, str, Tensor]] = []
-        features = []
-        for number, (network, pictures) in enumerate(zip(backbone.networks, seen, strict=True)):
-            values = []
-            for view in views:
-                batch = Normalised(network).batch(torch.from_numpy(np.stack(pictures)))
-                held, vectors = _traced(network, batch.flip(3) if view == "mirror" else batch)
-                places.append((number, view, held))
-                values.append(vectors)
-            features.append(torch.stack(values).mean(dim=0))
+    with ONE_AT_A_TIME, torch.enable_grad():  # to look inside a network changes it for a while
+        traces = [
+            [_traced(network, view, torch.from_numpy(np.stack(pictures))) for view in views]
+            for network, pictures in zip(backbone.networks, seen, strict=True)
+        ]
+        features = [torch.stack([trace.features for trace in one]).mean(dim=0) for one in traces]
         logits = head.eval()(torch.cat(features, dim=1))
-        return [_normed(_summed(backbone, places, score(logits).sum())) for score in scores]
+        flat = [trace for one in traces for trace in one]
+        return [_normed(_summed(backbone, flat, score(logits).sum())) for score in scores]
 
 
 def for_class(classes: Sequence[int]) -> Score:
@@ -95,63 +97,98 @@ def rather_than(classes: Sequence[int], others: Sequence[int]) -> Score:
     return lambda logits: logits[rows, list(classes)] - logits[rows, list(others)]
 
 
-def _traced(network: Network, batch: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what the network holds at each place, where its gradient is wanted, and its (B, D) features.
+@dataclass(frozen=True, slots=True)
+class _Trace:
+    """A network's way from pictures to features, where its gradients are wanted.
 
-    Places are those of the last layer, but of a transformer that answers by its class token: there, those of the last
-    attention, by which that token learns of the others.
+    Attributes:
+        network: Whose.
+        view: Of the pictures.
+        features: (B, D).
+        held: What it held at each place of its last layer; of a transformer that answers by its class token, the
+            attention of each block, (B, heads, tokens, tokens).
     """
+
+    network: Network
+    view: str
+    features: Tensor
+    held: list[Tensor]
+
+    def added(self, gradients: Sequence[Tensor], of_features: Tensor) -> Tensor:
+        """Return (B, h, w): what each place adds to a score whose gradients these are."""
+        if _by_token(self.network):
+            relevance = _grid(self.network, _relevance(self.held, gradients))
+            added = (self.features.detach() * of_features).sum(dim=1).abs()
+            return relevance * (added / relevance.sum(dim=(1, 2)).clamp(min=1e-12))[:, None, None]
+        products = self.held[0].detach() * gradients[0]
+        if products.ndim == 3:
+            return _grid(self.network, products.sum(dim=2))
+        return products.sum(dim=3 if getattr(self.network.module, "output_fmt", "NCHW") == "NHWC" else 1)
+
+
+def _by_token(network: Network) -> bool:
+    return getattr(network.module, "global_pool", "") == "token"
+
+
+def _traced(network: Network, view: str, pictures: Tensor) -> _Trace:
     module: Any = network.module
-    if getattr(module, "global_pool", "") != "token":
+    batch = Normalised(network).batch(pictures)
+    batch = batch.flip(3) if view == "mirror" else batch
+    if not _by_token(network):
         with torch.no_grad():
             held = module.forward_features(batch)
-        return held, module.forward_head(held.requires_grad_())
-    taken: list[Tensor] = []
-
-    def take(_layer: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-        taken.append(output.requires_grad_())
-        return output
-
-    try:
-        hook = module.blocks[-1].norm1.register_forward_hook(take)
-    except AttributeError as error:
-        raise _nowhere(network) from error
-    try:
+        return _Trace(network, view, module.forward_head(held.requires_grad_()), [held])
+    attentions: list[Tensor] = []
+    with ExitStack() as stack:
+        try:
+            for block in module.blocks:
+                stack.callback(setattr, block.attn, "fused_attn", block.attn.fused_attn)
+                block.attn.fused_attn = False  # which would not tell the attention
+                hook = lambda _layer, _inputs, output: attentions.append(output.requires_grad_())  # noqa: E731
+                stack.callback(block.attn.attn_drop.register_forward_hook(hook).remove)
+        except AttributeError as error:
+            raise _nowhere(network) from error
         features = module(batch)
-    finally:
-        hook.remove()
-    return taken[0], features
+    return _Trace(network, view, features, attentions)
 
 
-def _summed(backbone: Backbone, places: Sequence[tuple[int, str, Tensor]], score: Tensor) -> Tensor:
+def _relevance(attentions: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
+    """Return (B, tokens): what reaches the class token of each, block by block (Chefer et al. 2021, eq. 5, 6)."""
+    batch, _, tokens, _ = attentions[0].shape
+    reached = torch.eye(tokens).repeat(batch, 1, 1)
+    for attention, gradient in zip(attentions, gradients, strict=True):
+        reached = reached + (attention.detach() * gradient).relu().mean(dim=1) @ reached
+    return reached[:, 0]
+
+
+def _summed(backbone: Backbone, traces: Sequence[_Trace], score: Tensor) -> Tensor:
     """Return (B, S, S): what each place adds to the score, over all networks and views."""
     frame = backbone.networks[widest(backbone)]
     side, whole = frame.preprocess.size, _share(frame)
     total: Tensor = torch.zeros(())
-    gradients = torch.autograd.grad(score, [held for _, _, held in places], retain_graph=True)
-    for (number, view, held), gradient in zip(places, gradients, strict=True):
-        network = backbone.networks[number]
-        added = _grid(network, held.detach() * gradient)
-        inner = min(side, round(side * _share(network) / whole))
+    asked = [tensor for trace in traces for tensor in (trace.features, *trace.held)]
+    gradients = iter(torch.autograd.grad(score, asked, retain_graph=True))
+    for trace in traces:
+        of_features, *of_held = islice(gradients, 1 + len(trace.held))
+        added = trace.added(of_held, of_features)
+        inner = min(side, round(side * _share(trace.network) / whole))
         density = added.shape[1] * added.shape[2] / inner**2  # many small places add as much as few large ones
         shown = density * functional.interpolate(added[:, None], (inner, inner), mode="bilinear")[:, 0]
         before = (side - inner) // 2
         after = side - inner - before
-        shown = functional.pad(shown.flip(2) if view == "mirror" else shown, (before, after, before, after))
-        total = total + shown
+        total = total + functional.pad(
+            shown.flip(2) if trace.view == "mirror" else shown, (before, after, before, after)
+        )
     return total
 
 
-def _grid(network: Network, products: Tensor) -> Tensor:
-    """Return (B, h, w): the sum over the channels of each place."""
-    module: Any = network.module
-    if products.ndim == 4:
-        return products.sum(dim=3 if getattr(module, "output_fmt", "NCHW") == "NHWC" else 1)
-    tokens = products[:, int(getattr(module, "num_prefix_tokens", 0)) :].sum(dim=2)
-    side = round(tokens.shape[1] ** 0.5)
-    if side**2 != tokens.shape[1]:
+def _grid(network: Network, values: Tensor) -> Tensor:
+    """Return (B, h, w): the (B, tokens) values of what is no class token."""
+    places = values[:, int(getattr(network.module, "num_prefix_tokens", 0)) :]
+    side = round(places.shape[1] ** 0.5)
+    if side**2 != places.shape[1]:
         raise _nowhere(network)
-    return tokens.reshape(-1, side, side)
+    return places.reshape(-1, side, side)
 
 
 def _normed(total: Tensor) -> Floats:

@@ -254,10 +254,13 @@ def _measured(evaluations: Mapping[str, Evaluation]) -> list[Finding]:
 def _shown(rounds: list[Round], last: Round, said: Mapping[str, Predictions], prepared: Prepared) -> Showcase:
     """Return which pictures are worth looking at, of the part that is reported."""
     if "test" in said:
-        turns, reported = [(last.split.test, last.split.train)], said["test"]
+        answered, reported = [last], said["test"]
+        turns = [(last.split.test, last.split.train)]
     else:
-        turns, reported = [(one.split.validation, one.split.train) for one in rounds], said["validation"]
-    return showcase.find(prepared.features, reported, turns, prepared.resemblance.near_duplicates)
+        answered, reported = rounds, said["validation"]
+        turns = [(one.split.validation, one.split.train) for one in rounds]
+    shown = showcase.find(prepared.features, reported, turns, prepared.resemblance.near_duplicates)
+    return replace(shown, heads=tuple((one.fitted.backbone or prepared.backbone, one.fitted.head) for one in answered))
 
 
 def _curve(
