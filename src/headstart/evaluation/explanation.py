@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from headstart.inspection import similarity
 from headstart.model import attribution
 from headstart.model.classifier import Classifier
 from headstart.predictions import Prediction
-from headstart.records import Dataset, Floats, Pixels, Progress, Sample, silence
+from headstart.records import Dataset, Floats, Integers, Pixels, Progress, Sample, silence
 
 NEAREST, BATCH = 3, 8
 GRID = 16  # rows and columns of a heat map among plain values
@@ -120,10 +120,11 @@ def explain(
         PictureError: A picture changed while it was looked at.
     """
     dataset, memory = forms.gather(pictures)
+    known = _known(classifier, learned, cache)  # before the explained pictures, which may be among them, are kept too
     table = classifier.extract(dataset, cache=cache, progress=progress, memory=memory).table
     values, names = table.values[:, 0], [sample.name for sample in dataset]
     said = classifier.predict_features(values, names, failures=table.failures)
-    nearest, compared = _nearest(classifier, learned, values, cache)
+    nearest, compared = _nearest(known, values), 0 if known is None else len(known.rows)
     explained = [Explanation(one, nearest=near, compared=compared) for one, near in zip(said, nearest, strict=True)]
     usable = [row for row in range(len(dataset)) if row not in said.errors]
     for begin in range(0, len(usable), BATCH):
@@ -148,31 +149,39 @@ def _looked(
         yield {"picture": picture, "heat": heat, "rival": classifier.classes[rival], "rival_heat": against}
 
 
-def _nearest(
-    classifier: Classifier, learned: Learned | None, values: Floats, cache: CacheChoice
-) -> tuple[list[tuple[Neighbour, ...]], int]:
-    """Return of each picture those learned from that are most like it, and among how many they were sought."""
+class _Known(NamedTuple):
+    """What was learned from, the M rows of it whose features are at hand, and these, (M, D)."""
+
+    learned: Learned
+    rows: Integers
+    values: Floats
+
+
+def _known(classifier: Classifier, learned: Learned | None, cache: CacheChoice) -> _Known | None:
     folder = caches.resolve(cache)
     if learned is None or folder is None:
-        return [()] * len(values), 0
-    rows, held = features.kept(
-        learned.dataset, learned.digests, classifier.encoders, views=classifier.views, cache=folder
-    )
-    if not len(rows):
-        return [()] * len(values), 0
-    known = features.mean(held)[:, 0]
-    center = known.mean(axis=0)
-    alike = similarity.directions(values, center) @ similarity.directions(known, center).T
+        return None
+    views = classifier.views
+    rows, held = features.kept(learned.dataset, learned.digests, classifier.encoders, views=views, cache=folder)
+    return _Known(learned, rows, features.mean(held)[:, 0]) if len(rows) else None
+
+
+def _nearest(known: _Known | None, values: Floats) -> list[tuple[Neighbour, ...]]:
+    """Return of each picture those learned from that are most like it."""
+    if known is None:
+        return [()] * len(values)
+    learned, rows, held = known
+    center = held.mean(axis=0)
+    alike = similarity.directions(values, center) @ similarity.directions(held, center).T
     best = np.argsort(-alike, axis=1, kind="stable")[:, :NEAREST]
 
-    def neighbour(place: int, value: float) -> Neighbour:
-        return Neighbour(learned.dataset[rows[place]], learned.digests[rows[place]], round(value, 4))
+    def neighbour(row: int, value: float) -> Neighbour:
+        return Neighbour(learned.dataset[row], learned.digests[row], round(value, 4))
 
-    found = [
-        tuple(neighbour(place, float(line[place])) for place in places)
+    return [
+        tuple(neighbour(int(rows[place]), float(line[place])) for place in places)
         for line, places in zip(alike, best, strict=True)
     ]
-    return found, len(rows)
 
 
 def _grid(heat: Floats | None) -> list[list[float]] | None:

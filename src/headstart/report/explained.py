@@ -165,7 +165,7 @@ def _read(neighbour: Neighbour) -> Pixels | None:
 
 def _file_name(number: int, count: int, one: Explanation) -> str:
     """Return e.g. `007_garden_fox.png`: in order, and whatever the picture is called no other folder."""
-    stem = re.sub(r"[^\w.-]+", "_", Path(one.prediction.path).stem)[-60:].strip(".") or "picture"
+    stem = re.sub(r"(?:[^\w.-]|_)+", "_", Path(one.prediction.path).stem)[-60:].strip("._") or "picture"
     return f"{number:0{max(3, len(str(count)))}d}_{stem}.png"
 
 
