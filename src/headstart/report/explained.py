@@ -123,9 +123,9 @@ def draw(one: Explanation) -> Figure:
     return figure
 
 
-def _show(axis: Axes, picture: Pixels, title: str) -> None:
+def _show(axis: Axes, picture: Pixels, title: str, size: int = 10) -> None:
     axis.imshow(picture)
-    axis.set_title(title, fontsize=10, loc="left")
+    axis.set_title(title, fontsize=size, loc="left")
     axis.axis("off")
     axis.set_anchor("NW")
 
@@ -140,16 +140,17 @@ def _odds(axis: Axes, said: Prediction) -> None:
         axis.text(0, place - 0.26, plots.short(name), fontsize=9, va="bottom")
         axis.text(1, place - 0.26, f"{share:.1%}", fontsize=9, va="bottom", ha="right")
     axis.set(xlim=(0, 1), ylim=(len(shares) - 0.5, -0.9))
+    axis.set_title("What it thinks", fontsize=9, loc="left")
     axis.axis("off")
 
 
 def _neighbour(axis: Axes, neighbour: Neighbour) -> None:
     """Draw a picture learned from, if it still is what it was; else its name alone."""
-    label, alike = plots.short(str(neighbour.sample.label), 24), f"alike {neighbour.alike:.2f}"
+    told = f"{plots.short(str(neighbour.sample.label), 28)}\nlearned from, alike {neighbour.alike:.2f}"
     if (picture := _read(neighbour)) is not None:
-        _show(axis, picture, f"Learned: {label}\n{alike}")
+        _show(axis, picture, told, 9)
         return
-    axis.text(0, 0.5, f"Learned: {label}\n{alike}\n{plots.short(neighbour.sample.name)}\n(not at hand)", fontsize=9)
+    axis.text(0, 0.5, f"{told}\n{plots.short(neighbour.sample.name, 28)}\n(not at hand)", fontsize=9)
 
 
 def _read(neighbour: Neighbour) -> Pixels | None:
@@ -177,7 +178,8 @@ def overlay(picture: Pixels, heat: Floats) -> Pixels:
         heat: (S, S) in [0, 1].
     """
     grey = picture.mean(axis=2, keepdims=True)
-    glow = 255 * matplotlib.colormaps["inferno"](0.25 + 0.7 * heat)[..., :3]
-    weight = 0.8 * np.sqrt(heat)[..., None]
+    colour = matplotlib.colormaps["inferno"](0.25 + 0.7 * heat)[..., :3]
+    glow = colour * (140 + 0.45 * grey)  # so that what is there stays visible
+    weight = 0.85 * np.sqrt(heat)[..., None]
     shown: Pixels = (0.7 * grey * (1 - weight) + glow * weight).clip(0, 255).astype(np.uint8)
     return shown
