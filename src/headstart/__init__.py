@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from headstart.data.sources import Columns as Columns
     from headstart.data.sources import read as read
     from headstart.errors import HeadstartError as HeadstartError
+    from headstart.evaluation.explanation import Explanation as Explanation
     from headstart.evaluation.measure import evaluate as evaluate
     from headstart.model.artifact import load_classifier as load  # noqa: F401
     from headstart.model.classifier import Classifier as Classifier
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from headstart.predictions import Prediction as Prediction
     from headstart.predictions import Predictions as Predictions
     from headstart.records import Dataset as Dataset
+    from headstart.report.explained import explain as explain
     from headstart.report.run import save as save
     from headstart.workflows.audit import audit as audit
     from headstart.workflows.check import check as check
@@ -38,6 +40,7 @@ _HOMES = {
     "Columns": "headstart.data.sources",
     "Dataset": "headstart.records",
     "Evaluation": "headstart.predictions",
+    "Explanation": "headstart.evaluation.explanation",
     "HeadstartError": "headstart.errors",
     "Prediction": "headstart.predictions",
     "Predictions": "headstart.predictions",
@@ -46,6 +49,7 @@ _HOMES = {
     "audit": "headstart.workflows.audit",
     "check": "headstart.workflows.check",
     "evaluate": "headstart.evaluation.measure",
+    "explain": "headstart.report.explained",
     "load": "headstart.model.artifact:load_classifier",
     "read": "headstart.data.sources",
     "save": "headstart.report.run",

@@ -58,6 +58,20 @@ class Prediction(Displayable):
     known: bool | None = None
     p_value: float | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values; the error only if there is one."""
+        plain: dict[str, Any] = {
+            "path": self.path,
+            "label": self.label,
+            "probability": self.probability,
+            "top": [{"label": label, "probability": probability} for label, probability in self.top],
+            "set": list(self.set),
+            "known": self.known,
+            "p_value": self.p_value,
+            "status": self.status,
+        }
+        return plain if self.error is None else plain | {"error": self.error}
+
 
 @dataclass(frozen=True, slots=True)
 class Predictions(Displayable, Sequence[Prediction]):

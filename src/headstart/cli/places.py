@@ -77,6 +77,23 @@ def show(page: Path, asked: bool | None) -> None:
         webbrowser.open(page.resolve().as_uri())
 
 
+def check_folder(out: Path, inputs: Sequence[Path]) -> None:
+    """Refuse a folder that cannot be made or written, or in which something lies that is read.
+
+    Raises:
+        ConfigError: With what is wrong with it.
+        StorageError: It cannot be written.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out} is a file; a folder was expected.")
+    if inside := next((path for path in inputs if path.parent.resolve() == out.resolve()), None):
+        raise ConfigError(f"--out {out} holds {inside.name}, which is read.", "Name a folder of its own.")
+    with storage.storage_errors(out, "Name another folder with --out."):
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            return  # found out now, not after the work
+
+
 def write(out: Path, content: str | bytes) -> None:
     """Write a file, whole or not at all."""
     data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ import typer
 
 from headstart import terminal
 from headstart.cli import places
-from headstart.cli.options import Engine, FollowLinks, Model, NoCache, Quiet
+from headstart.cli.options import AsJson, Engine, FollowLinks, Model, NoCache, Quiet
 from headstart.errors import ConfigError, PictureError
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def predict(
     answers.give(said, sample, quiet=quiet)
     if not quiet:
         terminal.print_findings((*dataset.findings, *said.findings))
-    _print_failures(said)
+    _print_failures((said.names[row], reason) for row, reason in said.errors.items())
     if not quiet and (line := submission.unknown_line(said, sample, header=answers.form != "jsonl")):
         terminal.say(False, f"{terminal.printable(line)}.")
     if said.errors:
@@ -132,9 +133,57 @@ def predict(
         raise typer.Exit(1)
 
 
-def _print_failures(said: Predictions) -> None:
-    for row, reason in list(said.errors.items())[:20]:
-        terminal.say(False, f"error: {terminal.printable(said.names[row])}: {reason}")
+def explain(
+    model: Model,
+    pictures: Annotated[list[str], typer.Argument(help="Files, folders, glob patterns, or - for a picture on stdin.")],
+    out: Annotated[Path, typer.Option(help="A folder for a PNG of each picture, and explanations.json.")],
+    follow_links: FollowLinks = False,
+    *,
+    engine: Engine,
+    no_cache: NoCache = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show why pictures get their answers: where the evidence lies, what speaks for the next class, what is most alike.
+
+    The pictures learned from that are most alike are found where their features are still in the cache.
+    """
+    places.check_model(model)
+    from headstart.data import sources
+    from headstart.evaluation import explanation
+    from headstart.records import Dataset
+    from headstart.report import explained
+
+    piped = _piped(pictures)
+    dataset = Dataset(Path(), ()) if piped is not None else sources.read_pictures(pictures, follow_links=follow_links)
+    places.check_folder(out, [model / "model.json", *(one.path for one in dataset)])
+    classifier = engine.load(model)
+    learned = explained.learned(model, classifier)
+    with terminal.progress(quiet) as progress:
+        asked = dataset if piped is None else [piped]
+        told = explanation.explain(classifier, asked, learned, cache=places.cache(no_cache), progress=progress)
+    if piped is not None:
+        told = [replace(one, prediction=replace(one.prediction, path=STDIN)) for one in told]
+    *_, written = explained.save(told, out)
+    if as_json:
+        terminal.print_text(written.read_text(encoding="utf-8", errors="surrogateescape"))
+    else:
+        terminal.print_text("".join(f"{terminal.printable(str(one))}\n" for one in told))
+    if not quiet:
+        terminal.print_findings(dataset.findings)
+        if learned is not None and not any(one.compared for one in told):
+            terminal.say(quiet, "Their features are not in the cache, so what is most alike of the learned is unknown.")
+    terminal.say(quiet, f"Drawn: {out}")
+    failed = [(one.prediction.path, one.prediction.error) for one in told if one.prediction.error is not None]
+    if failed:
+        _print_failures(failed)
+        terminal.say(False, f"{len(failed)} of {len(told)} picture(s) could not be used; they are not drawn.")
+        raise typer.Exit(1)
+
+
+def _print_failures(failed: Iterable[tuple[str, str]]) -> None:
+    for name, reason in islice(failed, 20):
+        terminal.say(False, f"error: {terminal.printable(name)}: {reason}")
 
 
 def _piped(pictures: Sequence[str]) -> bytes | None:

@@ -52,7 +52,7 @@ def render(
     if like is not None:
         return _csv(_like(predictions, like, fill_missing), spreadsheet_safe)
     if form == "jsonl":
-        return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in as_dicts(predictions))
+        return "".join(json.dumps(said.to_dict(), ensure_ascii=False) + "\n" for said in predictions)
     if form == "table":
         header = ["image_id", "label", "probability", KNOWN, "p_value", "set", "error"]
         return _csv([header, *map(_row, predictions)], spreadsheet_safe)
@@ -101,22 +101,6 @@ def unknown_line(predictions: Predictions, like: Table | None = None, *, header:
     if not strange:
         return ""
     return f"{len(strange)} of {len(order)} picture(s) look like none of the model's classes: {listing(strange)}"
-
-
-def as_dicts(predictions: Predictions) -> Iterable[dict[str, object]]:
-    """Yield one plain dict a picture: what a `Prediction` holds, and the error if there is one."""
-    for said in predictions:
-        line: dict[str, object] = {
-            "path": said.path,
-            "label": said.label,
-            "probability": said.probability,
-            "top": [{"label": label, "probability": probability} for label, probability in said.top],
-            "set": list(said.set),
-            "known": said.known,
-            "p_value": said.p_value,
-            "status": said.status,
-        }
-        yield line if said.error is None else line | {"error": said.error}
 
 
 def _row(said: Prediction) -> list[str]:

@@ -100,6 +100,16 @@ def missing(
     return np.array([rows[0] for rows in job.missing().values()], dtype=np.int64)
 
 
+def kept(
+    dataset: Dataset, digests: Sequence[str], encoders: Sequence[Encoder], *, views: Sequence[str], cache: Path | None
+) -> tuple[Integers, Floats]:
+    """Return the rows whose features the cache holds, and these, (M, V, D); no picture is read; see `extract`."""
+    job = _Job(_Wanted(dataset, digests, tuple(views)), encoders, cache)
+    job.recall()
+    rows = np.flatnonzero(job.known.all(axis=(1, 2)))
+    return rows, job.values[rows]
+
+
 def mean(values: Floats) -> Floats:
     """Return (N, 1, D) float32: of (N, V, D) the sum in the order of the views, divided by their number."""
     if values.shape[1] == 1:

@@ -230,7 +230,7 @@ class TorchEncoder:
 
     def _place(self) -> nn.Module:
         # a copy: others use the network, and another memory layout gives other roundings on the same weights
-        placed: nn.Module = copy.deepcopy(_Normalised(self.network)).to(memory_format=torch.channels_last)
+        placed: nn.Module = copy.deepcopy(Normalised(self.network)).to(memory_format=torch.channels_last)
         placed = placed.to(self.plan.device).eval()
         size = self.preprocess.size
         try:
@@ -315,10 +315,11 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class _Normalised(nn.Module):
+class Normalised(nn.Module):
     """(B, S, S, 3) uint8 → features: the preprocessing that OpenVINO has in its graph."""
 
     def __init__(self, network: Network) -> None:
+        """Take the network's module and how it wants its pictures."""
         super().__init__()
         self.module = network.module
         self.mean: Tensor
@@ -326,9 +327,13 @@ class _Normalised(nn.Module):
         self.register_buffer("mean", 255 * torch.tensor(network.preprocess.mean).view(1, 3, 1, 1))
         self.register_buffer("std", 255 * torch.tensor(network.preprocess.std).view(1, 3, 1, 1))
 
+    def batch(self, pictures: Tensor) -> Tensor:
+        """Return (B, 3, S, S) float32, what the network itself takes."""
+        return (pictures.permute(0, 3, 1, 2).float() - self.mean) / self.std
+
     def forward(self, pictures: Tensor) -> Tensor:
-        values = pictures.permute(0, 3, 1, 2).float()
-        features: Tensor = self.module((values - self.mean) / self.std)
+        """Return (B, D) features."""
+        features: Tensor = self.module(self.batch(pictures))
         return features
 
 

@@ -6,12 +6,14 @@ them however many pictures there are; whoever shows them reads the pictures.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from headstart.encoding.backbone import Backbone
 from headstart.evaluation.label_errors import Suspect, find_suspects
 from headstart.inspection import duplicates, similarity
+from headstart.learning.heads import Head
 from headstart.predictions import Predictions
 from headstart.records import Integers, LabelledFeatures
 
@@ -30,12 +32,14 @@ class Mistake:
         top: The three most probable classes with their probabilities, best first.
         given: Probability of the given label.
         nearest: Rows learned from that are most like it, with their similarities, in [-1, 1], most alike first.
+        turn: Which of the heads answered.
     """
 
     row: int
     top: tuple[tuple[str, float], ...]
     given: float
     nearest: tuple[tuple[int, float], ...]
+    turn: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,7 @@ class Showcase:
         pairs: The classes that are confused most.
         doubtful: How many labels are estimated to be wrong.
         suspects: These and those that come next, with their rows; the most doubtful first.
+        heads: That answered, each with the networks whose features it takes.
     """
 
     errors: int = 0
@@ -70,6 +75,7 @@ class Showcase:
     pairs: tuple[ConfusedPair, ...] = ()
     doubtful: int = 0
     suspects: tuple[tuple[int, Suspect], ...] = ()
+    heads: tuple[tuple[Backbone, Head], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +149,8 @@ def _mistake(measured: _Measured, place: int, nearest: tuple[tuple[int, float], 
     shares = measured.said.probabilities[measured.places[place]]
     best = np.argsort(-shares, kind="stable")[:3]
     top = tuple((measured.said.classes[k], float(shares[k])) for k in best)
-    return Mistake(int(measured.rows[place]), top, float(shares[measured.targets[place]]), nearest)
+    given, turn = float(shares[measured.targets[place]]), int(measured.turn[place])
+    return Mistake(int(measured.rows[place]), top, given, nearest, turn)
 
 
 def _nearest(

@@ -1,13 +1,15 @@
 """A `TrainingResult` → the pictures that its page shows, small, stripped of all but their pixels, in one bounded file.
 
-Made once, while the pictures are at hand; a page that is drawn later needs neither them nor what trained the model.
+Made once, while the pictures are at hand; a page that is drawn later needs neither them nor what trained the model. The
+worst errors have heat maps of the heads that made them, as many as a small share of the time of the training allows.
 """
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,14 +17,16 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from headstart.data import images
-from headstart.errors import PictureError
-from headstart.records import Finding
+from headstart.errors import ConfigError, PictureError
+from headstart.records import Dataset, Finding
+from headstart.report.explained import overlay
 
 if TYPE_CHECKING:
     from headstart.evaluation.showcase import Showcase
     from headstart.workflows.train import TrainingResult
 
 SIDE = 160  # pixels of the longer side
+MOST_HEAT_MAPS, SHARE = 48, 0.08  # and for how much of the training's time at most
 MOST_BYTES = 8_000  # of one; a picture of noise is kept with less detail
 QUALITIES = (70, 40, 15, 1)
 OF_A_FINDING = 6
@@ -40,19 +44,21 @@ def of(result: TrainingResult) -> dict[str, Any]:
     with images.quiet_pillow(), ThreadPoolExecutor(WORKERS) as pool:
         made = pool.map(lambda row: thumbnail(result.dataset[row].path, result.digests[row]), rows)
         thumbnails = dict(zip(rows, made, strict=True))
-    kept = [row for row in rows if thumbnails[row]]
-    place = {row: number for number, row in enumerate(kept)}
+        heated = dict(_heat_maps(result))
+    kept = [(row, thumbnails[row]) for row in rows if thumbnails[row]]
+    place = {row: number for number, (row, _) in enumerate(kept)}
+    heat = {row: number for number, row in enumerate(heated, start=len(kept))}
     return {
         "pictures": [
-            {"name": result.dataset[row].name, "label": result.dataset[row].label, "webp": thumbnails[row]}
-            for row in kept
+            {"name": result.dataset[row].name, "label": result.dataset[row].label, "webp": webp}
+            for row, webp in (*kept, *heated.items())
         ],
-        **_plain(shown, place),
+        **_plain(shown, place, heat),
         "findings": [[place[row] for row in examples if row in place] for examples in findings],
     }
 
 
-def _plain(shown: Showcase, place: Mapping[int, int]) -> dict[str, Any]:
+def _plain(shown: Showcase, place: Mapping[int, int], heat: Mapping[int, int]) -> dict[str, Any]:
     suggested = {row: suspect.suggested for row, suspect in shown.suspects if suspect.is_likely}
     return {
         "errors": shown.errors,
@@ -64,6 +70,7 @@ def _plain(shown: Showcase, place: Mapping[int, int]) -> dict[str, Any]:
                 "nearest": [[place[row], alike] for row, alike in one.nearest if row in place],
                 "suggested": suggested.get(one.row),
             }
+            | ({"heat_map": heat[one.row]} if one.row in heat else {})
             for one in shown.mistakes
             if one.row in place
         ],
@@ -118,6 +125,31 @@ def thumbnail(path: Path, digest: str = "") -> str:
         image = Image.fromarray(images.decode(data, side=SIDE).pixels)
     except PictureError:
         return ""
+    return _webp(image)
+
+
+def _heat_maps(result: TrainingResult) -> Iterator[tuple[int, str]]:
+    """Yield rows of the worst errors, each with where its head looked, as a small WebP in base64."""
+    from headstart.model import attribution  # and with it torch, which a thumbnail in a notebook does not need
+
+    classes, views = result.classifier.classes, result.classifier.views
+    until = time.monotonic() + SHARE * result.seconds
+    for one in result.showcase.mistakes[:MOST_HEAT_MAPS]:
+        backbone, head = result.showcase.heads[one.turn]
+        answer = attribution.for_class([classes.index(one.top[0][0])])
+        try:
+            seen = attribution.prepared(backbone, [result.dataset[one.row].path])
+            heat = attribution.heat_maps(backbone, head, views, seen, [answer])[0][0]
+        except PictureError:
+            continue
+        except ConfigError:  # nothing can be said of this network
+            return
+        yield one.row, _webp(Image.fromarray(overlay(seen[attribution.widest(backbone)][0], heat)))
+        if time.monotonic() > until:
+            return
+
+
+def _webp(image: Image.Image) -> str:
     image.thumbnail((SIDE, SIDE), reducing_gap=2.0)
     for quality in QUALITIES:
         file = io.BytesIO()

@@ -58,7 +58,7 @@ def training_curves(
         best: The step whose weights were kept, if not the last.
         stacked: Whether one stands above the other, for a narrow page.
     """
-    figure = _figure(5.6, 6.4) if stacked else _figure(11, 4.2)
+    figure = empty(5.6, 6.4) if stacked else empty(11, 4.2)
     axes = figure.subplots(2, 1) if stacked else figure.subplots(1, 2)
     steps = [row["step"] for row in history]
     for axis, name, form in ((axes[0], "accuracy", "{:.1%}"), (axes[1], "loss", "{:.3f}")):
@@ -92,7 +92,7 @@ def confusion(figures: Figures) -> Figure:
     classes, counts = _counts(figures)
     size = len(classes)
     side = max(4.5, 0.42 * size + 2)
-    figure = _figure(side + 1, side)
+    figure = empty(side + 1, side)
     axis = figure.subplots()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     right = np.eye(size, dtype=bool)
@@ -101,7 +101,7 @@ def confusion(figures: Figures) -> Figure:
     for i, j in np.argwhere(counts > 0):
         colour = "white" if shares[i, j] > 0.65 else "black"
         axis.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=8, color=colour)
-    labels = [_short(name) for name in classes]
+    labels = [short(name) for name in classes]
     axis.set_xticks(range(size), labels, rotation=45, ha="right", rotation_mode="anchor")
     axis.set_yticks(range(size), labels)
     axis.set_xlabel("predicted label")
@@ -112,7 +112,7 @@ def confusion(figures: Figures) -> Figure:
 
 def reliability(figures: Figures, part: str = "validation") -> Figure:
     """Return accuracy against confidence: on the diagonal a probability means what it says."""
-    figure = _figure(5.6, 5.8)
+    figure = empty(5.6, 5.8)
     top, bottom = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [4, 1]})
     bins = figures["reliability"]
     confidence, right = (_numbers([one[name] for one in bins]) for name in ("confidence", "accuracy"))
@@ -139,7 +139,7 @@ def reliability(figures: Figures, part: str = "validation") -> Figure:
 
 def risk_coverage(figures: Figures) -> Figure:
     """Return the share of wrong answers against the share that is answered, the least probable answers withheld."""
-    figure = _figure(5.6, 4.2)
+    figure = empty(5.6, 4.2)
     axis = figure.subplots()
     answered, wrong = (_numbers([point[name] for point in figures["risk_coverage"]]) for name in ("answered", "wrong"))
     axis.plot(answered, wrong, color=COLOURS["wrong"], linewidth=2)
@@ -167,7 +167,7 @@ def similarity(bands: Sequence[Mapping[str, Any]], part: str = "validation", spl
         part: That was measured.
         split: Which split made that part, for the title; empty: the one that the other figures are of.
     """
-    figure = _figure(6.4, 4.4)
+    figure = empty(6.4, 4.4)
     axis = figure.subplots()
     rows = np.arange(len(bands))
     values = np.array([_numbers(band["accuracy"]) for band in bands]).reshape(-1, 3)
@@ -192,7 +192,7 @@ def similarity(bands: Sequence[Mapping[str, Any]], part: str = "validation", spl
 
 def learning_curve(curve: Mapping[str, Any], part: str = "validation") -> Figure:
     """Return accuracy against training pictures per class, and where twice as many would lead."""
-    figure = _figure(6.4, 4.4)
+    figure = empty(6.4, 4.4)
     axis = figure.subplots()
     counts = _numbers([point["pictures_per_class"] for point in curve["points"]])
     values = np.array([_numbers(point["accuracy"]) for point in curve["points"]])
@@ -227,7 +227,7 @@ def speed(trials: Sequence[Mapping[str, Any]]) -> Figure:
     Args:
         trials: From there.
     """
-    figure = _figure(8.6, 5.2)
+    figure = empty(8.6, 5.2)
     axis = figure.subplots()
     rate = _numbers([one["pictures_per_second"] for one in trials])
     values = np.array([_numbers(one["accuracy"]) for one in trials])
@@ -246,7 +246,7 @@ def speed(trials: Sequence[Mapping[str, Any]]) -> Figure:
     axis.set_xlabel("pictures a second on this machine, decoding included")
     axis.set_ylabel("accuracy out of fold, 95 % interval")
     _title(axis, f"Backbones on {trials[0]['pictures']} pictures of {trials[0]['classes']} classes")
-    _key(axis, [f"{row}  {_short(one['candidate'])}" for row, one in enumerate(trials, 1)], colours[True])
+    _key(axis, [f"{row}  {short(one['candidate'])}" for row, one in enumerate(trials, 1)], colours[True])
     _tidy(axis)
     return figure
 
@@ -255,14 +255,14 @@ def per_class(figures: Figures, part: str = "validation") -> Figure:
     """Return each class's recall with its interval, lowest first; of many classes the lowest forty."""
     ranked = sorted(figures["per_class"].items(), key=lambda item: (_numbers(item[1]["recall"])[0], item[0]))
     shown = ranked[:MOST_ROWS]
-    figure = _figure(8, 1.5 + 0.26 * len(shown))
+    figure = empty(8, 1.5 + 0.26 * len(shown))
     axis = figure.subplots()
     rows = np.arange(len(shown))
     recall = np.array([_numbers(told["recall"]) for _, told in shown]).reshape(-1, 3)
     axis.errorbar(
         recall[:, 0], rows, xerr=_spread(recall), fmt="o", color=COLOURS[part], elinewidth=1, capsize=2, clip_on=False
     )
-    axis.set_yticks(rows, [f"{_short(name)}  ({told['pictures']})" for name, told in shown], fontsize=8)
+    axis.set_yticks(rows, [f"{short(name)}  ({told['pictures']})" for name, told in shown], fontsize=8)
     axis.set_ylim(len(shown) - 0.5, -0.5)
     axis.set_xlim(0, 1.005)
     axis.xaxis.set_major_formatter(PercentFormatter(1.0))
@@ -277,12 +277,12 @@ def per_class(figures: Figures, part: str = "validation") -> Figure:
 def grid(pictures: Sequence[Pixels], titles: Sequence[str], heading: str, columns: int = 5) -> Figure:
     """Return pictures in a grid, each under its title."""
     rows = max(1, math.ceil(len(pictures) / columns))
-    figure = _figure(2.3 * columns, 2.55 * rows + 0.5)
+    figure = empty(2.3 * columns, 2.55 * rows + 0.5)
     for axis in (cells := figure.subplots(rows, columns, squeeze=False)).flat:
         axis.axis("off")
     for axis, picture, title in zip(cells.flat, pictures, titles, strict=False):
         axis.imshow(picture)
-        axis.set_title(_short(title, 26), fontsize=9)
+        axis.set_title(short(title, 26), fontsize=9)
     figure.suptitle(heading, fontsize=11, x=0.01, ha="left")
     return figure
 
@@ -319,14 +319,14 @@ def _key(axis: Axes, names: Sequence[str], colour: str) -> None:
 
 def _worst_pairs(figures: Figures) -> Figure:
     pairs = figures["most_confused"][:MOST_ROWS]
-    figure = _figure(9, 1.5 + 0.26 * max(len(pairs), 3))
+    figure = empty(9, 1.5 + 0.26 * max(len(pairs), 3))
     axis = figure.subplots()
     rows = np.arange(len(pairs))
     axis.barh(rows, [pair["pictures"] for pair in pairs], color=COLOURS["wrong"], height=0.7)
     for row, pair in enumerate(pairs):
         support = figures["per_class"][pair["given"]]["pictures"]
         axis.text(pair["pictures"], row, f" {pair['pictures']} of {support}", va="center", fontsize=8)
-    told = [f"{_short(pair['given'])}  taken for  {_short(pair['predicted'])}" for pair in pairs]
+    told = [f"{short(pair['given'])}  taken for  {short(pair['predicted'])}" for pair in pairs]
     axis.set_yticks(rows, told, fontsize=8)
     axis.set_ylim(max(len(pairs), 1) - 0.5, -0.5)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -373,7 +373,8 @@ class _Figure(Figure):
             super().draw(renderer)
 
 
-def _figure(width: float, height: float) -> Figure:
+def empty(width: float, height: float) -> Figure:
+    """Return a figure of these inches that arranges what comes into it."""
     figure = _Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -393,7 +394,7 @@ def _tidy(axis: Axes) -> None:
     axis.set_axisbelow(True)
 
 
-def _short(name: str, most: int = 32) -> str:
+def short(name: str, most: int = 32) -> str:
     """Return a name that fits and that matplotlib does not take for a formula."""
     plain = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
     return (plain if len(plain) <= most else plain[: most - 1] + "…").replace("$", r"\$")

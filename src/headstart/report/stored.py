@@ -264,8 +264,14 @@ def read_run(directory: Path) -> dict[str, Any]:
         "model": model,
         "findings": _read_checked(directory / FINDINGS, _FOUND) or [],
         "album": _read_checked(directory / ALBUM, _ALBUM),
-        "journal": _read_checked(directory / JOURNAL, _JOURNAL),
+        "journal": read_journal(directory),
     }
+
+
+def read_journal(directory: Path) -> dict[str, Any] | None:
+    """Return what was done where and when; None where that was not kept."""
+    content: dict[str, Any] | None = _read_checked(directory / JOURNAL, _JOURNAL)
+    return content
 
 
 def _read_checked(path: Path, check: Check) -> Any:
@@ -331,8 +337,8 @@ def read_previous(directory: Path, wanted: str = "gone on from") -> PreviousRun:
     from headstart.workflows.resume import PreviousRun
 
     try:
-        _, pictures = _read_columns(directory / PICTURES, PICTURE_COLUMNS)
-        header, said = _read_columns(directory / PREDICTIONS, HELD_OUT_COLUMNS)
+        _, pictures = read_columns(directory / PICTURES, PICTURE_COLUMNS)
+        header, said = read_columns(directory / PREDICTIONS, HELD_OUT_COLUMNS)
         digests = {path: digest for path, _, _, digest in pictures}
         parts = {digest: part for _, _, part, digest in pictures}
         labels = {digest: label for _, label, _, digest in pictures}
@@ -346,7 +352,7 @@ def read_previous(directory: Path, wanted: str = "gone on from") -> PreviousRun:
     return PreviousRun(parts, answers, _classes(header[len(HELD_OUT_COLUMNS) :]), labels, names)
 
 
-def _read_columns(path: Path, names: Sequence[str]) -> tuple[list[str], list[tuple[str, ...]]]:
+def read_columns(path: Path, names: Sequence[str]) -> tuple[list[str], list[tuple[str, ...]]]:
     """Return the header and the first columns of a table, cells as they were written; their names are known.
 
     Raises:

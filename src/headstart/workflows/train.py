@@ -21,6 +21,7 @@ from headstart.data import sources, splits
 from headstart.data.splits import Grouping, Partition
 from headstart.encoding import cache as caches
 from headstart.encoding.backbone import Backbone
+from headstart.encoding.runtime import Encoder
 from headstart.errors import ConfigError
 from headstart.evaluation import comparison, measure, showcase, speed
 from headstart.evaluation.comparison import Change
@@ -255,10 +256,13 @@ def _measured(evaluations: Mapping[str, Evaluation]) -> list[Finding]:
 def _shown(rounds: list[Round], last: Round, said: Mapping[str, Predictions], prepared: Prepared) -> Showcase:
     """Return which pictures are worth looking at, of the part that is reported."""
     if "test" in said:
-        turns, reported = [(last.split.test, last.split.train)], said["test"]
+        answered, reported = [last], said["test"]
+        turns = [(last.split.test, last.split.train)]
     else:
-        turns, reported = [(one.split.validation, one.split.train) for one in rounds], said["validation"]
-    return showcase.find(prepared.features, reported, turns, prepared.resemblance.near_duplicates)
+        answered, reported = rounds, said["validation"]
+        turns = [(one.split.validation, one.split.train) for one in rounds]
+    shown = showcase.find(prepared.features, reported, turns, prepared.resemblance.near_duplicates)
+    return replace(shown, heads=tuple((_networks(one.fitted, prepared)[0], one.fitted.head) for one in answered))
 
 
 def _curve(
@@ -330,11 +334,17 @@ def _whole(learner: Learner, measured: Round, saved: Fitted, rows: Integers) -> 
     return replace(measured, fitted=fitted, rules=rules.carried(measured.rules, fitted, train, learner.seed))
 
 
+def _networks(fitted: Fitted, prepared: Prepared) -> tuple[Backbone, tuple[Encoder, ...]]:
+    """Return whose features a head takes: the frozen networks', behind those of what was trained with it."""
+    trained = fitted.tuned
+    if trained is None:
+        return prepared.backbone, prepared.encoders
+    networks = (*trained.backbone.networks, *prepared.backbone.networks)
+    return Backbone(networks), (*trained.encoders, *prepared.encoders)
+
+
 def _classifier(prepared: Prepared, saved: Fitted, kept: PredictionRules, told: Provenance) -> Classifier:
-    """Return what is given: on the frozen networks, and before them those that were trained with a head."""
-    backbone, encoders = prepared.backbone, prepared.encoders
-    if saved.tuned is not None:
-        backbone = Backbone((*saved.tuned.backbone.networks, *backbone.networks))
-        encoders = (*saved.tuned.encoders, *encoders)
+    """Return what is given: the head that is saved, on the networks whose features it takes."""
+    backbone, encoders = _networks(saved, prepared)
     classes, views = prepared.features.classes, prepared.plan.predicted
     return Classifier(backbone, encoders, saved.head, kept, classes, told, views)
