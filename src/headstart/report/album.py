@@ -18,7 +18,7 @@ from PIL import Image
 
 from headstart.data import images
 from headstart.errors import ConfigError, PictureError
-from headstart.records import Dataset, Finding
+from headstart.records import Finding
 from headstart.report.explained import overlay
 
 if TYPE_CHECKING:
