@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Ran, draw_folders, picture, scene
-from PIL import ImageOps
+from PIL import Image, ImageOps
 
 pytestmark = pytest.mark.slow  # trains, or kills what trains
 
@@ -64,9 +64,11 @@ def trust(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "trust.json").read_text(encoding="utf-8"))
 
 
-def test_check_prints_a_table_with_examples_and_advice(run: Run, doubtful: Path):
-    ran = run("check", doubtful, *QUICK, "--quiet")
+def test_check_prints_a_table_with_examples_and_advice(run: Run, doubtful: Path, tmp_path: Path):
+    ran = run("check", doubtful, *QUICK, "--quiet", "--out", tmp_path / "check.png")
     assert (ran.code, ran.err) == (0, "")
+    with Image.open(tmp_path / "check.png") as drawn:
+        assert drawn.width > 1000
     assert "38 pictures of 3 classes" in ran.out
     assert "birch/seen again.jpg = birch/seen.png" in ran.out
     assert "1 group(s), 2 pictures in all, look like one photograph" in " ".join(ran.out.replace("│", " ").split())
@@ -84,6 +86,9 @@ def test_audit_writes_a_sheet_and_what_is_filled_in_trains(run: Run, doubtful: P
     sheet = tmp_path / "suspects.csv"
     ran = run("audit", doubtful, "--out", sheet, *QUICK)
     assert ran.code == 0
+    assert f"look at {sheet.with_suffix('.png')}" in ran.out.replace("\n", " ")
+    with Image.open(sheet.with_suffix(".png")) as drawn:
+        assert drawn.width > 1000
     found = rows(sheet.read_text(encoding="utf-8"))
     assert {row["path"]: row["suggested"] for row in found[:2]} == {
         "ash/ash_03.png": "cedar",
@@ -111,10 +116,11 @@ def test_a_sheet_that_nobody_filled_in_is_refused(run: Run, doubtful: Path, tmp_
 
 
 def test_audit_leaves_a_sheet_alone_that_is_there(run: Run, doubtful: Path, tmp_path: Path):
-    (tmp_path / "suspects.csv").write_text("an afternoon's work")
-    ran = run("audit", doubtful, "--out", tmp_path / "suspects.csv", *QUICK)
-    assert ran.code == 2
-    assert (tmp_path / "suspects.csv").read_text() == "an afternoon's work"
+    for name in ("suspects.csv", "drawn.png"):
+        (tmp_path / name).write_text("an afternoon's work")
+        ran = run("audit", doubtful, "--out", (tmp_path / name).with_suffix(".csv"), *QUICK)
+        assert ran.code == 2
+        assert (tmp_path / name).read_text() == "an afternoon's work"
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 def check(
     source: Source,
     corrections: Corrections = None,
+    out: Annotated[Path | None, typer.Option(help="A PNG file with the first pictures of each finding.")] = None,
     *,
     shown: Shown,
     engine: Engine,
@@ -49,12 +50,19 @@ def check(
     from headstart.config import read_config
 
     asked = read_config(None, flags=shown.flags | engine.flags)
-    dataset = places.corrected(source.read(), corrections)
+    read = source.read()
+    if out is not None:
+        places.check_out(out, [sample.path for sample in read])
+    dataset = places.corrected(read, corrections)
     from headstart.report import summary
     from headstart.workflows import check as workflow
 
     with terminal.progress(quiet) as progress:
         findings = workflow.check(dataset, asked, cache=places.cache(no_cache), progress=progress)
+    if out is not None:
+        from headstart.report import gallery, plots
+
+        places.write(out, plots.png(gallery.findings(dataset, findings)))
     if as_json:
         terminal.print_json(
             {"pictures": len(dataset), "classes": len(dataset.classes), "findings": summary.of_findings(findings)}

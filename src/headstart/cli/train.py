@@ -269,24 +269,31 @@ def audit(
     """List the pictures whose label is probably wrong, the most doubtful first, in a sheet for you to fill in.
 
     In its column `correction` write accept (the suggested label), remove, or a class name; leave it empty where the
-    label is right. Then: headstart train DATA --corrections suspects.csv
+    label is right. The first of the pictures are drawn beside it, as .png. Then:
+    headstart train DATA --corrections suspects.csv
     """
     from headstart.config import read_config
 
     asked = read_config(None, flags=shown.flags | engine.flags)
     read = source.read()
-    places.check_out(out, [sample.path for sample in read])
-    if out.exists():
-        raise ConfigError(
-            f"--out {out} is there already, perhaps filled in by hand; it is left alone.", "Name another with --out."
-        )
+    drawn = out.with_suffix(".png")
+    for place in (out, drawn):
+        places.check_out(place, [sample.path for sample in read])
+        if place.exists():
+            raise ConfigError(
+                f"--out {place} is there already, perhaps filled in by hand; it is left alone.",
+                "Name another with --out.",
+            )
     dataset = places.corrected(read, corrections)
     from headstart.data import corrections as sheets
+    from headstart.report import gallery, plots
     from headstart.workflows import audit as workflow
 
     with terminal.progress(quiet) as progress:
         suspects = workflow.audit(dataset, asked, cache=places.cache(no_cache), progress=progress)
     places.write(out, sheets.sheet(suspects))
+    if suspects:
+        places.write(drawn, plots.png(gallery.suspects(dataset, suspects)))
     likely = sum(suspect.is_likely for suspect in suspects)
     if as_json:
         terminal.print_json({"sheet": str(out), "likely": likely, "suspects": [asdict(one) for one in suspects]})
@@ -298,7 +305,7 @@ def audit(
     )
     terminal.print_line(
         f"{likely} of {len(dataset):,} labels are estimated to be wrong; {len(suspects)} pictures are in {out}, "
-        "the most doubtful first."
+        f"the most doubtful first{f'; look at {drawn}' if suspects else ''}."
     )
     terminal.print_line(
         "Next: fill in its column `correction` with accept, remove or a class name, then train on the same pictures "

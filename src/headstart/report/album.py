@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from PIL import Image
 
 from headstart.data import images
 from headstart.errors import ConfigError, PictureError
-from headstart.records import Finding
+from headstart.report import summary
 from headstart.report.explained import overlay
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ SIDE = 160  # pixels of the longer side
 MOST_HEAT_MAPS, SHARE = 48, 0.08  # and for how much of the training's time at most
 MOST_BYTES = 8_000  # of one; a picture of noise is kept with less detail
 QUALITIES = (70, 40, 15, 1)
-OF_A_FINDING = 6
 WORKERS = 4
 
 
@@ -39,7 +38,7 @@ def of(result: TrainingResult) -> dict[str, Any]:
     A picture that is not what it was during the training any more, or cannot be read, is left out.
     """
     shown, places = result.showcase, {sample.name: row for row, sample in enumerate(result.dataset)}
-    findings = [_examples(finding, places) for finding in result.findings]
+    findings = [summary.examples(finding, places) for finding in result.findings]
     rows = list(dict.fromkeys([*_rows(shown), *(row for examples in findings for row in examples)]))
     with images.quiet_pillow(), ThreadPoolExecutor(WORKERS) as pool:
         made = pool.map(lambda row: thumbnail(result.dataset[row].path, result.digests[row]), rows)
@@ -104,16 +103,6 @@ def _rows(shown: Showcase) -> Iterable[int]:
     for pair in shown.pairs:
         yield from (row for side in pair.rows for row in side)
     yield from (row for row, _ in shown.suspects)
-
-
-def _examples(finding: Finding, places: Mapping[str, int]) -> list[int]:
-    """Return the first rows that a finding names; of `a = b` and `a (label) = b (label)` each."""
-    rows: list[int] = []
-    for name in finding.names[:OF_A_FINDING]:
-        parts = [name] if name in places else name.split(" = ")
-        known: Sequence[str] = [part if part in places else part.rpartition(" (")[0] for part in parts]
-        rows += [places[part] for part in known if part in places]
-    return rows[:OF_A_FINDING]
 
 
 def thumbnail(path: Path, digest: str = "") -> str:

@@ -1,4 +1,4 @@
-"""Datasets → figures of their pictures: as they are, and as the network sees them."""
+"""Datasets → figures of their pictures: as they are, as the network sees them, and what is odd about them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from headstart.data.images import Picture
 from headstart.data.shapes import Cropped, cropped
 from headstart.data.tables import read_table
 from headstart.errors import ConfigError, DataError, PictureError
-from headstart.records import Dataset, Preprocess, Sample
-from headstart.report import plots
+from headstart.evaluation.label_errors import Suspect
+from headstart.records import Dataset, Finding, Pixels, Preprocess, Sample
+from headstart.report import plots, summary
 
-GRID, BATCH = 25, 16
+GRID, BATCH, SHEET = 25, 16, 36
 _THUMBNAIL = Preprocess(220, 1.0, "bicubic", (0, 0, 0), (1, 1, 1), resize="letterbox", background=(255, 255, 255))
+_BLANK: Pixels = np.full((_THUMBNAIL.size, _THUMBNAIL.size, 3), 255, np.uint8)
 
 
 def open_any(root: Path, table: Path | None) -> Dataset:
@@ -54,6 +56,36 @@ def grid(dataset: Dataset, seed: int) -> Figure:
         [s.label or s.name for s, _ in drawn],
         f"{len(drawn)} of {len(dataset)} pictures{labelled}",
     )
+
+
+def suspects(dataset: Dataset, doubtful: Sequence[Suspect]) -> Figure:
+    """Return the pictures with the most doubtful labels, each under its label and the one that is suggested."""
+    place = {sample.name: row for row, sample in enumerate(dataset)}
+    shown = doubtful[:SHEET]
+    titles = [f"{one.label}\n→ {one.suggested}" for one in shown]
+    heading = f"{len(shown)} of {len(doubtful)} pictures with a doubtful label → the one that is suggested"
+    return plots.grid([_thumbnail(dataset[place[one.name]]) for one in shown], titles, heading, columns=6)
+
+
+def findings(dataset: Dataset, told: Sequence[Finding]) -> Figure:
+    """Return the first pictures that each finding names, in rows of their own."""
+    place = {sample.name: row for row, sample in enumerate(dataset)}
+    pictures, titles = [], []
+    named = [(finding.code, rows) for finding in told if (rows := summary.examples(finding, place))]
+    for code, rows in named:
+        blank = summary.OF_A_FINDING - len(rows)
+        pictures += [*(_thumbnail(dataset[row]) for row in rows), *[_BLANK] * blank]
+        titles += [*(f"{code}\n{dataset[row].label or dataset[row].name}" for row in rows), *[""] * blank]
+    heading = "The first pictures of each finding" if named else "No finding names a picture"
+    return plots.grid(pictures, titles, heading, columns=summary.OF_A_FINDING)
+
+
+def _thumbnail(sample: Sample) -> Pixels:
+    """Return a picture as it is, or an empty one where it cannot be decoded."""
+    try:
+        return images.load(images.read_bytes(sample.path), _THUMBNAIL).pixels
+    except PictureError:
+        return _BLANK
 
 
 class Batch(NamedTuple):

@@ -275,14 +275,14 @@ def per_class(figures: Figures, part: str = "validation") -> Figure:
 
 
 def grid(pictures: Sequence[Pixels], titles: Sequence[str], heading: str, columns: int = 5) -> Figure:
-    """Return pictures in a grid, each under its title."""
+    """Return pictures in a grid, each under its title of one line or two."""
     rows = max(1, math.ceil(len(pictures) / columns))
     figure = empty(2.3 * columns, 2.55 * rows + 0.5)
     for axis in (cells := figure.subplots(rows, columns, squeeze=False)).flat:
         axis.axis("off")
     for axis, picture, title in zip(cells.flat, pictures, titles, strict=False):
         axis.imshow(picture)
-        axis.set_title(short(title, 26), fontsize=9)
+        axis.set_title("\n".join(short(line, 26) for line in title.split("\n", 1)), fontsize=9)
     figure.suptitle(heading, fontsize=11, x=0.01, ha="left")
     return figure
 

@@ -35,6 +35,7 @@ FIGURES = {
     "set_size": "classes in a set, mean",
     "refused": "refused of the known classes",
 }
+OF_A_FINDING = 6  # pictures that are shown
 
 
 def of_evaluation(evaluation: Evaluation) -> dict[str, Any]:
@@ -201,6 +202,16 @@ def of_findings(findings: Sequence[Finding]) -> list[dict[str, Any]]:
         {"code": f.code, "severity": f.severity, "message": f.message, "names": list(f.names), "advice": f.advice}
         for f in findings
     ]
+
+
+def examples(finding: Finding, places: Mapping[str, int]) -> list[int]:
+    """Return the places of the first pictures that a finding names; of `a = b` and `a (label) = b (label)` each."""
+    rows: list[int] = []
+    for name in finding.names[:OF_A_FINDING]:
+        parts = [name] if name in places else name.split(" = ")
+        known = [part if part in places else part.rpartition(" (")[0] for part in parts]
+        rows += [places[part] for part in known if part in places]
+    return rows[:OF_A_FINDING]
 
 
 def _numbers(interval: Interval) -> list[float | None]:
