@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from headstart.encoding import backbone as backbones
-from headstart.encoding import network
+from headstart.encoding import network, stages
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.network import Network
 from headstart.errors import BackboneError, ConfigError
@@ -141,3 +142,12 @@ def test_the_crop_asked_for_is_the_network_s():
     own = network.load("lite0", size=64, crop=0.5)
     assert own.preprocess == replace(contracts.lite0().preprocess, crop=0.5)
     assert own.digest == contracts.lite0().networks[0].digest
+
+
+def test_a_retrained_network_knows_no_labels_and_stands_beside_the_one_that_does():
+    frozen = network.load("tf_efficientnet_lite0", "", size=64)
+    trained = stages.retrained(frozen, copy.deepcopy(frozen.module))
+    both = Backbone((trained, frozen))
+    assert (trained.labels, trained.meanings, len(trained.rows)) == ((), (), 0)
+    assert both.labels == frozen.labels
+    np.testing.assert_array_equal(both.rows, np.pad(frozen.rows, ((0, 0), (trained.dim, 0))))

@@ -33,4 +33,4 @@ def retrained(network: Network, module: nn.Module) -> Network:
     module = module.to("cpu").to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
     digest = networks.state_digest(network.name, network.arguments, module)
     rows, offsets = network.rows[:0], network.offsets[:0]
-    return replace(network, module=module, digest=digest, labels=(), rows=rows, offsets=offsets)
+    return replace(network, module=module, digest=digest, labels=(), meanings=(), rows=rows, offsets=offsets)

@@ -116,7 +116,9 @@ def draw(one: Explanation) -> Figure:
     for name, neighbour in zip(near, one.nearest, strict=False):
         _neighbour(cells[name], neighbour)
     if not one.nearest:
-        cells[near[0]].text(0, 0.5, "The features of what was learned from are not at hand.", fontsize=9)
+        cells[near[0]].text(
+            0, 0.5, "The features of what was learned from are not at hand.", fontsize=9, in_layout=False
+        )
     heading = f"{plots.short(label, 40)}, {probability:.1%}; then {plots.short(rival, 40)}, {second:.1%}"
     unknown = "; it looks like none of the classes" if one.prediction.known is False else ""
     figure.suptitle(heading + unknown, fontsize=13, x=0.004, ha="left")
