@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -10,12 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import Ran
 from PIL import Image
 
 import headstart as hs
+from headstart.encoding import runtime, stages
+from headstart.encoding.backbone import Backbone
+from headstart.encoding.cache import DEFAULT
 from headstart.errors import ArtifactError
+from headstart.evaluation import explanation
 from headstart.evaluation.showcase import Mistake, Showcase
+from headstart.learning.heads import averaged
 from headstart.report import album, explained
 from headstart.workflows.train import TrainingResult
 
@@ -47,6 +54,26 @@ def test_a_picture_learned_from_is_most_like_itself(model_folder: Path, learned_
         assert nearest.sample.label == path.parent.name
         assert nearest.alike == pytest.approx(1, abs=1e-3)
         assert one.nearest[1].alike <= nearest.alike
+        assert one.compared >= len(learned_from)
+
+
+def test_beside_a_network_that_was_trained_the_frozen_ones_find_what_is_alike(
+    model_folder: Path, learned_from: list[Path]
+):
+    frozen = hs.load(model_folder)
+    (network,) = frozen.backbone.networks
+    module = copy.deepcopy(network.module)
+    with torch.no_grad():
+        next(module.parameters()).mul_(1.01)
+    trained = Backbone((stages.retrained(network, module),))
+    encoders = (*runtime.build_all(trained, frozen.encoders[0].plan), *frozen.encoders)
+    head = averaged(frozen.head, frozen.head, 0.6)
+    backbone = Backbone((*trained.networks, network))
+    rules = dataclasses.replace(frozen.rules, out_of_distribution=None)
+    both = hs.Classifier(backbone, encoders, head, rules, frozen.classes, views=frozen.views)
+    for _ in range(2):  # the second time, what the first looked at is kept
+        (one,) = explanation.explain(both, learned_from[:1], explained.learned(model_folder, frozen), cache=DEFAULT)
+        assert one.nearest[0].sample.path == learned_from[0]
         assert one.compared >= len(learned_from)
 
 

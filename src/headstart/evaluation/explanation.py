@@ -150,29 +150,36 @@ def _looked(
 
 
 class _Known(NamedTuple):
-    """What was learned from, the M rows of it whose features are at hand, and these, (M, D)."""
+    """What was learned from, the M rows of it whose features are at hand, these, and which columns of all they are."""
 
     learned: Learned
     rows: Integers
     values: Floats
+    columns: slice
 
 
 def _known(classifier: Classifier, learned: Learned | None, cache: CacheChoice) -> _Known | None:
     folder = caches.resolve(cache)
     if learned is None or folder is None:
         return None
-    views = classifier.views
-    rows, held = features.kept(learned.dataset, learned.digests, classifier.encoders, views=views, cache=folder)
-    return _Known(learned, rows, features.mean(held)[:, 0]) if len(rows) else None
+    encoders, width, views = classifier.encoders, classifier.backbone.dim, classifier.views
+    # a network that was trained with its head leaves no features; it stands before those that leave some
+    found = [
+        features.kept(learned.dataset, learned.digests, encoders[begin:], views=views, cache=folder)
+        for begin in range(len(encoders))
+    ]
+    rows, held = max(found, key=lambda one: len(one[0]))
+    columns = slice(width - held.shape[2], width)
+    return _Known(learned, rows, features.mean(held)[:, 0], columns) if len(rows) else None
 
 
 def _nearest(known: _Known | None, values: Floats) -> list[tuple[Neighbour, ...]]:
     """Return of each picture those learned from that are most like it."""
     if known is None:
         return [()] * len(values)
-    learned, rows, held = known
+    learned, rows, held, columns = known
     center = held.mean(axis=0)
-    alike = similarity.directions(values, center) @ similarity.directions(held, center).T
+    alike = similarity.directions(values[:, columns], center) @ similarity.directions(held, center).T
     best = np.argsort(-alike, axis=1, kind="stable")[:, :NEAREST]
 
     def neighbour(row: int, value: float) -> Neighbour:
