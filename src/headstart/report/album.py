@@ -19,7 +19,6 @@ from PIL import Image
 from headstart.data import images
 from headstart.errors import ConfigError, PictureError
 from headstart.report import summary
-from headstart.report.explained import overlay
 
 if TYPE_CHECKING:
     from headstart.evaluation.showcase import Showcase
@@ -119,7 +118,9 @@ def thumbnail(path: Path, digest: str = "") -> str:
 
 def _heat_maps(result: TrainingResult) -> Iterator[tuple[int, str]]:
     """Yield rows of the worst errors, each with where its head looked, as a small WebP in base64."""
-    from headstart.model import attribution  # and with it torch, which a thumbnail in a notebook does not need
+    # and with them torch, which a thumbnail in a notebook does not need
+    from headstart.model import attribution
+    from headstart.report.explained import overlay
 
     classes, views = result.classifier.classes, result.classifier.views
     until = time.monotonic() + SHARE * result.seconds
