@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from headstart.workflows.train import TrainingResult
 
 SIDE = 160  # pixels of the longer side
-MOST_HEAT_MAPS, SHARE = 48, 0.08  # and for how much of the training's time at most
+MOST_HEAT_MAPS, SHARE = 48, 0.05  # and for how much of the training's time at most
 MOST_BYTES = 8_000  # of one; a picture of noise is kept with less detail
 QUALITIES = (70, 40, 15, 1)
 WORKERS = 4
