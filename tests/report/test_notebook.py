@@ -113,6 +113,6 @@ def test_only_who_asks_loads_what_draws():
         "import sys; import headstart as hs; from pathlib import Path; import headstart.records as r; "
         "assert r.Dataset(Path(), ())._repr_html_() is None; hs.Dataset; "
         "assert not {'matplotlib', 'jinja2'} & sys.modules.keys(); "
-        "assert 'headstart' in hs.Dataset(Path(), ())._repr_html_(); assert 'torch' not in sys.modules"
+        "assert 'headstart' in hs.Dataset(Path(), ())._repr_html_(); assert 'torch' not in sys.modules; print('light')"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "light\n"

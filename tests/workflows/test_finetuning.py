@@ -79,8 +79,8 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, int], 
     """Interrupt a training in some stage so often, and return whether its networks are told that it is enough.
 
     What an interrupt does otherwise is set here: a process in the background may have been started without heeding any.
-    Handlers are called, no signal is sent: where AMX was computed with, a signal needs more room than the stack for
-    signals has that pytest's faulthandler sets up, and the process dies. `test_crash` sends some to processes without.
+    Handlers are called, no signal is sent: after some other tests the kernel finds no room for a handler on the stack
+    that pytest's faulthandler sets up for signals, and the process dies. `test_crash` sends some to processes without.
     """
 
     def ended(*_: object) -> None:
