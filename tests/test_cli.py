@@ -428,7 +428,7 @@ def test_unreadable_pictures_are_listed_and_counted(run: Run, photos: Path, tmp_
     assert ran.code == 0
     assert "ash/ash_03.png (the file is empty)" in ran.err
     assert "birch/birch_01.png (not one of JPEG" in ran.err
-    assert "1 picture(s) cannot be used" in ran.err
+    assert "1 picture cannot be used" in ran.err
     assert told(tmp_path / "model")["data"]["pictures"] == 34
 
 
@@ -537,7 +537,7 @@ def test_A3_a_bad_picture_is_named_with_its_reason_even_when_quiet(run: Run, mod
     (photos / "ash" / "ash_00.png").write_bytes(b"")
     ran = run("predict", model_folder, photos, "--quiet", *TORCH)
     assert "error: ash/ash_00.png: the file is empty" in ran.err
-    assert "1 of 36 picture(s) could not be used" in ran.err
+    assert "1 of 36 pictures could not be used" in ran.err
     assert ran.code == 1
 
 
@@ -715,7 +715,7 @@ def test_evaluate_counts_what_it_could_not_use(run: Run, model_folder: Path, pho
     (photos / "ash" / "ash_00.png").write_bytes(b"no picture")
     ran = run("evaluate", model_folder, photos)
     assert "35 pictures of" in ran.out
-    assert "1 picture(s) cannot be used and are left out: ash/ash_00.png (not one of" in ran.err
+    assert "1 picture cannot be used and is left out: ash/ash_00.png (not one of" in ran.err
 
 
 def test_evaluate_draws_plots_where_told(run: Run, model_folder: Path, photos: Path, tmp_path: Path):

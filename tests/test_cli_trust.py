@@ -71,7 +71,7 @@ def test_check_prints_a_table_with_examples_and_advice(run: Run, doubtful: Path,
         assert drawn.width > 1000
     assert "38 pictures of 3 classes" in ran.out
     assert "birch/seen again.jpg = birch/seen.png" in ran.out
-    assert "1 group(s), 2 pictures in all, look like one photograph" in " ".join(ran.out.replace("│", " ").split())
+    assert "2 pictures, in 1 group, look like one photograph each" in " ".join(ran.out.replace("│", " ").split())
 
 
 def test_check_as_json_has_every_name_and_what_to_do(run: Run, doubtful: Path):
@@ -137,8 +137,8 @@ def test_from_encodes_only_new_pictures_and_tells_what_changed(
         picture((210, 70, 160), 9000 + index).save(photos / "elm" / f"elm_{index}.png")
     ran = run("train", photos, "--from", tmp_path / "first", "--out", tmp_path / "second")
     assert ran.code == 0
-    assert "10 picture(s) are new" in ran.err
-    assert "1 class(es) are new since the previous run: elm" in ran.err
+    assert "10 pictures are new" in ran.err
+    assert "1 class is new since the previous run: elm" in ran.err
     before, after = (
         {row["path"]: row["split"] for row in rows((tmp_path / name / "pictures.csv").read_text())}
         for name in ("first", "second")
@@ -199,7 +199,7 @@ def test_predict_says_which_pictures_are_like_none_of_the_classes(run: Run, mode
     assert "ash" in said["ash.png"]["set"].split("|")
     unknown = [name for name, row in said.items() if row["known"] == "no"]
     assert len(unknown) >= 7
-    assert f"{len(unknown)} of 10 picture(s) look like none of the model's classes: row " in ran.err
+    assert f"{len(unknown)} of 10 pictures look like none of the model's classes: row " in ran.err
     assert all(0 < float(row["p_value"]) < 1 for row in said.values())
 
 

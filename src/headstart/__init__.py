@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from headstart.predictions import Prediction as Prediction
     from headstart.predictions import Predictions as Predictions
     from headstart.records import Dataset as Dataset
+    from headstart.report.bar import ProgressBar as ProgressBar
     from headstart.report.explained import explain as explain
     from headstart.report.run import save as save
     from headstart.workflows.audit import audit as audit
@@ -44,6 +45,7 @@ _HOMES = {
     "HeadstartError": "headstart.errors",
     "Prediction": "headstart.predictions",
     "Predictions": "headstart.predictions",
+    "ProgressBar": "headstart.report.bar",
     "TrainConfig": "headstart.config",
     "TrainingResult": "headstart.workflows.train",
     "audit": "headstart.workflows.audit",

@@ -165,6 +165,9 @@ class FineTuneConfig:
     epochs: int = setting(8, "at most; the learning rate falls to 0 at the last one", 1, 1000)
     learning_rate: float = setting(0.0003, "of the head and the last stage, at its highest", 1e-8, 1)
     layer_decay: float = setting(0.75, "what it is multiplied by for each stage further from the head", 0.01, 1)
+    stages: int = setting(
+        0, "train only so many stages next to the head and leave those before as they are; 0: all", 0, 1000
+    )
     batch: int = setting(16, "pictures a step", 1, 4096)
     label_smoothing: float = setting(0.1, "share of each label that is spread over all classes", 0, 0.9)
     patience: int = setting(4, "stop after so many epochs without improvement, keep the best weights", 1, 1000)

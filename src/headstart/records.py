@@ -6,6 +6,7 @@ Letters used in shapes: N images, K classes, D features, V views of each image, 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,8 +89,18 @@ class Finding:
 def found(
     code: str, severity: Literal["error", "warning", "note"], text: str, names: Sequence[str], advice: str = ""
 ) -> list[Finding]:
-    """Return the finding about these names, their number in place of `{n}`; none if there are no names."""
-    return [Finding(code, severity, text.replace("{n}", str(len(names))), tuple(names), advice)] if names else []
+    """Return the finding about these names, `text` as `numbered` takes it; none if there are no names."""
+    return [Finding(code, severity, numbered(text, len(names)), tuple(names), advice)] if names else []
+
+
+def numbered(text: str, number: int) -> str:
+    """Return a text with a number in place of `{n}`, and of each `[one|many]` what goes with it.
+
+    >>> numbered("{n} [picture is|pictures are] blurry", 1), numbered("{n} [picture is|pictures are] blurry", 1200)
+    ('1 picture is blurry', '1,200 pictures are blurry')
+    """
+    chosen = re.sub(r"\[([^\[\]|]*)\|([^\[\]|]*)\]", r"\1" if number == 1 else r"\2", text)
+    return chosen.replace("{n}", f"{number:,}")
 
 
 class ClassNames(tuple[str, ...]):
@@ -107,7 +118,8 @@ class ClassNames(tuple[str, ...]):
         position = {name: index for index, name in enumerate(self)}
         if unknown := sorted({repr(label) for label in labels if label not in position}):
             raise DataError(
-                f"{len(unknown)} label(s) are none of the model's {len(self)} classes: {listing(unknown)}.\n"
+                numbered("{n} [label is|labels are]", len(unknown))
+                + f" none of the model's {len(self)} classes: {listing(unknown)}.\n"
                 f"The model's classes: {listing([repr(name) for name in self], 12)}",
                 "Correct the labels, leave those pictures out, or train a model that has these classes.",
             )
@@ -352,7 +364,7 @@ class Provenance:
 
 def counted(pictures: int, classes: int) -> str:
     """Return e.g. `1 picture, 2 classes`."""
-    return f"{pictures} picture{'s' * (pictures != 1)}, {classes} class{'es' * (classes != 1)}"
+    return numbered("{n} [picture|pictures], ", pictures) + numbered("{n} [class|classes]", classes)
 
 
 def listing(items: Sequence[str], most: int = 5) -> str:

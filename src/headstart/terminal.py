@@ -175,8 +175,9 @@ def _held_out(plan: Plan) -> str:
 def _finetuning(plan: Plan) -> str:
     tuning = plan.finetune
     watched = "some of the training part" if tuning.watch == "training" else "the validation part"
+    stages = f"its last {tuning.stages} stages " if tuning.stages else ""
     return (
-        f"trained with that head, at most {tuning.epochs} epochs in batches of {tuning.batch}, learning rate\n"
+        f"{stages}trained with that head, at most {tuning.epochs} epochs in batches of {tuning.batch}, learning rate\n"
         f"             {tuning.learning_rate:g}, times {tuning.layer_decay:g} a stage downwards, stopped by "
         f"{watched};\n             kept only if it proves better there than the frozen one"
     )
@@ -212,15 +213,24 @@ def epochs(plan: Plan, quiet: bool) -> Callable[[Step], None]:
     return listen if heard and not quiet else lambda _: None
 
 
-def print_findings(findings: Sequence[Finding]) -> None:
-    """Print what was found in the data, a line each with up to three names."""
+def print_findings(findings: Sequence[Finding], *, brief: bool = False) -> None:
+    """Print what was found in the data, a line each with up to three names.
+
+    Args:
+        findings: In this order.
+        brief: Leave out what to do about them, and let the width of a terminal cut the lines, for whoever finds them
+            whole elsewhere.
+    """
     for finding in findings:
         shown = [escape(printable(name)) for name in finding.names[:3]]
         more = f", … {len(finding.names) - 3} more" if len(finding.names) > 3 else ""
         names = f": {', '.join(shown)}{more}" if shown else ""
-        advice = f" {escape(finding.advice)}" if finding.advice else ""
-        style = STYLES[finding.severity]
-        stderr.print(f"[{style}]{finding.severity}[/] {escape(finding.message)}{names}.{advice}", soft_wrap=True)
+        advice = f". {escape(finding.advice)}" if finding.advice and not brief else "." * (not brief)
+        line = f"[{STYLES[finding.severity]}]{finding.severity}[/] {escape(finding.message)}{names}{advice}"
+        if brief and stderr.is_terminal:
+            stderr.print(line, no_wrap=True, overflow="ellipsis")
+        else:
+            stderr.print(line, soft_wrap=True)
 
 
 def print_findings_table(findings: Sequence[Finding]) -> None:

@@ -14,7 +14,7 @@ from headstart.errors import DataError
 from headstart.records import Dataset, Finding, Sample
 
 HEADER = ",".join(corrections.COLUMNS)
-EARLIER = Finding("other-suffixes", "note", "2 file(s) are no pictures")
+EARLIER = Finding("other-suffixes", "note", "2 files are ignored")
 
 
 @dataclass(frozen=True)
@@ -153,13 +153,13 @@ def test_the_same_correction_twice_is_one(tmp_path: Path):
 def test_missing_columns_are_all_named(tmp_path: Path):
     error = refused(tmp_path, "a.jpg,beagle", header="path,Label")
     assert "suspects.csv is no sheet of corrections" in error.message
-    assert "lacks the column(s) 'label', 'suggested', 'correction'; its columns are 'path', 'Label'." in error.message
+    assert "lacks 'label', 'suggested', 'correction'; its columns are 'path', 'Label'." in error.message
     assert error.hint == f"Its first line must be {HEADER}."
 
 
 def test_a_sheet_without_a_correction_is_refused(tmp_path: Path):
     error = refused(tmp_path, "a.jpg,beagle,whippet,0.9,,", "b.jpg,whippet,beagle,0.9,, ")
-    assert error.message.startswith("None of the 2 row(s) of ")
+    assert error.message.startswith("None of the 2 rows of ")
     assert error.message.endswith("suspects.csv has a correction; nothing was changed.")
     assert error.hint.startswith("Fill in the column `correction` with accept (the suggested label), remove or a class")
 
@@ -179,7 +179,7 @@ def test_all_lines_that_cannot_be_followed_are_shown(tmp_path: Path):
 def test_labels_that_changed_since_a_previous_run_are_named():
     previous = {"1": "beagle", "2": "beagle", "": "pug", "9": "pug"}
     (finding,) = corrections.changed_labels(previous, dataset("beagle", "whippet", "pug", "ash"), ["1", "2", "3", ""])
-    assert finding.message == "1 label(s) changed since the previous run"
+    assert finding.message == "1 label changed since the previous run"
     assert finding.names == ("b.jpg: beagle → whippet",)
 
 

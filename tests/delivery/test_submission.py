@@ -145,7 +145,7 @@ def test_classes_that_the_sample_lacks_are_never_left_out(tmp_path: Path):
 
 
 def test_ids_that_were_not_given_are_listed(tmp_path: Path):
-    with pytest.raises(DataError, match=r"asks for 2 picture.*'7', '8'.*Given are 3"):
+    with pytest.raises(DataError, match=r"asks for 2 of its 3 pictures.*'7', '8'.*Given are 3"):
         submission.render(said(), like=sample(tmp_path, "id,ash,birch", "7,0,0", "1,0,0", "8,0,0"))
 
 
@@ -276,7 +276,7 @@ def test_a_table_gives_the_reason_of_a_bad_row():
 
 
 def test_unknown_pictures_are_counted_with_their_rows(tmp_path: Path):
-    text = "1 of 3 picture(s) look like none of the model's classes: row"
+    text = "1 of 3 pictures looks like none of the model's classes: row"
     assert submission.unknown_line(doubted()) == f"{text} 3 (a/1.jpg)"
     assert submission.unknown_line(doubted(), header=False) == f"{text} 2 (a/1.jpg)"
     like = sample(tmp_path, "id,ash,birch", "1,0,0", "2,0,0")

@@ -111,7 +111,7 @@ def test_explain_draws_pictures_and_writes_what_they_show(
     label = learned_from[0].parent.name
     assert f"<b>.png: {label} " in ran.out
     assert f"most alike: {label} (1.00)" in ran.out
-    assert "1 of 2 picture(s) could not be used" in ran.err
+    assert "1 of 2 pictures could not be used" in ran.err
     assert sorted(path.name for path in (tmp_path / "why").iterdir()) == ["001_x_1_b.png", "explanations.json"]
     with Image.open(tmp_path / "why" / "001_x_1_b.png") as drawn:
         assert drawn.width > 1000

@@ -42,7 +42,7 @@ def test_A1_zero_byte_file_is_left_out_with_its_reason(photos: Path):
     inspection = look(photos)
     assert len(inspection.dataset) == 36
     assert found(inspection, "unusable-pictures").names == ("birch/empty.jpg (the file is empty)",)
-    assert found(inspection, "unusable-pictures").message.startswith("1 picture(s)")
+    assert found(inspection, "unusable-pictures").message.startswith("1 picture cannot be used and is left out")
 
 
 @pytest.mark.timeout(30, method="thread")  # a thread that hangs in a pipe cannot be ended otherwise
@@ -121,7 +121,7 @@ def test_B13_a_single_class_left_by_unusable_files_is_refused_with_the_reason(tm
         path.write_bytes(b"")
     with pytest.raises(DataError, match=r"one class only \('ash'\)") as refused:
         look(tmp_path / "p")
-    assert "- 2 picture(s) cannot be used and are left out" in refused.value.message
+    assert "- 2 pictures cannot be used and are left out" in refused.value.message
 
 
 def test_B13_no_usable_picture_is_refused_with_the_reason(tmp_path: Path):
@@ -130,7 +130,7 @@ def test_B13_no_usable_picture_is_refused_with_the_reason(tmp_path: Path):
         path.write_bytes(b"")
     with pytest.raises(DataError, match="holds no usable picture") as refused:
         look(tmp_path / "p")
-    assert "2 picture(s) cannot be used" in refused.value.message
+    assert "2 pictures cannot be used" in refused.value.message
 
 
 @pytest.mark.parametrize(("many", "warned"), [(10, False), (11, True)])
@@ -166,7 +166,7 @@ def test_A10_remarks_become_findings_that_name_the_pictures():
         ("many-frames", "note", ("a.gif", "b.gif")),
         ("sixteen-bit", "warning", ("c.png",)),
     ]
-    assert findings[0].message.startswith("2 picture(s) have several frames")
+    assert findings[0].message.startswith("2 pictures have several frames")
 
 
 def test_A4_no_picture_is_touched(photos: Path):

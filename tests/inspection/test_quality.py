@@ -51,7 +51,7 @@ def test_dark_pictures_are_found_the_darkest_first():
     findings = inspect(*GOOD, dim, dimmer)
     assert set(findings) == {"dark-pictures"}
     assert findings["dark-pictures"].names == ("5", "4")
-    assert findings["dark-pictures"].message == "2 picture(s) are very dark"
+    assert findings["dark-pictures"].message == "2 pictures are very dark"
     assert findings["dark-pictures"].severity == "warning"
 
 

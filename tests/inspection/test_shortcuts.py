@@ -55,7 +55,7 @@ def test_a_class_that_something_gives_away_is_named(code: str, name: str, plante
     findings = inspect(alike(**planted))
     assert set(findings) == {code}
     assert findings[code].names == ("class_03 (F1 1.00)",)
-    assert findings[code].message == f"1 class(es) can be told from the {name} alone"
+    assert findings[code].message == f"1 class can be told from the {name} alone"
     assert (findings[code].severity, bool(findings[code].advice)) == ("warning", True)
 
 

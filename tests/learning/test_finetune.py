@@ -17,7 +17,7 @@ from PIL import Image
 
 from headstart.config import CalibrationConfig, HeadConfig
 from headstart.data import images, sources
-from headstart.encoding import crops, features, network, runtime, sizes
+from headstart.encoding import crops, features, network, runtime, sizes, stages
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.ondemand import OnDemand
 from headstart.errors import DataError
@@ -320,6 +320,16 @@ def test_networks_side_by_side_are_trained_together(visible: Case):
     assert all(new.digest != old for new, old in zip(tuned.backbone.networks, digests, strict=True))
 
 
+def test_stages_far_from_the_head_can_be_left_as_they_are(visible: Case):
+    own = task(visible)
+    tuned = finetune.fit(replace(own, plan=replace(own.plan, epochs=1, stages=2)), head_of(visible), rows_of(visible))
+    before, after = (one.networks[0].module for one in (own.backbone, tuned.backbone))
+    changed = {name for name, weight in before.named_parameters() if not torch.equal(weight, after.get_parameter(name))}
+    near = {name for name, far in stages.distances(before).items() if far < 2}
+    assert changed == near
+    assert len(near) < len(list(before.parameters()))
+
+
 def test_the_further_from_the_head_the_smaller_the_learning_rate(visible: Case):
     run = finetune._Run(task(visible), head_of(visible), rows_of(visible))
     rates = sorted({group["highest"] for group in run.optimizer.param_groups})
@@ -406,6 +416,19 @@ def test_the_first_epoch_says_how_many_there_is_time_for(monkeypatch: pytest.Mon
     assert (clock.epochs, clock.ended) == (epochs, "")
 
 
+def test_each_epoch_but_the_last_may_change_how_many_there_are(monkeypatch: pytest.MonkeyPatch):
+    clock, now = ticking(monkeypatch, 1600.0)
+    for epoch, seconds, planned in [(1, 250.0, 2), (2, 50.0, 2)]:  # what was slow at first may be so no more
+        now[0] += seconds
+        clock.after(epoch, seconds, planning=True)
+        assert clock.epochs == planned
+    clock, now = ticking(monkeypatch, 1600.0)
+    for epoch, seconds, planned in [(1, 150.0, 3), (2, 50.0, 8), (3, 150.0, 4), (4, 50.0, 4)]:
+        now[0] += seconds
+        clock.after(epoch, seconds, planning=True)
+        assert clock.epochs == planned
+
+
 def test_a_fit_that_goes_on_needs_time_for_the_epochs_that_are_left(monkeypatch: pytest.MonkeyPatch):
     assert ticking(monkeypatch, 700.0, planning=False, done=40)[0].ended == ""  # six of eight are left
     assert ticking(monkeypatch, 600.0, planning=False, done=40)[0].ended == "deadline"
@@ -459,7 +482,7 @@ def test_a_picture_that_is_no_longer_what_it_was_ends_the_training(tmp_path: Pat
     given = case(striped(tmp_path / "photos", 20, each=40), untrained())
     path = given.learner.features.dataset[given.train[0]].path
     path.unlink() if damage == "gone" else path.write_bytes(path.read_bytes() + b"x")
-    with pytest.raises(DataError, match="1 picture.*while they were learned from: across/across001.png"):
+    with pytest.raises(DataError, match="1 picture changed.*while being learned from: across/across001.png"):
         finetune.fit(given.learner._task(), head_of(given), Rows(given.train, given.test, 1))
 
 

@@ -195,7 +195,7 @@ def test_too_few_to_watch_are_said_to_be_and_make_no_answer_sure():
     assert learned.rules.calibration.probabilities(held.logits).max(axis=1).mean() < 1 - 0.9 / (5 + 2)
     assert finding is not None
     assert finding.severity == "warning"
-    assert "only 5 picture(s) can be watched" in finding.message
+    assert "only 5 pictures can be watched" in finding.message
 
 
 def test_where_none_can_be_watched_all_epochs_run():

@@ -95,6 +95,28 @@ def test_the_gallery_is_filtered_and_an_error_opened(opened: tuple[Any, list[str
     assert wrong == []
 
 
+def test_of_many_errors_the_first_are_shown_until_all_are_asked_for(page_file: Path, opened: tuple[Any, list[str]]):
+    page, wrong = opened
+    page.evaluate(
+        """() => {
+            const gallery = document.getElementById("mistakes");
+            const card = gallery.querySelector(".mistake");
+            while (gallery.children.length < 75) gallery.append(card.cloneNode(true));
+            document.getElementById("filter-class").dispatchEvent(new Event("change"));
+        }"""
+    )
+    cards, more = page.locator("#mistakes .mistake:visible"), page.locator("#more-mistakes")
+    assert cards.count() == 30
+    assert page.text_content("#shown") == "30 of 75 shown"
+    more.focus()
+    page.keyboard.press("Enter")
+    assert cards.count() == 75
+    assert page.text_content("#shown") == "75 shown"
+    assert not more.is_visible()
+    assert page.evaluate("document.activeElement.tagName") == "SUMMARY"
+    assert wrong == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_G8_no_request_no_script_error_and_nothing_runs_over_the_edge(opened: tuple[Any, list[str]], scheme: str):
     page, wrong = opened

@@ -365,7 +365,7 @@ def test_too_few_pictures_to_choose_by_are_said_to_be(train: Train, tmp_path: Pa
     result = train(sources.read(draw_folders(tmp_path / "photos", each=4)))
     told = found(result, "too-few-to-choose")
     assert (told.severity, told.names) == ("warning", ("l2 0.03",))
-    assert told.message.startswith("9 training picture(s) can be left out in folds")
+    assert told.message.startswith("9 training pictures can be left out in folds")
 
 
 def test_classes_the_backbone_knows_are_said_to_be(train: Train, tmp_path: Path):

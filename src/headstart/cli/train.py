@@ -167,7 +167,7 @@ def _fit(dataset: Dataset, asked: TrainConfig, out: Path, extras: Extras) -> Tra
         for conclude in concluded:
             conclude(result)
     if not extras.quiet:
-        terminal.print_findings(result.findings)
+        terminal.print_findings(result.findings, brief=True)
     return result
 
 
@@ -244,8 +244,10 @@ def _report(result: TrainingResult, out: Path, moved: Path | None, *, as_json: b
         f"The saved head was fitted on {told.training['fitted_on']}."
     )
     terminal.print_line(f"Saved: {out}" + (f" (the model that was there is now {moved})" if moved else ""))
+    whole = "; what to do about each finding is there" if result.findings else ""
     terminal.print_line(
-        f"Page: {out / page.NAME}   Card: {out / 'README.md'}   Next: headstart predict {places.quoted(out)} PICTURES"
+        f"Page: {out / page.NAME}{whole}\nCard: {out / 'README.md'}\n"
+        f"Next: headstart predict {places.quoted(out)} PICTURES"
     )
 
 

@@ -104,7 +104,7 @@ def predict(
     places.check_model(model)
     from headstart.data import sources
     from headstart.delivery import submission
-    from headstart.records import Dataset
+    from headstart.records import Dataset, numbered
 
     answers = answers.checked()
     sample, piped = answers.sample(), _piped(pictures)
@@ -129,7 +129,8 @@ def predict(
     if not quiet and (line := submission.unknown_line(said, sample, header=answers.form != "jsonl")):
         terminal.say(False, f"{terminal.printable(line)}.")
     if said.errors:
-        terminal.say(False, f"{len(said.errors)} of {len(said)} picture(s) could not be used; their rows are marked.")
+        rest = numbered("{n} [picture|pictures] could not be used; the rows are marked.", len(said))
+        terminal.say(False, f"{len(said.errors):,} of {rest}")
         raise typer.Exit(1)
 
 
@@ -151,7 +152,7 @@ def explain(
     places.check_model(model)
     from headstart.data import sources
     from headstart.evaluation import explanation
-    from headstart.records import Dataset
+    from headstart.records import Dataset, numbered
     from headstart.report import explained
 
     piped = _piped(pictures)
@@ -177,7 +178,8 @@ def explain(
     failed = [(one.prediction.path, one.prediction.error) for one in told if one.prediction.error is not None]
     if failed:
         _print_failures(failed)
-        terminal.say(False, f"{len(failed)} of {len(told)} picture(s) could not be used; they are not drawn.")
+        rest = numbered("{n} [picture|pictures] could not be used, and not be drawn.", len(told))
+        terminal.say(False, f"{len(failed):,} of {rest}")
         raise typer.Exit(1)
 
 

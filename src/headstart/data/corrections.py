@@ -67,7 +67,7 @@ def apply(dataset: Dataset, table: Table) -> Dataset:
     """
     if missing := [repr(name) for name in NEEDED if name not in table.header]:
         raise DataError(
-            f"{table.path} is no sheet of corrections: it lacks the column(s) {', '.join(missing)}; its columns are "
+            f"{table.path} is no sheet of corrections: it lacks {', '.join(missing)}; its columns are "
             f"{listing([repr(name) for name in table.header], 12)}.",
             f"Its first line must be {','.join(COLUMNS)}.",
         )
@@ -105,7 +105,7 @@ def changed_labels(previous: Mapping[str, str], dataset: Dataset, digests: Seque
         for sample, digest in zip(dataset, digests, strict=True)
         if digest and previous.get(digest, sample.label) != sample.label
     ]
-    return found("changed-labels", "note", "{n} label(s) changed since the previous run", changed)
+    return found("changed-labels", "note", "{n} [label|labels] changed since the previous run", changed)
 
 
 class _Decision(NamedTuple):
@@ -135,7 +135,7 @@ def _decide(table: Table, classes: ClassNames) -> dict[str, _Decision]:
         raise DataError(f"{table.path}: {listing(problems)}.", HOW)
     if not decisions:
         raise DataError(
-            f"None of the {len(table.rows)} row(s) of {table.path} has a correction; nothing was changed.", HOW
+            f"None of the {len(table.rows):,} rows of {table.path} has a correction; nothing was changed.", HOW
         )
     return decisions
 
@@ -149,15 +149,19 @@ def _findings(
 ) -> list[Finding]:
     new = sorted({label for _, label in changes} - set(classes))
     return [
-        *found("relabelled-pictures", "note", "{n} picture(s) have another label, by the sheet of corrections",
+        *found("relabelled-pictures", "note",
+               "{n} [picture has|pictures have] another label, by the sheet of corrections",
                [f"{sample.name}: {sample.label} -> {label}" for sample, label in changes]),
-        *found("removed-pictures", "note", "{n} picture(s) are left out, by the sheet of corrections", removed),
-        *found("new-classes", "warning", "{n} class(es) exist only in the sheet of corrections",
+        *found("removed-pictures", "note", "{n} [picture is|pictures are] left out, by the sheet of corrections",
+               removed),
+        *found("new-classes", "warning", "{n} [class exists|classes exist] only in the sheet of corrections",
                [_with_closest(name, classes) for name in new], "Correct the sheet if they are slips of the pen."),
-        *found("stale-corrections", "warning", "{n} correction(s) were made on another label than the picture has now "
-               "and are passed over", stale, "Look at those pictures again, with a new sheet."),
-        *found("absent-corrections", "warning", "{n} correction(s) are of pictures that are not in the data and are "
-               "passed over", absent, "The column `path` holds the names of pictures as the data have them."),
+        *found("stale-corrections", "warning",
+               "{n} [correction was|corrections were] made on another label than the picture has now, and passed over",
+               stale, "Look at those pictures again, with a new sheet."),
+        *found("absent-corrections", "warning",
+               "{n} [correction is|corrections are] of pictures that are not in the data, and passed over",
+               absent, "The column `path` holds the names of pictures as the data have them."),
     ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from headstart.data.images import SUFFIXES
-from headstart.records import Finding, found
+from headstart.records import Finding, found, numbered
 
 JUNK = ("thumbs.db", "desktop.ini", "__macosx", "ehthumbs.db")
 
@@ -43,13 +43,16 @@ def walk(root: Path, follow_links: bool) -> tuple[list[Path], list[Finding]]:
     files.sort(key=lambda file: file.relative_to(root).as_posix())
     kinds = [f"{count} {suffix}" for suffix, count in sorted(skipped.items())]
     return files, [
-        *found("hidden-files", "note", "{n} hidden or system file(s) are ignored", hidden),
-        *found("other-suffixes", "note", f"{sum(skipped.values())} file(s) are no pictures by their suffix and are "
-               "ignored", kinds, f"Read are {', '.join(SUFFIXES)}."),
-        *found("folder-links", "warning", "{n} link(s) lead to a folder that is read already; not followed", loops),
-        *found("links-outside", "error", "{n} link(s) lead out of the folder and are not followed", outside,
+        *found("hidden-files", "note", "{n} hidden or system [file is|files are] ignored", hidden),
+        *found("other-suffixes", "note",
+               numbered("{n} [file is|files are] ignored, by the suffix no [picture|pictures]", sum(skipped.values())),
+               kinds, f"Read are {', '.join(SUFFIXES)}."),
+        *found("folder-links", "warning",
+               "{n} [link leads|links lead] to a folder that is read already; not followed", loops),
+        *found("links-outside", "error",
+               "{n} [link leads|links lead] out of the folder and [is|are] not followed", outside,
                "Follow them with --follow-links."),
-        *found("unreadable-folders", "error", "{n} folder(s) cannot be read", denied),
+        *found("unreadable-folders", "error", "{n} [folder|folders] cannot be read", denied),
     ]  # fmt: skip
 
 

@@ -170,11 +170,15 @@ def _read_folders(root: Path, follow_links: bool) -> Dataset:
         else:
             (unlabelled if split else loose).append(name)
     findings += found(
-        "loose-pictures", "warning", "{n} picture(s) lie beside the class folders and have no label", loose,
+        "loose-pictures", "warning",
+        "{n} [picture lies|pictures lie] beside the class folders and [has|have] no label", loose,
         "Move each into the folder of its class.",
     )  # fmt: skip
     findings += found(
-        "unlabelled-pictures", "note", "{n} picture(s) of a split have no class folder and are left out", unlabelled
+        "unlabelled-pictures",
+        "note",
+        "{n} [picture|pictures] of a split [has|have] no class folder and [is|are] left out",
+        unlabelled,
     )
     if not samples:
         raise DataError(
@@ -193,13 +197,17 @@ def _read_labelled(table: Table, root: Path, asked: Columns, missing: str, follo
     matched, absent = _match(table, rows, root, by_name, follow_links)
     if absent and (missing == "error" or not matched):
         raise DataError(
-            f"{table.path} names {len(absent)} of {len(rows)} picture(s) that are not under {root}: "
+            f"{table.path} names {len(absent)} of {len(rows):,} pictures that are not under {root}: "
             f"{listing([repr(name) for name in absent])}.",
             "Correct the folder or the ids, or leave those rows out with --missing drop.",
         )
-    findings += found("missing-files", "error", "{n} row(s) name a file that is not there and are left out", absent)
+    findings += found(
+        "missing-files", "error", "{n} [row names|rows name] a file that is not there and [is|are] left out", absent
+    )
     extra = [file.relative_to(root).as_posix() for file in files if file not in matched]
-    findings += found("unlisted-files", "warning", "{n} picture(s) are not in the table and are left out", extra)
+    findings += found(
+        "unlisted-files", "warning", "{n} [picture is|pictures are] not in the table and [is|are] left out", extra
+    )
     return _assembled(table, root, matched, [*findings, *decided.findings])
 
 
@@ -210,7 +218,7 @@ def _read_frame(frame: frames.Frame, asked: Columns) -> Dataset:
     rows = _rows(table, decided, inside=False)
     if absent := [f"row {row.line}: {row.name!r}" for row in rows if not os.path.isfile(row.name)]:
         raise DataError(
-            f"{table.path} names {len(absent)} of {len(rows)} picture(s) that are not there: {listing(absent)}.",
+            f"{table.path} names {len(absent)} of {len(rows):,} pictures that are not there: {listing(absent)}.",
             f"Paths are absolute or begin at the working directory, {Path.cwd()}.",
         )
     matched: dict[Path, list[Sample]] = defaultdict(list)
@@ -322,8 +330,10 @@ def _collapse(matched: Mapping[Path, Sequence[Sample]]) -> tuple[list[Sample], l
         if len(rows) > 1:
             same.append(rows[0].name)
     return kept, [
-        *found("duplicate-rows", "warning", "{n} picture(s) occur in several rows that agree; each is used once", same),
-        *found("conflicting-rows", "error", "{n} picture(s) occur in rows that disagree and are left out", conflicting,
+        *found("duplicate-rows", "warning",
+               "{n} [picture occurs|pictures occur] in several rows that agree; [it|each] is used once", same),
+        *found("conflicting-rows", "error",
+               "{n} [picture occurs|pictures occur] in rows that disagree and [is|are] left out", conflicting,
                "Keep the right row."),
     ]  # fmt: skip
 
@@ -337,6 +347,6 @@ def _similar_classes(samples: Iterable[Sample]) -> list[Finding]:
     twins = [" / ".join(ascii(name) for name in sorted(names)) for names in alike.values() if len(names) > 1]
     return found(
         "similar-classes", "warning",
-        "{n} group(s) of class names differ only by letter case, spaces around them or Unicode form and are kept apart",
+        "{n} [group|groups] of class names, kept apart, [differs|differ] by letter case, spaces around or Unicode form",
         twins, "Give them one name if they are one class.",
     )  # fmt: skip

@@ -18,11 +18,11 @@ from headstart.config import SplitConfig
 from headstart.errors import ConfigError, DataError
 from headstart.plans import SplitPlan
 from headstart.predictions import Interval
-from headstart.records import SPLIT_NAMES, Dataset, Finding, Integers, Splits, found
+from headstart.records import SPLIT_NAMES, Dataset, Finding, Integers, Splits, found, numbered
 
 Rows = NDArray[np.bool_]
 Parts = NDArray[np.str_]  # (N,) "train", "validation", "test", or "" for pictures that nobody put anywhere yet
-_ALONE = "have a single picture (or group): they are learned and cannot be measured"
+_ALONE = "[has|have] a single picture (or group): learned, and not to be measured"
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,20 +326,23 @@ def _brought(dataset: Dataset, part: Parts, grouping: Grouping, origin: Literal[
     gone = np.setdiff1d(before, np.concatenate([train, validation]))
     whose = "given split" if origin == "data" else "split of the previous run"
     findings = (
-        *_not_measured(sorted(set(labels[train].tolist()) - set(labels[measured].tolist())), "are in no measured part"),
+        *_not_measured(
+            sorted(set(labels[train].tolist()) - set(labels[measured].tolist())), "[is|are] in no measured part"
+        ),
         *found(
             "split-leak",
             "warning",
-            f"{{n}} picture(s) of the {whose} have a near-duplicate, or one of their group, in a part that measures, "
-            "and are left out of training (or of validation, if the other is in test)",
+            f"{{n}} [picture|pictures] of the {whose} [has|have] a near-duplicate, or one of the group, in a part "
+            "that measures, and [is|are] left out of training (or of validation, if the other is in test)",
             [dataset[row].name for row in gone],
             "Keep near-duplicates and groups on one side.",
         ),
         *found(
             "split-leak-kept",
             "warning",
-            f"{{n}} picture(s) of the {whose} have a near-duplicate, or one of their group, in a part that measures, "
-            "and stay all the same, since without them a part or a class would be empty: the figures flatter",
+            f"{{n}} [picture|pictures] of the {whose} [has|have] a near-duplicate, or one of the group, in a part "
+            "that measures, and [stays|stay] all the same, since a part or a class would be empty without: the "
+            "figures flatter",
             [dataset[row].name for row in kept],
             "Give pictures that share nothing with those that measure.",
         ),
@@ -360,7 +363,8 @@ def _refuse_unlearned(labels: NDArray[np.str_], train: Integers, measured: Integ
         raise DataError("The given split has no training pictures.", "Its parts are train, validation and test.")
     if unseen := sorted(set(labels[measured].tolist()) - set(learned)):
         raise DataError(
-            f"{len(unseen)} class(es) are measured but never learned: {', '.join(map(repr, unseen[:8]))}; "
+            numbered("{n} [class is|classes are]", len(unseen))
+            + f" measured but never learned: {', '.join(map(repr, unseen[:8]))}; "
             f"learned are {', '.join(map(repr, learned[:12]))}.",
             "Give training pictures of those classes, or leave them out of the other parts.",
         )
@@ -392,4 +396,4 @@ def check(dataset: Dataset, config: SplitConfig, watching: str) -> None:
 
 
 def _not_measured(labels: Sequence[str], why: str) -> tuple[Finding, ...]:
-    return tuple(found("unmeasured-classes", "warning", "{n} class(es) " + why, labels))
+    return tuple(found("unmeasured-classes", "warning", "{n} [class|classes] " + why, labels))

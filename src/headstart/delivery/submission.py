@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from headstart.data.tables import Table, defused, to_csv
 from headstart.errors import ConfigError, DataError
 from headstart.predictions import Prediction, Predictions
-from headstart.records import ClassNames, listing
+from headstart.records import ClassNames, listing, numbered
 
 FORMATS = ("labels", "probabilities", "table", "jsonl")
 KNOWN = "known"
@@ -83,7 +83,7 @@ def check_known(form: str, like: Table | None, classes: Sequence[str]) -> None:
 def unknown_line(predictions: Predictions, like: Table | None = None, *, header: bool = True) -> str:
     """Return which rows of the file are of none of the classes, for its last line on the terminal; empty if none are.
 
-    E.g. `2 of 30 picture(s) look like none of the model's classes: row 4 (b.jpg); row 9 (c.jpg)`.
+    E.g. `2 of 30 pictures look like none of the model's classes: row 4 (b.jpg); row 9 (c.jpg)`.
 
     Args:
         predictions: What was written.
@@ -100,7 +100,9 @@ def unknown_line(predictions: Predictions, like: Table | None = None, *, header:
     ]
     if not strange:
         return ""
-    return f"{len(strange)} of {len(order)} picture(s) look like none of the model's classes: {listing(strange)}"
+    looks = numbered("{n} of", len(strange)) + numbered(" {n} [picture|pictures] ", len(order))
+    looks += "looks" if len(strange) == 1 else "look"
+    return f"{looks} like none of the model's classes: {listing(strange)}"
 
 
 def _row(said: Prediction) -> list[str]:
@@ -171,8 +173,9 @@ def _order(predictions: Predictions, table: Table) -> list[int]:
     absent = [repr(name) for name in wanted if name not in rows]
     if absent:
         raise DataError(
-            f"{table.path} asks for {len(absent)} picture(s) that were not given: {listing(absent)}. Given are "
-            f"{len(predictions)}, e.g. {listing([repr(name) for name in predictions.names], 3)}.",
+            f"{table.path} asks for {len(absent):,} of its {len(wanted):,} pictures that were not given: "
+            f"{listing(absent)}. Given are {len(predictions)}, e.g. "
+            f"{listing([repr(name) for name in predictions.names], 3)}.",
             "Predict the folder that the sample submission belongs to.",
         )
     return [rows[name] for name in wanted]

@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from headstart.errors import StorageError
-from headstart.records import Floats, Integers
+from headstart.records import Floats, Integers, listing
 from headstart.storage import read_regular, remove_stale, storage_errors, write_whole
 
 SHARD_ROWS = 256  # rows of a shard at most
@@ -268,7 +268,7 @@ class Store:
             refused.append(f"{path.name}: {reason}")
         if refused:
             warnings.warn(
-                f"{len(refused)} file(s) of the cache folder {self.folder} are not used ({refused[0]}). What they held "
+                f"Files of the cache folder {self.folder} are not used: {listing(refused, 1)}. What they held "
                 "is computed again; `headstart cache verify --remove` removes them.",
                 stacklevel=3,
             )

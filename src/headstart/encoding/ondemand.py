@@ -13,7 +13,7 @@ from headstart.encoding import features
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.runtime import Encoder
 from headstart.errors import DataError
-from headstart.records import Dataset, Floats, Integers, Progress, listing, silence
+from headstart.records import Dataset, Floats, Integers, Progress, listing, numbered, silence
 
 
 class OnDemand:
@@ -85,6 +85,7 @@ class OnDemand:
 def no_longer(names: Sequence[str]) -> DataError:
     """Return the error that says that pictures are not what they were when the training began."""
     return DataError(
-        f"{len(names)} picture(s) changed, or can no longer be read, while they were learned from: {listing(names)}.",
+        numbered("{n} [picture|pictures] changed, or can no longer be read, while being learned from: ", len(names))
+        + f"{listing(names)}.",
         "Leave the pictures as they are until the training is done, and begin again.",
     )

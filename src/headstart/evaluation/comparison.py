@@ -91,7 +91,7 @@ def findings(changes: Sequence[Change]) -> list[Finding]:
         *found(
             "worse-classes",
             "warning",
-            "{n} class(es) became worse, more than chance explains",
+            "{n} [class|classes] became worse, more than chance explains",
             [change.name for change in classes if change.adjusted < SIGNIFICANT and change.after < change.before],
             "Look at the pictures that were right before and are wrong now.",
         ),

@@ -82,16 +82,16 @@ def findings(dataset: Dataset, resemblance: Resemblance, digests: Sequence[str])
         *found(
             "near-duplicates",
             "warning",
-            f"{{n}} group(s), {sum(map(len, agreed))} pictures in all, look like one photograph re-encoded, resized, "
-            "mirrored, turned or cropped; a group never stands on both sides of a split",
+            f"{sum(map(len, agreed)):,} pictures, in {{n}} [group|groups], look like one photograph each: "
+            "re-encoded, resized, mirrored, turned or cropped; a group never stands on both sides of a split",
             [" = ".join(dataset[row].name for row in rows) for rows in agreed],
             "Nothing need be done; remove all but one of each for a smaller dataset.",
         ),
         *found(
             "conflicting-near-duplicates",
             "warning",
-            f"{{n}} group(s), {sum(map(len, apart))} pictures in all, look like one photograph and carry different "
-            "labels; they are learned from but measure nothing",
+            f"{sum(map(len, apart)):,} pictures, in {{n}} [group|groups], look like one photograph each "
+            "and carry different labels; they are learned from but measure nothing",
             [" = ".join(f"{dataset[row].name} ({dataset[row].label})" for row in rows) for rows in apart],
             "Look at them before anything is removed: `headstart audit` puts them first in its sheet.",
         ),

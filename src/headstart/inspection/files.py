@@ -78,7 +78,7 @@ def inspect(dataset: Dataset, progress: Progress = silence, *, keep_conflicting:
         *unusable(dataset, failures),
         *found(
             "conflicting-duplicates", "error",
-            "{n} group(s) of byte-identical pictures carry different labels and are left out",
+            "{n} [group|groups] of byte-identical pictures [carries|carry] different labels and [is|are] left out",
             [" = ".join(f"{dataset[row].name} ({dataset[row].label})" for row in rows) for rows in conflicting],
             "Keep the right label of each, or remove them.",
         ),
@@ -97,7 +97,7 @@ def inspect(dataset: Dataset, progress: Progress = silence, *, keep_conflicting:
 def unusable(dataset: Dataset, failures: Mapping[int, str]) -> list[Finding]:
     """Return the finding that names pictures which cannot be used, each with its reason."""
     names = [f"{dataset[row].name} ({failures[row]})" for row in sorted(failures)]
-    return found("unusable-pictures", "error", "{n} picture(s) cannot be used and are left out", names,
+    return found("unusable-pictures", "error", "{n} [picture|pictures] cannot be used and [is|are] left out", names,
                  "Replace or remove them.")  # fmt: skip
 
 
@@ -105,12 +105,15 @@ def remarks(observations: Mapping[str, Sequence[str]]) -> list[Finding]:
     """Return one finding per kind of remark that decoding made."""
     seen = {key: observations.get(key, ()) for key in ("many-frames", "wrong-suffix", "sixteen-bit", "changed-file")}
     return [
-        *found("many-frames", "note", "{n} picture(s) have several frames; the first is used", seen["many-frames"]),
-        *found("wrong-suffix", "note", "{n} picture(s) are of another format than their suffix says; they are read all "
-               "the same", seen["wrong-suffix"]),
-        *found("sixteen-bit", "warning", "{n} picture(s) have over 8 bits a channel; 0…65535 (or 0…1) is scaled to "
-               "0…255", seen["sixteen-bit"]),
-        *found("changed-file", "warning", "{n} picture(s) changed while being read; the later content is used",
+        *found("many-frames", "note",
+               "{n} [picture has|pictures have] several frames; the first is used", seen["many-frames"]),
+        *found("wrong-suffix", "note",
+               "{n} [picture is|pictures are] of another format than [its|their] suffix says; read all the same",
+               seen["wrong-suffix"]),
+        *found("sixteen-bit", "warning",
+               "{n} [picture has|pictures have] over 8 bits a channel; 0…65535 (or 0…1) is scaled to 0…255",
+               seen["sixteen-bit"]),
+        *found("changed-file", "warning", "{n} [picture|pictures] changed while being read; the later content is used",
                seen["changed-file"]),
     ]  # fmt: skip
 
@@ -141,7 +144,7 @@ def _class_sizes(dataset: Dataset) -> list[Finding]:
     largest, smallest = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
     apart = [f"{name} ({counts[name]})" for name in (largest, smallest)]
     return [
-        *found("tiny-classes", "warning", "{n} class(es) have fewer than five pictures", few,
+        *found("tiny-classes", "warning", "{n} [class has|classes have] fewer than five pictures", few,
                "More pictures of these classes help most."),
         *found("imbalance", "warning", "the largest class has more than ten times the pictures of the smallest",
                apart if counts[largest] > 10 * counts[smallest] else [],

@@ -48,21 +48,26 @@ def inspect(dataset: Dataset, properties: ImageProperties, size: int) -> list[Fi
         return "note" if 2 * chosen.sum() > len(properties) else "warning"  # what most pictures are is their nature
 
     return [
-        *found("plain-pictures", "warning", "{n} picture(s) are nearly of one colour and show nothing",
-               names(plain, contrast), "Look at them, and remove those that show nothing."),
-        *found("dark-pictures", severity(dark), "{n} picture(s) are very dark", names(dark, figure["bright"]),
+        *found("plain-pictures", "warning",
+               "{n} [picture is|pictures are] nearly of one colour and [shows|show] nothing", names(plain, contrast),
+               "Look at them, and remove those that show nothing."),
+        *found("dark-pictures", severity(dark), "{n} [picture is|pictures are] very dark",
+               names(dark, figure["bright"]),
                "Look at them. Brighten or remove what nobody could recognise; keep those that are like the pictures "
                "to come."),
-        *found("bright-pictures", severity(bright), "{n} picture(s) are washed out, nearly white",
+        *found("bright-pictures", severity(bright), "{n} [picture is|pictures are] washed out, nearly white",
                names(bright, -figure["dark"]),
                "Look at them. Remove what nobody could recognise; keep those that are like the pictures to come."),
-        *found("blurry-pictures", severity(blurry), "{n} picture(s) are blurry", names(blurry, figure["sharpness"]),
+        *found("blurry-pictures", severity(blurry), "{n} [picture is|pictures are] blurry",
+               names(blurry, figure["sharpness"]),
                "Look at them. Remove what nobody could recognise; keep those that are like the pictures to come."),
-        *found("odd-sizes", "warning", "{n} picture(s) are much longer than wide, or much smaller, than the others",
+        *found("odd-sizes", "warning",
+               "{n} [picture is|pictures are] much longer than wide, or much smaller, than the others",
                names(oddness > 1, -oddness),
                "Cut out the thing by hand, replace them by larger pictures, or remove them."),
-        *found("small-pictures", "note", f"{{n}} picture(s) have a side of fewer pixels than the {size} that the "
-               "network was trained on", names(shorter < size, shorter),
+        *found("small-pictures", "note",
+               f"{{n}} [picture has|pictures have] a side below the {size} pixels that the network was trained on",
+               names(shorter < size, shorter),
                "Use the original pictures if these are reduced copies, or a smaller pictures.size."),
     ]  # fmt: skip
 

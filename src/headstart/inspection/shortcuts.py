@@ -131,7 +131,7 @@ def _judge(property_: _Property, answer: Integers, targets: Integers, classes: C
         )
         named = alone or best[:5].tolist()
     else:
-        severity, text, named = "warning", f"{{n}} class(es) can be told from the {property_.name} alone", alone
+        severity, text, named = "warning", f"{{n}} [class|classes] can be told from the {property_.name} alone", alone
     names = [f"{classes[row]} (F1 {scores[row]:.2f})" for row in named]
     return found(property_.code, severity, text, names, property_.advice)
 

@@ -79,10 +79,10 @@ class Clock:
             self._step = (time.monotonic() - self._since) / (TIMED - WARMING)
             self._progress(self._stage, TIMED, TIMED)
             self._stage = f"{STAGE}, about {self.epoch_seconds():.0f} s an epoch"
+            behind = (done - 1) // self._steps  # of a fit that goes on
             if planning:
-                self._plan(0)
+                self._plan(behind)
             elif self._limits.deadline is not None:
-                behind = (done - 1) // self._steps  # of a fit that goes on
                 self.ended = "deadline" if self._fitting(self._limits.deadline, behind) < self.epochs else ""
         if self._step is None:
             self._progress(self._stage, self._count, TIMED)
@@ -106,10 +106,14 @@ class Clock:
             self.ended = "deadline" if time.monotonic() + needed > deadline else ""
 
     def after(self, epoch: int, seconds: float, *, planning: bool) -> None:
-        """Take note of how long an epoch, counted from 1, took with the look at pictures at its end."""
+        """Take note of how long an epoch, counted from 1, took with the look at pictures at its end.
+
+        While others follow, their number may change: the first is often slower than the rest. After the last one the
+        learning rate has fallen to 0, and would have to rise again.
+        """
         self._epoch = seconds
         self._stage = f"{STAGE}, about {seconds:.0f} s an epoch"
-        if planning:
+        if planning and epoch < self.epochs:
             self._plan(epoch)
 
     def epoch_seconds(self) -> float:

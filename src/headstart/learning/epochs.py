@@ -14,7 +14,7 @@ from headstart.learning.heads import Listener, ignore
 from headstart.learning.learner import NOBODY, Fitted, InTurn, OutOfFold
 from headstart.learning.linear import LogisticLearner
 from headstart.plans import HeadPlan
-from headstart.records import Finding, Floats, Integers, LabelledFeatures, found
+from headstart.records import Finding, Floats, Integers, LabelledFeatures, found, numbered
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,9 @@ class SgdLearner:
         held = sgd.watched(self.features, train, groups, self.linear.seed)
         if held.sum() > len(train) - 2:
             raise ConfigError(
-                f"{len(train) - held.sum()} picture(s) would be learned from; epochs need two.",
+                numbered(
+                    "{n} [picture|pictures] would be learned from; epochs need two.", len(train) - int(held.sum())
+                ),
                 "Give more training pictures, or leave the recipe and the optimizer away.",
             )
         return sgd.Rows(train[~held], train[held], watch)
@@ -133,7 +135,10 @@ def _remarks(plan: HeadPlan, watched: int) -> tuple[Finding, ...]:
         *found(
             "too-few-to-watch",
             "warning",
-            f"only {watched} picture(s) can be watched, so the last epoch and the temperature rest on chance"
+            numbered(
+                "only {n} [picture|pictures] can be watched, so the last epoch and the temperature rest on chance",
+                watched,
+            )
             if watched
             else "no picture can be watched, so all epochs are run and the probabilities are not calibrated",
             [f"{watched} pictures"] if watched < calibration.FEWEST else [],

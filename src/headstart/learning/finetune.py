@@ -189,6 +189,7 @@ class _Run:
         )
         model = _Model(task.backbone, head).to(memory_format=torch.channels_last)
         self.model = model.to(task.device).requires_grad_(True)
+        rates.leave(self.model.networks, task.plan.stages)
         # half an epoch is averaged over, so that each epoch's mean is nearly its own
         averaging: Any = get_ema_multi_avg_fn(max(0.0, 1 - 2 / self.per_epoch))  # type: ignore[no-untyped-call]
         self.average = AveragedModel(self.model, multi_avg_fn=averaging).requires_grad_(False)
@@ -227,7 +228,7 @@ class _Run:
     def epoch(self) -> bool:
         """Learn from every row once, and measure; return whether it came to its end."""
         begun, number = time.monotonic(), len(self.history)
-        planning = number == 1 and not self.rows.until
+        planning = not self.rows.until
         order = np.random.default_rng([self.task.augmentation.seed, number]).permutation(self.rows.learned)
         losses, right = 0.0, 0
         self._set_training()

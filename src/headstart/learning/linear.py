@@ -14,7 +14,17 @@ from headstart.learning.heads import Head, Listener, ignore
 from headstart.learning.learner import Fitted, InTurn, OutOfFold
 from headstart.learning.prior import LabelRows, Prior
 from headstart.plans import HeadPlan
-from headstart.records import ClassNames, Finding, Floats, Integers, LabelledFeatures, Progress, found, silence
+from headstart.records import (
+    ClassNames,
+    Finding,
+    Floats,
+    Integers,
+    LabelledFeatures,
+    Progress,
+    found,
+    numbered,
+    silence,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +169,11 @@ class LogisticLearner:
             found(
                 "too-few-to-choose",
                 "warning",
-                f"{held} training picture(s) can be left out in folds, too few to choose the l2 penalty by{rest}",
+                numbered(
+                    "{n} training [picture|pictures] can be left out in folds, too few to choose the l2 penalty by",
+                    held,
+                )
+                + rest,
                 [] if chosen.scores else [f"l2 {chosen.l2:g}"],
                 f"From {calibration.FEWEST} on it is chosen from the data; a class needs two pictures (or groups) to "
                 "leave one out.",

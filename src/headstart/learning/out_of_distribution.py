@@ -26,7 +26,7 @@ from scipy.special import logsumexp
 
 from headstart.inspection import similarity
 from headstart.learning import exact
-from headstart.records import Finding, Floats, Integers, found
+from headstart.records import Finding, Floats, Integers, found, numbered
 
 Score = Literal["energy", "neighbours", "mahalanobis"]
 SCORES: tuple[Score, ...] = ("energy", "neighbours", "mahalanobis")  # the simplest first
@@ -121,8 +121,8 @@ def findings(rule: OutOfDistributionRule | None) -> list[Finding]:
     return found(
         "refuses-nothing",
         "note",
-        f"{rule.count} held-out picture(s) are too few to tell what is stranger than {1 - rule.refused:.1%} of them, "
-        "so no picture is refused as none of the classes",
+        numbered("{n} held-out [picture is|pictures are] too few to tell what is stranger than ", rule.count)
+        + f"{1 - rule.refused:.1%} of them, so no picture is refused as none of the classes",
         [f"{rule.count} pictures"],
         f"From {math.floor(1 / rule.refused)} held-out pictures on it can; so does a larger calibration.refused.",
     )

@@ -21,13 +21,21 @@ def pace(step: int, per_epoch: int, epochs: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - per_epoch) / (per_epoch * (epochs - 1))))
 
 
+def leave(networks: Iterable[nn.Module], stages_trained: int) -> None:
+    """Have only so many stages next to the head learn, which spares the way back through the others; 0: all learn."""
+    for network in networks:
+        for name, far in stages.distances(network).items():
+            network.get_parameter(name).requires_grad_(not stages_trained or far < stages_trained)
+
+
 def groups(head: nn.Linear, networks: Iterable[nn.Module], plan: FineTunePlan) -> list[dict[str, Any]]:
-    """Return the weights by how fast they learn: the slower, the further they are from the head."""
+    """Return the weights that learn, by how fast they do: the slower, the further they are from the head."""
     groups: dict[tuple[int, bool], list[Tensor]] = {(0, True): [head.weight], (0, False): [head.bias]}
     for network in networks:
         distances = stages.distances(network)
         for name, weight in network.named_parameters():
-            groups.setdefault((distances[name], weight.ndim > 1), []).append(weight)
+            if weight.requires_grad:
+                groups.setdefault((distances[name], weight.ndim > 1), []).append(weight)
     return [
         {
             "params": weights,

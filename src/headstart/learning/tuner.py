@@ -130,8 +130,7 @@ class FineTuneLearner:
         """See `Learner`; a network that was stopped, or had no time, is the one that it would have followed."""
         if begin is None or begin.tuned is None:
             return self.linear.refit(rows, best, share=share, views=views, begin=begin)
-        start, alone = self.linear.refit(rows, best, share=share), self._alone()
-        begun = start if alone is self.linear else alone.refit(rows, best, share=share)
+        start, begun = self._heads(rows, best, share)
         until = Rows(rows, NOBODY, begin.tuned.of, until=begin.tuned.epochs)
         tuned = finetune.fit(self._task(), begun.head, until)
         return begin if tuned.ended else self._together(start, tuned)
@@ -174,13 +173,17 @@ class FineTuneLearner:
         """
         if not proof.enough(groups[watched]):
             return _stays(frozen, _too_few(len(watched)), {"pictures": len(watched)})
-        start, alone = self.linear.refit(learned, frozen.best), self._alone()
-        begin = start if alone is self.linear else alone.refit(learned, frozen.best)
+        start, begin = self._heads(learned, frozen.best)
         beside = start.logits(watched)
         rows = Rows(learned, watched, self.tuning.plan.epochs, beside, follows=follows / max(1, len(learned)))
         tuned = finetune.fit(self._task(), begin.head, rows, listen=listen)
         compared = proof.prove(beside, tuned.logits, self.features.targets[watched], groups[watched], self.seed)
         return self._better(frozen, start, tuned, watched, compared)
+
+    def _heads(self, rows: Integers, l2: float, share: float = 1.0) -> tuple[Fitted, Fitted]:
+        """Return the head on all frozen features, and the one from which the training of the networks begins."""
+        start, alone = self.linear.refit(rows, l2, share=share), self._alone()
+        return start, start if alone is self.linear else alone.refit(rows, l2, share=share)
 
     def _alone(self) -> LogisticLearner:
         """Return the learner of heads on the features of those networks alone that are trained."""

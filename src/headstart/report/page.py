@@ -94,7 +94,8 @@ def filled(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": summary.percent, "name": _name, "minutes": summary.minutes, "code": _code}
+    environment.filters |= {"percent": _percent, "name": _name, "minutes": summary.minutes, "code": _code}
+    environment.filters["broken"] = _broken
     script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
     return environment.get_template(template).render(
         **values,
@@ -108,6 +109,16 @@ def _name(text: str) -> str:
     """Return a name as a page can show it: not endless, and with nothing that turns the rest of its line around."""
     plain = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text[: LONGEST + 1])
     return plain if len(plain) <= LONGEST else plain[: LONGEST - 1] + "…"
+
+
+def _percent(share: float | None, digits: int = 0) -> str:
+    """Return e.g. `97 %`, which no line breaks."""
+    return summary.percent(share, digits).replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def _broken(text: str) -> Markup:
+    """Return a name that narrow columns break where its words end, also those that it joins by `_` or `/`."""
+    return Markup(re.sub(r"([_/])(?=\w)", r"\1<wbr>", str(escape(text))))  # noqa: S704  # escaped here
 
 
 def _code(text: str) -> Markup:

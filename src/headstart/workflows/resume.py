@@ -15,7 +15,7 @@ from headstart.evaluation import comparison
 from headstart.evaluation.comparison import Change
 from headstart.plans import SplitPlan
 from headstart.predictions import Predictions
-from headstart.records import ClassNames, Dataset, Finding, LabelledFeatures, found
+from headstart.records import ClassNames, Dataset, Finding, LabelledFeatures, found, numbered
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +57,20 @@ def arrivals(previous: PreviousRun | None, dataset: Dataset, digests: tuple[str,
         *found(
             "new-pictures",
             "note",
-            "{n} picture(s) are new since the previous run",
+            "{n} [picture is|pictures are] new since the previous run",
             [sample.name for sample, old in zip(dataset, known, strict=True) if not old],
         ),
         *found(
             "new-classes",
             "note",
-            "{n} class(es) are new since the previous run",
+            "{n} [class is|classes are] new since the previous run",
             [name for name in dataset.classes if name not in previous.classes],
         ),
         *corrections.changed_labels(previous.labels, dataset, digests),
         *found(
             "gone-pictures",
             "warning",
-            f"{gone} picture(s) of the previous run are not here and no longer learned from",
+            numbered("{n} [picture|pictures] of the previous run [is|are] not here and no longer learned from", gone),
             ["changed, moved away or removed"] if gone else [],
             "Give the old pictures together with the new ones.",
         ),

@@ -29,17 +29,32 @@ search?.addEventListener("input", () => {
 
 const chosen = document.getElementById("filter-class");
 const doubted = document.getElementById("filter-doubted");
+const more = document.getElementById("more-mistakes");
+let most = 30; // errors at first, so that what stands below them is not far
 function filter() {
-  let shown = 0;
+  let fitting = 0;
   for (const card of document.querySelectorAll("#mistakes .mistake")) {
-    const fits = !chosen.value || card.dataset.classes.split(" ").includes(chosen.value);
-    card.hidden = !fits || (doubted.checked && !("doubted" in card.dataset));
-    shown += card.hidden ? 0 : 1;
+    const fits =
+      (!chosen.value || card.dataset.classes.split(" ").includes(chosen.value)) &&
+      (!doubted.checked || "doubted" in card.dataset);
+    fitting += fits ? 1 : 0;
+    card.hidden = !fits || fitting > most;
   }
-  document.getElementById("shown").textContent = `${shown} shown`;
+  document.getElementById("shown").textContent = fitting > most ? `${most} of ${fitting} shown` : `${fitting} shown`;
+  more.hidden = fitting <= most;
+  more.textContent = `Show all ${fitting}`;
 }
-chosen?.addEventListener("change", filter);
-doubted?.addEventListener("change", filter);
+if (more) {
+  chosen.addEventListener("change", filter);
+  doubted.addEventListener("change", filter);
+  more.addEventListener("click", () => {
+    const first = most;
+    most = Infinity;
+    filter();
+    document.querySelectorAll("#mistakes .mistake:not([hidden]) > summary")[first]?.focus();
+  });
+  filter();
+}
 
 addEventListener("keydown", (event) => {
   if (event.key !== "Escape") return;

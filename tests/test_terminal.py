@@ -1,0 +1,52 @@
+"""What a person reads while a command runs."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from headstart import terminal
+from headstart.records import Finding, numbered
+
+FOUND = (
+    Finding("blurry-pictures", "warning", "2 pictures are blurry", ("a.png", "b.png"), "Look at them."),
+    Finding("same-object", "note", "many pictures show the same thing once more: " + 20 * "word ", ("all",), "Then."),
+)
+
+
+def printed(monkeypatch: pytest.MonkeyPatch, *, to_a_terminal: bool, brief: bool) -> list[str]:
+    out = io.StringIO()
+    console = Console(file=out, width=80, force_terminal=to_a_terminal, color_system=None, highlight=False)
+    monkeypatch.setattr(terminal, "stderr", console)
+    terminal.print_findings(FOUND, brief=brief)
+    return out.getvalue().splitlines()
+
+
+def test_brief_findings_take_a_line_each_which_a_terminal_cuts(monkeypatch: pytest.MonkeyPatch):
+    first, second = printed(monkeypatch, to_a_terminal=True, brief=True)
+    assert first == "warning 2 pictures are blurry: a.png, b.png"
+    assert len(second) == 80
+    assert second.endswith("…")
+
+
+def test_a_log_keeps_brief_findings_whole(monkeypatch: pytest.MonkeyPatch):
+    _, second = printed(monkeypatch, to_a_terminal=False, brief=True)
+    assert second.endswith("word : all")
+
+
+@pytest.mark.parametrize("to_a_terminal", [False, True])
+def test_other_findings_say_what_to_do(monkeypatch: pytest.MonkeyPatch, *, to_a_terminal: bool):
+    first, second = printed(monkeypatch, to_a_terminal=to_a_terminal, brief=False)
+    assert first == "warning 2 pictures are blurry: a.png, b.png. Look at them."
+    assert second.endswith("word : all. Then.")
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0 rows name a file"), (1, "1 row names a file"), (2, "2 rows name a file"), (1234, "1,234 rows name a file")],
+)
+def test_a_number_and_its_words_agree(number: int, text: str):
+    assert numbered("{n} [row names|rows name] a file", number) == text
+    assert numbered("[a, b] stays", number) == "[a, b] stays"
