@@ -376,12 +376,12 @@ def test_without_time_for_two_epochs_the_frozen_head_stays(visible: Case):
 
 
 def ticking(
-    monkeypatch: pytest.MonkeyPatch, deadline: float, *, planning: bool = True, done: int = 0
+    monkeypatch: pytest.MonkeyPatch, deadline: float, *, planning: bool = True, done: int = 0, follows: float = 1.5
 ) -> tuple[Clock, list[float]]:
     """Return a clock of 8 epochs of 100 seconds that thinks so, with 150 to follow for each, and the time."""
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    clock = Clock(Limits(deadline=deadline), lambda *_: None, epochs=8, steps=20, follows=1.5 if planning else 0.0)
+    clock = Clock(Limits(deadline=deadline), lambda *_: None, epochs=8, steps=20, follows=follows if planning else 0.0)
     for step in range(1, TIMED + 1):
         now[0] += 5 if step > WARMING else 0
         clock.tick(done + step, planning=planning)
@@ -396,6 +396,14 @@ def test_a_deadline_drops_epochs_and_then_the_refit(monkeypatch: pytest.MonkeyPa
     now[0] = deadline - 99
     clock.before(epochs)
     assert clock.ended == "deadline"
+
+
+@pytest.mark.parametrize(("deadline", "epochs"), [(1950.0, 8), (1250.0, 5), (1100.0, 8), (600.0, 5), (250.0, 2)])
+def test_five_epochs_go_before_a_refit_on_a_few_more_pictures(
+    monkeypatch: pytest.MonkeyPatch, deadline: float, epochs: int
+):
+    clock, _ = ticking(monkeypatch, deadline, follows=1.1)
+    assert (clock.epochs, clock.ended) == (epochs, "")
 
 
 def test_an_epoch_ends_with_the_time_and_a_refit_without_time_does_not_begin(monkeypatch: pytest.MonkeyPatch):

@@ -13,6 +13,8 @@ STAGE = "Fine-tuning"
 WARMING = 3  # steps that are not counted: threads that read ahead have all to read at once
 TIMED = 8  # steps after which it is known how long one takes, until an epoch has come to its end
 FEWEST_EPOCHS = 2  # for which it is worth beginning
+ENOUGH_EPOCHS = 5  # so many are worth more than a fit on a few more pictures
+FEW_MORE = 1.25  # so many times as many pictures
 SPARE = 0.9  # of the time that is left is planned with
 
 Ended = Literal["", "stop", "deadline", "diverged"]
@@ -56,7 +58,7 @@ class Clock:
             steps: In an epoch.
             looks: At pictures after each epoch, as many as are in so many steps.
             follows: How many epochs of the same length follow for each of these and must end by the deadline too,
-                unless there is no time for the fewest of both.
+                unless there is no time for the fewest of both, or more epochs are worth more.
         """
         self.ended: Ended = ""
         self.epochs = self._wanted = epochs
@@ -131,7 +133,7 @@ class Clock:
         if deadline is None:
             return
         fits = self._fitting(deadline, done)
-        if fits < fewest:
+        if fits < (min(ENOUGH_EPOCHS, self._wanted) if self._follows < FEW_MORE else fewest):
             self._follows = 0.0
             fits = self._fitting(deadline, done)
         if fits < fewest:
