@@ -14,7 +14,7 @@ from headstart.errors import DataError
 from headstart.records import Dataset, Finding, Sample
 
 HEADER = ",".join(corrections.COLUMNS)
-EARLIER = Finding("other-suffixes", "note", "2 files are ignored")
+EARLIER = Finding("other-suffixes", "note", "2 files are no pictures")
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def test_A16_suffixes_that_are_passed_over_are_counted(tmp_path: Path):
     for name in ("a.txt", "b.TXT", "c.heic", "README"):
         (tmp_path / "ash" / name).write_text("x")
     finding = found(sources.read(tmp_path), "other-suffixes")
-    assert finding.message.startswith("4 files are ignored")
+    assert finding.message.startswith("4 files are no pictures")
     assert finding.names == ("1 (no suffix)", "1 .heic", "2 .txt")
 
 

@@ -83,6 +83,15 @@ def test_the_gallery_is_filtered_and_an_error_opened(opened: tuple[Any, list[str
     cards = page.locator("#mistakes .mistake:visible")
     every = cards.count()
     assert every > 0
+    parts = []
+    for labels in ("doubted", "sure"):
+        page.select_option("#filter-doubted", labels)
+        parts.append(cards.count())
+        assert page.locator("#mistakes .mistake:visible .doubt").count() == (
+            cards.count() if labels == "doubted" else 0
+        )
+    assert sum(parts) == every
+    page.select_option("#filter-doubted", "")
     page.select_option("#filter-class", label="<b>elm")
     assert 0 < cards.count() <= every
     assert page.text_content("#shown") == f"{cards.count()} shown"

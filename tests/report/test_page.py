@@ -101,6 +101,27 @@ def test_training_writes_the_page_and_its_album(model_folder: Path):
     assert stored.read_run(model_folder)["album"]["errors"] == 0
 
 
+def test_the_page_says_who_measured_whom(model_folder: Path):
+    told = stored.read_run(model_folder)
+    turns = Tags(page.render(told)).text
+    assert "Measured on 36 pictures, each by a model that had learned from others only" in turns
+    assert "36 that it was made from, each of which measured it in its turn" in turns
+    told["model"]["data"]["parts"] = {"train": 24, "validation": 12}
+    told["evaluations"]["validation"]["pictures"] = 12
+    held_out = Tags(page.render(told)).text
+    assert "Measured on 12 pictures that it had not learned from" in held_out
+    assert "of which 12 measured it" in held_out
+
+
+def test_long_names_break_at_their_words_and_figures_stay_with_their_sign(model_folder: Path):
+    names = ["rhodesian_ridgeback", "dogs/soft_coated", "_private"]
+    text = page.render(with_album(told_of(model_folder, names, 300), names))
+    assert ">rhodesian_<wbr>ridgeback</bdi>" in text
+    assert ">dogs/<wbr>soft_<wbr>coated</bdi>" in text
+    assert ">_<wbr>private</bdi>" in text
+    assert "90\N{NO-BREAK SPACE}%" in text
+
+
 def test_the_page_is_drawn_again_without_pictures_and_without_torch(model_folder: Path, tmp_path: Path):
     folder = shutil.copytree(model_folder, tmp_path / "model")
     before = (folder / "report.html").read_bytes()

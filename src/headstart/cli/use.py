@@ -129,8 +129,9 @@ def predict(
     if not quiet and (line := submission.unknown_line(said, sample, header=answers.form != "jsonl")):
         terminal.say(False, f"{terminal.printable(line)}.")
     if said.errors:
-        rest = numbered("{n} [picture|pictures] could not be used; the rows are marked.", len(said))
-        terminal.say(False, f"{len(said.errors):,} of {rest}")
+        failed = numbered("{n} of ", len(said.errors)) + numbered("{n} [picture|pictures]", len(said))
+        marked = numbered("[its row is|their rows are] marked", len(said.errors))
+        terminal.say(False, f"{failed} could not be used; {marked}.")
         raise typer.Exit(1)
 
 
@@ -178,8 +179,8 @@ def explain(
     failed = [(one.prediction.path, one.prediction.error) for one in told if one.prediction.error is not None]
     if failed:
         _print_failures(failed)
-        rest = numbered("{n} [picture|pictures] could not be used, and not be drawn.", len(told))
-        terminal.say(False, f"{len(failed):,} of {rest}")
+        share = numbered("{n} of ", len(failed)) + numbered("{n} [picture|pictures]", len(told))
+        terminal.say(False, f"{share} could not be used; {numbered('[it is|they are] not drawn', len(failed))}.")
         raise typer.Exit(1)
 
 

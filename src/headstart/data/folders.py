@@ -45,8 +45,8 @@ def walk(root: Path, follow_links: bool) -> tuple[list[Path], list[Finding]]:
     return files, [
         *found("hidden-files", "note", "{n} hidden or system [file is|files are] ignored", hidden),
         *found("other-suffixes", "note",
-               numbered("{n} [file is|files are] ignored, by the suffix no [picture|pictures]", sum(skipped.values())),
-               kinds, f"Read are {', '.join(SUFFIXES)}."),
+               numbered("{n} [file is no picture by its|files are no pictures by their] suffix and ignored",
+                        sum(skipped.values())), kinds, f"Read are {', '.join(SUFFIXES)}."),
         *found("folder-links", "warning",
                "{n} [link leads|links lead] to a folder that is read already; not followed", loops),
         *found("links-outside", "error",

@@ -100,9 +100,9 @@ def unknown_line(predictions: Predictions, like: Table | None = None, *, header:
     ]
     if not strange:
         return ""
-    looks = numbered("{n} of", len(strange)) + numbered(" {n} [picture|pictures] ", len(order))
-    looks += "looks" if len(strange) == 1 else "look"
-    return f"{looks} like none of the model's classes: {listing(strange)}"
+    share = numbered("{n} of ", len(strange)) + numbered("{n} [picture|pictures]", len(order))
+    look = numbered("[looks|look] like none of the model's classes", len(strange))
+    return f"{share} {look}: {listing(strange)}"
 
 
 def _row(said: Prediction) -> list[str]:

@@ -50,6 +50,7 @@ def render(told: Mapping[str, Any]) -> str:
         number_of_classes=len(figures["per_class"]),
         findings=_findings(told),
         speed=(told["journal"] or {}).get("speed"),
+        compared=sum(band["pictures"] for band in told["trust"]["similarity"] or ()),
         **_album(told),
     )
 

@@ -75,7 +75,8 @@ def training_curves(
         if best is not None:
             axis.axvline(best, color=COLOURS["reference"], linestyle="--", linewidth=1, label=f"{unit} {best}: kept")
         _title(axis, f"{name.capitalize()}: {', '.join(last)}")
-        axis.set_xlabel(unit)
+        if not stacked or axis is axes[1]:
+            axis.set_xlabel(unit)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         _tidy(axis)
         axis.legend(frameon=False)

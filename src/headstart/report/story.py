@@ -23,10 +23,12 @@ def of_run(told: Mapping[str, Any]) -> dict[str, Any]:
     backbone = " + ".join(f"{one['name']} at {one['preprocess']['size']} px" for one in _networks(model))
     tuned = (training.get("finetune") or {}).get("kept", False)
     views = model.get("views", ["original"])
+    turns = part == "validation" and not model["data"]["parts"].get("validation", 0)
     return {
         "title": f"An image classifier of {len(model['classes'])} classes",
         "answer": summary.answer(figures),
         "part": part,
+        "in_turn": turns,
         "cautions": _cautions(told, figures),
         "believed": summary.trust_lines(trust),
         "created": model["created"],
@@ -41,7 +43,7 @@ def of_run(told: Mapping[str, Any]) -> dict[str, Any]:
         "fitted_on": training["fitted_on"],
         "figures_of": training["figures_of"],
         "beyond": _beyond(told["evaluations"], trust),
-        "use": _use(model, figures),
+        "use": _use(model, figures, turns),
         "limits": _limits(figures, trust),
         "weights": [
             {"name": one["name"], "digest": one["digest"], "licence": _licence(one["name"], journal)}
@@ -105,12 +107,13 @@ def ranked(per_class: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Mappin
     return sorted(per_class.items(), key=key)
 
 
-def _use(model: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
+def _use(model: Mapping[str, Any], figures: Mapping[str, Any], turns: bool) -> str:
     classes = list(model["classes"])
     named = ", ".join(classes[:8]) + (f" and {len(classes) - 8:,} more" if len(classes) > 8 else "")
+    measured = "each of which measured it in its turn" if turns else f"of which {figures['pictures']:,} measured it"
     return (
         f"Telling which of {len(classes):,} classes a photograph shows ({named}), for pictures like the "
-        f"{model['data']['pictures']:,} that it was made from, of which {figures['pictures']:,} measured it."
+        f"{model['data']['pictures']:,} that it was made from, {measured}."
     )
 
 

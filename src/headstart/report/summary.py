@@ -239,8 +239,8 @@ def trust_lines(trust: Mapping[str, Any]) -> list[str]:
     if drawn is not None:
         lines.append(
             "A random split, which parts near-duplicates, same-object pictures and groups, would have reported an "
-            f"accuracy of {interval(drawn['accuracy'])}, with {drawn['leaked']} of its "
-            f"{drawn['pictures']} measured pictures having one among the learned"
+            f"accuracy of {interval(drawn['accuracy'])}, with {drawn['leaked']:,} of its "
+            f"{drawn['pictures']:,} measured pictures having one among the learned"
         )
     if trust["sets"] is not None:
         lines.append(sets_line(trust["sets"]))
@@ -262,8 +262,8 @@ def expected_line(expected: Mapping[str, Any]) -> str:
     """Return what `of_trust` gave of the saved model as a sentence."""
     value, low, high = (100 * number for number in expected["gain"])
     return (
-        f"The saved model learned from {expected['learned_from']} pictures, those measured from "
-        f"{expected['measured_heads_learned_from']}; what to expect of it, estimated, not measured: accuracy "
+        f"The saved model learned from {expected['learned_from']:,} pictures, those measured from "
+        f"{expected['measured_heads_learned_from']:,}; what to expect of it, estimated, not measured: accuracy "
         f"{interval(expected['accuracy'])}, {value:+.1f} points [{low:+.1f}, {high:+.1f}]"
     )
 

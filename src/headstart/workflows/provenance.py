@@ -59,7 +59,7 @@ def _data(features: LabelledFeatures, split: Splits) -> dict[str, Any]:
 
 def _training(split: Splits, fitted: Fitted, saved: Integers | None, plan: Plan, rounds: int) -> dict[str, Any]:
     watched = fitted.provenance.get("watched", 0) if plan.head.watch == "training" else 0
-    learned = f"{len(split.train)} training pictures" + (f", {watched} of them only to stop it" if watched else "")
+    learned = f"{len(split.train):,} training pictures" + (f", {watched:,} of them only to stop it" if watched else "")
     return {
         **fitted.provenance,
         "fitted_on": learned if saved is None else _refitted_on(saved, split),
@@ -71,7 +71,7 @@ def _training(split: Splits, fitted: Fitted, saved: Integers | None, plan: Plan,
 
 
 def _refitted_on(saved: Integers, split: Splits) -> str:
-    return f"{len(saved)} training{' and validation' if len(split.validation) else ''} pictures"
+    return f"{len(saved):,} training{' and validation' if len(split.validation) else ''} pictures"
 
 
 def _digest(content: Any) -> str:

@@ -173,7 +173,6 @@ def train(
     leaked = leakage.report(learner, rounds[0].fitted, rounds[0].split, grouped, prepared.resemblance, plan)
     curve, unmeasured = _curve(learner, rounds[0], grouped, progress) if learning_curve else (None, [])
     changes = resume.changes(previous, features, predictions)
-    expected = _expected(learner, rounds, last, rows, grouped.groups, plan)
     told = provenance.describe(last.split, last.fitted, None if saved is last.fitted else rows, prepared, len(rounds))
     evaluations = {name: measure.measure(one, plan.seed) for name, one in predictions.items()}
     found = [*prepared.findings, *arrived, *grouped.findings, *last.findings(grouped.groups)]
@@ -191,7 +190,7 @@ def train(
         features.digests,
         curve,
         changes,
-        expected,
+        _expected(learner, rounds, last, rows, grouped.groups, plan),
         _shown(rounds, last, predictions, prepared),
         speed.measure(classifier, features.dataset) if prepared.encoded else None,
         time.monotonic() - started,

@@ -36,7 +36,7 @@ function filter() {
   for (const card of document.querySelectorAll("#mistakes .mistake")) {
     const fits =
       (!chosen.value || card.dataset.classes.split(" ").includes(chosen.value)) &&
-      (!doubted.checked || "doubted" in card.dataset);
+      (!doubted.value || (doubted.value === "doubted") === "doubted" in card.dataset);
     fitting += fits ? 1 : 0;
     card.hidden = !fits || fitting > most;
   }
