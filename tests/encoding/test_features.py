@@ -542,7 +542,7 @@ def test_shards_that_others_may_write_are_not_used(dataset: Dataset, cache: Path
     extracted(dataset, cache)
     for shard in shards(cache):
         shard.chmod(0o620)
-    with pytest.warns(UserWarning, match=r"2 file\(s\) of the cache .*others may write it \(mode 620\)") as told:
+    with pytest.warns(UserWarning, match=r"2 files of the cache .*others may write it \(mode 620\)") as told:
         assert extracted(dataset, cache).encoded == 12
     assert len(told) == 1
     assert {state.problem for state in caches.survey(cache)} == {"others may write it (mode 620)", ""}

@@ -22,7 +22,7 @@ from headstart.records import SPLIT_NAMES, Dataset, Finding, Integers, Splits, f
 
 Rows = NDArray[np.bool_]
 Parts = NDArray[np.str_]  # (N,) "train", "validation", "test", or "" for pictures that nobody put anywhere yet
-_ALONE = "[has|have] a single picture (or group): learned, and not to be measured"
+_ALONE = "[has|have] a single picture (or group): learned, but cannot be measured"
 
 
 @dataclass(frozen=True, slots=True)

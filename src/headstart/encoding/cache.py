@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from headstart.errors import StorageError
-from headstart.records import Floats, Integers, listing
+from headstart.records import Floats, Integers, numbered
 from headstart.storage import read_regular, remove_stale, storage_errors, write_whole
 
 SHARD_ROWS = 256  # rows of a shard at most
@@ -268,7 +268,8 @@ class Store:
             refused.append(f"{path.name}: {reason}")
         if refused:
             warnings.warn(
-                f"Files of the cache folder {self.folder} are not used: {listing(refused, 1)}. What they held "
+                numbered("{n} [file|files] of the cache folder ", len(refused))
+                + f"{self.folder} {numbered('[is|are] not used', len(refused))} ({refused[0]}). What they held "
                 "is computed again; `headstart cache verify --remove` removes them.",
                 stacklevel=3,
             )
