@@ -122,6 +122,8 @@ def show(
     """Draw 25 pictures with their labels, or (--batch) 16 of them as the network sees them."""
     root, table = locate(data, labels, images)
     _check_heeded(rows, out, seed, batch)
+    if batch.model is not None:
+        places.check_model(batch.model)
     if rows is not None:
         _print_rows(root, table, rows)
         return
