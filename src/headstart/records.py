@@ -362,6 +362,11 @@ class Provenance:
     engine: Mapping[str, Any] = field(default_factory=dict)
 
 
+def portion(part: int, pictures: int) -> str:
+    """Return e.g. `1 of 36 pictures`."""
+    return f"{part:,} of " + numbered("{n} [picture|pictures]", pictures)
+
+
 def counted(pictures: int, classes: int) -> str:
     """Return e.g. `1 picture, 2 classes`."""
     return numbered("{n} [picture|pictures], ", pictures) + numbered("{n} [class|classes]", classes)

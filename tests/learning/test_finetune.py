@@ -442,6 +442,14 @@ def test_a_fit_that_goes_on_needs_time_for_the_epochs_that_are_left(monkeypatch:
     assert ticking(monkeypatch, 600.0, planning=False, done=40)[0].ended == "deadline"
 
 
+@pytest.mark.parametrize(("done", "epochs"), [(20, 7), (140, 8)])
+def test_a_fit_that_goes_on_is_planned_anew_unless_its_last_epoch_runs(
+    monkeypatch: pytest.MonkeyPatch, done: int, epochs: int
+):
+    clock, _ = ticking(monkeypatch, 700.0, done=done, follows=1.1)
+    assert clock.epochs == epochs
+
+
 def test_progress_says_how_long_an_epoch_takes(visible: Case):
     heard: list[tuple[str, int, int]] = []
     plain = replace(task(visible), progress=lambda *said: heard.append(said))

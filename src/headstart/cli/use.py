@@ -104,7 +104,7 @@ def predict(
     places.check_model(model)
     from headstart.data import sources
     from headstart.delivery import submission
-    from headstart.records import Dataset, numbered
+    from headstart.records import Dataset, numbered, portion
 
     answers = answers.checked()
     sample, piped = answers.sample(), _piped(pictures)
@@ -129,9 +129,8 @@ def predict(
     if not quiet and (line := submission.unknown_line(said, sample, header=answers.form != "jsonl")):
         terminal.say(False, f"{terminal.printable(line)}.")
     if said.errors:
-        failed = numbered("{n} of ", len(said.errors)) + numbered("{n} [picture|pictures]", len(said))
-        marked = numbered("[its row is|their rows are] marked", len(said.errors))
-        terminal.say(False, f"{failed} could not be used; {marked}.")
+        marked = numbered("could not be used; [its row is|their rows are] marked.", len(said.errors))
+        terminal.say(False, f"{portion(len(said.errors), len(said))} {marked}")
         raise typer.Exit(1)
 
 
@@ -153,7 +152,7 @@ def explain(
     places.check_model(model)
     from headstart.data import sources
     from headstart.evaluation import explanation
-    from headstart.records import Dataset, numbered
+    from headstart.records import Dataset, numbered, portion
     from headstart.report import explained
 
     piped = _piped(pictures)
@@ -179,8 +178,8 @@ def explain(
     failed = [(one.prediction.path, one.prediction.error) for one in told if one.prediction.error is not None]
     if failed:
         _print_failures(failed)
-        share = numbered("{n} of ", len(failed)) + numbered("{n} [picture|pictures]", len(told))
-        terminal.say(False, f"{share} could not be used; {numbered('[it is|they are] not drawn', len(failed))}.")
+        drawn = numbered("could not be used; [it is|they are] not drawn.", len(failed))
+        terminal.say(False, f"{portion(len(failed), len(told))} {drawn}")
         raise typer.Exit(1)
 
 

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from headstart.data.tables import Table, defused, to_csv
 from headstart.errors import ConfigError, DataError
 from headstart.predictions import Prediction, Predictions
-from headstart.records import ClassNames, listing, numbered
+from headstart.records import ClassNames, listing, numbered, portion
 
 FORMATS = ("labels", "probabilities", "table", "jsonl")
 KNOWN = "known"
@@ -100,9 +100,8 @@ def unknown_line(predictions: Predictions, like: Table | None = None, *, header:
     ]
     if not strange:
         return ""
-    share = numbered("{n} of ", len(strange)) + numbered("{n} [picture|pictures]", len(order))
     look = numbered("[looks|look] like none of the model's classes", len(strange))
-    return f"{share} {look}: {listing(strange)}"
+    return f"{portion(len(strange), len(order))} {look}: {listing(strange)}"
 
 
 def _row(said: Prediction) -> list[str]:

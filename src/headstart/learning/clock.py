@@ -82,7 +82,7 @@ class Clock:
             self._progress(self._stage, TIMED, TIMED)
             self._stage = f"{STAGE}, about {self.epoch_seconds():.0f} s an epoch"
             behind = (done - 1) // self._steps  # of a fit that goes on
-            if planning:
+            if planning and (not behind or behind + 1 < self.epochs):
                 self._plan(behind)
             elif self._limits.deadline is not None:
                 self.ended = "deadline" if self._fitting(self._limits.deadline, behind) < self.epochs else ""
