@@ -50,3 +50,13 @@ def test_other_findings_say_what_to_do(monkeypatch: pytest.MonkeyPatch, *, to_a_
 def test_a_number_and_its_words_agree(number: int, text: str):
     assert numbered("{n} [row names|rows name] a file", number) == text
     assert numbered("[a, b] stays", number) == "[a, b] stays"
+
+
+def test_a_log_tells_once_that_a_stage_ended_the_same_way(monkeypatch: pytest.MonkeyPatch):
+    out = io.StringIO()
+    monkeypatch.setattr(terminal, "stderr", Console(file=out, width=80))
+    with terminal.progress(quiet=False) as heard:
+        for stage, total in (("Refitting", 1), ("Refitting", 1), ("Encoding", 3), ("Encoding", 5), ("Encoding", 5)):
+            heard(stage, 0, total)
+            heard(stage, total, total)
+    assert out.getvalue().splitlines() == ["Refitting: 1 of 1", "Encoding: 3 of 3", "Encoding: 5 of 5"]

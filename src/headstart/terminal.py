@@ -68,18 +68,25 @@ class _Bars:
 
 
 class _Lines:
-    """A line for each stage when it begins, every ten seconds, and when it ends: for logs."""
+    """A line for each stage every ten seconds and when it ends, unless it ended the same way before: for logs."""
 
     def __init__(self) -> None:
         self._begun: dict[str, tuple[float, int]] = {}
         self._said: dict[str, float] = {}
+        self._ended: set[tuple[str, int]] = set()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         now = time.monotonic()
-        self._begun.setdefault(stage, (now, done))
-        if done >= total or now - self._said.get(stage, self._begun[stage][0]) >= 10:
-            self._said[stage] = float("inf") if done >= total else now
-            stderr.print(f"{stage}: {done} of {total} {_rate(self._begun[stage], done)}".rstrip())
+        begun = self._begun.setdefault(stage, (now, done))
+        if done >= total:
+            told, self._ended = (stage, total) in self._ended, {*self._ended, (stage, total)}
+            self._said.pop(stage, None)
+            del self._begun[stage]  # one that comes again has a rate of its own
+        else:
+            told = now - self._said.get(stage, begun[0]) < 10
+            self._said |= {} if told else {stage: now}
+        if not told:
+            stderr.print(f"{stage}: {done} of {total} {_rate(begun, done)}".rstrip())
 
 
 def _rate(begun: tuple[float, int], done: int) -> str:
