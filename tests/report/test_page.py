@@ -105,12 +105,12 @@ def test_the_page_says_who_measured_whom(model_folder: Path):
     told = stored.read_run(model_folder)
     turns = Tags(page.render(told)).text
     assert "Measured on 36 pictures, each by a model that had learned from others only" in turns
-    assert "36 that it was made from, each of which measured it in its turn" in turns
+    assert "36 that it was made from, of which 36 measured it, each in its turn." in turns
     told["model"]["data"]["parts"] = {"train": 24, "validation": 12}
     told["evaluations"]["validation"]["pictures"] = 12
     held_out = Tags(page.render(told)).text
     assert "Measured on 12 pictures that it had not learned from" in held_out
-    assert "of which 12 measured it" in held_out
+    assert "of which 12 measured it." in held_out
 
 
 def test_long_names_break_at_their_words_and_figures_stay_with_their_sign(model_folder: Path):

@@ -110,10 +110,10 @@ def ranked(per_class: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Mappin
 def _use(model: Mapping[str, Any], figures: Mapping[str, Any], turns: bool) -> str:
     classes = list(model["classes"])
     named = ", ".join(classes[:8]) + (f" and {len(classes) - 8:,} more" if len(classes) > 8 else "")
-    measured = "each of which measured it in its turn" if turns else f"of which {figures['pictures']:,} measured it"
+    turn = ", each in its turn" if turns else ""
     return (
         f"Telling which of {len(classes):,} classes a photograph shows ({named}), for pictures like the "
-        f"{model['data']['pictures']:,} that it was made from, {measured}."
+        f"{model['data']['pictures']:,} that it was made from, of which {figures['pictures']:,} measured it{turn}."
     )
 
 
