@@ -188,7 +188,7 @@ class CalibrationConfig:
     scaling: Literal["best", "temperature", "vector"] = setting("best", "of the logits: one number, or two a class")
     sets: Literal["lac", "aps"] = setting("lac", "conformal sets: lac, the smallest; aps, larger for hard pictures")
     level: float = setting(0.9, "share of pictures whose set shall hold the true class", 0.5, 0.999)
-    unknown: Literal["best", "energy", "neighbours", "mahalanobis", "none"] = setting(
+    unknown: Literal["best", "energy", "logit", "neighbours", "mahalanobis", "labels", "none"] = setting(
         "best", "what tells a picture of none of the classes; none: nothing is ever refused"
     )
     refused: float = setting(0.05, "share of pictures of the classes that may be refused wrongly", 0.001, 0.5)

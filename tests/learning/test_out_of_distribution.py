@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 
 from headstart.learning import out_of_distribution
-from headstart.learning.out_of_distribution import SCORES, Score
+from headstart.learning.out_of_distribution import OF_LOGITS, SCORES, Score
+from headstart.learning.prior import LabelRows
+
+ELSEWHERE = -4 * np.eye(4, 12, dtype=np.float32).sum(axis=0)
+FOREIGN = LabelRows(("elsewhere",), ELSEWHERE[None], -(ELSEWHERE @ ELSEWHERE)[None] / 2)  # a label that is no class
 
 
 def drawn(rows: int = 400, classes: int = 4, seed: int = 0, apart: float = 4.0) -> tuple[np.ndarray, np.ndarray]:
@@ -27,14 +31,15 @@ def logits(features: np.ndarray, classes: int = 4, apart: float = 4.0) -> np.nda
 
 def strangers(rows: int = 200) -> np.ndarray:
     """Return features in a cluster that belongs to no class."""
-    return (-4 * np.eye(4, 12).sum(axis=0) + np.random.default_rng(9).normal(size=(rows, 12))).astype(np.float32)
+    return (ELSEWHERE + np.random.default_rng(9).normal(size=(rows, 12))).astype(np.float32)
 
 
 def rule(score: Score, refused: float = 0.05) -> out_of_distribution.OutOfDistributionRule:
     features, targets = drawn()
     rows = np.arange(len(targets))
-    own = out_of_distribution.held_out(score, features, targets, rows, rows % 5, logits(features), rows)
-    return out_of_distribution.fit(score, refused, own, out_of_distribution.learn(score, features, targets))
+    own = out_of_distribution.held_out(score, features, targets, rows, rows % 5, logits(features), rows, lambda _: FOREIGN)
+    arrays = out_of_distribution.learn(score, features, targets, foreign=FOREIGN)
+    return out_of_distribution.fit(score, refused, own, arrays)
 
 
 @pytest.mark.parametrize("score", SCORES)
@@ -82,7 +87,7 @@ def fitted(features: np.ndarray) -> Callable[..., Callable[[np.ndarray], np.ndar
 
 def test_compare_prefers_what_tells_classes_left_out():
     features, targets = drawn(600)
-    areas = out_of_distribution.compare(features, targets, np.arange(600), fitted(features), seed=0)
+    areas = out_of_distribution.compare(features, targets, np.arange(600), fitted(features), 0, lambda *_: FOREIGN)
     assert set(areas) == set(SCORES)
     assert min(areas.values()) > 0.9
 
@@ -99,6 +104,27 @@ def test_energy_is_the_logarithm_of_the_summed_exponentials():
     values = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
     found = out_of_distribution.familiarity("energy", values, np.zeros((5, 2), np.float32), {})
     np.testing.assert_allclose(found, np.log(np.exp(values.astype(float)).sum(axis=1)))
+
+
+def test_labels_of_the_backbone_tell_what_the_logits_do_not():
+    """A label that is no class, next to a class: the head knows no difference, the label does."""
+    features, targets = drawn(600)
+    near = (features[:200] + 4 * np.eye(12)[11]).astype(np.float32)  # as far along a direction that the head ignores
+    beside = LabelRows(("near",), 8 * np.eye(12, dtype=np.float32)[11:], np.zeros(1, np.float32))
+    arrays = out_of_distribution.learn("labels", features, targets, foreign=beside)
+    for score, low, high in (("logit", 0.45, 0.55), ("labels", 0.95, 1)):
+        own, other = (
+            out_of_distribution.familiarity(score, logits(values), values, arrays) for values in (features, near)
+        )
+        assert low <= (own[:, None] > other).mean() <= high
+
+
+@pytest.mark.parametrize("foreign", [None, LabelRows((), np.zeros((0, 12), np.float32), np.zeros(0, np.float32))])
+def test_without_labels_of_the_backbone_there_is_no_such_score(foreign: LabelRows | None):
+    features, targets = drawn()
+    assert out_of_distribution.learn("labels", features, targets, foreign=foreign) == {}
+    areas = out_of_distribution.compare(features, targets, np.arange(400), fitted(features), seed=0)
+    assert set(areas) == set(SCORES) - {"labels"}
 
 
 def test_mahalanobis_heeds_the_shape_of_the_clusters():
@@ -129,7 +155,7 @@ def test_the_rate_is_the_one_that_can_be_held(count: int, refused: float, rate: 
 @pytest.mark.parametrize("score", SCORES)
 def test_no_held_out_score_is_no_rule(score: Score):
     features, targets = drawn(40)
-    arrays = out_of_distribution.learn(score, features, targets)
+    arrays = out_of_distribution.learn(score, features, targets, foreign=FOREIGN)
     for own in (np.zeros(0), np.full(3, np.nan), np.array([np.inf])):
         assert out_of_distribution.fit(score, 0.05, own, arrays) is None
     assert out_of_distribution.findings(None) == []
@@ -141,7 +167,7 @@ def test_pictures_that_are_all_one_group_leave_nothing_to_learn_from(score: Scor
     rows = np.arange(40)
     one = np.zeros(40, np.int64)
     own = out_of_distribution.held_out(score, features, targets, rows, one, logits(features), rows)
-    assert np.isnan(own).all() == (score != "energy")
+    assert np.isnan(own).all() == (score not in OF_LOGITS)
     assert out_of_distribution.learn(score, features[:0], targets[:0]) == {}
 
 
@@ -150,7 +176,7 @@ def test_pictures_that_are_all_one_group_leave_nothing_to_learn_from(score: Scor
 def test_pictures_of_a_class_that_are_all_alike_give_numbers(score: Score, rows: int):
     targets = np.arange(rows) % 2
     features = (100 * np.eye(2, 12, dtype=np.float32) + 1)[targets]
-    arrays = out_of_distribution.learn(score, features, targets)
+    arrays = out_of_distribution.learn(score, features, targets, foreign=FOREIGN)
     rule = out_of_distribution.fit(
         score, 0.05, out_of_distribution.familiarity(score, features[:, :2], features, arrays), arrays
     )

@@ -119,3 +119,22 @@ def test_two_classes_may_have_the_same_label():
     known = matched("gray fox", "grey_fox")
     np.testing.assert_array_equal(known.weights[:, 0], known.weights[:, 1])
     assert known.weights.any()
+
+
+def rest(names: str, features: np.ndarray, targets: list[int]) -> tuple[str, ...]:
+    """Return the labels that none of the classes stands for, where label k has the k-th feature."""
+    rows = prior.LabelRows(LABELS, np.eye(4, dtype=np.float32), np.zeros(4, np.float32))
+    return prior.foreign(ClassNames(names.split()), rows, features.astype(np.float32), np.array(targets)).labels
+
+
+def test_labels_that_are_named_like_a_class_are_no_foreign_ones():
+    pictures = np.eye(4)[[0, 0, 0, 2]]  # robins that look like tenches say nothing: a label is named like them
+    assert rest("american_robin cardigan", pictures, [0, 0, 0, 1]) == (LABELS[0],)
+
+
+def test_a_class_of_another_name_stands_for_what_a_fifth_of_its_pictures_look_like():
+    assert rest("fish wool", np.eye(4)[[0, 0, 0, 0, 1, 3, 3, 3, 3, 3, 3, 2]], [0] * 5 + [1] * 7) == (LABELS[2],)
+
+
+def test_a_backbone_without_a_classifier_has_no_foreign_labels():
+    assert prior.foreign(ClassNames("ab"), prior.NO_LABELS, np.ones((2, 4), np.float32), np.arange(2)).labels == ()

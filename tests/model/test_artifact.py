@@ -37,6 +37,7 @@ from headstart.learning import out_of_distribution
 from headstart.learning.calibration import Calibration
 from headstart.learning.conformal import SetRule
 from headstart.learning.heads import Head
+from headstart.learning.prior import LabelRows
 from headstart.learning.rules import PredictionRules
 from headstart.model import artifact
 from headstart.model.artifact import load_classifier
@@ -608,11 +609,12 @@ def judged(rules: PredictionRules, backbone: Backbone) -> Classifier:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("score", ["energy", "neighbours", "mahalanobis"])
+@pytest.mark.parametrize("score", out_of_distribution.SCORES)
 def test_every_rule_for_none_of_these_keeps_the_contract(score: str, tmp_path: Path, pictures: Dataset):
     backbone = contracts.lite0()
     features = np.random.default_rng(0).normal(size=(40, backbone.dim)).astype(np.float32)
-    arrays = out_of_distribution.learn(score, features, np.arange(40) % 3)
+    foreign = LabelRows(backbone.labels, backbone.rows, backbone.offsets)
+    arrays = out_of_distribution.learn(score, features, np.arange(40) % 3, foreign=foreign)
     rule = out_of_distribution.fit(score, 0.05, np.linspace(-3, 3, 50), arrays, {"energy": 0.9})
     classifier = judged(PredictionRules(Calibration(1.5), None, rule), backbone)
     contracts.check_artifact(classifier, tmp_path / "model", pictures)
@@ -647,4 +649,13 @@ def test_damaged_arrays_of_none_of_these_are_refused(tmp_path: Path):
     path = tmp_path / "model" / "out_of_distribution.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(ArtifactError, match=r"out_of_distribution\.safetensors does not have the digest"):
+        load_classifier(tmp_path / "model")
+
+
+def test_labels_and_offsets_that_do_not_belong_together_are_refused(tmp_path: Path):
+    backbone = contracts.lite0()
+    arrays = {"rows": backbone.rows[:5], "offsets": backbone.offsets[:4]}
+    rule = out_of_distribution.fit("labels", 0.05, np.arange(50.0), arrays)
+    artifact.save(judged(PredictionRules(out_of_distribution=rule), backbone), tmp_path / "model")
+    with pytest.raises(ArtifactError, match="holds 5 rows of labels and 4 offsets"):
         load_classifier(tmp_path / "model")

@@ -13,6 +13,7 @@ from headstart.learning import calibration, sgd
 from headstart.learning.heads import Listener, ignore
 from headstart.learning.learner import NOBODY, Fitted, InTurn, OutOfFold
 from headstart.learning.linear import LogisticLearner
+from headstart.learning.prior import LabelRows
 from headstart.plans import HeadPlan
 from headstart.records import Finding, Floats, Integers, LabelledFeatures, found, numbered
 
@@ -85,6 +86,10 @@ class SgdLearner:
     def out_of_fold(self, rows: Integers, fold: Integers, *, tolerance: float | None = None) -> OutOfFold:
         """See `Learner`."""
         return self.linear.out_of_fold(rows, fold, tolerance=tolerance)
+
+    def foreign(self, rows: Integers, known: Integers | None = None, *, of: Fitted | None = None) -> LabelRows:
+        """See `Learner`."""
+        return self.linear.foreign(rows, known, of=of)
 
     def probe(self, rows: Integers, known: Integers, *, of: Fitted | None = None) -> Callable[[Floats], Floats]:
         """See `Learner`."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from headstart.encoding.ondemand import OnDemand
 from headstart.learning.heads import Head, Listener, Step, ignore
+from headstart.learning.prior import LabelRows
 from headstart.records import Finding, Floats, Integers, LabelledFeatures
 
 NOBODY: Integers = np.array([], dtype=np.int64)
@@ -152,6 +153,15 @@ class Learner(Protocol):
             rows: That are learned from and held out in turn.
             fold: (len(rows),) with whom each is held out; -1: never.
             tolerance: Of the fits; None: the usual one.
+        """
+
+    def foreign(self, rows: Integers, known: Integers | None = None, *, of: Fitted | None = None) -> LabelRows:
+        """Return what the backbone's own classifier knows beside some classes; nothing of networks trained further.
+
+        Args:
+            rows: Of these classes, which may show that a label of another name means a class.
+            known: Ascending indices of the classes; None: all.
+            of: The fit whose networks see the pictures; None: the frozen ones.
         """
 
     def probe(self, rows: Integers, known: Integers, *, of: Fitted | None = None) -> Callable[[Floats], Floats]:

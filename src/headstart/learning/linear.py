@@ -129,6 +129,16 @@ class LogisticLearner:
         held = problem.held_out_rows()
         return OutOfFold(rows[held], fold[held], logits)
 
+    def foreign(self, rows: Integers, known: Integers | None = None, *, of: Fitted | None = None) -> LabelRows:
+        """See `Learner`."""
+        if of is not None and of.tuned is not None:
+            return prior.NO_LABELS
+        classes = self.features.classes
+        known = np.arange(len(classes)) if known is None else known
+        targets = np.searchsorted(known, self.features.targets[rows])
+        names = ClassNames(classes[k] for k in known)
+        return prior.foreign(names, self.label_rows, self.features.values[rows, 0], targets)
+
     def probe(self, rows: Integers, known: Integers, *, of: Fitted | None = None) -> Callable[[Floats], Floats]:
         """See `Learner`."""
         names = ClassNames(self.features.classes[k] for k in known)

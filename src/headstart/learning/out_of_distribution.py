@@ -1,10 +1,11 @@
 """Features and logits of known pictures → the rule for "none of these": how typical a picture is of what was learned.
 
-Three scores are known, each larger for more familiar pictures: the energy of the logits (Liu et al. 2020), the mean
-similarity to the ten nearest pictures that were learned from (Sun et al. 2022), and the Mahalanobis distance to the
-nearest class (Lee et al. 2018). Which one serves is decided without any foreign picture: some classes are left out, a
-head is fitted to the others, and the score wins that best tells pictures of the classes left out from new pictures of
-the others.
+Five scores are known, each larger for more familiar pictures: the energy of the logits (Liu et al. 2020), the largest
+logit (Hendrycks et al. 2022), the mean similarity to the ten nearest pictures that were learned from (Sun et al. 2022),
+the Mahalanobis distance to the nearest class (Lee et al. 2018), and by how much the largest logit exceeds what the
+backbone's own classifier says of labels that are none of the classes, added to that logit. Which one serves is decided
+without any foreign picture: some classes are left out, a head is fitted to the others, and the score wins that best
+tells pictures of the classes left out from new pictures of the others.
 
 A score has no unit that a person knows. `p_value` has: it is the share of the model's own kind of pictures, held out
 while it learned, that look as strange as this one or stranger (the p-value of conformal anomaly detection; Laxhammar
@@ -26,10 +27,12 @@ from scipy.special import logsumexp
 
 from headstart.inspection import similarity
 from headstart.learning import exact
+from headstart.learning.prior import NO_LABELS, LabelRows
 from headstart.records import Finding, Floats, Integers, found, numbered
 
-Score = Literal["energy", "neighbours", "mahalanobis"]
-SCORES: tuple[Score, ...] = ("energy", "neighbours", "mahalanobis")  # the simplest first
+Score = Literal["energy", "logit", "neighbours", "mahalanobis", "labels"]
+SCORES: tuple[Score, ...] = ("energy", "logit", "neighbours", "mahalanobis", "labels")  # the simplest first
+OF_LOGITS: tuple[Score, ...] = ("energy", "logit")  # need nothing else
 TIE = 0.01  # areas under the curve closer than that are no difference, and the simpler score is taken
 NEIGHBOURS = 10
 MOST_KEPT = 10_000  # pictures that neighbours are sought among; stored with the model
@@ -55,7 +58,8 @@ class OutOfDistributionRule:
             picture is unknown.
         own: Ascending scores of held-out pictures of the classes, at evenly spaced ranks.
         count: How many these pictures were.
-        arrays: What the score needs: "mean" and "kept" for neighbours, "means" and "whitening" for Mahalanobis.
+        arrays: What the score needs: "mean" and "kept" for neighbours, "means" and "whitening" for Mahalanobis, "rows"
+            and "offsets" for labels.
         compared: Score → mean area under the ROC curve on classes left out; empty if nothing was compared.
     """
 
@@ -108,7 +112,7 @@ def fit(
     """
     ordered = np.sort(own[np.isfinite(own)])
     count = len(ordered)
-    if not count or (score != "energy" and not arrays):
+    if not count or (score not in OF_LOGITS and not arrays):
         return None
     grid = np.interp(np.linspace(0, count - 1, min(count, GRID)), np.arange(count), ordered)
     return OutOfDistributionRule(score, refused, tuple(grid.tolist()), count, arrays, dict(compared or {}))
@@ -128,22 +132,27 @@ def findings(rule: OutOfDistributionRule | None) -> list[Finding]:
     )
 
 
-def learn(score: Score, features: Floats, targets: Integers, seed: int = 0) -> dict[str, Floats]:
-    """Return what a score has to know of the pictures that were learned from; nothing of no pictures.
+def learn(
+    score: Score, features: Floats, targets: Integers, seed: int = 0, foreign: LabelRows | None = None
+) -> dict[str, Floats]:
+    """Return what a score has to know of the pictures that were learned from; nothing where there are none.
 
     Args:
         score: Which.
         features: (N, D).
         targets: (N,) classes.
         seed: Of the choice of pictures that are kept, where there are more than `MOST_KEPT`.
+        foreign: What the backbone knows beside the classes.
     """
+    if score == "labels" and foreign is not None and len(foreign.weights):
+        # half precision is what is stored with the model, so it is what is measured
+        return {"rows": foreign.weights.astype(np.float16).astype(np.float32), "offsets": foreign.offsets}
     if not len(features):
         return {}
     if score == "neighbours":
         mean = features.mean(axis=0)
         rows = np.sort(np.random.default_rng(seed).permutation(len(features))[:MOST_KEPT])
-        # half precision is what is stored with the model, so it is what is measured
-        kept = similarity.directions(features[rows], mean).astype(np.float16)
+        kept = similarity.directions(features[rows], mean).astype(np.float16)  # as above
         return {"mean": mean, "kept": kept.astype(np.float32)}
     if score == "mahalanobis":
         present, member = np.unique(targets, return_inverse=True)
@@ -170,25 +179,41 @@ def _made_ready(score: Score, arrays: Mapping[str, Floats]) -> Scorer:
     """Return what scores pictures, with all that needs to be computed once."""
     if score == "energy":
         return lambda logits, _: np.asarray(logsumexp(logits.astype(np.float64), axis=1))
+    if score == "logit":
+        return lambda logits, _: logits.max(axis=1).astype(np.float64)
     if not arrays:
         return lambda _, features: np.full(len(features), np.nan)
-    scored = _neighbours(arrays) if score == "neighbours" else _mahalanobis(arrays)
+    scored = {"neighbours": _neighbours, "mahalanobis": _mahalanobis, "labels": _labels}[score](arrays)
 
-    def in_blocks(_: Floats, features: Floats) -> Array:
+    def in_blocks(logits: Floats, features: Floats) -> Array:
         result = np.empty(len(features))
         for begin in range(0, len(features), BLOCK):
-            result[begin : begin + BLOCK] = scored(features[begin : begin + BLOCK])
+            rows = slice(begin, begin + BLOCK)
+            result[rows] = scored(logits[rows], features[rows])
         return result
 
     return in_blocks
 
 
-def _neighbours(arrays: Mapping[str, Floats]) -> Callable[[Floats], Array]:
+def _labels(arrays: Mapping[str, Floats]) -> Scorer:
+    """Return the largest logit, plus its lead over the best of the labels that are no classes.
+
+    The lead alone tells best what the backbone has a label for, and worse than the logit what it has none for.
+    """
+    rows, offsets = exact.factor(arrays["rows"].T), arrays["offsets"]
+
+    def scored(logits: Floats, features: Floats) -> Array:
+        return np.asarray(2.0 * logits.max(axis=1) - (exact.product(features, rows) + offsets).max(axis=1))
+
+    return scored
+
+
+def _neighbours(arrays: Mapping[str, Floats]) -> Scorer:
     """Return the mean cosine to the nearest pictures."""
     mean, kept = arrays["mean"], exact.factor(arrays["kept"].T)
     count = min(NEIGHBOURS, len(arrays["kept"]))
 
-    def scored(features: Floats) -> Array:
+    def scored(_: Floats, features: Floats) -> Array:
         shifted = features - mean
         length = np.sqrt(np.square(shifted, dtype=np.float64).sum(axis=1))
         alike = torch.from_numpy(exact.product(shifted, kept)).topk(count, dim=1).values.numpy()
@@ -197,13 +222,13 @@ def _neighbours(arrays: Mapping[str, Floats]) -> Callable[[Floats], Array]:
     return scored
 
 
-def _mahalanobis(arrays: Mapping[str, Floats]) -> Callable[[Floats], Array]:
+def _mahalanobis(arrays: Mapping[str, Floats]) -> Scorer:
     """Return the negative distance to the nearest class, where the classes scatter alike in all directions."""
     whitening, centre = exact.factor(arrays["whitening"]), arrays["means"].mean(axis=0, dtype=np.float64)
     means = arrays["means"] - centre  # from the middle, so that the squares below take little from each other
     squares, right = np.square(means).sum(axis=1), exact.factor(means.T)
 
-    def scored(features: Floats) -> Array:
+    def scored(_: Floats, features: Floats) -> Array:
         moved = exact.product(features, whitening) - centre
         apart = np.square(moved).sum(axis=1, keepdims=True) - 2 * exact.product(moved, right) + squares
         return np.asarray(-np.sqrt(np.maximum(apart.min(axis=1), 0)))
@@ -212,7 +237,14 @@ def _mahalanobis(arrays: Mapping[str, Floats]) -> Callable[[Floats], Array]:
 
 
 def held_out(
-    score: Score, features: Floats, targets: Integers, rows: Integers, fold: Integers, logits: Floats, learned: Integers
+    score: Score,
+    features: Floats,
+    targets: Integers,
+    rows: Integers,
+    fold: Integers,
+    logits: Floats,
+    learned: Integers,
+    foreign: Callable[[Integers], LabelRows] = lambda _: NO_LABELS,
 ) -> Array:
     """Return the score of each held-out row, by what is known without its fold; NaN where that is nothing.
 
@@ -224,14 +256,15 @@ def held_out(
         fold: (M,) with whom.
         logits: (M, K) as they were held out.
         learned: (L,) rows that may be learned from; rows of the fold are not.
+        foreign: Rows to learn from → what the backbone knows beside the classes.
     """
-    if score == "energy":
+    if score in OF_LOGITS:
         return familiarity(score, logits, features[rows], {})
     result = np.empty(len(rows))
     for number in np.unique(fold):
         own = fold == number
         others = np.setdiff1d(learned, rows[own])
-        arrays = learn(score, features[others], targets[others])
+        arrays = learn(score, features[others], targets[others], foreign=foreign(others))
         result[own] = familiarity(score, logits[own], features[rows[own]], arrays)
     return result
 
@@ -242,6 +275,7 @@ def compare(
     rows: Integers,
     fitted: Callable[[Integers, Integers], Callable[[Floats], Floats]],
     seed: int,
+    foreign: Callable[[Integers, Integers], LabelRows] = lambda *_: NO_LABELS,
     scores: Sequence[Score] = SCORES,
 ) -> dict[Score, float]:
     """Return score → mean area under the ROC curve between new pictures of known classes and of classes left out.
@@ -252,6 +286,7 @@ def compare(
         rows: Training rows, of at least `FEWEST_CLASSES` classes; at most `MOST_TRIED` of them are used.
         fitted: (rows to learn from, classes that are known) → a function from features to logits of those classes.
         seed: Of the choice of classes and pictures.
+        foreign: (rows to learn from, classes that are known) → what the backbone knows beside these.
         scores: Which to compare.
     """
     generator = np.random.default_rng(seed)
@@ -267,14 +302,15 @@ def compare(
         new, learned = own[: len(own) // 4], own[len(own) // 4 :]
         if not (len(new) and len(strange)):
             continue  # of many classes of few pictures none may be among those tried
-        logits_of = fitted(learned, np.setdiff1d(present, left_out))
-        familiar, foreign = logits_of(features[new]), logits_of(features[strange])
+        known = np.setdiff1d(present, left_out)
+        logits_of, others = fitted(learned, known), foreign(learned, known)
+        of_new, of_strange = logits_of(features[new]), logits_of(features[strange])
         for score in scores:
-            arrays = learn(score, features[learned], targets[learned], seed)
-            known = familiarity(score, familiar, features[new], arrays)
-            unknown = familiarity(score, foreign, features[strange], arrays)
-            if np.isfinite(known).all() and np.isfinite(unknown).all():
-                areas[score].append(_area(known, unknown))
+            arrays = learn(score, features[learned], targets[learned], seed, others)
+            high = familiarity(score, of_new, features[new], arrays)
+            low = familiarity(score, of_strange, features[strange], arrays)
+            if np.isfinite(high).all() and np.isfinite(low).all():
+                areas[score].append(_area(high, low))
     return {score: float(np.mean(values)) for score, values in areas.items() if values}
 
 

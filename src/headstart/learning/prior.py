@@ -17,6 +17,8 @@ import numpy as np
 
 from headstart.records import ClassNames, Floats, Integers
 
+MEANT = 0.2  # of a class's pictures, for which a label comes first: then it may be the class by another name
+
 
 @dataclass(frozen=True, slots=True)
 class LabelRows:
@@ -31,6 +33,9 @@ class LabelRows:
     labels: tuple[str, ...]
     weights: Floats = field(repr=False)
     offsets: Floats = field(repr=False)
+
+
+NO_LABELS = LabelRows((), np.zeros((0, 0), np.float32), np.zeros(0, np.float32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +100,28 @@ def match(classes: ClassNames, known: LabelRows, features: Floats, targets: Inte
         prior.weights[:, k], prior.bias[k] = known.weights[row], known.offsets[row]
         prior.matched[name] = known.labels[row]
     return prior
+
+
+def foreign(classes: ClassNames, known: LabelRows, features: Floats, targets: Integers) -> LabelRows:
+    """Return the part of a pre-trained classifier whose labels stand for none of these classes.
+
+    A class stands for the labels that have its name; one that no label is named like, for those that are the first of
+    at least a fifth of its pictures.
+
+    Args:
+        classes: K names.
+        known: The classifier.
+        features: (N, D) of training pictures.
+        targets: (N,) their classes.
+    """
+    named = candidates(classes, known.labels)
+    own = {row for rows in named.values() for row in rows}
+    for k, name in enumerate(classes if len(known.weights) else ()):
+        if name not in named and (targets == k).any():
+            first = (features[targets == k] @ known.weights.T + known.offsets).argmax(axis=1)
+            own.update(np.flatnonzero(np.bincount(first) >= MEANT * len(first)).tolist())
+    rest = [row for row in range(len(known.weights)) if row not in own]
+    return LabelRows(tuple(known.labels[row] for row in rest), known.weights[rest], known.offsets[rest])
 
 
 def _normal(name: str) -> str:

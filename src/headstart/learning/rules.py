@@ -97,20 +97,24 @@ def _fit_out_of_distribution(
     if asked == "none" or held is None:
         return None
     values = fitted.embeddings(np.union1d(train, held.rows))
+    foreign = partial(learner.foreign, of=fitted)
+    if asked == "labels" and not len(foreign(train).weights):
+        asked = "best"  # of networks that were trained further, or whose classifier is not known
     compared: dict[out_of_distribution.Score, float] = {}
     score: out_of_distribution.Score = "neighbours" if asked == "best" else asked  # works with few classes, no folds
     if asked == "best" and len(held.rows) and len(np.unique(targets[train])) >= out_of_distribution.FEWEST_CLASSES:
-        probe = partial(learner.probe, of=fitted)
-        compared = out_of_distribution.compare(values, targets, train, probe, learner.seed)
+        compared = out_of_distribution.compare(
+            values, targets, train, partial(learner.probe, of=fitted), learner.seed, foreign
+        )
         enough = max(compared.values(), default=0) - out_of_distribution.TIE
         score = next((name for name in compared if compared[name] >= enough), score)
     rows, fold, logits = held.rows, held.fold, held.logits
-    if not len(rows) and score != "energy":  # each group is then held out on its own
+    if not len(rows) and score not in out_of_distribution.OF_LOGITS:  # each group is then held out on its own
         rows, fold, logits = train, groups[train], np.zeros((len(train), len(learner.features.classes)), np.float32)
     if not len(rows):
         return None
-    own = out_of_distribution.held_out(score, values, targets, rows, fold, logits, train)
-    arrays = out_of_distribution.learn(score, values[train], targets[train], learner.seed)
+    own = out_of_distribution.held_out(score, values, targets, rows, fold, logits, train, foreign)
+    arrays = out_of_distribution.learn(score, values[train], targets[train], learner.seed, foreign(train))
     return out_of_distribution.fit(score, plan.refused, own, arrays, compared)
 
 

@@ -139,6 +139,10 @@ class FineTuneLearner:
         """See `Learner`."""
         return self.linear.out_of_fold(rows, fold, tolerance=tolerance)
 
+    def foreign(self, rows: Integers, known: Integers | None = None, *, of: Fitted | None = None) -> LabelRows:
+        """See `Learner`."""
+        return self.linear.foreign(rows, known, of=of)
+
     def probe(self, rows: Integers, known: Integers, *, of: Fitted | None = None) -> Callable[[Floats], Floats]:
         """See `Learner`; rows of the pre-trained classifier belong to the frozen network alone."""
         if of is None or of.tuned is None:

@@ -208,7 +208,7 @@ def load_classifier(directory: str | Path, encoder: EncoderConfig | None = None)
 
 def _stored(name: str, values: Tensor) -> Tensor:
     """Return an array as it is kept: in half precision, which it was rounded to, where it is large."""
-    return values.half() if name == "kept" else values
+    return values.half() if name in ("kept", "rows") else values
 
 
 def _network(folder: Path, asked: DescribedNetwork, described: Description) -> Network:
@@ -244,12 +244,13 @@ def _quantized(folder: Path, asked: DescribedNetwork, network: Network, describe
 def _arrays(folder: Path, described: Description, features: int) -> dict[str, Floats]:
     """Return the arrays of the rule for "none of these", each checked."""
     result: dict[str, Floats] = {}
+    shapes = {"mean": (features,), "whitening": (features, features), "offsets": (None,)}
     for file, names in described.arrays.items():
         tensors = _read_tensors(folder, file, described)
         if sorted(tensors) != sorted(names):
             raise ArtifactError(f"{folder / file} holds {sorted(tensors)} instead of {sorted(names)}.")
         for name, tensor in tensors.items():
-            shape = (features,) if name == "mean" else (features, features) if name == "whitening" else (None, features)
+            shape = shapes.get(name, (None, features))
             fits = tensor.ndim == len(shape) and all(
                 found == wanted or (wanted is None and found > 0)
                 for found, wanted in zip(tensor.shape, shape, strict=True)
@@ -259,6 +260,10 @@ def _arrays(folder: Path, described: Description, features: int) -> dict[str, Fl
                     f"{folder / file}: {name} is {tensor.dtype} of shape {tuple(tensor.shape)}; finite numbers for "
                     f"{features} features were expected."
                 )
+        if "rows" in tensors and len(tensors["rows"]) != len(tensors["offsets"]):
+            raise ArtifactError(
+                f"{folder / file} holds {len(tensors['rows'])} rows of labels and {len(tensors['offsets'])} offsets."
+            )
         result |= {name: tensor.float().numpy() for name, tensor in tensors.items()}
     return result
 

@@ -51,8 +51,10 @@ from headstart.schema import (
 KIND = "headstart classifier"
 ARRAYS: Mapping[str, tuple[str, ...]] = {  # score → the arrays that it needs
     "energy": (),
+    "logit": (),
     "neighbours": ("kept", "mean"),
     "mahalanobis": ("means", "whitening"),
+    "labels": ("offsets", "rows"),
 }
 
 
