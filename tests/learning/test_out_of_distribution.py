@@ -211,3 +211,15 @@ def test_the_grid_keeps_the_ranks_of_many_scores():
     assert len(many.own) == out_of_distribution.GRID
     score = np.array([[np.quantile(own, 0.05)]], dtype=np.float32)
     assert many.p_value(score, np.zeros((1, 1), np.float32))[0] == pytest.approx(0.05, abs=2e-3)
+
+
+def test_copies_of_what_was_learned_are_no_new_pictures_in_a_comparison():
+    """Each picture twice: near to its copy, whatever class it is of, neighbours would know all of the new ones."""
+    generator = np.random.default_rng(0)
+    features = np.repeat(generator.normal(size=(300, 12)), 2, axis=0).astype(np.float32)
+    targets, rows, pairs = np.arange(600) // 2 % 4, np.arange(600), np.arange(600) // 2
+    areas = [
+        out_of_distribution.compare(features, targets, rows, fitted(features), seed=0, groups=groups)["neighbours"]
+        for groups in (None, pairs)
+    ]
+    assert areas[0] > 0.6 > areas[1]

@@ -276,6 +276,7 @@ def compare(
     fitted: Callable[[Integers, Integers], Callable[[Floats], Floats]],
     seed: int,
     foreign: Callable[[Integers, Integers], LabelRows] = lambda *_: NO_LABELS,
+    groups: Integers | None = None,
     scores: Sequence[Score] = SCORES,
 ) -> dict[Score, float]:
     """Return score → mean area under the ROC curve between new pictures of known classes and of classes left out.
@@ -287,10 +288,11 @@ def compare(
         fitted: (rows to learn from, classes that are known) → a function from features to logits of those classes.
         seed: Of the choice of classes and pictures.
         foreign: (rows to learn from, classes that are known) → what the backbone knows beside these.
+        groups: (N,) a picture is new if no picture of its group was learned from; None: each is its own.
         scores: Which to compare.
     """
     generator = np.random.default_rng(seed)
-    present = np.unique(targets[rows])
+    present, together = np.unique(targets[rows]), np.arange(len(targets)) if groups is None else groups
     order = generator.permutation(present)
     quarter = max(1, len(order) // 4)
     areas: dict[Score, list[float]] = {score: [] for score in scores}
@@ -299,7 +301,9 @@ def compare(
         tried = generator.permutation(rows)[:MOST_TRIED]
         outside = np.isin(targets[tried], left_out)
         own, strange = tried[~outside], tried[outside]
-        new, learned = own[: len(own) // 4], own[len(own) // 4 :]
+        held = generator.permutation(np.unique(together[own]))
+        apart = np.isin(together[own], held[: len(held) // 4])
+        new, learned = own[apart], own[~apart]
         if not (len(new) and len(strange)):
             continue  # of many classes of few pictures none may be among those tried
         known = np.setdiff1d(present, left_out)

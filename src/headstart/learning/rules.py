@@ -104,7 +104,7 @@ def _fit_out_of_distribution(
     score: out_of_distribution.Score = "neighbours" if asked == "best" else asked  # works with few classes, no folds
     if asked == "best" and len(held.rows) and len(np.unique(targets[train])) >= out_of_distribution.FEWEST_CLASSES:
         compared = out_of_distribution.compare(
-            values, targets, train, partial(learner.probe, of=fitted), learner.seed, foreign
+            values, targets, train, partial(learner.probe, of=fitted), learner.seed, foreign, groups
         )
         enough = max(compared.values(), default=0) - out_of_distribution.TIE
         score = next((name for name in compared if compared[name] >= enough), score)
