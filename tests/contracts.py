@@ -21,13 +21,14 @@ from safetensors.torch import save_file
 
 from headstart.config import EncoderConfig
 from headstart.encoding import backbone as backbones
-from headstart.encoding import graphs, network, runtime
+from headstart.encoding import graphs, pretrained, runtime
 from headstart.encoding.backbone import Backbone
+from headstart.encoding.encoder import Encoder
 from headstart.encoding.features import VIEWS
-from headstart.encoding.quantized import Quantized
-from headstart.encoding.runtime import Encoder
+from headstart.encoding.graph import Graph
 from headstart.learning.calibration import Calibration
-from headstart.learning.heads import Head
+from headstart.learning.heads import Head, Shape
+from headstart.learning.modules import HeadModule
 from headstart.learning.rules import PredictionRules
 from headstart.model import artifact, formats
 from headstart.model.classifier import Classifier
@@ -60,7 +61,7 @@ def toys() -> Backbone:
             torch.manual_seed(0)
             file = Path(folder, f"{name}.safetensors")
             save_file(timm.create_model(name).state_dict(), file)
-            networks.append(network.load(name, str(file), size=size, crop=crop))
+            networks.append(pretrained.load(name, str(file), size=size, crop=crop))
     return Backbone(tuple(networks))
 
 
@@ -71,7 +72,7 @@ def toy_encoders() -> tuple[Encoder, ...]:
 
 
 @functools.cache
-def quantized_toys() -> tuple[Quantized, ...]:
+def quantized_toys() -> tuple[Graph, ...]:
     """`toys` in 8-bit integers; needs NNCF, and some seconds once a session."""
     return tuple(graphs.quantized(one, noise(8, one.preprocess.size)) for one in toys().networks)
 
@@ -85,8 +86,13 @@ def quantized_toy_classifier() -> Classifier:
 def toy_classifier(views: tuple[str, ...] = VIEWS) -> Classifier:
     """Of `toys`, with a head from a seed."""
     torch.manual_seed(0)
-    head, rules = Head(toys().dim, 2).eval(), PredictionRules(Calibration(1.5))
-    return Classifier(toys(), toy_encoders(), head, rules, ClassNames(["a", "é\n,"]), views=views)
+    known, rules = head(toys().dim, 2), PredictionRules(Calibration(1.5))
+    return Classifier(toys(), toy_encoders(), known, rules, ClassNames(["a", "é\n,"]), views=views)
+
+
+def head(features: int, classes: int, *hidden: int, batch_norm: bool = False) -> Head:
+    """A head of random weights."""
+    return HeadModule(Shape(features, classes, hidden, 0.5 if hidden else 0.0, batch_norm)).numbers()
 
 
 def noise(count: int, size: int = SIZE) -> list[Pixels]:

@@ -30,7 +30,6 @@ from headstart.encoding import backbone as backbones
 from headstart.encoding import cache as caches
 from headstart.encoding import features, runtime
 from headstart.inspection import files
-from headstart.learning.heads import Head
 from headstart.learning.rules import PredictionRules
 from headstart.model import artifact
 from headstart.model.artifact import load_classifier
@@ -157,7 +156,8 @@ def small_model(tmp_path: Path) -> Path:
     backbone = backbones.load("test_resnet", str(tmp_path / "weights.safetensors"))
     encoders = runtime.build_all(backbone, EncoderPlan("test_resnet", "", "torch", "cpu", "f32"))
     artifact.save(
-        Classifier(backbone, encoders, Head(backbone.dim, 2), PredictionRules(), ClassNames("ab")), tmp_path / "small"
+        Classifier(backbone, encoders, contracts.head(backbone.dim, 2), PredictionRules(), ClassNames("ab")),
+        tmp_path / "small",
     )
     return tmp_path / "small"
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from headstart.encoding import backbone as backbones
-from headstart.encoding import network, stages
+from headstart.encoding import pretrained, stages
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.network import Network
 from headstart.errors import BackboneError, ConfigError
@@ -29,7 +29,7 @@ def knowing(first: list[str], second: list[str]) -> Backbone:
         offsets = np.arange(len(meanings), dtype=np.float32) * 2 + number
         labels = tuple(one.partition(".")[0] for one in meanings)
         own = contracts.toys().networks[0]
-        networks.append(Network("own", own.module, dim, own.preprocess, {}, "", labels, rows, offsets, tuple(meanings)))
+        networks.append(Network("own", own.build, dim, own.preprocess, {}, "", labels, rows, offsets, tuple(meanings)))
     return Backbone(tuple(networks))
 
 
@@ -139,13 +139,13 @@ def test_an_unknown_name_among_several_is_answered_with_the_closest():
 
 
 def test_the_crop_asked_for_is_the_network_s():
-    own = network.load("lite0", size=64, crop=0.5)
+    own = pretrained.load("lite0", size=64, crop=0.5)
     assert own.preprocess == replace(contracts.lite0().preprocess, crop=0.5)
     assert own.digest == contracts.lite0().networks[0].digest
 
 
 def test_a_retrained_network_knows_no_labels_and_stands_beside_the_one_that_does():
-    frozen = network.load("tf_efficientnet_lite0", "", size=64)
+    frozen = pretrained.load("tf_efficientnet_lite0", "", size=64)
     trained = stages.retrained(frozen, copy.deepcopy(frozen.module))
     both = Backbone((trained, frozen))
     assert (trained.labels, trained.meanings, len(trained.rows)) == ((), (), 0)

@@ -21,8 +21,7 @@ import torch
 from safetensors.torch import save_file
 from timm.models import save_for_hf
 
-from headstart.encoding import network as networks
-from headstart.encoding import runtime
+from headstart.encoding import pretrained, runtime
 from headstart.encoding.network import Network
 from headstart.errors import BackboneError, ConfigError, HeadstartError
 from headstart.plans import EncoderPlan
@@ -80,7 +79,7 @@ def test_C1_pickle_in_weights_runs_no_code(tmp_path: Path, suffix: str, form: st
     else:
         file.write_bytes(pickle.dumps(content))
     with pytest.raises(BackboneError) as refused:
-        networks.load("lite0", str(file), size=64)
+        pretrained.load("lite0", str(file), size=64)
     assert not mark.exists()
     assert str(file) in str(refused.value)
     assert "mkdir" in str(refused.value)  # the blocked global, by name
@@ -91,7 +90,7 @@ def test_C1_pickle_named_safetensors_runs_no_code(tmp_path: Path):
     file, mark = tmp_path / "weights.safetensors", tmp_path / "ran"
     file.write_bytes(pickle.dumps(Hostile(mark)))
     with pytest.raises(BackboneError, match="no safetensors file"):
-        networks.load("lite0", str(file), size=64)
+        pretrained.load("lite0", str(file), size=64)
     assert not mark.exists()
 
 
@@ -100,7 +99,7 @@ def test_C1_pickle_in_a_local_dir_runs_no_code(tmp_path: Path):
     (folder / "model.safetensors").unlink()
     torch.save({"conv1.weight": Hostile(mark)}, folder / "pytorch_model.bin")
     with pytest.raises(BackboneError):
-        networks.load(f"local-dir:{folder}")
+        pretrained.load(f"local-dir:{folder}")
     assert not mark.exists()
 
 
@@ -110,7 +109,7 @@ def test_C3_hostile_safetensors_as_weights_is_refused_at_once(tmp_path: Path, fo
     file.write_bytes(contracts.FORGED[forged])
     begun = time.monotonic()
     with pytest.raises(BackboneError, match="no safetensors file"):
-        networks.load("test_resnet", str(file))
+        pretrained.load("test_resnet", str(file))
     assert time.monotonic() - begun < 5
 
 
@@ -119,29 +118,29 @@ def test_C4_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float
     bad = toy("test_resnet", tmp_path)[0].state_dict()["conv1.0.weight"].clone()
     bad[-1, -1, -1, -1] = value
     with pytest.raises(BackboneError, match=r"conv1\.0\.weight holds numbers that are not finite"):
-        networks.load("test_resnet", str(altered(tmp_path, conv1__0__weight=bad)))
+        pretrained.load("test_resnet", str(altered(tmp_path, conv1__0__weight=bad)))
 
 
 def test_C5_weights_of_another_network_name_a_tensor(tmp_path: Path):
     _, file = toy("test_efficientnet", tmp_path)
     with pytest.raises(BackboneError, match=r"conv1\.0\.weight is missing.*and \d+ more"):
-        networks.load("test_resnet", str(file))
+        pretrained.load("test_resnet", str(file))
 
 
 def test_C5_weights_of_the_wrong_shape_name_the_tensor(tmp_path: Path):
     file = altered(tmp_path, conv1__0__weight=torch.zeros(1, 2, 3, 4))
     with pytest.raises(BackboneError, match=r"conv1\.0\.weight has the shape \(1, 2, 3, 4\) instead of"):
-        networks.load("test_resnet", str(file))
+        pretrained.load("test_resnet", str(file))
 
 
 def test_C5_weights_with_a_tensor_left_out_name_it(tmp_path: Path):
     with pytest.raises(BackboneError, match=r"bn1\.running_var is missing"):
-        networks.load("test_resnet", str(altered(tmp_path, bn1__running_var=None)))
+        pretrained.load("test_resnet", str(altered(tmp_path, bn1__running_var=None)))
 
 
 def test_C5_weights_with_a_tensor_too_many_name_it(tmp_path: Path):
     with pytest.raises(BackboneError, match="smuggled is unknown"):
-        networks.load("test_resnet", str(altered(tmp_path, smuggled=torch.zeros(1))))
+        pretrained.load("test_resnet", str(altered(tmp_path, smuggled=torch.zeros(1))))
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
@@ -152,25 +151,25 @@ def test_C5_truncated_weights_are_refused(tmp_path: Path, suffix: str):
         torch.save(module.state_dict(), file)
     file.write_bytes(file.read_bytes()[:-1000])
     with pytest.raises(BackboneError, match=file.name):
-        networks.load("test_resnet", str(file))
+        pretrained.load("test_resnet", str(file))
 
 
 def test_weights_may_be_a_plain_pth(tmp_path: Path):
     module, file = toy("test_resnet", tmp_path)
     torch.save({"state_dict": {f"module.{key}": value for key, value in module.state_dict().items()}}, file)
     file = file.rename(tmp_path / "weights.pth")
-    assert networks.load("test_resnet", str(file)).dim == module.num_features
+    assert pretrained.load("test_resnet", str(file)).dim == module.num_features
 
 
 def test_weights_with_another_classifier_lose_it(tmp_path: Path):
     _, file = toy("test_resnet", tmp_path, num_classes=7)
-    backbone = networks.load("test_resnet", str(file))
+    backbone = pretrained.load("test_resnet", str(file))
     assert (backbone.labels, backbone.rows.size, backbone.offsets.size) == ((), 0, 0)
 
 
 def test_missing_weights_file_is_named(tmp_path: Path):
     with pytest.raises(BackboneError, match="nowhere.pth is not there"):
-        networks.load("lite0", str(tmp_path / "nowhere.pth"))
+        pretrained.load("lite0", str(tmp_path / "nowhere.pth"))
 
 
 @pytest.mark.parametrize(
@@ -178,7 +177,7 @@ def test_missing_weights_file_is_named(tmp_path: Path):
 )
 def test_unknown_name_is_answered_with_the_closest_ones(name: str):
     with pytest.raises(BackboneError) as refused:
-        networks.load(name)
+        pretrained.load(name)
     assert repr(name) in refused.value.message
     assert "tf_efficientnet_lite0" in refused.value.hint
     if name in ("lite3x", "tf_eficientnet_lite2", "resnt50"):
@@ -189,7 +188,7 @@ def test_unknown_name_is_answered_with_the_closest_ones(name: str):
 @pytest.mark.parametrize("name", TOYS)
 def test_timm_network_with_a_weights_file_is_a_backbone(tmp_path: Path, name: str):
     module, file = toy(name, tmp_path)
-    backbone = networks.load(name, str(file))
+    backbone = pretrained.load(name, str(file))
     pictures = torch.randn(2, 3, backbone.preprocess.size, backbone.preprocess.size)
     with torch.inference_mode():
         expected = module.forward_head(module.forward_features(pictures), pre_logits=True)
@@ -201,7 +200,7 @@ def test_timm_network_with_a_weights_file_is_a_backbone(tmp_path: Path, name: st
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TOYS)
 def test_timm_network_keeps_the_encoder_contract(tmp_path: Path, name: str):
-    backbone = networks.load(name, str(toy(name, tmp_path)[1]))
+    backbone = pretrained.load(name, str(toy(name, tmp_path)[1]))
     encoder = runtime.build(backbone, EncoderPlan(name, "", "openvino", "cpu", "f32"))
     pictures = contracts.noise(34, backbone.preprocess.size)
     contracts.check_encoder(encoder, pictures)
@@ -210,23 +209,23 @@ def test_timm_network_keeps_the_encoder_contract(tmp_path: Path, name: str):
 
 @pytest.mark.parametrize("name", TOYS)
 def test_weights_file_serves_other_picture_sizes(tmp_path: Path, name: str):
-    backbone = networks.load(name, str(toy(name, tmp_path)[1]), size=96)
+    backbone = pretrained.load(name, str(toy(name, tmp_path)[1]), size=96)
     assert backbone.preprocess.size == 96
     assert backbone.module(torch.zeros(1, 3, 96, 96)).shape == (1, backbone.dim)
 
 
 def test_local_dir_is_a_backbone(tmp_path: Path):
-    backbone = networks.load(f"local-dir:{local_dir(tmp_path)}")
+    backbone = pretrained.load(f"local-dir:{local_dir(tmp_path)}")
     assert backbone.name == "test_resnet"
     assert (backbone.preprocess.size, backbone.preprocess.crop) == (96, 0.5)
-    assert backbone.digest == networks.load("test_resnet", str(tmp_path / "model.safetensors")).digest
+    assert backbone.digest == pretrained.load("test_resnet", str(tmp_path / "model.safetensors")).digest
 
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
 def test_incomplete_local_dir_is_refused_with_its_path(tmp_path: Path, missing: str):
     (local_dir(tmp_path) / missing).unlink()
     with pytest.raises(BackboneError) as refused:
-        networks.load(f"local-dir:{tmp_path}")
+        pretrained.load(f"local-dir:{tmp_path}")
     assert str(tmp_path) in refused.value.message
     assert "hub" not in refused.value.message  # nothing was sought there
 
@@ -234,7 +233,7 @@ def test_incomplete_local_dir_is_refused_with_its_path(tmp_path: Path, missing: 
 def test_local_dir_with_a_broken_config_is_refused(tmp_path: Path):
     (local_dir(tmp_path) / "config.json").write_text("{")
     with pytest.raises(HeadstartError, match="config|local-dir"):
-        networks.load(f"local-dir:{tmp_path}")
+        pretrained.load(f"local-dir:{tmp_path}")
 
 
 def test_bundled_backbone_knows_its_labels():
@@ -247,16 +246,16 @@ def test_bundled_backbone_knows_its_labels():
 
 def test_digest_tells_weights_apart(tmp_path: Path):
     module, file = toy("test_resnet", tmp_path)
-    before = networks.load("test_resnet", str(file)).digest
+    before = pretrained.load("test_resnet", str(file)).digest
     changed = module.state_dict()["bn1.weight"].clone()
     changed[0] = torch.nextafter(changed[0], torch.tensor(2.0))
-    assert networks.load("test_resnet", str(altered(tmp_path))).digest == before
-    assert networks.load("test_resnet", str(altered(tmp_path, bn1__weight=changed))).digest != before
+    assert pretrained.load("test_resnet", str(altered(tmp_path))).digest == before
+    assert pretrained.load("test_resnet", str(altered(tmp_path, bn1__weight=changed))).digest != before
 
 
 def test_rebuilt_backbone_computes_the_same_bits():
     own = contracts.lite0().networks[0]
-    back = networks.rebuild(own.name, own.module.state_dict(), own.preprocess, own.arguments)
+    back = pretrained.rebuild(own.name, own.module.state_dict(), own.preprocess, own.arguments)
     picture = torch.randn(1, 3, 64, 64)
     np.testing.assert_array_equal(back.module(picture), own.module(picture))
     assert (back.digest, back.dim) == (own.digest, own.dim)
@@ -265,11 +264,11 @@ def test_rebuilt_backbone_computes_the_same_bits():
 @pytest.mark.slow
 def test_D18_without_home_and_network_the_bundled_backbone_works(tmp_path: Path):
     code = """
-from headstart.encoding import network
+from headstart.encoding import pretrained
 from headstart.errors import BackboneError
-print(network.load("lite0", size=64).dim)
+print(pretrained.load("lite0", size=64).dim)
 try:
-    network.load("resnet18")
+    pretrained.load("resnet18")
 except BackboneError as error:
     print(error)
 """
@@ -289,14 +288,14 @@ except BackboneError as error:
 def test_same_tensors_in_another_architecture_have_another_digest(tmp_path: Path):
     file = tmp_path / "weights.safetensors"
     save_file(timm.create_model("efficientnet_b0", num_classes=0).state_dict(), file)
-    plain, padded = (networks.load(name, str(file), size=64) for name in ("efficientnet_b0", "tf_efficientnet_b0"))
+    plain, padded = (pretrained.load(name, str(file), size=64) for name in ("efficientnet_b0", "tf_efficientnet_b0"))
     assert plain.digest != padded.digest
 
 
 def test_arguments_of_a_local_folder_survive_rebuilding(tmp_path: Path):
     save_for_hf(timm.create_model("test_resnet", global_pool="max"), tmp_path, model_args={"global_pool": "max"})
-    own = networks.load(f"local-dir:{tmp_path}", size=64)
-    back = networks.rebuild(own.name, own.module.state_dict(), own.preprocess, own.arguments)
+    own = pretrained.load(f"local-dir:{tmp_path}", size=64)
+    back = pretrained.rebuild(own.name, own.module.state_dict(), own.preprocess, own.arguments)
     picture = torch.randn(1, 3, 64, 64)
     assert own.arguments["global_pool"] == "max"
     np.testing.assert_array_equal(back.module(picture), own.module(picture))
@@ -313,7 +312,7 @@ def inception(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
     file = tmp_path_factory.mktemp("inception") / "weights.safetensors"
     torch.manual_seed(0)
     save_file(timm.create_model("inception_resnet_v2").state_dict(), file)
-    backbone = networks.load("inception_resnet_v2", str(file), size=331)
+    backbone = pretrained.load("inception_resnet_v2", str(file), size=331)
     file.unlink()  # 220 MB
     yield backbone
     torch.set_num_threads(before)
@@ -342,7 +341,7 @@ def test_the_tutorial_s_backbone_gives_the_mean_over_nine_by_nine_positions(ince
 def test_weights_of_another_network_are_refused_for_the_tutorial_s(tmp_path: Path):
     _, file = toy("test_resnet", tmp_path)
     with pytest.raises(BackboneError, match=r"do not fit the network: conv2d_1a\.\S+ is missing") as refused:
-        networks.load("inception_resnet_v2", str(file), size=331)
+        pretrained.load("inception_resnet_v2", str(file), size=331)
     assert "--backbone" in refused.value.hint
 
 
@@ -363,7 +362,7 @@ def keras_file(folder: Path, suffix: str) -> Path:
 def test_a_file_of_keras_is_refused_as_one_whatever_its_name(tmp_path: Path, suffix: str):
     file = keras_file(tmp_path, suffix)
     with pytest.raises(BackboneError, match="Keras") as refused:
-        networks.load("test_resnet", str(file))
+        pretrained.load("test_resnet", str(file))
     assert str(file) in refused.value.message
     assert "timm" in refused.value.hint
 
@@ -371,38 +370,38 @@ def test_a_file_of_keras_is_refused_as_one_whatever_its_name(tmp_path: Path, suf
 def test_a_zip_of_keras_is_refused_as_one_whatever_its_name(tmp_path: Path):
     file = keras_file(tmp_path, "keras").rename(tmp_path / "weights.pth")
     with pytest.raises(BackboneError, match="Keras"):
-        networks.load("test_resnet", str(file))
+        pretrained.load("test_resnet", str(file))
 
 
 def test_safetensors_with_the_names_of_keras_name_what_is_missing(tmp_path: Path):
     file = tmp_path / "weights.safetensors"
     save_file({"conv2d/kernel:0": torch.zeros(3, 3, 3, 32), "conv2d/bias:0": torch.zeros(32)}, file)
     with pytest.raises(BackboneError, match=r"conv1\.0\.weight is missing.*and \d+ more"):
-        networks.load("test_resnet", str(file))
+        pretrained.load("test_resnet", str(file))
 
 
 @pytest.mark.parametrize("name", ["lite0", "lite2"])
 def test_how_pictures_are_wanted_is_known_without_the_weights(name: str):
-    assert networks.preprocessing(name) == networks.load(name).preprocess
-    assert networks.preprocessing(name, 331, "squash") == networks.load(name, size=331, resize="squash").preprocess
+    assert pretrained.preprocessing(name) == pretrained.load(name).preprocess
+    assert pretrained.preprocessing(name, 331, "squash") == pretrained.load(name, size=331, resize="squash").preprocess
 
 
 def test_how_an_absent_network_wants_its_pictures_needs_no_network():
-    wanted = networks.preprocessing("inception_resnet_v2", 331)
+    wanted = pretrained.preprocessing("inception_resnet_v2", 331)
     assert (wanted.size, wanted.crop, wanted.mean) == (331, 0.8975, (0.5, 0.5, 0.5))
 
 
 def test_size_that_the_patches_do_not_divide_is_refused_at_once(tmp_path: Path):
     _, file = toy("test_vit", tmp_path)
     with pytest.raises(ConfigError, match=r"test_vit cannot take pictures of 100 pixels \(pictures\.size\): .*16"):
-        networks.load("test_vit", str(file), size=100)
-    assert networks.load("test_vit", str(file), size=96).preprocess.size == 96
+        pretrained.load("test_vit", str(file), size=100)
+    assert pretrained.load("test_vit", str(file), size=96).preprocess.size == 96
 
 
 @pytest.mark.parametrize("engine", ["openvino", "torch"])
 def test_saved_size_that_the_network_cannot_take_is_an_error_of_ours(tmp_path: Path, engine: str):
     _, file = toy("test_vit", tmp_path)
-    whole = networks.load("test_vit", str(file))
+    whole = pretrained.load("test_vit", str(file))
     edited = replace(whole, preprocess=replace(whole.preprocess, size=100))
     encoder = runtime.build(edited, EncoderPlan("test_vit", "", engine, "cpu", "f32"))
     with pytest.raises(ConfigError, match=r"pictures\.size"):

@@ -14,8 +14,9 @@ from safetensors.torch import save
 
 from headstart.config import EncoderConfig, TrainConfig
 from headstart.encoding import graphs, runtime, shelves
-from headstart.encoding.quantized import Quantized, require_nncf
-from headstart.encoding.runtime import Encoder
+from headstart.encoding.encoder import Encoder
+from headstart.encoding.graph import Graph
+from headstart.encoding.quantized import require_nncf
 from headstart.errors import BackboneError, ConfigError, MissingExtraError
 from headstart.plans import EncoderPlan, refuse_contradictions
 
@@ -46,7 +47,7 @@ def test_a_quantized_network_comes_back_from_its_bytes_without_nncf(monkeypatch:
     own = encoder()
     before = list(own.encode(contracts.noise(3)))
     monkeypatch.setitem(sys.modules, "nncf", None)
-    back = Quantized.of_content(own.quantized.content())
+    back = Graph.of_content(own.quantized.content())
     assert back.digest == own.quantized.digest
     again = runtime.build(own.network, PLAN, back)
     np.testing.assert_array_equal(list(again.encode(contracts.noise(3))), before)
@@ -55,7 +56,7 @@ def test_a_quantized_network_comes_back_from_its_bytes_without_nncf(monkeypatch:
 @pytest.mark.slow
 def test_the_quantized_network_is_part_of_the_key_of_the_cache():
     own = encoder()
-    other = runtime.build(own.network, PLAN, Quantized(own.quantized.graph, own.quantized.constants + b"0"))
+    other = runtime.build(own.network, PLAN, Graph(own.quantized.graph, own.quantized.constants + b"0"))
     recipes = [shelves.recipe(one, "original") for one in (own, other)]
     assert recipes[0] != recipes[1]
     assert recipes[0]["precision"] == "int8"
@@ -84,29 +85,29 @@ def test_a_wrong_quantized_network_falls_back_with_a_warning(monkeypatch: pytest
 
 @pytest.mark.parametrize("tensors", FORGED.values(), ids=FORGED)
 def test_forged_bytes_are_no_quantized_network(tensors: dict[str, torch.Tensor]):
-    with pytest.raises(BackboneError, match="quantized network"):
-        Quantized.of_content(save(tensors))
+    with pytest.raises(BackboneError, match="graph"):
+        Graph.of_content(save(tensors))
 
 
 @pytest.mark.parametrize("name", contracts.FORGED)
 def test_a_forged_file_is_no_quantized_network(name: str):
-    with pytest.raises(BackboneError, match="quantized network"):
-        Quantized.of_content(contracts.FORGED[name])
+    with pytest.raises(BackboneError, match="graph"):
+        Graph.of_content(contracts.FORGED[name])
 
 
 def test_a_graph_that_may_never_end_is_refused():
     with pytest.raises(BackboneError, match="no plain one"):
-        Quantized.of_tensors(Quantized(b"<?xml version='1.0'?><net><body/></net>", b"0").tensors())
+        Graph.of_content(Graph(b"<?xml version='1.0'?><net><body/></net>", b"0").content())
 
 
 def test_bytes_that_openvino_cannot_read_are_refused():
     with pytest.raises(BackboneError, match="cannot be read"):
-        graphs.read(contracts.toys().networks[0], Quantized(b"<?xml version='1.0'?><net></net>", b""))
+        graphs.read(contracts.toys().networks[0], Graph(b"<?xml version='1.0'?><net></net>", b""))
 
 
 @pytest.mark.parametrize("asked", [{"engine": "torch"}, {"device": "cuda"}])
 def test_int8_is_for_openvino_on_the_cpu(monkeypatch: pytest.MonkeyPatch, asked: dict[str, str]):
-    monkeypatch.setattr(runtime.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(ConfigError, match="int8 is for the OpenVINO engine") as told:
         runtime.choose(EncoderConfig("lite0", precision="int8", **asked))
     assert "--engine openvino" in told.value.hint

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable, Iterator
 import contracts
 import numpy as np
 import pytest
+import torch
 
 from headstart.config import EncoderConfig
-from headstart.encoding import network as networks
-from headstart.encoding import runtime
-from headstart.encoding.runtime import Encoder, OpenVinoEncoder, TorchEncoder
+from headstart.encoding import pretrained, runtime
+from headstart.encoding.eager import TorchEncoder
+from headstart.encoding.encoder import Encoder
+from headstart.encoding.runtime import OpenVinoEncoder
 from headstart.errors import ConfigError
 from headstart.records import Floats, Pixels
 
@@ -58,7 +60,7 @@ def test_engine_agrees_with_torch_within_its_bound(engine: str):
 
 
 def test_an_encoder_leaves_the_backbone_that_others_use_as_it_is():
-    network = networks.load("lite0", size=contracts.SIZE)
+    network = pretrained.load("lite0", size=contracts.SIZE)
     next(iter(runtime.build(network, fresh("torch-f32").plan).encode(contracts.noise(1))))
     assert all(weight.is_contiguous() for weight in network.module.parameters())
 
@@ -136,13 +138,13 @@ def test_plan_is_never_automatic():
 
 @pytest.mark.parametrize("device", ["mps", "xpu"])
 def test_device_that_is_not_here_is_refused_by_name(device: str):
-    if device == "mps" and runtime.torch.backends.mps.is_available():
+    if device == "mps" and torch.backends.mps.is_available():
         pytest.skip("this machine has it")
     with pytest.raises(ConfigError, match=device):
         runtime.choose(EncoderConfig(device=device))
 
 
 def test_openvino_runs_on_the_cpu_only(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(runtime.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(ConfigError, match="not on cuda"):
         runtime.choose(EncoderConfig(engine="openvino", device="cuda"))

@@ -17,7 +17,8 @@ from PIL import Image
 from headstart.data import images, sources
 from headstart.encoding import cache as caches
 from headstart.encoding import features, reading, runtime
-from headstart.encoding.runtime import Encoder, TorchEncoder
+from headstart.encoding.eager import TorchEncoder
+from headstart.encoding.encoder import Encoder
 from headstart.inspection import files
 from headstart.records import Dataset, FeatureTable, Floats, Pixels, Preprocess
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from headstart.config import CalibrationConfig, HeadConfig
 from headstart.data import images, sources
-from headstart.encoding import crops, features, network, runtime, sizes, stages
+from headstart.encoding import crops, features, pretrained, runtime, sizes, stages
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.ondemand import OnDemand
 from headstart.errors import DataError
@@ -69,7 +69,7 @@ def untrained(name: str = "test_resnet") -> Backbone:
     torch.manual_seed(0)
     options = {"img_size": SIDE} if "vit" in name else {}
     state = timm.create_model(name, num_classes=0, **options).state_dict()
-    return Backbone((network.rebuild(name, state, Preprocess(SIDE, 1.0, "bicubic", (0.5,) * 3, (0.5,) * 3), {}),))
+    return Backbone((pretrained.rebuild(name, state, Preprocess(SIDE, 1.0, "bicubic", (0.5,) * 3, (0.5,) * 3), {}),))
 
 
 class Case(NamedTuple):
@@ -277,7 +277,7 @@ def test_a_killed_training_goes_on_to_the_same_bits(visible: Case, tmp_path: Pat
     assert bool(list(tmp_path.iterdir())) == (epoch > 0)
     resumed = finetune.fit(task(visible, tmp_path), head, rows)
     assert resumed.backbone.networks[0].digest == whole.backbone.networks[0].digest
-    assert torch.equal(resumed.head.linear.weight, whole.head.linear.weight)
+    assert np.array_equal(resumed.head.weight, whole.head.weight)
     assert [step.watched_loss for step in resumed.history] == [step.watched_loss for step in whole.history]
     assert not list(tmp_path.iterdir())
 
@@ -298,7 +298,7 @@ def test_networks_of_other_kinds_are_trained_and_their_statistics_stay(name: str
     values = np.zeros((len(visible.groups), 1, backbone.dim), np.float32)
     seen = visible.learner._task().augmentation
     seen = replace(seen, features=replace(seen.features, values=values))
-    head = finetune.Head(backbone.dim, 2)
+    head = contracts.head(backbone.dim, 2)
     tuned = finetune.fit(task(visible, backbone=backbone, augmentation=seen), head, Rows(visible.train[::8], NONE, 1))
     after = tuned.backbone.networks[0].module.state_dict()
     changed = {key for key in before if not torch.equal(before[key], after[key])}
@@ -314,7 +314,7 @@ def test_networks_side_by_side_are_trained_together(visible: Case):
     features_of = replace(visible.learner.features, values=values)
     preprocesses = tuple(network.preprocess for network in both.networks)
     seen = Augmentation(features_of, preprocesses, preprocesses, mirror=True, seed=0)
-    head = finetune.Head(both.dim, 2)
+    head = contracts.head(both.dim, 2)
     tuned = finetune.fit(Task(seen, both, FineTunePlan(epochs=1)), head, Rows(visible.train[::8], NONE, 1))
     digests = [network.digest for network in both.networks]
     assert all(new.digest != old for new, old in zip(tuned.backbone.networks, digests, strict=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,7 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from headstart.learning.heads import Head, averaged, loss_and_accuracy
+from headstart.learning import modules
+from headstart.learning.heads import Head, Shape, averaged
+from headstart.learning.modules import HeadModule, loss_and_accuracy
 
 FEATURES, CLASSES = 12, 4
 LAYERS = {  # widths of hidden layers → what a row passes in training
@@ -22,16 +23,21 @@ LAYERS = {  # widths of hidden layers → what a row passes in training
 }
 
 
-def head_of(
+def module_of(
     hidden: tuple[int, ...], *, dropout: float = 0.5, batch_norm: bool = True, features: int = FEATURES
-) -> Head:
-    """Return a head that properties fitted: no weight and no statistic is what a new head has."""
+) -> HeadModule:
+    """Return a head that looks fitted: no weight and no statistic is what a new head has."""
     torch.manual_seed(0)
-    head = Head(features, CLASSES, hidden, dropout=dropout, batch_norm=batch_norm)
-    for name, value in head.state_dict().items():
+    module = HeadModule(Shape(features, CLASSES, hidden, dropout, batch_norm))
+    for name, value in module.state_dict().items():
         if value.is_floating_point():
             value.copy_(torch.rand_like(value) + 0.3 if "var" in name else torch.randn_like(value) * 0.5)
-    return head
+    return module
+
+
+def head_of(hidden: tuple[int, ...], **shape: Any) -> Head:
+    """Return `module_of` in numbers."""
+    return module_of(hidden, **shape).numbers()
 
 
 def rows(number: int, features: int = FEATURES) -> np.ndarray:
@@ -41,7 +47,7 @@ def rows(number: int, features: int = FEATURES) -> np.ndarray:
 
 def by_hand(head: Head, values: np.ndarray) -> np.ndarray:
     """Return the logits as numpy computes them in double precision."""
-    state = {name: value.double().numpy() for name, value in head.state_dict().items()}
+    state = {name: value.astype(np.float64) for name, value in head.tensors.items()}
     values = values.astype(np.float64)
     if "norm.weight" in state:
         values = (values - state["norm.running_mean"]) / np.sqrt(state["norm.running_var"] + 1e-3)
@@ -55,18 +61,18 @@ def by_hand(head: Head, values: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("hidden", LAYERS)
 def test_the_layers_come_in_their_order_with_dropout_before_the_last_hidden_one(hidden: tuple[int, ...]):
-    assert [name for name, _ in head_of(hidden).named_children()] == LAYERS[hidden]
+    assert [name for name, _ in module_of(hidden).named_children()] == LAYERS[hidden]
 
 
 @pytest.mark.parametrize("hidden", LAYERS)
 def test_without_dropout_and_normalisation_there_is_neither(hidden: tuple[int, ...]):
-    head = head_of(hidden, dropout=0, batch_norm=False)
-    assert [name for name, _ in head.named_children()] == [n for n in LAYERS[hidden] if n not in ("norm", "dropout")]
+    module = module_of(hidden, dropout=0, batch_norm=False)
+    assert [name for name, _ in module.named_children()] == [n for n in LAYERS[hidden] if n not in ("norm", "dropout")]
 
 
 @pytest.mark.parametrize("hidden", LAYERS)
 def test_the_widths_are_those_that_were_asked_for(hidden: tuple[int, ...]):
-    layers = [layer for layer in head_of(hidden) if isinstance(layer, nn.Linear)]
+    layers = [layer for layer in module_of(hidden) if isinstance(layer, nn.Linear)]
     assert [layer.in_features for layer in layers] == [FEATURES, *hidden]
     assert [layer.out_features for layer in layers] == [*hidden, CLASSES]
 
@@ -75,14 +81,15 @@ def test_the_widths_are_those_that_were_asked_for(hidden: tuple[int, ...]):
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_a_description_brings_back_a_head_that_takes_the_same_weights(hidden: tuple[int, ...], batch_norm: bool):
     head = head_of(hidden, batch_norm=batch_norm)
-    again = Head.from_description(head.describe(), CLASSES)
-    again.load_state_dict(head.state_dict())
-    assert again.describe() == head.describe()
+    shape = Shape.from_description(head.shape.describe(), CLASSES)
+    assert shape == (head.shape if not head.shape.linear else Shape(FEATURES, CLASSES))
+    assert {name: (value.shape, value.dtype) for name, value in head.tensors.items()} == shape.tensors()
+    again = modules.of(Head(shape, head.tensors)).numbers()
     np.testing.assert_array_equal(again.logits(rows(5)), head.logits(rows(5)))
 
 
 def test_a_linear_head_is_described_in_two_words():
-    assert head_of((), dropout=0, batch_norm=False).describe() == {"kind": "linear", "features": FEATURES}
+    assert head_of((), dropout=0, batch_norm=False).shape.describe() == {"kind": "linear", "features": FEATURES}
 
 
 @pytest.mark.parametrize(
@@ -108,7 +115,7 @@ def test_a_linear_head_is_described_in_two_words():
 )
 def test_a_description_of_no_head_is_refused(setting: str, value: Any):
     with pytest.raises(ValueError, match=r"no head of|could not convert"):
-        Head.from_description(head_of((7, 5)).describe() | {setting: value}, CLASSES)
+        Shape.from_description(head_of((7, 5)).shape.describe() | {setting: value}, CLASSES)
 
 
 @pytest.mark.parametrize("hidden", LAYERS)
@@ -130,26 +137,14 @@ def test_the_logits_of_a_row_do_not_depend_on_the_others_values():
     np.testing.assert_array_equal(head.logits(values)[0], head.logits(other)[0])
 
 
-def test_logits_follow_the_weights():
-    head = head_of((7,))
+def test_numbers_go_their_own_way():
+    module = module_of((7,))
+    head = module.numbers()
     before = head.logits(rows(3))
-    with torch.no_grad():
-        head.linear.bias += 1
-    np.testing.assert_allclose(head.logits(rows(3)), before + 1, atol=1e-6)
-    head.load_state_dict(head_of((7,)).state_dict())
+    nn.init.zeros_(module.linear.weight)
+    nn.init.zeros_(modules.of(head).linear.weight)
     np.testing.assert_array_equal(head.logits(rows(3)), before)
-    head.linear = nn.Linear(7, CLASSES)
-    assert not np.allclose(head.logits(rows(3)), before)
-
-
-def test_a_copy_goes_its_own_way():
-    head = head_of((7,))
-    before = head.logits(rows(3))
-    other = copy.deepcopy(head)
-    np.testing.assert_array_equal(other.logits(rows(3)), before)
-    nn.init.zeros_(other.linear.weight)
-    assert not np.allclose(other.logits(rows(3)), before)
-    np.testing.assert_array_equal(head.logits(rows(3)), before)
+    assert not np.allclose(module.numbers().logits(rows(3)), before)
 
 
 def test_many_threads_get_the_same_logits():
@@ -161,7 +156,7 @@ def test_many_threads_get_the_same_logits():
 
 
 def test_the_mean_of_two_heads_is_that_of_their_logits_as_they_are_weighed():
-    first, second = head_of((), batch_norm=False), Head(3, CLASSES)
+    first, second = head_of((), batch_norm=False), head_of((), batch_norm=False, features=3)
     left, right = rows(5), rows(5, 3)
     both = averaged(first, second, 0.6)
     expected = 0.6 * first.logits(left) + 0.4 * second.logits(right)
@@ -172,19 +167,17 @@ def test_no_rows_have_no_logits():
     assert head_of((7,)).logits(rows(0)).shape == (0, CLASSES)
 
 
-def test_a_head_in_training_answers_as_one_that_is_not_and_stays_in_training():
-    head = head_of((7, 5)).train()
-    state = {name: value.clone() for name, value in head.state_dict().items()}
-    said = head.logits(rows(20))
-    np.testing.assert_array_equal(said, head_of((7, 5)).eval().logits(rows(20)))
-    assert head.training
-    assert all(torch.equal(value, state[name]) for name, value in head.state_dict().items())
-    assert head.linear.weight.dtype == torch.float32
+@pytest.mark.parametrize("hidden", LAYERS)
+def test_the_module_of_a_head_says_what_the_head_says(hidden: tuple[int, ...]):
+    head, values = head_of(hidden), rows(20)
+    with torch.no_grad():
+        said = modules.of(head)(torch.from_numpy(values)).numpy()
+    np.testing.assert_allclose(said, head.logits(values), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("hidden", LAYERS)
 def test_normalisation_behind_the_pooling_computes_what_it_does_before(hidden: tuple[int, ...]):
-    head = head_of(hidden).double().eval()
+    head = module_of(hidden).double().eval()
     maps = torch.randn(5, FEATURES, 3, 4, dtype=torch.float64) * 3 + 1
     before = nn.BatchNorm2d(FEATURES, eps=1e-3).double().eval()
     before.load_state_dict(head.norm.state_dict())
@@ -194,7 +187,7 @@ def test_normalisation_behind_the_pooling_computes_what_it_does_before(hidden: t
 
 
 def test_training_drops_units_and_judging_does_not():
-    head, values = head_of((64,)), torch.from_numpy(rows(8))
+    head, values = module_of((64,)), torch.from_numpy(rows(8))
     head.train()
     assert not torch.equal(head(values), head(values))
     head.eval()

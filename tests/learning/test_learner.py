@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-import torch
 
 from headstart.config import SplitConfig, read_config
 from headstart.data import splits
@@ -107,8 +106,7 @@ def learn(given: Case, *settings: str, **more: Any) -> Learned:
 
 def same(one: Head, other: Head) -> bool:
     """Whether two heads are equal to the bit."""
-    theirs = other.state_dict()
-    return all(torch.equal(value, theirs[name]) for name, value in one.state_dict().items())
+    return all(np.array_equal(value, other.tensors[name]) for name, value in one.tensors.items())
 
 
 def found(learned: Learned, code: str) -> Finding | None:

@@ -37,7 +37,9 @@ def strangers(rows: int = 200) -> np.ndarray:
 def rule(score: Score, refused: float = 0.05) -> out_of_distribution.OutOfDistributionRule:
     features, targets = drawn()
     rows = np.arange(len(targets))
-    own = out_of_distribution.held_out(score, features, targets, rows, rows % 5, logits(features), rows, lambda _: FOREIGN)
+    own = out_of_distribution.held_out(
+        score, features, targets, rows, rows % 5, logits(features), rows, lambda _: FOREIGN
+    )
     arrays = out_of_distribution.learn(score, features, targets, foreign=FOREIGN)
     return out_of_distribution.fit(score, refused, own, arrays)
 

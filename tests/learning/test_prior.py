@@ -107,7 +107,7 @@ def test_pictures_of_other_classes_do_not_decide():
 def test_a_backbone_without_labels_gives_no_prior():
     empty = np.zeros(0, np.float32)
     own = lite0().networks[0]
-    plain = Backbone((Network("own", own.module, own.dim, own.preprocess, {}, "", (), empty, empty),))
+    plain = Backbone((Network("own", own.build, own.dim, own.preprocess, {}, "", (), empty, empty),))
     found = prior.match(
         ClassNames(["whippet", "tench"]), known(plain), np.ones((2, lite0().dim), np.float32), np.arange(2)
     )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import contracts
 import numpy as np
 
 from headstart.learning import calibration, conformal, out_of_distribution, rules
-from headstart.learning.heads import Head
 from headstart.learning.learner import Fitted, OutOfFold
 from headstart.learning.rules import PredictionRules
 from headstart.records import ClassNames, Dataset, LabelledFeatures
@@ -29,7 +29,7 @@ def told(rows: int) -> list[str]:
     every = np.arange(rows)
     features = LabelledFeatures(Dataset(Path(), ()), logits[:, None], ClassNames("abcd"), targets, ())
     held = OutOfFold(every, targets * 0, logits)
-    return [one.code for one in rules.findings(made, Fitted(Head(4, 4), features, 1.0, held), every)]
+    return [one.code for one in rules.findings(made, Fitted(contracts.head(4, 4), features, 1.0, held), every)]
 
 
 def test_rules_of_few_easy_pictures_tell_what_they_cannot_do():

@@ -14,7 +14,8 @@ from scipy.special import softmax
 from headstart.config import HeadConfig
 from headstart.errors import ConfigError
 from headstart.learning import calibration, sgd
-from headstart.learning.heads import Head, Step, loss_and_accuracy
+from headstart.learning.heads import Head, Step
+from headstart.learning.modules import loss_and_accuracy
 from headstart.learning.sgd import Rows, SgdFit
 from headstart.plans import HeadPlan, resolve_head
 from headstart.records import ClassNames, Dataset, LabelledFeatures
@@ -65,8 +66,8 @@ def everything(data: tuple[np.ndarray, np.ndarray]) -> Rows:
 
 def same(one: Head, other: Head) -> bool:
     """Whether two heads are equal to the bit."""
-    states = one.state_dict(), other.state_dict()
-    return states[0].keys() == states[1].keys() and all(torch.equal(v, states[1][k]) for k, v in states[0].items())
+    states = one.tensors, other.tensors
+    return states[0].keys() == states[1].keys() and all(np.array_equal(v, states[1][k]) for k, v in states[0].items())
 
 
 def accuracy(head: Head, features: np.ndarray, targets: np.ndarray) -> float:
@@ -94,7 +95,7 @@ def test_the_first_step_is_that_of_the_optimizer(optimizer: str):
     flat: dict[str, Any] = {"hidden": (), "batch_norm": False, "optimizer": optimizer, "epochs": 1, "batch": 20}
     rows = everything((features, targets))
     start, end = (
-        fit(plan(**flat, learning_rate=rate, weight_decay=0.5), (features, targets), rows).head.linear.weight.numpy()
+        fit(plan(**flat, learning_rate=rate, weight_decay=0.5), (features, targets), rows).head.weight
         for rate in (1e-30, 0.1)
     )
     slope = (softmax(features[:, 0] @ start.T, axis=1) - np.eye(CLASSES)[targets]).T @ features[:, 0] / 20
@@ -142,8 +143,8 @@ def test_balanced_weights_are_as_if_rare_rows_were_there_more_often():
     one = fit(weighted, (features, targets), Rows(np.concatenate([rare, *common]), NONE, NONE)).head
     two = fit(plan(**flat), (features, targets), Rows(np.concatenate([rare, rare, *common]), NONE, NONE)).head
     plain = fit(plan(**flat), (features, targets), Rows(np.concatenate([rare, *common]), NONE, NONE)).head
-    np.testing.assert_allclose(one.linear.weight, two.linear.weight, atol=1e-5)
-    assert not np.allclose(one.linear.weight, plain.linear.weight, atol=1e-4)
+    np.testing.assert_allclose(one.weight, two.weight, atol=1e-5)
+    assert not np.allclose(one.weight, plain.weight, atol=1e-4)
 
 
 # ── what decides it ──
@@ -192,12 +193,6 @@ def test_what_was_given_stays_as_it_is():
     fit(plan(), (features, targets))
     for given, fresh in zip((features, targets), clouds(), strict=True):
         np.testing.assert_array_equal(given, fresh)
-
-
-def test_the_fitted_head_is_ready_to_judge():
-    head = fit(plan()).head
-    assert not head.training
-    assert not any(weight.requires_grad for weight in head.parameters())
 
 
 # ── when it stops ──

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import contracts
 import numpy as np
 import pytest
 import timm
@@ -14,8 +15,8 @@ from torch import nn
 
 from headstart.encoding import backbone as backbones
 from headstart.encoding.backbone import Backbone
+from headstart.encoding.eager import Normalised
 from headstart.encoding.network import Network
-from headstart.encoding.runtime import Normalised
 from headstart.errors import ConfigError, PictureError
 from headstart.learning.heads import Head
 from headstart.model import attribution
@@ -60,10 +61,7 @@ def features(backbone: Backbone, drawn: Patched) -> Floats:
 def fitted(backbone: Backbone) -> Head:
     drawn = patched(24, seed=0)
     found = LogisticRegression(C=0.1, max_iter=500).fit(features(backbone, drawn), drawn.labels)
-    head = Head(backbone.dim, len(COLOURS)).eval().requires_grad_(False)
-    head.linear.weight.copy_(torch.from_numpy(found.coef_))
-    head.linear.bias.copy_(torch.from_numpy(found.intercept_))
-    return head
+    return Head.of_linear(found.coef_, found.intercept_)
 
 
 def heat(backbone: Backbone, head: Head, drawn: Patched, views: Sequence[str] = ("original",)) -> Floats:
@@ -112,7 +110,7 @@ def test_the_patch_that_decides_the_class_is_where_the_map_is_hot(
 def test_a_head_of_random_weights_gives_another_map(backbone: Backbone, head: Head):
     drawn = patched(9, seed=1)
     torch.manual_seed(0)
-    other = Head(backbone.dim, len(COLOURS)).requires_grad_(False)
+    other = contracts.head(backbone.dim, len(COLOURS))
     first, second = heat(backbone, head, drawn), heat(backbone, other, drawn)
     assert np.abs(first - second).mean(axis=(1, 2)).min() > 0.1
     assert in_the_patch(second, drawn)[0] < 0.8
@@ -134,7 +132,7 @@ def of_module(name: str, module: nn.Module, side: int) -> Backbone:
     module.eval().requires_grad_(False)
     how = Preprocess(side, 1.0, "bicubic", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     none = np.zeros(0, np.float32)
-    return Backbone((Network(name, module, module.num_features, how, {}, "", (), none, none),))
+    return Backbone((Network(name, lambda: module, module.num_features, how, {}, "", (), none, none),))
 
 
 @pytest.mark.slow
@@ -153,8 +151,8 @@ def test_a_transformer_looks_at_the_patch_too(pool: str):
         )
         loss.backward()
         optimizer.step()
-    head = Head(module.num_features, len(COLOURS)).requires_grad_(False)
-    head.linear.load_state_dict(module.get_classifier().state_dict())
+    classifier = module.get_classifier()
+    head = Head.of_linear(classifier.weight.detach().numpy(), classifier.bias.detach().numpy())
     backbone, fused = of_module("test_vit", module, SIDE // 2), module.blocks[0].attn.fused_attn
     drawn = patched(24, seed=3)
     hottest, share = in_the_patch(heat(backbone, head, drawn), drawn)
@@ -166,7 +164,7 @@ def test_a_transformer_looks_at_the_patch_too(pool: str):
 
 def test_the_gradient_goes_through_every_layer_of_a_head_as_it_predicts():
     backbone = of_module("test_resnet", timm.create_model("test_resnet"), 64)
-    head = Head(backbone.dim, 3, (32, 32), dropout=0.5, batch_norm=True).requires_grad_(False).train()
+    head = contracts.head(backbone.dim, 3, 32, 32, batch_norm=True)
     drawn = patched(6, seed=4)
     maps = heat(backbone, head, drawn)
     assert maps.any(axis=(1, 2)).sum() > 2
@@ -178,13 +176,13 @@ def test_places_that_come_before_their_channels_are_summed_over_these():
     backbone = of_module("swin", timm.create_model("swin_tiny_patch4_window7_224", **shape), 64)
     places = backbone.networks[0].module.forward_features(torch.zeros(1, 3, 64, 64)).shape
     assert places == (1, 8, 8, 32)
-    assert heat(backbone, Head(32, 3).requires_grad_(False), patched(2, seed=5)).shape == (2, 64, 64)
+    assert heat(backbone, contracts.head(32, 3), patched(2, seed=5)).shape == (2, 64, 64)
 
 
 def test_a_network_that_answers_from_no_place_is_refused():
     backbone = of_module("cait_xxs24_224", timm.create_model("cait_xxs24_224", depth=1, img_size=64), 64)
     with pytest.raises(ConfigError, match="Where cait_xxs24_224 looked cannot be shown"):
-        heat(backbone, Head(backbone.dim, 3).requires_grad_(False), patched(1, seed=6))
+        heat(backbone, contracts.head(backbone.dim, 3), patched(1, seed=6))
 
 
 def test_a_picture_that_cannot_be_used_is_named(backbone: Backbone):

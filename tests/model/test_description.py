@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from headstart.errors import ArtifactError
-from headstart.learning.heads import Head
+from headstart.learning.heads import Shape
 from headstart.learning.out_of_distribution import OutOfDistributionRule
 from headstart.model import description, formats
 from headstart.model.description import Description
@@ -94,7 +94,7 @@ def test_no_changed_value_changes_an_answer_or_ends_in_a_traceback(name: str):
             continue
         if name in SEALED and changed.get("format") == content["format"]:
             assert decided(after) == decided(before), told
-        Head.from_description(after.head, len(after.classes))
+        Shape.from_description(after.head, len(after.classes))
         check_rules(after, told)
     assert refused > 500
 

@@ -13,7 +13,7 @@ from contracts import rewrite
 
 import headstart
 from headstart import storage
-from headstart.encoding import network as networks
+from headstart.encoding import pretrained
 from headstart.errors import ArtifactError, BackboneError
 from headstart.model import artifact
 from headstart.model.artifact import load_classifier
@@ -81,7 +81,7 @@ def test_arguments_that_lead_elsewhere_are_refused(folder: Path, argument: str):
         load_classifier(folder)
     own = load_classifier(ARTIFACTS / "v3").backbone.networks[0]
     with pytest.raises(BackboneError, match=argument):
-        networks.rebuild(own.name, own.module.state_dict(), own.preprocess, {argument: ARGUMENTS[argument]})
+        pretrained.rebuild(own.name, own.module.state_dict(), own.preprocess, {argument: ARGUMENTS[argument]})
 
 
 @pytest.mark.parametrize(

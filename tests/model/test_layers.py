@@ -18,8 +18,8 @@ def test_the_layers_go_from_the_picture_to_the_probabilities(small_result: Train
 
 def test_the_layers_hold_every_parameter_once(small_result: TrainingResult):
     classifier = small_result.classifier
-    modules = (classifier.backbone.networks[0].module, classifier.head)
-    wanted = sum(p.numel() for module in modules for p in module.parameters())
+    wanted = sum(p.numel() for p in classifier.backbone.networks[0].module.parameters())
+    wanted += sum(one.size for one in classifier.head.learned)
     assert sum(row["parameters"] for row in layers.layers(classifier)) == wanted + 1
 
 
@@ -31,8 +31,8 @@ def test_the_layers_of_several_networks_come_one_after_the_other():
     rows = {row["name"]: row for row in layers.layers(own)}
     assert rows["preprocess.2"]["output"] == [1, 48, 48, 3]
     assert (rows["features"]["output"], rows["views"]["type"]) == ([1, backbone.dim], "mean of original and mirror")
-    modules = [own.head, *(one.module for one in backbone.networks)]
-    wanted = sum(p.numel() for module in modules for p in module.parameters())
+    wanted = sum(p.numel() for one in backbone.networks for p in one.module.parameters())
+    wanted += sum(one.size for one in own.head.learned)
     assert sum(row["parameters"] for row in rows.values()) == wanted + 1
 
 

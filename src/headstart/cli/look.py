@@ -252,10 +252,10 @@ def models(
         _try(tried, trying, engine, places.cache(no_cache), as_json=as_json, quiet=quiet)
         return
     _refuse(bool(given), given, "without --try backbones are only listed")
-    from headstart.encoding import network as networks
+    from headstart.encoding import pretrained
 
-    bundled = [{"name": n, "size": size, "weights": origin} for n, size, origin in networks.available()]
-    names = networks.architectures(pattern) if pattern else []
+    bundled = [{"name": n, "size": size, "weights": origin} for n, size, origin in pretrained.available()]
+    names = pretrained.architectures(pattern) if pattern else []
     if as_json:
         terminal.print_json({"bundled": bundled, "hub": names})
         return

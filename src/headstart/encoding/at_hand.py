@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from headstart.encoding import backbone as backbones
-from headstart.encoding import network as networks
-from headstart.encoding import wanted
+from headstart.encoding import pretrained, wanted
 from headstart.encoding.backbone import Backbone
+from headstart.encoding.network import ONE_AT_A_TIME
 from headstart.encoding.sizes import STEP
 
 SIZES = (1.0, 1.25, 1.5)  # of the side that a network was trained on
@@ -33,7 +33,7 @@ def hub_names() -> list[str]:
     for name in timm.list_pretrained() if held else ():
         repository = str(timm.get_pretrained_cfg(name).hf_hub_id or "").partition("@")[0]
         own = repository.rpartition("/")[2] == name  # others, of another activation, may point to the same weights
-        if repository in held and name.partition(".")[0] not in networks.BUNDLED and (own or repository not in found):
+        if repository in held and name.partition(".")[0] not in pretrained.BUNDLED and (own or repository not in found):
             found[repository] = name
     return sorted(found.values())
 
@@ -93,7 +93,7 @@ def _holds_weights(revisions: Sequence[Any]) -> bool:
 def _offline() -> Iterator[None]:
     """Keep the hub's client from asking whether there is a newer file: it would fetch that."""
     constants: Any = importlib.import_module("huggingface_hub.constants")
-    with networks.ONE_AT_A_TIME:
+    with ONE_AT_A_TIME:
         before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
         try:
             yield

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from headstart.encoding import network, wanted
+from headstart.encoding import wanted
 from headstart.encoding.network import Network
 from headstart.errors import ConfigError
 from headstart.records import Floats, Preprocess
@@ -71,7 +71,7 @@ def load(text: str, weights: str = "", *, size: int | None = None, resize: str =
 
     Args:
         text: See `wanted.parse`.
-        weights: As `network.load` takes it, of a single network.
+        weights: As `pretrained.load` takes it, of a single network.
         size: Side of the pictures in pixels, of networks for which the text names none; None: each its own.
         resize: The policy to put into each `Preprocess`.
 
@@ -79,9 +79,13 @@ def load(text: str, weights: str = "", *, size: int | None = None, resize: str =
         BackboneError: A name is unknown (the closest ones are shown), or weights cannot be had or do not fit.
         ConfigError: The text is wrong, or a network cannot take pictures of that size.
     """
+    from headstart.encoding import pretrained  # needs PyTorch, which a saved backbone does not
+
     wanted.refuse_contradictions(text, weights)
     asked = wanted.parse(text)
-    networks = [network.load(one.name, weights, size=one.size or size, crop=one.crop, resize=resize) for one in asked]
+    networks = [
+        pretrained.load(one.name, weights, size=one.size or size, crop=one.crop, resize=resize) for one in asked
+    ]
     seen = [(one.digest, one.preprocess) for one in networks]
     for place, own in enumerate(seen):
         if own in seen[:place]:
@@ -106,7 +110,11 @@ def spelled(text: str, backbone: Backbone) -> str:
 
 def preprocessing(text: str, size: int | None = None, resize: str = "crop") -> tuple[Preprocess, ...]:
     """Return how each network would want its pictures, without weights; arguments and errors are those of `load`."""
-    return tuple(network.preprocessing(one.name, one.size or size, resize, crop=one.crop) for one in wanted.parse(text))
+    from headstart.encoding import pretrained  # as above
+
+    return tuple(
+        pretrained.preprocessing(one.name, one.size or size, resize, crop=one.crop) for one in wanted.parse(text)
+    )
 
 
 def _classifier(networks: Sequence[Network]) -> tuple[tuple[str, ...], Floats, Floats]:

@@ -9,15 +9,16 @@ from __future__ import annotations
 import importlib
 import math
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.random import Generator
-from torch import Tensor
 
 from headstart.data import images
 from headstart.records import Pixels, Preprocess
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PREFIX = "crop-"
 UNMIRRORED = "-unmirrored"
@@ -48,6 +49,7 @@ def shown(pixels: Pixels, preprocess: Preprocess, view: str, digest: str) -> Pix
     """
     drawn_by = [int(digest, 16), int(view.removeprefix(PREFIX).removesuffix(UNMIRRORED))]
     seen = augmented(pixels, preprocess, not view.endswith(UNMIRRORED), np.random.default_rng([*drawn_by, 0]))
+    torch: Any = importlib.import_module("torch")  # and torchvision below: whoever wants no crops needs neither
     channels = torch.from_numpy(np.array(seen)).permute(2, 0, 1)
     return np.ascontiguousarray(lit(channels, np.random.default_rng([*drawn_by, 1])).permute(1, 2, 0).numpy())
 

@@ -24,9 +24,9 @@ from headstart.data.pictures import InMemory
 from headstart.encoding import cache as caches
 from headstart.encoding import crops, reading, runtime, side_by_side
 from headstart.encoding.cache import open_cache
+from headstart.encoding.encoder import Agreement, Encoder
 from headstart.encoding.kept_properties import KeptProperties
 from headstart.encoding.reading import Loaded, Part
-from headstart.encoding.runtime import Agreement, Encoder
 from headstart.encoding.shelves import Shelves
 from headstart.inspection import properties
 from headstart.records import (
@@ -239,8 +239,9 @@ class _Job:
         asked, known = self.encoders[network], self.shelves.agreement(network)
         if known is not None or self.known[:, network].all():
             return known
-        prepared = [] if asked.trusted else self._some_pictures(network)
-        if not (asked.trusted or prepared):
+        needed = runtime.needs_pictures(asked)
+        prepared = self._some_pictures(network) if needed else []
+        if needed and not prepared:
             return None
         used, agreement = runtime.verified(asked, prepared)
         if used is asked:

@@ -11,7 +11,7 @@ import numpy as np
 
 from headstart.encoding import features
 from headstart.encoding.backbone import Backbone
-from headstart.encoding.runtime import Encoder
+from headstart.encoding.encoder import Encoder
 from headstart.errors import DataError
 from headstart.records import Dataset, Floats, Integers, Progress, listing, numbered, silence
 

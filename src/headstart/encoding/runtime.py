@@ -6,72 +6,34 @@ Pictures come in as 8-bit RGB; normalisation is part of what is compiled. Whatev
 
 from __future__ import annotations
 
-import copy
+import importlib
 import os
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice, repeat
-from typing import Any, Literal, Protocol
+from dataclasses import replace
+from itertools import repeat
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from headstart.config import EncoderConfig
 from headstart.encoding import graphs
 from headstart.encoding.backbone import Backbone
+from headstart.encoding.encoder import Agreement, Encoder, compare, line
+from headstart.encoding.graph import Graph, drawn
 from headstart.encoding.graphs import openvino
-from headstart.encoding.network import ONE_AT_A_TIME, Network, cannot_take
-from headstart.encoding.quantized import Quantized
+from headstart.encoding.network import ONE_AT_A_TIME, Network
 from headstart.errors import ConfigError
 from headstart.plans import EncoderPlan
-from headstart.records import Floats, Pixels, Preprocess
-
-BATCHES = {"cpu": 8, "mps": 32, "cuda": 128}  # of the torch engine; on a CPU larger ones are no faster
+from headstart.records import Floats, Pixels
 
 # What an engine may differ from PyTorch float32. bf16 keeps 8 bits of mantissa; measured on Lite2 are a relative
 # error of 4e-2 and a cosine of 0.9986; float32 engines measure about 1e-6. int8 has no mantissa: the worst of 64 dogs
 # had 0.21 and 0.980, so that a bound finds mistakes only, and whether heads lose by it is measured apart.
 BOUNDS = {"f32": (1e-3, 0.9999), "bf16": (0.25, 0.98), "int8": (0.5, 0.9)}
 _SAFER_FIRST = ("f32", "bf16", "int8")
-
-
-class Encoder(Protocol):
-    """Something that turns prepared pictures into features; each row depends on its own picture alone."""
-
-    network: Network
-    plan: EncoderPlan
-    preprocess: Preprocess
-    weights: str
-    quantized: Quantized | None  # what is run where the plan says int8
-    dim: int
-    ahead: int  # how many pictures it pulls before it gives a result
-    trusted: tuple[Encoder, Agreement] | None
-    others: Mapping[EncoderPlan, Encoder]  # of the same network, see `by_plan`
-
-    @property
-    def version(self) -> str:
-        """The engine and its version: part of the cache key, since another version may round otherwise."""
-
-    def encode(self, pictures: Iterable[Pixels]) -> Iterator[Floats]:
-        """Yield (D,) float32 for each (S, S, 3) uint8 picture, in order, pulling pictures ahead of results."""
-
-
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """How far an engine's features are from PyTorch's in float32, over a few pictures.
-
-    Attributes:
-        relative_error: The largest ‖difference‖ / ‖reference‖ of a picture.
-        cosine: The smallest cosine between the two.
-        pictures: How many were compared.
-    """
-
-    relative_error: float
-    cosine: float
-    pictures: int
 
 
 def choose(config: EncoderConfig) -> EncoderPlan:
@@ -109,16 +71,16 @@ def usual(plan: EncoderPlan) -> EncoderPlan:
     return replace(plan, precision="bf16" if _has_bf16(plan.engine, plan.device) else "f32")
 
 
-def build(network: Network, plan: EncoderPlan, quantized: Quantized | None = None) -> Encoder:
+def build(network: Network, plan: EncoderPlan, quantized: Graph | None = None) -> Encoder:
     """Return the encoder of a network by a plan, for int8 with the quantized one; it compiles when it is first used."""
     if (plan.precision == "int8") != (quantized is not None):
         raise ConfigError(
             f"{network.name} was not calibrated for int8.", "Train with --precision int8, or use --precision auto."
         )
-    return OpenVinoEncoder(network, plan, quantized) if plan.engine == "openvino" else TorchEncoder(network, plan)
+    return OpenVinoEncoder(network, plan, quantized) if plan.engine == "openvino" else _eager(network, plan)
 
 
-def build_all(backbone: Backbone, plan: EncoderPlan, quantized: Sequence[Quantized | None] = ()) -> tuple[Encoder, ...]:
+def build_all(backbone: Backbone, plan: EncoderPlan, quantized: Sequence[Graph | None] = ()) -> tuple[Encoder, ...]:
     """Return an encoder for each network of a backbone, all by the same plan; for int8 with each quantized."""
     pairs = zip(backbone.networks, quantized or repeat(None), strict=False)
     return tuple(build(network, plan, own) for network, own in pairs)
@@ -127,17 +89,54 @@ def build_all(backbone: Backbone, plan: EncoderPlan, quantized: Sequence[Quantiz
 def verified(encoder: Encoder, pictures: Sequence[Pixels]) -> tuple[Encoder, Agreement]:
     """Compare the encoder with PyTorch float32 on a few pictures; beyond the bound, fall back to the next safer one.
 
-    An encoder is compared once in its life, whatever number of threads ask; what came of it is kept in its `trusted`.
+    Of a network that brings a witness no pictures are needed, and PyTorch only where nothing else agrees. An encoder is
+    compared once in its life, whatever number of threads ask; what came of it is kept in its `trusted`.
 
     Warns:
         UserWarning: The engine differs by more than `BOUNDS` allows, and which one is used instead.
     """
     with ONE_AT_A_TIME:
         if encoder.trusted is None:
-            reference = np.stack(list(TorchEncoder(encoder.network, reference_plan(encoder.plan)).encode(pictures)))
+            witness = _witness(encoder.network)
+            if witness is None:
+                reference = np.stack(list(_eager(encoder.network, reference_plan(encoder.plan)).encode(pictures)))
+            else:
+                pictures, reference = drawn(encoder.preprocess.size), witness
             used, agreement = encoder.trusted = _first_that_agrees(encoder, pictures, reference)
             used.trusted = used, agreement
         return encoder.trusted
+
+
+def needs_pictures(encoder: Encoder) -> bool:
+    """Return whether `verified` has to be given pictures."""
+    return encoder.trusted is None and _witness(encoder.network) is None
+
+
+def testified(network: Network, folder: Path) -> Graph:
+    """Return a network's graph with a witness, as it is saved.
+
+    Args:
+        network: Whose.
+        folder: Where what OpenVINO writes may lie for a while.
+
+    Raises:
+        StorageError: Nothing can be written there.
+    """
+    if network.graph is not None and network.graph.witness is not None:
+        return network.graph
+    graph = graphs.kept(graphs.of(network), folder) if network.graph is None else network.graph
+    truth = _eager(network, EncoderPlan(network.name, "", "torch", "cpu", "f32"))
+    return replace(graph, witness=np.stack(list(truth.encode(drawn(network.preprocess.size)))))
+
+
+def _witness(network: Network) -> Floats | None:
+    return None if network.graph is None else network.graph.witness
+
+
+def _eager(network: Network, plan: EncoderPlan) -> Encoder:
+    from headstart.encoding.eager import TorchEncoder  # slow to import, and a saved network runs without
+
+    return TorchEncoder(network, plan)
 
 
 def _first_that_agrees(encoder: Encoder, pictures: Sequence[Pixels], reference: Floats) -> tuple[Encoder, Agreement]:
@@ -187,68 +186,6 @@ def reference_plan(plan: EncoderPlan) -> EncoderPlan:
     return replace(plan, engine="torch", device="cpu", precision="f32")
 
 
-def compare(features: Floats, reference: Floats) -> Agreement:
-    """Return how far (N, D) features are from their reference."""
-    norms = np.linalg.norm(reference, axis=1)
-    error = np.linalg.norm(features - reference, axis=1) / np.maximum(norms, 1e-12)
-    cosine = (features * reference).sum(axis=1) / np.maximum(norms * np.linalg.norm(features, axis=1), 1e-12)
-    # a NaN must never pass for agreement, and max() and min() propagate it
-    return Agreement(float(error.max()), float(cosine.min()), len(features))
-
-
-class TorchEncoder:
-    """PyTorch eager; batches always have the same shape, so that a row never depends on its company."""
-
-    def __init__(self, network: Network, plan: EncoderPlan) -> None:
-        """Keep the network; it moves to the device on first use."""
-        self.plan, self.preprocess = plan, network.preprocess
-        self.weights, self.dim, self.ahead = network.digest, network.dim, BATCHES[plan.device]
-        self.quantized: Quantized | None = None
-        self.trusted: tuple[Encoder, Agreement] | None = None
-        self.others: Mapping[EncoderPlan, Encoder] = {}
-        self.network = network
-        self._placed: nn.Module | None = None
-
-    def __repr__(self) -> str:
-        """Return one line."""
-        return _line(self)
-
-    @property
-    def version(self) -> str:
-        """E.g. `torch 2.15.0 cpu`."""
-        return f"torch {torch.__version__.split('+')[0]} {self.plan.device}"
-
-    def encode(self, pictures: Iterable[Pixels]) -> Iterator[Floats]:
-        """See `Encoder.encode`."""
-        with ONE_AT_A_TIME:
-            placed = self._placed = self._placed or self._place()
-        source, size = iter(pictures), BATCHES[self.plan.device]
-        while batch := list(islice(source, size)):
-            padded = np.zeros((size, *batch[0].shape), dtype=np.uint8)
-            padded[: len(batch)] = batch
-            yield from self._run(placed, torch.from_numpy(padded))[: len(batch)]
-
-    def _place(self) -> nn.Module:
-        # a copy: others use the network, and another memory layout gives other roundings on the same weights
-        placed: nn.Module = copy.deepcopy(Normalised(self.network)).to(memory_format=torch.channels_last)
-        placed = placed.to(self.plan.device).eval()
-        size = self.preprocess.size
-        try:
-            self._run(placed, torch.zeros(1, size, size, 3, dtype=torch.uint8))
-        except Exception as error:  # a saved model's size that its network cannot take; each trips over its own
-            raise cannot_take(self.network.name, size, error) from error
-        return placed
-
-    def _run(self, placed: nn.Module, batch: Tensor) -> Floats:
-        device = self.plan.device
-        with (
-            torch.inference_mode(),
-            torch.autocast(device, dtype=torch.bfloat16, enabled=self.plan.precision == "bf16"),
-        ):
-            features: Tensor = placed(batch.to(device, non_blocking=True))
-        return features.float().cpu().numpy()
-
-
 class OpenVinoEncoder:
     """OpenVINO on the CPU: one picture a request, one stream a core, requests in a ring.
 
@@ -256,7 +193,7 @@ class OpenVinoEncoder:
     81 per second), and make each row independent of every other one to the last bit.
     """
 
-    def __init__(self, network: Network, plan: EncoderPlan, quantized: Quantized | None = None) -> None:
+    def __init__(self, network: Network, plan: EncoderPlan, quantized: Graph | None = None) -> None:
         """Keep the network; it is converted, unless that was done and quantized, and compiled on first use."""
         self.plan, self.preprocess, self.quantized = plan, network.preprocess, quantized
         self.weights, self.dim, self.ahead = network.digest, network.dim, available_cores() + 2
@@ -267,7 +204,7 @@ class OpenVinoEncoder:
 
     def __repr__(self) -> str:
         """Return one line."""
-        return _line(self)
+        return line(self)
 
     @property
     def version(self) -> str:
@@ -315,33 +252,6 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class Normalised(nn.Module):
-    """(B, S, S, 3) uint8 → features: the preprocessing that OpenVINO has in its graph."""
-
-    def __init__(self, network: Network) -> None:
-        """Take the network's module and how it wants its pictures."""
-        super().__init__()
-        self.module = network.module
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", 255 * torch.tensor(network.preprocess.mean).view(1, 3, 1, 1))
-        self.register_buffer("std", 255 * torch.tensor(network.preprocess.std).view(1, 3, 1, 1))
-
-    def batch(self, pictures: Tensor) -> Tensor:
-        """Return (B, 3, S, S) float32, what the network itself takes."""
-        return (pictures.permute(0, 3, 1, 2).float() - self.mean) / self.std
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Return (B, D) features."""
-        features: Tensor = self.module(self.batch(pictures))
-        return features
-
-
-def _line(encoder: Encoder) -> str:
-    plan, network = encoder.plan, f"{encoder.network.name} at {encoder.preprocess.size} px"
-    return f"{type(encoder).__name__}({network}, {plan.precision} on {plan.device})"
-
-
 def _result(request: Any) -> Floats:
     request.wait()
     values: Floats = request.get_output_tensor().data[0].astype(np.float32)
@@ -349,6 +259,9 @@ def _result(request: Any) -> Floats:
 
 
 def _choose_device(asked: str) -> Literal["cpu", "cuda", "mps"]:
+    if asked == "cpu":
+        return "cpu"
+    torch: Any = importlib.import_module("torch")
     has: Mapping[str, bool] = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
@@ -365,4 +278,4 @@ def _choose_device(asked: str) -> Literal["cpu", "cuda", "mps"]:
 def _has_bf16(engine: str, device: str) -> bool:
     if engine == "openvino":
         return "BF16" in openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return device == "cuda" and torch.cuda.is_bf16_supported()
+    return device == "cuda" and bool(importlib.import_module("torch").cuda.is_bf16_supported())

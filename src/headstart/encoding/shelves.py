@@ -16,8 +16,8 @@ import numpy as np
 from headstart.data import images
 from headstart.encoding import crops
 from headstart.encoding.cache import Row, Store
+from headstart.encoding.encoder import Agreement, Encoder
 from headstart.encoding.reading import Part
-from headstart.encoding.runtime import Agreement, Encoder
 from headstart.records import Floats
 
 AGREEMENT = {field.name for field in fields(Agreement)}

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
-from headstart.encoding.runtime import Encoder
+from headstart.encoding.encoder import Encoder
 from headstart.records import Floats, Pixels
 
 Ticket = TypeVar("Ticket")

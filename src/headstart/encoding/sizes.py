@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from headstart.encoding import network as networks
-from headstart.encoding import wanted
+from headstart.encoding import pretrained, wanted
 from headstart.encoding.network import Network
 
 STEP = 32  # the sides that networks divide without a rest
@@ -18,7 +17,7 @@ STEP = 32  # the sides that networks divide without a rest
 def trained_on(network: Network) -> int:
     """Return the side in pixels that a network was trained on, or that it is used at where that is smaller."""
     size = network.preprocess.size
-    return min(size, networks.free_size(network.name) or size)
+    return min(size, pretrained.free_size(network.name) or size)
 
 
 def scaled(text: str, factor: float) -> str:
@@ -34,5 +33,5 @@ def scaled(text: str, factor: float) -> str:
 
 def _side(name: str, factor: float) -> int | None:
     """Return the side; None: its own, since the network takes no other or is to be read from a folder."""
-    native = None if factor == 1 else networks.free_size(name)
+    native = None if factor == 1 else pretrained.free_size(name)
     return None if native is None else round(native * factor / STEP) * STEP

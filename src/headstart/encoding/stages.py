@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from headstart.encoding import network as networks
+from headstart.encoding import pretrained
 from headstart.encoding.network import Network
 
 
@@ -31,6 +31,8 @@ def retrained(network: Network, module: nn.Module) -> Network:
     The classifier it was pre-trained with does not belong to these weights.
     """
     module = module.to("cpu").to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
-    digest = networks.state_digest(network.name, network.arguments, module)
+    digest = pretrained.state_digest(network.name, network.arguments, module)
     rows, offsets = network.rows[:0], network.offsets[:0]
-    return replace(network, module=module, digest=digest, labels=(), meanings=(), rows=rows, offsets=offsets)
+    return replace(
+        network, build=lambda: module, graph=None, digest=digest, labels=(), meanings=(), rows=rows, offsets=offsets
+    )

@@ -28,7 +28,7 @@ class Asked:
     """A network that is asked for.
 
     Attributes:
-        name: As `network.load` takes it, with aliases resolved.
+        name: As `pretrained.load` takes it, with aliases resolved.
         size: Side of its pictures in pixels; None: whatever holds for all.
         crop: The share of the shorter side that its crop keeps; None: its own.
     """

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file, save
 from torch import Tensor, nn
 
 from headstart.errors import BackboneError
@@ -50,6 +50,23 @@ def read(file: Path) -> Mapping[str, Tensor]:
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise BackboneError(f"The weights file {file} holds no plain table of tensors.")
     return {str(key).removeprefix("module."): value for key, value in content.items()}
+
+
+def content(module: nn.Module) -> bytes:
+    """Return the safetensors file of a network's weights."""
+    return save({key: value.contiguous().cpu() for key, value in module.state_dict().items()})
+
+
+def of_content(content: bytes, source: str) -> dict[str, Tensor]:
+    """Return the tensors of the content of a safetensors file, which is called `source`.
+
+    Raises:
+        BackboneError: It is none.
+    """
+    try:
+        return dict(load(content))
+    except SafetensorError as error:
+        raise BackboneError(f"{source} is no safetensors file: {error}.") from error
 
 
 def fill(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

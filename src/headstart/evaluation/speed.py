@@ -42,13 +42,13 @@ def measure(classifier: Classifier, dataset: Dataset) -> Speed:
     count = int(np.clip(SECONDS / alone, 1, min(MOST, len(dataset))))
     some = dataset.select(np.linspace(0, len(dataset) - 1, count).astype(np.int64))
     tensors = [one for network in classifier.backbone.networks for one in network.module.parameters()]
-    tensors += list(classifier.head.parameters())
+    head = classifier.head.learned
     return Speed(
         alone,
         count / _seconds(classifier, some),
         count,
-        sum(one.numel() for one in tensors),
-        sum(one.numel() * one.element_size() for one in tensors) / 1e6,
+        sum(one.numel() for one in tensors) + sum(one.size for one in head),
+        (sum(one.numel() * one.element_size() for one in tensors) + sum(one.nbytes for one in head)) / 1e6,
         f"{os.cpu_count()} processors, {platform.machine()}, {platform.system()}; "
         f"{classifier.encoders[0].plan.engine} on {classifier.encoders[0].plan.device}",
     )

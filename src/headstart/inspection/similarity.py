@@ -5,8 +5,10 @@ Without that, all pictures of one kind point the same way and every cosine is cl
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 import numpy as np
-import torch
 
 from headstart.records import Floats, Integers
 
@@ -28,6 +30,7 @@ def nearest(queries: Floats, references: Floats, count: int = 1) -> Floats:
         references: (N, D) directions.
         count: How many; at most N.
     """
+    torch = _torch()
     result = np.empty((len(queries), count), dtype=np.float32)
     held = torch.from_numpy(references).T
     for begin in range(0, len(queries), BLOCK):
@@ -38,6 +41,7 @@ def nearest(queries: Floats, references: Floats, count: int = 1) -> Floats:
 
 def company(vectors: Floats, least: float) -> Integers:
     """Return (N,) how many others of the (N, D) directions are at least this alike to each."""
+    torch = _torch()
     held, step = torch.from_numpy(vectors), BLOCK // 8  # a block is as wide as there are pictures
     counts, block = np.empty(len(vectors), dtype=np.int64), torch.empty(step, len(vectors))
     for begin in range(0, len(held), step):
@@ -58,6 +62,7 @@ def pairs(
         most: So many pairs at most, the most alike; memory is bounded by it. None: all.
         others: (N, D) what the second row of a pair is taken from; None: `vectors`.
     """
+    torch = _torch()
     one, other = torch.from_numpy(vectors), torch.from_numpy(vectors if others is None else others)
     found: list[Integers] = [np.zeros((0, 2), dtype=np.int64)]
     values: list[Floats] = [np.zeros(0, dtype=np.float32)]
@@ -74,6 +79,11 @@ def pairs(
                 found, values, least = [kept], [alike], max(least, float(alike.min()))
     result, alike = np.concatenate(found), np.concatenate(values)
     return (result, alike) if most is None else _most_alike(result, alike, most)
+
+
+def _torch() -> Any:
+    """Import PyTorch where products are asked for: a prediction needs directions alone."""
+    return importlib.import_module("torch")
 
 
 def _most_alike(found: Integers, values: Floats, most: int) -> tuple[Integers, Floats]:

@@ -18,7 +18,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from headstart.records import Finding, Floats, Integers, found
@@ -129,6 +128,8 @@ def fit_temperature(logits: Floats, targets: Integers, count: int | None = None)
         targets: (N,) positions of the true classes.
         count: Of independent rows; None: N.
     """
+    from scipy.optimize import minimize_scalar  # slow to import, and predictions do not need it
+
     wide = logits.astype(np.float64)
     below = wide - wide.max(axis=1, keepdims=True)
     wanted = (_smoothed(wide, targets, count) * below).sum() / len(below)
@@ -185,6 +186,8 @@ def _fit_vector(
     logits: NDArray[np.floating], targets: Integers, count: int | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return (K,) factors and (K,) offsets, pulled towards 1 and 0."""
+    from scipy.optimize import minimize  # as above
+
     wide, classes = logits.astype(np.float64), logits.shape[1]
     wanted = _smoothed(wide, targets, count)
 

@@ -25,11 +25,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from headstart.encoding import reading, stages
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.ondemand import no_longer
-from headstart.learning import proof, rates
+from headstart.learning import modules, proof, rates
 from headstart.learning.augment import Augmentation
 from headstart.learning.checkpoint import Checkpoint
 from headstart.learning.clock import Clock, Ended, Limits
-from headstart.learning.heads import Head, Listener, Step, ignore, loss_and_accuracy
+from headstart.learning.heads import Head, Listener, Step, ignore
+from headstart.learning.modules import loss_and_accuracy
 from headstart.learning.sgd import class_weights
 from headstart.plans import FineTunePlan
 from headstart.records import Floats, Integers, Progress, silence
@@ -152,10 +153,9 @@ def _checkpoint(task: Task, head: Head, rows: Rows) -> Checkpoint:
         "epochs": [rows.epochs, rows.until],
         "pictures": list(seen.features.digests),
     }
-    weights = {name: value.detach().cpu().numpy() for name, value in head.state_dict().items()}
     arrays: dict[str, Any] = {"learned": rows.learned, "watched": rows.watched, "targets": seen.features.targets}
     arrays |= {} if rows.beside is None else {"beside": rows.beside}
-    return Checkpoint(task.checkpoints, {"kind": "finetune"} | identity, arrays | weights)
+    return Checkpoint(task.checkpoints, {"kind": "finetune"} | identity, arrays | dict(head.tensors))
 
 
 class _Model(nn.Module):
@@ -164,7 +164,7 @@ class _Model(nn.Module):
     def __init__(self, backbone: Backbone, head: Head) -> None:
         super().__init__()
         self.networks = nn.ModuleList(copy.deepcopy(network.module) for network in backbone.networks)
-        self.head = copy.deepcopy(head.linear)
+        self.head = modules.of(head).linear
 
     def forward(self, pictures: list[Tensor]) -> Tensor:
         seen = [network(values) for network, values in zip(self.networks, pictures, strict=True)]
@@ -255,11 +255,10 @@ class _Run:
             module = copy.deepcopy(network.module)
             module.load_state_dict(_under(f"networks.{number}.", self.best))
             networks.append(stages.retrained(network, module))
-        head = Head(self.task.backbone.dim, len(self.features.classes))
-        head.linear.load_state_dict(_under("head.", self.best))
+        weight, bias = (_under("head.", self.best)[name].cpu().numpy() for name in ("weight", "bias"))
         return Tuned(
             Backbone(tuple(networks)),
-            head.eval().requires_grad_(False),
+            Head.of_linear(weight, bias),
             self.best_epoch,
             self.epochs,
             tuple(self.history),

@@ -1,92 +1,61 @@
-"""A `Head`: one small torch module from (B, D) features to (B, K) logits, however it was fitted, with or without hidden
-layers; and the records that a fit leaves. Nothing here fits one.
+"""A `Head`: (N, D) features → (N, K) logits in plain numbers, however it was fitted, with or without hidden layers; and
+the records that a fit leaves. Nothing here fits one, and nothing here needs PyTorch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from headstart.learning import exact
 from headstart.records import Floats
 
 BLOCK = 1024  # rows whose logits are computed at once
+EPSILON = 1e-3  # added to the variances of batch normalisation
+STATISTICS = ("weight", "bias", "running_mean", "running_var")  # of batch normalisation
 Array = NDArray[np.float64]
 Layer = Callable[[Array], Array]
 
 
 @dataclass(frozen=True, slots=True)
-class _Ready:
-    """Layers in numbers that need no more preparation, and the weights they were made of.
+class Shape:
+    """What a head is like: batch normalisation, hidden layers with ReLU, dropout, a linear layer.
 
     Attributes:
-        weights: Held so that no other tensor can come to lie at their addresses.
-        state: Address and version of each; other ones mean that the weights have changed.
-        layers: In their order.
+        features: D.
+        classes: K.
+        hidden: Widths of the hidden layers.
+        dropout: Share of units that training drops before the last hidden layer; of a single hidden layer after it,
+            of none of the features. It decides no answer.
+        batch_norm: Whether the features are normalised first, by statistics learned in training.
     """
 
-    weights: tuple[Tensor, ...]
-    state: tuple[tuple[int, int], ...]
-    layers: tuple[Layer, ...]
+    features: int
+    classes: int
+    hidden: tuple[int, ...] = ()
+    dropout: float = 0.0
+    batch_norm: bool = False
 
-
-class Head(nn.Sequential):
-    """(B, D) features → (B, K) logits: batch normalisation, hidden layers with ReLU, dropout, a linear layer.
-
-    Without hidden layers and normalisation it is the linear layer alone.
-    """
-
-    def __init__(
-        self,
-        features: int,
-        classes: int,
-        hidden: Sequence[int] = (),
-        *,
-        dropout: float = 0.0,
-        batch_norm: bool = False,
-    ) -> None:
-        """Make a head with weights that mean nothing yet.
-
-        Args:
-            features: D.
-            classes: K.
-            hidden: Widths of the hidden layers.
-            dropout: Share of units that training drops before the last hidden layer; of a single hidden layer after
-                it, of none of the features.
-            batch_norm: Normalise the features first, by statistics learned in training.
-        """
-        super().__init__()
-        self._ready: _Ready | None = None
-        self.shape = {"hidden": list(hidden), "dropout": dropout, "batch_norm": batch_norm}
-        self.features = features
-        if batch_norm:
-            self.add_module("norm", nn.BatchNorm1d(features, eps=1e-3, momentum=0.1))
-        width, before = features, max(1, len(hidden) - 1)
-        for number, units in enumerate(hidden, start=1):
-            self.add_module(f"dense{number}", nn.Linear(width, units))
-            self.add_module(f"relu{number}", nn.ReLU())
-            if dropout and number == before:
-                self.add_module("dropout", nn.Dropout(dropout))
-            width = units
-        if dropout and not hidden:
-            self.add_module("dropout", nn.Dropout(dropout))
-        self.linear = nn.Linear(width, classes)
+    @property
+    def linear(self) -> bool:
+        """Whether it is one linear layer alone."""
+        return not self.hidden and not self.batch_norm
 
     def describe(self) -> dict[str, Any]:
         """Return what `from_description` needs besides the number of classes."""
-        linear = not self.shape["hidden"] and not self.shape["batch_norm"]
-        known = {"kind": "linear" if linear else "multilayer", "features": self.features}
-        return known if linear else known | self.shape
+        known = {"kind": "linear" if self.linear else "multilayer", "features": self.features}
+        shape = {"hidden": list(self.hidden), "dropout": self.dropout, "batch_norm": self.batch_norm}
+        return known if self.linear else known | shape
 
     @classmethod
-    def from_description(cls, described: Mapping[str, Any], classes: int) -> Head:
-        """Return an empty head of this shape.
+    def from_description(cls, described: Mapping[str, Any], classes: int) -> Shape:
+        """Return the shape that was described.
 
         Raises:
             ValueError: It describes no head; `KeyError` and `TypeError` where something is missing or of a wrong type.
@@ -101,36 +70,101 @@ class Head(nn.Sequential):
         sizes = len(widths) < 64 and all(type(width) is int and 0 < width < 2**20 for width in widths)
         if not (sizes and 0 <= dropout < 1 and isinstance(batch_norm, bool)):
             raise ValueError(f"{dict(described)!r} describes no head of {classes} classes")
-        return cls(widths[0], classes, hidden, dropout=dropout, batch_norm=batch_norm)
+        return cls(widths[0], classes, tuple(hidden), dropout, batch_norm)
+
+    def layers(self) -> list[tuple[str, tuple[int, int]]]:
+        """Return (name, (output width, input width)) of its linear layers, in their order."""
+        names = [*(f"dense{number}" for number in range(1, len(self.hidden) + 1)), "linear"]
+        widths = pairwise([self.features, *self.hidden, self.classes])
+        return [(name, (after, before)) for name, (before, after) in zip(names, widths, strict=True)]
+
+    def tensors(self) -> dict[str, tuple[tuple[int, ...], type[np.generic]]]:
+        """Return name → shape and type of the arrays that a head of this shape is made of."""
+        found: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {}
+        if self.batch_norm:
+            found |= {f"norm.{name}": ((self.features,), np.float32) for name in STATISTICS}
+            found["norm.num_batches_tracked"] = ((), np.int64)
+        for name, shape in self.layers():
+            found |= {f"{name}.weight": (shape, np.float32), f"{name}.bias": (shape[:1], np.float32)}
+        return found
+
+
+@dataclass(frozen=True, eq=False, repr=False)  # without slots, for what is made ready of the arrays
+class Head:
+    """(N, D) features → (N, K) logits, safe in threads.
+
+    Attributes:
+        shape: What it is like.
+        tensors: Name → array, as `Shape.tensors` says.
+    """
+
+    shape: Shape
+    tensors: Mapping[str, NDArray[Any]]
+
+    @classmethod
+    def of_linear(cls, weight: NDArray[np.floating], bias: NDArray[np.floating]) -> Head:
+        """Return the head of one linear layer.
+
+        Args:
+            weight: (K, D), rounded to float32.
+            bias: (K,) likewise.
+        """
+        tensors = {"linear.weight": np.ascontiguousarray(weight, np.float32), "linear.bias": bias.astype(np.float32)}
+        return cls(Shape(weight.shape[1], weight.shape[0]), tensors)
+
+    @property
+    def weight(self) -> Floats:
+        """(K, width) weights of the last layer."""
+        weight: Floats = self.tensors["linear.weight"]
+        return weight
+
+    @property
+    def bias(self) -> Floats:
+        """(K,) biases of the last layer."""
+        bias: Floats = self.tensors["linear.bias"]
+        return bias
+
+    @property
+    def learned(self) -> list[NDArray[Any]]:
+        """The arrays that a fit decides, without the statistics of batch normalisation."""
+        return [value for name, value in self.tensors.items() if name.rpartition(".")[2] in ("weight", "bias")]
+
+    def __repr__(self) -> str:
+        """Return one line."""
+        return f"Head({self.shape.describe()}, {self.shape.classes} classes)"
 
     def logits(self, features: Floats) -> Floats:
-        """Return (N, K) float32 logits of (N, D) features, as in evaluation whatever the mode; for any thread.
+        """Return (N, K) float32 logits of (N, D) features; for any thread.
 
         A row's logits do not depend, not by a bit, on how many others are asked for: see `exact`.
         """
-        layers = self._layers()
-        result = np.empty((len(features), self.linear.out_features), dtype=np.float32)
+        result = np.empty((len(features), self.shape.classes), dtype=np.float32)
         for begin in range(0, len(features), BLOCK):
             rows = features[begin : begin + BLOCK].astype(np.float64)
-            for layer in layers:
+            for layer in self._layers:
                 rows = layer(rows)
             with np.errstate(over="ignore"):  # what is beyond float32 is infinite, and whoever uses it refuses that
                 result[begin : begin + BLOCK] = rows
         return result
 
-    def _layers(self) -> tuple[Layer, ...]:
-        """Return the layers made ready; once for all calls until a weight changes."""
-        weights = (*self.parameters(), *self.buffers())
-        state = tuple((weight.data_ptr(), weight._version) for weight in weights)
-        ready = self._ready  # read once: another thread may put a new one there, but never a half one
-        if ready is None or ready.state != state:
-            layers = tuple(made for layer in self if (made := _made_ready(layer)) is not None)
-            self._ready = ready = _Ready(tuple(weight.detach() for weight in weights), state, layers)
-        return ready.layers
+    @cached_property
+    def _layers(self) -> list[Layer]:
+        """What each layer does to float64 rows. Each operation rounds row by row."""
+        made = [self._normalisation()] if self.shape.batch_norm else []
+        for name, _ in self.shape.layers():
+            made += [self._linear(name)] if name == "linear" else [self._linear(name), lambda rows: np.maximum(rows, 0)]
+        return made
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy begins with: not what was made ready of the weights."""
-        return self.__dict__ | {"_ready": None}
+    def _linear(self, name: str) -> Layer:
+        right = exact.factor(self.tensors[f"{name}.weight"].T)
+        bias = self.tensors[f"{name}.bias"].astype(np.float64)
+        return lambda rows: exact.product(rows, right) + bias
+
+    def _normalisation(self) -> Layer:
+        weight, bias, mean, variance = (self.tensors[f"norm.{name}"].astype(np.float64) for name in STATISTICS)
+        factor = weight / np.sqrt(variance + EPSILON)
+        offset = bias - mean * factor
+        return lambda rows: rows * factor + offset
 
 
 def averaged(first: Head, second: Head, share: float) -> Head:
@@ -141,30 +175,9 @@ def averaged(first: Head, second: Head, share: float) -> Head:
         second: Of those behind them.
         share: Weight of the first in the mean; the second has the rest.
     """
-    both = Head(first.features + second.features, first.linear.out_features)
-    with torch.no_grad():
-        both.linear.weight.copy_(torch.cat([share * first.linear.weight, (1 - share) * second.linear.weight], dim=1))
-        both.linear.bias.copy_(share * first.linear.bias + (1 - share) * second.linear.bias)
-    return both.eval().requires_grad_(False)
-
-
-def _made_ready(layer: nn.Module) -> Layer | None:
-    """Return what a layer does to float64 rows in evaluation; None: nothing. Each operation rounds row by row."""
-    if isinstance(layer, nn.Linear):
-        right, bias = exact.factor(layer.weight.detach().cpu().numpy().T), _numbers(layer.bias)
-        return lambda rows: exact.product(rows, right) + bias
-    if isinstance(layer, nn.ReLU):
-        return lambda rows: np.maximum(rows, 0)
-    if isinstance(layer, nn.BatchNorm1d):
-        state = {name: _numbers(values) for name, values in layer.state_dict().items()}
-        factor = state["weight"] / np.sqrt(state["running_var"] + layer.eps)
-        offset = state["bias"] - state["running_mean"] * factor
-        return lambda rows: rows * factor + offset
-    return None
-
-
-def _numbers(weights: Tensor) -> Array:
-    return weights.detach().cpu().double().numpy()
+    shares = np.float32(share), np.float32(1 - share)
+    weight = np.concatenate([part * head.weight for part, head in zip(shares, (first, second), strict=True)], axis=1)
+    return Head.of_linear(weight, shares[0] * first.bias + shares[1] * second.bias)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,12 +211,3 @@ Listener = Callable[[Step], None]  # hears of each step while a head is fitted
 
 def ignore(step: Step) -> None:
     """Hear nothing: the listener of whoever did not ask for one."""
-
-
-def loss_and_accuracy(scores: Tensor, targets: Tensor) -> tuple[float, float]:
-    """Return mean cross-entropy in nats and the share that is right, of (N, K) logits; NaN without rows."""
-    if not len(targets):
-        return float("nan"), float("nan")
-    logs = torch.log_softmax(scores, dim=1)
-    right = (logs.argmax(dim=1) == targets).double().mean()
-    return float(-logs[torch.arange(len(targets)), targets].double().mean()), float(right)

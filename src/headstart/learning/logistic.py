@@ -24,7 +24,8 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from headstart.learning import calibration
-from headstart.learning.heads import Head, Listener, Step, ignore, loss_and_accuracy
+from headstart.learning.heads import Head, Listener, Step, ignore
+from headstart.learning.modules import loss_and_accuracy
 from headstart.learning.prior import Prior
 from headstart.records import Floats, Integers, Progress, silence
 
@@ -187,16 +188,13 @@ class Problem:
     def head(self, weights: NDArray[np.float64]) -> Head:
         """Return the head for features as they are: the standardisation moves into its weights."""
         slope = torch.from_numpy(weights[:-1]) / self.deviation.double()[:, None]
-        head = Head(len(slope), self.classes)
-        with torch.no_grad():
-            head.linear.weight.copy_(slope.T)
-            head.linear.bias.copy_(torch.from_numpy(weights[-1]) - self.mean.double() @ slope)
-        return head.requires_grad_(False)
+        bias = torch.from_numpy(weights[-1]) - self.mean.double() @ slope
+        return Head.of_linear(slope.T.numpy(), bias.numpy())
 
     def weights_of(self, head: Head) -> NDArray[np.float64]:
         """Return a linear head for features as they are as standardised weights: what `head` gives, backwards."""
-        slope = head.linear.weight.detach().double().T
-        bias = head.linear.bias.detach().double() + self.mean.double() @ slope
+        slope = torch.from_numpy(head.weight).double().T
+        bias = torch.from_numpy(head.bias).double() + self.mean.double() @ slope
         return torch.cat([slope * self.deviation.double()[:, None], bias[None]]).numpy()
 
     def _row_weights(self) -> Tensor:

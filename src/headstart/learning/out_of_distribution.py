@@ -21,7 +21,6 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
@@ -157,8 +156,8 @@ def learn(
     if score == "mahalanobis":
         present, member = np.unique(targets, return_inverse=True)
         means = np.stack([features[targets == k].mean(axis=0, dtype=np.float64) for k in present])
-        apart = torch.from_numpy(features - means[member].astype(np.float32))
-        covariance = (apart.T @ apart).double().numpy() / len(features)
+        apart = features - means[member].astype(np.float32)
+        covariance = (apart.T @ apart).astype(np.float64) / len(features)
         least = FLAT * np.square(features).mean(dtype=np.float64) + 1e-12  # where all pictures of a class are alike
         spread = max(np.trace(covariance) / len(covariance), least)
         covariance = (1 - SHRINK) * covariance + SHRINK * spread * np.eye(len(covariance))
@@ -216,7 +215,7 @@ def _neighbours(arrays: Mapping[str, Floats]) -> Scorer:
     def scored(_: Floats, features: Floats) -> Array:
         shifted = features - mean
         length = np.sqrt(np.square(shifted, dtype=np.float64).sum(axis=1))
-        alike = torch.from_numpy(exact.product(shifted, kept)).topk(count, dim=1).values.numpy()
+        alike = np.sort(np.partition(exact.product(shifted, kept), -count, axis=1)[:, -count:], axis=1)[:, ::-1]
         return np.asarray(alike.mean(axis=1) / np.maximum(length, 1e-12))
 
     return scored

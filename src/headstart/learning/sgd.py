@@ -30,7 +30,8 @@ from headstart.data import splits
 from headstart.errors import ConfigError
 from headstart.learning import calibration
 from headstart.learning.checkpoint import Checkpoint
-from headstart.learning.heads import Head, Listener, Step, ignore, loss_and_accuracy
+from headstart.learning.heads import Head, Listener, Shape, Step, ignore
+from headstart.learning.modules import HeadModule, loss_and_accuracy
 from headstart.plans import HeadPlan
 from headstart.records import Floats, Integers, LabelledFeatures, Progress, silence
 
@@ -148,7 +149,7 @@ class _Run:
         self.weights = class_weights(self.targets[self.learned], classes) if plan.class_weight == "balanced" else None
         dim = features.shape[2]
         with _seeded(seed, 0):
-            self.head = Head(dim, classes, plan.hidden, dropout=plan.dropout, batch_norm=plan.batch_norm)
+            self.head = HeadModule(Shape(dim, classes, tuple(plan.hidden), plan.dropout, plan.batch_norm))
             for layer in self.head:
                 if isinstance(layer, nn.Linear):
                     nn.init.xavier_uniform_(layer.weight)
@@ -201,7 +202,7 @@ class _Run:
     def result(self) -> SgdFit:
         """Return the head with its best weights."""
         self.head.load_state_dict(self.best)
-        return SgdFit(self.head.eval().requires_grad_(False), tuple(self.history), self.best_epoch)
+        return SgdFit(self.head.numbers(), tuple(self.history), self.best_epoch)
 
     def state(self) -> tuple[dict[str, Tensor], Any]:
         """Return what `restore` takes: tensors by name, and plain values."""
@@ -273,7 +274,7 @@ def class_weights(targets: Tensor, classes: int) -> Tensor:
     return len(targets) / (present * counts)
 
 
-def _optimizer(head: Head, plan: HeadPlan) -> torch.optim.Optimizer:
+def _optimizer(head: HeadModule, plan: HeadPlan) -> torch.optim.Optimizer:
     weights, rate, decay = head.parameters(), plan.learning_rate, plan.weight_decay
     if plan.optimizer == "sgd":
         return torch.optim.SGD(weights, rate, momentum=plan.momentum, weight_decay=decay)

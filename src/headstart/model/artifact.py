@@ -11,6 +11,7 @@ Whatever a directory holds, loading it opens nothing outside it, never hangs, an
 from __future__ import annotations
 
 import dataclasses
+import functools
 import glob
 import hashlib
 import os
@@ -23,24 +24,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
-from torch import Tensor
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
 
 from headstart.config import EncoderConfig
-from headstart.encoding import graphs, runtime, weights
-from headstart.encoding import network as networks
+from headstart.encoding import graphs, runtime
 from headstart.encoding.backbone import Backbone
+from headstart.encoding.graph import Graph
 from headstart.encoding.network import Network
-from headstart.encoding.quantized import Quantized
 from headstart.errors import ArtifactError, BackboneError, ConfigError, HeadstartError, StorageError
-from headstart.learning.heads import Head
+from headstart.learning.heads import Head, Shape
 from headstart.model import description
 from headstart.model.classifier import Classifier
 from headstart.model.description import DescribedNetwork, Description
-from headstart.model.formats import BACKBONES, FORMAT, HEAD, MODEL, OUT_OF_DISTRIBUTION, QUANTIZED
+from headstart.model.formats import BACKBONES, FORMAT, GRAPHS, HEAD, MODEL, OUT_OF_DISTRIBUTION, QUANTIZED
 from headstart.plans import EncoderPlan
 from headstart.records import Floats
 from headstart.storage import exchange, flush, read_regular, remove_stale, storage_errors
@@ -157,21 +157,20 @@ def write_into(folder: Path, classifier: Classifier, extra: Mapping[str, Any] | 
         extra: More entries for `model.json`, e.g. the plan; loading ignores them.
     """
     rule = classifier.rules.out_of_distribution
-    states: dict[str, Mapping[str, Tensor]] = {HEAD: classifier.head.state_dict()}
-    states |= {
-        file: network.module.state_dict()
-        for file, network in zip(BACKBONES, classifier.backbone.networks, strict=False)
-    }
-    states |= {
-        file: encoder.quantized.tensors()
-        for file, encoder in zip(QUANTIZED, classifier.encoders, strict=False)
-        if encoder.quantized is not None
-    }
+    contents = {HEAD: _content(classifier.head.tensors)}
+    from headstart.encoding import weights  # needs PyTorch
+
+    for file, graph, network in zip(BACKBONES, GRAPHS, classifier.backbone.networks, strict=False):
+        contents[file] = weights.content(network.module)
+        contents[graph] = runtime.testified(network, folder).content()
+    for file, encoder in zip(QUANTIZED, classifier.encoders, strict=False):
+        if encoder.quantized is not None:
+            contents[file] = encoder.quantized.content()
     if rule is not None and rule.arrays:
-        states[OUT_OF_DISTRIBUTION] = {key: _stored(key, torch.from_numpy(value)) for key, value in rule.arrays.items()}
-    for name, state in states.items():
-        (folder / name).write_bytes(save_tensors({key: value.contiguous().cpu() for key, value in state.items()}))
-    files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in states}
+        contents[OUT_OF_DISTRIBUTION] = _content({key: _stored(key, value) for key, value in rule.arrays.items()})
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     (folder / MODEL).write_text(description.describe(classifier, files, extra or {}), encoding="utf-8")
 
 
@@ -192,13 +191,12 @@ def load_classifier(directory: str | Path, encoder: EncoderConfig | None = None)
         described = description.read(folder)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise _not_found(folder) from error
-    with torch.device("meta"):  # a forged description takes no memory
-        empty = Head.from_description(described.head, len(described.classes))
-    head = _fill(empty, _read_tensors(folder, HEAD, described), folder / HEAD)
-    rules = described.rules_of(_arrays(folder, described, head.features))
+    shape = Shape.from_description(described.head, len(described.classes))
+    head = _head(shape, _read_arrays(folder, HEAD, described), folder / HEAD)
+    rules = described.rules_of(_arrays(folder, described, shape.features))
     backbone = Backbone(tuple(_network(folder, one, described) for one in described.networks))
-    if backbone.dim != head.features:
-        raise ArtifactError(f"{folder}: the head takes {head.features} features, the backbone gives {backbone.dim}.")
+    if backbone.dim != shape.features:
+        raise ArtifactError(f"{folder}: the head takes {shape.features} features, the backbone gives {backbone.dim}.")
     plan = _encoder_here(described.encoder, encoder)
     pairs = zip(described.networks, backbone.networks, strict=True)
     quantized = [_quantized(folder, *pair, described) for pair in pairs] if plan.precision == "int8" else []
@@ -206,15 +204,42 @@ def load_classifier(directory: str | Path, encoder: EncoderConfig | None = None)
     return Classifier(backbone, encoders, head, rules, described.classes, described.provenance, described.views)
 
 
-def _stored(name: str, values: Tensor) -> Tensor:
+def _content(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """Return the file of these arrays."""
+    return save_arrays({name: np.asarray(values, order="C") for name, values in arrays.items()})
+
+
+def _stored(name: str, values: Floats) -> NDArray[np.floating]:
     """Return an array as it is kept: in half precision, which it was rounded to, where it is large."""
-    return values.half() if name in ("kept", "rows") else values
+    return values.astype(np.float16) if name in ("kept", "rows") else values
 
 
 def _network(folder: Path, asked: DescribedNetwork, described: Description) -> Network:
-    state = _read_tensors(folder, asked.file, described)
+    """Return a network that needs its module only where something is asked that its graph does not tell."""
+    if not asked.graph:
+        return _rebuilt(folder, asked, described)
+    _read(folder, asked.file, described)  # whole and unchanged, or nobody trusts the rest
+    none = np.empty(0, np.float32)
     try:
-        network = networks.rebuild(asked.name, state, asked.preprocess, asked.arguments)
+        graph = Graph.of_content(_read(folder, asked.graph, described))
+        build = functools.cache(lambda: _rebuilt(folder, asked, described).module)
+        told = asked.name, build, asked.features, asked.preprocess, dict(asked.arguments), asked.digest
+        network = Network(*told, labels=(), rows=none, offsets=none, graph=graph)
+        graphs.of(network)
+    except BackboneError as error:
+        raise ArtifactError(f"{folder / asked.graph} cannot be used: {error.message}") from error
+    return network
+
+
+def _rebuilt(folder: Path, asked: DescribedNetwork, described: Description) -> Network:
+    """Return a network with its module, from its architecture and weights."""
+    from headstart.encoding import pretrained, weights  # need PyTorch
+
+    content = _read(folder, asked.file, described)
+    try:
+        network = pretrained.rebuild(
+            asked.name, weights.of_content(content, str(folder / asked.file)), asked.preprocess, asked.arguments
+        )
     except (HeadstartError, RuntimeError, TypeError) as error:
         raise ArtifactError(f"{folder} cannot be loaded: {error}") from error
     digests = {network.digest}
@@ -229,12 +254,12 @@ def _network(folder: Path, asked: DescribedNetwork, described: Description) -> N
     return network
 
 
-def _quantized(folder: Path, asked: DescribedNetwork, network: Network, described: Description) -> Quantized | None:
+def _quantized(folder: Path, asked: DescribedNetwork, network: Network, described: Description) -> Graph | None:
     """Return a network in 8-bit integers, if it was saved so."""
     if not asked.quantized:
         return None
     try:
-        quantized = Quantized.of_tensors(_read_tensors(folder, asked.quantized, described))
+        quantized = Graph.of_content(_read(folder, asked.quantized, described))
         graphs.read(network, quantized)
     except BackboneError as error:
         raise ArtifactError(f"{folder / asked.quantized} cannot be used: {error.message}") from error
@@ -246,7 +271,7 @@ def _arrays(folder: Path, described: Description, features: int) -> dict[str, Fl
     result: dict[str, Floats] = {}
     shapes = {"mean": (features,), "whitening": (features, features), "offsets": (None,)}
     for file, names in described.arrays.items():
-        tensors = _read_tensors(folder, file, described)
+        tensors = _read_arrays(folder, file, described)
         if sorted(tensors) != sorted(names):
             raise ArtifactError(f"{folder / file} holds {sorted(tensors)} instead of {sorted(names)}.")
         for name, tensor in tensors.items():
@@ -255,16 +280,16 @@ def _arrays(folder: Path, described: Description, features: int) -> dict[str, Fl
                 found == wanted or (wanted is None and found > 0)
                 for found, wanted in zip(tensor.shape, shape, strict=True)
             )
-            if not fits or not tensor.is_floating_point() or not torch.isfinite(tensor.float()).all():
+            if not fits or not np.issubdtype(tensor.dtype, np.floating) or not np.isfinite(tensor).all():
                 raise ArtifactError(
-                    f"{folder / file}: {name} is {tensor.dtype} of shape {tuple(tensor.shape)}; finite numbers for "
+                    f"{folder / file}: {name} is {tensor.dtype} of shape {tensor.shape}; finite numbers for "
                     f"{features} features were expected."
                 )
         if "rows" in tensors and len(tensors["rows"]) != len(tensors["offsets"]):
             raise ArtifactError(
                 f"{folder / file} holds {len(tensors['rows'])} rows of labels and {len(tensors['offsets'])} offsets."
             )
-        result |= {name: tensor.float().numpy() for name, tensor in tensors.items()}
+        result |= {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
     return result
 
 
@@ -293,7 +318,18 @@ def _not_found(folder: Path) -> ArtifactError:
     return ArtifactError(f"There is no model at {folder}.", hint)
 
 
-def _read_tensors(folder: Path, name: str, described: Description) -> dict[str, Tensor]:
+def _read_arrays(folder: Path, name: str, described: Description) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a file, which nobody else holds."""
+    try:
+        return {key: np.array(value) for key, value in load_arrays(_read(folder, name, described)).items()}
+    except SafetensorError as error:
+        raise ArtifactError(f"{folder / name} is no safetensors file: {error}.") from error
+    except KeyError as error:
+        raise ArtifactError(f"{folder / name} holds numbers of the type {error}, which are not read here.") from error
+
+
+def _read(folder: Path, name: str, described: Description) -> bytes:
+    """Return the content of a file of the model, whole and unchanged."""
     path = folder / name
     try:
         _require_inside(folder, name)
@@ -307,24 +343,20 @@ def _read_tensors(folder: Path, name: str, described: Description) -> dict[str, 
             f"{path} does not have the digest that {MODEL} gives for it: it was changed or damaged.",
             "Copy the whole folder again from where it was trained.",
         )
-    try:
-        tensors: dict[str, Tensor] = load_tensors(data)
-    except SafetensorError as error:
-        raise ArtifactError(f"{path} is no safetensors file: {error}.") from error
-    return tensors
+    return data
 
 
-def _fill(head: Head, state: Mapping[str, Tensor], path: Path) -> Head:
-    wanted = {name: f"{value.dtype} of shape {tuple(value.shape)}" for name, value in head.state_dict().items()}
-    for key in state.keys() | wanted.keys():
-        found = f"{state[key].dtype} of shape {tuple(state[key].shape)}" if key in state else "missing"
+def _head(shape: Shape, arrays: Mapping[str, NDArray[Any]], path: Path) -> Head:
+    """Return the head of these arrays, each checked."""
+    wanted = {name: f"{np.dtype(kind)} of shape {size}" for name, (size, kind) in shape.tensors().items()}
+    for key in arrays.keys() | wanted.keys():
+        found = f"{arrays[key].dtype} of shape {arrays[key].shape}" if key in arrays else "missing"
         if found != wanted.get(key):
             expected = f"{wanted[key]} was expected" if key in wanted else "the head has no such tensor"
             raise ArtifactError(f"{path}: {key} is {found}; {expected}.")
-        if not torch.isfinite(state[key]).all():
+        if not np.isfinite(arrays[key]).all():
             raise ArtifactError(f"{path}: {key} holds numbers that are not finite.")
-    head.load_state_dict(dict(state), assign=True)
-    return head.eval().requires_grad_(False)
+    return Head(shape, dict(arrays))
 
 
 def _encoder_here(saved: EncoderConfig, asked: EncoderConfig | None) -> EncoderPlan:

@@ -28,9 +28,10 @@ from torch.nn import functional
 from headstart.data.pictures import InMemory
 from headstart.encoding import reading
 from headstart.encoding.backbone import Backbone
+from headstart.encoding.eager import Normalised
 from headstart.encoding.network import ONE_AT_A_TIME, Network
-from headstart.encoding.runtime import Normalised
 from headstart.errors import ConfigError, PictureError
+from headstart.learning import modules
 from headstart.learning.heads import Head
 from headstart.records import Floats, Pixels
 
@@ -81,7 +82,7 @@ def heat_maps(
             for network, pictures in zip(backbone.networks, seen, strict=True)
         ]
         features = [torch.stack([trace.features for trace in one]).mean(dim=0) for one in traces]
-        logits = head.eval()(torch.cat(features, dim=1))
+        logits = modules.of(head)(torch.cat(features, dim=1))
         flat = [trace for one in traces for trace in one]
         return [_normed(_summed(backbone, flat, score(logits).sum())) for score in scores]
 

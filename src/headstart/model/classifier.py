@@ -18,8 +18,8 @@ from headstart.encoding import cache as caches
 from headstart.encoding import features
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.cache import CacheChoice
+from headstart.encoding.encoder import Encoder
 from headstart.encoding.features import NOT_FINITE, VIEWS, Extraction
-from headstart.encoding.runtime import Encoder
 from headstart.errors import ConfigError, PictureError
 from headstart.inspection import files
 from headstart.learning import rules
@@ -76,7 +76,7 @@ class Classifier(Displayable):
 
     def __repr__(self) -> str:
         """Return one line: classes, networks, views where there are several, head, engine."""
-        plan, kind = self.encoders[0].plan, self.head.describe()["kind"]
+        plan, kind = self.encoders[0].plan, self.head.shape.describe()["kind"]
         seen = self.backbone.description + (f", {' and '.join(self.views)}" if len(self.views) > 1 else "")
         return f"Classifier({len(self.classes)} classes, {seen}, {kind} head, {plan.engine} {plan.precision})"
 

@@ -18,8 +18,8 @@ from typing import Any
 
 from headstart.config import EncoderConfig
 from headstart.encoding.architecture import ARGUMENTS, NAME
+from headstart.encoding.encoder import Encoder
 from headstart.encoding.features import VIEWS
-from headstart.encoding.runtime import Encoder
 from headstart.errors import ArtifactError
 from headstart.learning.calibration import Calibration
 from headstart.learning.conformal import SetRule
@@ -27,7 +27,7 @@ from headstart.learning.out_of_distribution import SCORES, OutOfDistributionRule
 from headstart.learning.rules import PredictionRules
 from headstart.model import formats
 from headstart.model.classifier import Classifier
-from headstart.model.formats import BACKBONES, FORMAT, HEAD, MODEL, NOVELTY, OUT_OF_DISTRIBUTION, QUANTIZED
+from headstart.model.formats import BACKBONES, FORMAT, GRAPHS, HEAD, MODEL, NOVELTY, OUT_OF_DISTRIBUTION, QUANTIZED
 from headstart.records import ClassNames, Floats, Preprocess, Provenance
 from headstart.schema import (
     FLAG,
@@ -98,7 +98,7 @@ NETWORK = record(
         "preprocess": PREPROCESS,
         "file": choice(*BACKBONES),
     },
-    {"quantized": choice(*QUANTIZED)},
+    {"quantized": choice(*QUANTIZED), "graph": choice(*GRAPHS), "features": _WIDTH},
 )
 ENCODER = record(
     {
@@ -185,6 +185,8 @@ class DescribedNetwork:
         preprocess: How pictures are prepared for it.
         file: Where its tensors are.
         quantized: Where it is in 8-bit integers; "" if it did not run in them.
+        graph: Where its graph is; "" if it was saved without.
+        features: D of a network that was saved with its graph.
     """
 
     name: str
@@ -193,6 +195,8 @@ class DescribedNetwork:
     preprocess: Preprocess
     file: str
     quantized: str = ""
+    graph: str = ""
+    features: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +209,7 @@ class Description:
         views: Of each picture, of which the mean is taken.
         encoder: The engine that was used.
         classes: K names.
-        head: What `Head.from_description` takes.
+        head: What `heads.Shape.from_description` takes.
         rules: As JSON values, see `rules_of`.
         files: Name → SHA-256.
         provenance: Where it comes from.
@@ -287,11 +291,11 @@ def describe(classifier: Classifier, files: Mapping[str, str], extra: Mapping[st
     content = {
         "format": FORMAT,
         "kind": KIND,
-        "networks": [_of_network(*one) for one in zip(classifier.encoders, BACKBONES, QUANTIZED, strict=False)],
+        "networks": [_of_network(place, encoder, files) for place, encoder in enumerate(classifier.encoders)],
         "views": list(classifier.views),
         "encoder": dataclasses.asdict(classifier.encoders[0].plan) | {"weights": ""},
         "classes": list(classifier.classes),
-        "head": classifier.head.describe(),
+        "head": classifier.head.shape.describe(),
         "rules": _of_rules(classifier.rules),
         "files": dict(files),
         **dataclasses.asdict(classifier.provenance),
@@ -301,11 +305,12 @@ def describe(classifier: Classifier, files: Mapping[str, str], extra: Mapping[st
     return json.dumps(sealed, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _of_network(encoder: Encoder, file: str, quantized: str) -> dict[str, Any]:
+def _of_network(place: int, encoder: Encoder, files: Mapping[str, str]) -> dict[str, Any]:
     network = encoder.network
     described = {"name": network.name, "arguments": dict(network.arguments), "digest": network.digest}
-    described |= {"preprocess": dataclasses.asdict(network.preprocess), "file": file}
-    return described if encoder.quantized is None else described | {"quantized": quantized}
+    described |= {"preprocess": dataclasses.asdict(network.preprocess), "file": BACKBONES[place]}
+    described |= {} if encoder.quantized is None else {"quantized": QUANTIZED[place]}
+    return described | ({"graph": GRAPHS[place], "features": network.dim} if GRAPHS[place] in files else {})
 
 
 def _of_rules(rules: PredictionRules) -> dict[str, Any]:
@@ -360,6 +365,11 @@ def _misfits(content: Mapping[str, Any]) -> list[str]:
         for place, (one, file) in enumerate(zip(networks, BACKBONES, strict=False))
         if one["file"] != file
     ]
+    problems += [
+        wrong(f"networks[{place}].graph", one["graph"], f"{file}, with the number of its features")
+        for place, (one, file) in enumerate(zip(networks, GRAPHS, strict=False))
+        if one.get("graph", file) != file or ("graph" in one) != ("features" in one)
+    ]
     backgrounds = [one["preprocess"]["background"] for one in networks]
     if any(one != backgrounds[0] for one in backgrounds):  # a picture is decoded once for all
         problems.append(wrong("networks", backgrounds, "with one preprocess.background for all"))
@@ -367,6 +377,7 @@ def _misfits(content: Mapping[str, Any]) -> list[str]:
     if content["encoder"]["precision"] == "int8" and quantized != list(QUANTIZED[: len(networks)]):
         problems.append(wrong("networks[…].quantized", quantized, f"{QUANTIZED[0]}, … as encoder.precision is int8"))
     needed = [HEAD, *(one["file"] for one in networks), *(file for file in quantized if file)]
+    needed += [one["graph"] for one in networks if "graph" in one]
     if rule is not None:
         problems += _misfits_of(rule)
         needed += [] if rule["file"] is None else [rule["file"]]

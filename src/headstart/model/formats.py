@@ -12,9 +12,10 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-FORMAT = 4
+FORMAT = 5
 MODEL, HEAD = "model.json", "head.safetensors"
 BACKBONES = ("backbone.safetensors", *(f"backbone.{number}.safetensors" for number in range(2, 9)))  # of each network
+GRAPHS = tuple(one.replace("backbone", "graph") for one in BACKBONES)  # of each network, as OpenVINO runs it
 QUANTIZED = tuple(one.replace("backbone", "quantized") for one in BACKBONES)  # of each network, where it ran in int8
 OUT_OF_DISTRIBUTION = "out_of_distribution.safetensors"  # only where the rule for "none of these" needs arrays
 NOVELTY = "novelty.safetensors"  # its name in format 2
@@ -76,9 +77,15 @@ def _list_networks(content: dict[str, Any]) -> dict[str, Any]:
     return plain | {"networks": [network], "views": ["original"]}
 
 
+def _same(content: dict[str, Any]) -> dict[str, Any]:
+    """Format 4 had no graphs, which may be missing."""
+    return content
+
+
 # format n → what makes n + 1 of it, of whatever content: the schema has the last word
 _UPGRADES: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     1: _add_judgement,
     2: _rename_rules,
     3: _list_networks,
+    4: _same,
 }

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from headstart.learning import modules
 from headstart.model.classifier import Classifier
 
 
@@ -26,7 +27,7 @@ def layers(classifier: Classifier) -> list[dict[str, Any]]:
         rows.append(_row("features", "side by side", tuple(joined.shape), 0))
     if len(classifier.views) > 1:
         rows.append(_row("views", f"mean of {' and '.join(classifier.views)}", tuple(joined.shape), 0))
-    _pass(rows, "head", classifier.head, joined)
+    _pass(rows, "head", modules.of(classifier.head), joined)
     scaled = f"softmax(logits / {classifier.temperature:.4g})"
     numbers = 1 if classifier.rules.calibration.factors is None else 1 + 2 * len(classifier.classes)
     rows.append(_row("calibration", scaled, (1, len(classifier.classes)), numbers))

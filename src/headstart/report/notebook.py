@@ -95,7 +95,7 @@ def _of_classifier(model: Classifier) -> tuple[str, dict[str, Any]]:
         "classes": ", ".join(model.classes[:NAMES]) + _more(len(model.classes), NAMES, ""),
         "backbone": model.backbone.description,
         "views": ", ".join(model.views),
-        "head": model.head.describe()["kind"],
+        "head": model.head.shape.describe()["kind"],
         "probabilities": str(model.rules.calibration),
         "engine": f"{model.encoders[0].plan.engine}, {model.encoders[0].plan.precision}",
         "made": model.provenance.created,

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from headstart.data.tables import to_csv
-from headstart.encoding.network import BUNDLED
+from headstart.encoding.pretrained import BUNDLED
 from headstart.errors import ArtifactError
 from headstart.learning.heads import Step
 from headstart.model import artifact

@@ -15,7 +15,7 @@ import numpy as np
 from headstart.data import splits
 from headstart.encoding import crops, features
 from headstart.encoding.backbone import Backbone
-from headstart.encoding.runtime import Encoder
+from headstart.encoding.encoder import Encoder
 from headstart.experiments import crops as experiment
 from headstart.experiments import trying
 from headstart.learning import learners

@@ -18,8 +18,8 @@ from headstart.data import splits
 from headstart.encoding import features, runtime, sizes, wanted
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.cache import FITS
+from headstart.encoding.encoder import Agreement, Encoder
 from headstart.encoding.features import Extraction
-from headstart.encoding.runtime import Agreement, Encoder
 from headstart.inspection import duplicates, files, quality, shortcuts
 from headstart.inspection.duplicates import Resemblance
 from headstart.inspection.files import Inspection

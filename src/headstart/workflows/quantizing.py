@@ -20,10 +20,11 @@ from headstart.config import HeadConfig
 from headstart.encoding import cache as caches
 from headstart.encoding import features, graphs, reading, runtime
 from headstart.encoding.backbone import Backbone
+from headstart.encoding.encoder import Encoder
 from headstart.encoding.features import Extraction
+from headstart.encoding.graph import Graph
 from headstart.encoding.network import Network
-from headstart.encoding.quantized import Quantized, has_int8
-from headstart.encoding.runtime import Encoder
+from headstart.encoding.quantized import has_int8
 from headstart.errors import BackboneError, DataError, StorageError
 from headstart.experiments import grouping, trying
 from headstart.experiments.trying import Answers
@@ -77,9 +78,7 @@ def choose(
     return taken, (told, *_slow()) if taken is encoders else (told,)
 
 
-def _quantized(
-    part: Inspection, backbone: Backbone, plan: Plan, cache: Path | None, progress: Progress
-) -> list[Quantized]:
+def _quantized(part: Inspection, backbone: Backbone, plan: Plan, cache: Path | None, progress: Progress) -> list[Graph]:
     """Return each network in 8-bit integers, from the cache where it is there."""
     order = sorted(range(len(part.dataset)), key=lambda row: part.digests[row])
     rows = sorted(np.random.default_rng(plan.seed).permutation(order)[:CALIBRATED].tolist())
@@ -117,7 +116,7 @@ def _path(cache: Path, key: str) -> Path:
     return cache / caches.QUANTIZED / f"{key}.safetensors"
 
 
-def _kept(cache: Path | None, key: str) -> Quantized | None:
+def _kept(cache: Path | None, key: str) -> Graph | None:
     """Return what the cache holds, unless it is not to be trusted; then it is made again."""
     if cache is None:
         return None
@@ -125,12 +124,12 @@ def _kept(cache: Path | None, key: str) -> Quantized | None:
     try:
         if caches.distrust(path.parent) or caches.distrust(path):
             return None
-        return Quantized.of_content(read_regular(path, MOST_BYTES))
+        return Graph.of_content(read_regular(path, MOST_BYTES))
     except (OSError, StorageError, BackboneError):
         return None
 
 
-def _keep(cache: Path, key: str, quantized: Quantized) -> None:
+def _keep(cache: Path, key: str, quantized: Graph) -> None:
     path = _path(caches.open_cache(cache), key)
     path.parent.mkdir(exist_ok=True)
     write_whole(path, quantized.content())

@@ -21,7 +21,7 @@ from headstart.data import sources, splits
 from headstart.data.splits import Grouping, Partition
 from headstart.encoding import cache as caches
 from headstart.encoding.backbone import Backbone
-from headstart.encoding.runtime import Encoder
+from headstart.encoding.encoder import Encoder
 from headstart.errors import ConfigError
 from headstart.evaluation import comparison, measure, showcase, speed
 from headstart.evaluation.comparison import Change

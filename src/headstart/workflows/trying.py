@@ -22,8 +22,8 @@ from headstart.data.splits import Grouping
 from headstart.encoding import at_hand, features, runtime
 from headstart.encoding import cache as caches
 from headstart.encoding.backbone import Backbone
+from headstart.encoding.encoder import Encoder
 from headstart.encoding.features import COMPARED, NOT_FINITE, Extraction
-from headstart.encoding.runtime import Encoder
 from headstart.errors import BackboneError, ConfigError, HeadstartError
 from headstart.experiments import grouping, trying
 from headstart.experiments.trying import Cost, Trial
