@@ -68,7 +68,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'headstart' has no attribute {name!r}")
     module, _, inner = _HOMES[name].partition(":")
     importlib.import_module("headstart.records").Displayable.drawing = staticmethod(_html)
-    return getattr(importlib.import_module(module), inner or name)
+    with importlib.import_module("headstart.errors").asked_for(f"headstart.{name}"):
+        return getattr(importlib.import_module(module), inner or name)
 
 
 def _html(thing: Any) -> str:

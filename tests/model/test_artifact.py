@@ -32,7 +32,7 @@ from headstart.data import sources
 from headstart.encoding import backbone as backbones
 from headstart.encoding import runtime
 from headstart.encoding.backbone import Backbone
-from headstart.errors import ArtifactError, ConfigError, StorageError
+from headstart.errors import TRAINING, ArtifactError, ConfigError, StorageError
 from headstart.learning import out_of_distribution
 from headstart.learning.calibration import Calibration
 from headstart.learning.conformal import SetRule
@@ -263,7 +263,7 @@ sys.stdout.buffer.write(said.probabilities.tobytes())
     assert not (tmp_path / "none").exists()
 
 
-WITHOUT = ("torch", "torchvision", "timm", "sklearn", "cleanlab", "matplotlib", "huggingface_hub", "nncf", "jinja2")
+WITHOUT = sorted(TRAINING | {"nncf", "huggingface_hub"})
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ import typer
 from headstart import terminal
 from headstart.cli import housekeeping, judge, look, train, use
 from headstart.cli.options import explained, unfolded
-from headstart.errors import HeadstartError, StorageError
+from headstart.errors import HeadstartError, StorageError, asked_for
 
 app = typer.Typer(
     help="From labelled photographs to an image classifier that can be trusted and used. Offline, in minutes.",
@@ -67,7 +67,8 @@ def main() -> None:
     warnings.filterwarnings("default", category=UserWarning, module=r"headstart\..*")
     warnings.filterwarnings("ignore", module=r"PIL\..*")  # what matters in them is an error or a remark of ours
     try:
-        app()
+        with asked_for(" ".join(["headstart", *sys.argv[1:2]])):
+            app()
     except HeadstartError as error:
         _fail(error)
     except _Stopped as stopped:

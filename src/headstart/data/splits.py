@@ -11,8 +11,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from headstart.config import SplitConfig
 from headstart.errors import ConfigError, DataError
@@ -49,14 +47,15 @@ def joined(groups: Integers, pairs: Integers) -> Integers:
 
     A group is called by its first row.
     """
-    size = len(groups)
     _, first, member = np.unique(groups, return_index=True, return_inverse=True)
-    edges = np.concatenate([np.stack([np.arange(size), first[member]], axis=1), pairs])
-    graph = coo_matrix((np.ones(len(edges), dtype=bool), (edges[:, 0], edges[:, 1])), shape=(size, size))
-    _, member = connected_components(graph, directed=False)
-    called = np.unique(member, return_index=True)[1].astype(np.int64)
-    result: Integers = called[member]
-    return result
+    called: Integers = first[member].astype(np.int64)
+    while True:  # each group is hung on the lowest one that it meets, and then on what that hangs on
+        ends = np.sort(called[pairs], axis=1)
+        if (ends[:, 0] == ends[:, 1]).all():
+            return called
+        np.minimum.at(called, ends[:, 1], ends[:, 0])
+        while (called[called] != called).any():
+            called = called[called]
 
 
 def united(one: Integers, other: Integers) -> Integers:

@@ -25,7 +25,7 @@ from headstart.encoding.encoder import Agreement, Encoder, compare, line
 from headstart.encoding.graph import Graph, drawn
 from headstart.encoding.graphs import openvino
 from headstart.encoding.network import ONE_AT_A_TIME, Network
-from headstart.errors import ConfigError
+from headstart.errors import ConfigError, asked_for
 from headstart.plans import EncoderPlan
 from headstart.records import Floats, Pixels
 
@@ -134,7 +134,8 @@ def _witness(network: Network) -> Floats | None:
 
 
 def _eager(network: Network, plan: EncoderPlan) -> Encoder:
-    from headstart.encoding.eager import TorchEncoder  # slow to import, and a saved network runs without
+    with asked_for("Running a network by PyTorch"):
+        from headstart.encoding.eager import TorchEncoder  # slow to import, and a saved network runs without
 
     return TorchEncoder(network, plan)
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr
 
 from headstart.records import Finding, Integers, found
 
@@ -118,6 +117,8 @@ def _change(name: str, before: NDArray[np.bool_], after: NDArray[np.bool_], memb
 def _mcnemar(lost: int, won: int) -> float:
     """Return how probable so uneven a count is if losing and winning are equally likely."""
     # Twice the lower tail of the binomial distribution; it counts the middle twice where the two are equal.
+    from scipy.special import bdtr  # whoever only predicts and evaluates need not have it
+
     return min(1.0, 2 * float(bdtr(min(lost, won), lost + won, 0.5)))
 
 

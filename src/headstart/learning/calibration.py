@@ -18,7 +18,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_softmax, softmax
 
 from headstart.records import Finding, Floats, Integers, found
 
@@ -60,12 +59,18 @@ class Calibration:
         scaled = logits.astype(np.float64) / self.temperature
         if self.factors is not None:
             scaled = scaled * np.array(self.factors) + np.array(self.offsets)
-        result: NDArray[np.float64] = softmax(scaled, axis=1)
-        return result
+        return np.exp(log_softmax(scaled))
 
     def __str__(self) -> str:
         """Return e.g. `temperature 0.873`."""
         return f"temperature {self.temperature:.3f}" + (", vector scaling" if self.factors is not None else "")
+
+
+def log_softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the logarithms of the probabilities that (N, K) logits stand for."""
+    below = (logits - logits.max(axis=1, keepdims=True)).astype(np.float64)
+    result: NDArray[np.float64] = below - np.log(np.exp(below).sum(axis=1, keepdims=True))
+    return result
 
 
 def fit(
@@ -193,7 +198,7 @@ def _fit_vector(
 
     def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         factors, offsets = flat[:classes], flat[classes:]
-        logs = log_softmax(wide * factors + offsets, axis=1)
+        logs = log_softmax(wide * factors + offsets)
         error = np.exp(logs) - wanted  # the gradient of the cross-entropy by the logits
         pull = np.concatenate([factors - 1, offsets])
         slope = np.concatenate([np.einsum("nk,nk->k", error, wide), error.sum(axis=0)]) / len(targets)
@@ -205,4 +210,4 @@ def _fit_vector(
 
 
 def _loss(logits: NDArray[np.floating], targets: Integers) -> float:
-    return float(-log_softmax(logits, axis=1)[np.arange(len(targets)), targets].mean())
+    return float(-log_softmax(logits)[np.arange(len(targets)), targets].mean())

@@ -22,7 +22,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from headstart.inspection import similarity
 from headstart.learning import exact
@@ -177,7 +176,7 @@ def familiarity(score: Score, logits: Floats, features: Floats, arrays: Mapping[
 def _made_ready(score: Score, arrays: Mapping[str, Floats]) -> Scorer:
     """Return what scores pictures, with all that needs to be computed once."""
     if score == "energy":
-        return lambda logits, _: np.asarray(logsumexp(logits.astype(np.float64), axis=1))
+        return lambda logits, _: np.asarray(np.logaddexp.reduce(logits.astype(np.float64), axis=1))
     if score == "logit":
         return lambda logits, _: logits.max(axis=1).astype(np.float64)
     if not arrays:

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_softmax
 
 from headstart import metrics
 from headstart.learning import calibration
@@ -101,7 +100,7 @@ def enough(groups: Integers) -> bool:
 
 def losses(logits: NDArray[np.floating], targets: Integers) -> NDArray[np.float64]:
     """Return (N,) the cross-entropy of each row, in nats."""
-    logs: NDArray[np.float64] = log_softmax(logits.astype(np.float64), axis=1)
+    logs: NDArray[np.float64] = calibration.log_softmax(logits)
     return -logs[np.arange(len(targets)), targets]
 
 

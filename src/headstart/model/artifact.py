@@ -35,7 +35,7 @@ from headstart.encoding import graphs, runtime
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.graph import Graph
 from headstart.encoding.network import Network
-from headstart.errors import ArtifactError, BackboneError, ConfigError, HeadstartError, StorageError
+from headstart.errors import ArtifactError, BackboneError, ConfigError, HeadstartError, StorageError, asked_for
 from headstart.learning.heads import Head, Shape
 from headstart.model import description
 from headstart.model.classifier import Classifier
@@ -233,7 +233,8 @@ def _network(folder: Path, asked: DescribedNetwork, described: Description) -> N
 
 def _rebuilt(folder: Path, asked: DescribedNetwork, described: Description) -> Network:
     """Return a network with its module, from its architecture and weights."""
-    from headstart.encoding import pretrained, weights  # need PyTorch
+    with asked_for(f"The network of {folder}, saved as weights alone,"):
+        from headstart.encoding import pretrained, weights
 
     content = _read(folder, asked.file, described)
     try:
