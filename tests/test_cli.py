@@ -39,6 +39,7 @@ RUN_FOLDER = {
     "history.csv",
     "journal.json",
     "model.json",
+    "graph.safetensors",
     "out_of_distribution.safetensors",
     "plan.toml",
     "plots/confusion.png",

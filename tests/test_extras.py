@@ -18,10 +18,11 @@ BLOCKED = f"import sys\nfor name in {sorted(TRAINING)!r}:\n    sys.modules[name]
 MODULES = {"scikit-learn": "sklearn"}  # where the module has another name than its package
 
 
-def python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+def python(code: str, *arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run code where what trains cannot be imported."""
     command = [sys.executable, "-c", BLOCKED + code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env={"PYTHONPATH": str(HOME.parent)})
+    environment = {"PYTHONPATH": str(HOME.parent)}
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, cwd=cwd)
 
 
 def test_the_modules_that_train_are_those_of_the_extra():
@@ -34,9 +35,11 @@ def test_the_modules_that_train_are_those_of_the_extra():
 
 @pytest.mark.parametrize("verb", ["train", "check", "audit", "models", "demo"])
 def test_a_verb_that_trains_says_what_to_install(verb: str, photos: Path, tmp_path: Path):
-    arguments = [] if verb == "models" else [tmp_path / "demo", "--no-open"] if verb == "demo" else [photos]
+    arguments = [] if verb in ("models", "demo") else [photos]
     ran = python(
-        f"sys.argv = ['headstart', {verb!r}, *sys.argv[1:]]\nimport headstart.cli\nheadstart.cli.main()", *arguments
+        f"sys.argv = ['headstart', {verb!r}, *sys.argv[1:]]\nimport headstart.cli\nheadstart.cli.main()",
+        *arguments,
+        cwd=tmp_path,
     )
     assert ran.returncode == 2, ran.stderr
     assert f"headstart {verb} needs an optional part that is not installed" in ran.stderr
