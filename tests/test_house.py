@@ -100,6 +100,7 @@ ORDER = [
     "model.description",
     "model.artifact",
     "model.layers",
+    "model.portable",
     "experiments.grouping",
     "experiments.random_split",
     "experiments.leakage",
@@ -125,6 +126,7 @@ ORDER = [
     "workflows.provenance",
     "workflows.train",
     "delivery.submission",
+    "delivery.exports",
     "report.plots",
     "report.summary",
     "report.stored",
@@ -136,6 +138,7 @@ ORDER = [
     "report.page",
     "report.gallery",
     "report.explained",
+    "report.exported",
     "report.album",
     "report.notebook",
     "report.bar",
@@ -155,10 +158,12 @@ ORDER = [
 ]
 
 DOORS = {
-    "timm": {"encoding.pretrained", "encoding.at_hand", "encoding.stages"},
+    "timm": {"delivery.exports", "encoding.pretrained", "encoding.at_hand", "encoding.stages"},
     "huggingface_hub": {"encoding.pretrained", "encoding.at_hand"},
     "openvino": {"encoding.graphs"},
     "nncf": {"encoding.quantized"},
+    "onnx": {"delivery.exports"},
+    "onnxruntime": {"delivery.exports"},
     "safetensors": {
         "encoding.weights",
         "encoding.graph",
@@ -207,6 +212,7 @@ PUBLIC = [
     "check",
     "evaluate",
     "explain",
+    "export",
     "load",
     "read",
     "save",
@@ -222,6 +228,7 @@ VERBS = [
     "demo",
     "evaluate",
     "explain",
+    "export",
     "models",
     "predict",
     "report",

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from headstart.records import Dataset as Dataset
     from headstart.report.bar import ProgressBar as ProgressBar
     from headstart.report.explained import explain as explain
+    from headstart.report.exported import export as export
     from headstart.report.run import save as save
     from headstart.workflows.audit import audit as audit
     from headstart.workflows.check import check as check
@@ -52,6 +53,7 @@ _HOMES = {
     "check": "headstart.workflows.check",
     "evaluate": "headstart.evaluation.measure",
     "explain": "headstart.report.explained",
+    "export": "headstart.report.exported",
     "load": "headstart.model.artifact:load_classifier",
     "read": "headstart.data.sources",
     "save": "headstart.report.run",

@@ -6,6 +6,7 @@ HeadstartError                exit 1
 ├── ConfigError (ValueError)  exit 2: asked wrongly
 ├── BackboneError             an unknown backbone, weights that cannot be had or do not fit
 ├── ArtifactError             not an artifact, a newer format, a digest that differs
+├── ExportError               a model in another form that does not give the same answers
 ├── MissingExtraError (ImportError)  exit 2: an optional part that is not installed, with the line that installs it
 └── StorageError              a disk that is full, a folder that is read-only or not safe to use
 """
@@ -76,6 +77,10 @@ class BackboneError(HeadstartError):
 
 class ArtifactError(HeadstartError):
     """A model directory that is no artifact, is damaged, or needs a newer version."""
+
+
+class ExportError(HeadstartError):
+    """A model in another form that does not answer as the model does."""
 
 
 class MissingExtraError(HeadstartError, ImportError):

@@ -32,7 +32,7 @@ MOMENTS: dict[str, tuple[Callable[..., None], ...]] = {
     "Look at the pictures": (look.show, look.check, train.audit),
     "Train": (train.demo, look.models, train.train),
     "Judge": (judge.report, judge.evaluate, judge.compare, look.summary),
-    "Use": (use.predict, use.explain),
+    "Use": (use.predict, use.explain, use.export),
     "Housekeeping": (look.settings,),
 }
 for moment, verbs in MOMENTS.items():

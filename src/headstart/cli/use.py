@@ -1,7 +1,8 @@
-"""The verb that uses a model: predict pictures."""
+"""The verbs that use a model: predict pictures, explain them, put the model into another form."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ import typer
 from headstart import terminal
 from headstart.cli import places
 from headstart.cli.options import AsJson, Engine, FollowLinks, Model, NoCache, Quiet
-from headstart.errors import ConfigError, PictureError
+from headstart.errors import ConfigError, PictureError, asked_for
 
 if TYPE_CHECKING:
     from headstart.data.tables import Table
@@ -181,6 +182,43 @@ def explain(
         drawn = numbered("could not be used; [it is|they are] not drawn.", len(failed))
         terminal.say(False, f"{portion(len(failed), len(told))} {drawn}")
         raise typer.Exit(1)
+
+
+def export(
+    model: Model,
+    to: Annotated[str, typer.Option(help="onnx, openvino or timm.")],
+    out: Annotated[Path | None, typer.Option(help="The folder to write; default: MODEL-onnx, …")] = None,
+    pictures: Annotated[
+        list[str] | None,
+        typer.Option(help="Files, folders, glob patterns to compare on; default: those that the model was made from."),
+    ] = None,
+    *,
+    verify: Annotated[bool, typer.Option("--verify", help="Compare once more what lies in --out already.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a model for another runtime, and have that runtime prove that it gives the same answers.
+
+    From decoded pictures of any size to probabilities, everything is inside. Where too many labels differ, nothing is
+    written.
+    """
+    places.check_model(model)
+    with asked_for("headstart export"):
+        from headstart.delivery import exports
+        from headstart.report import exported
+
+    if to not in exports.FORMS:
+        raise ConfigError(f"--to is {to!r}; it is one of {', '.join(exports.FORMS)}.")
+    folder = model.with_name(f"{model.resolve().name}-{to}") if out is None else out
+    with terminal.progress(quiet) as progress:
+        if verify:
+            parity = exported.verify(model, folder, pictures=pictures, progress=progress)
+        else:
+            parity = exported.export(model, to, folder, pictures=pictures, progress=progress)
+    if as_json:
+        terminal.print_text(json.dumps(parity.to_dict(), indent=2) + "\n")
+    terminal.say(quiet, f"{parity}.")
+    terminal.say(quiet, f"{'Compared' if verify else 'Exported'}: {folder}; how to use it: {folder / exported.CARD}")
 
 
 def _print_failures(failed: Iterable[tuple[str, str]]) -> None:

@@ -156,13 +156,19 @@ def _neighbour(axis: Axes, neighbour: Neighbour) -> None:
 
 
 def _read(neighbour: Neighbour) -> Pixels | None:
-    """Return the picture of this digest that lies where it lay in training; ids of tables may leave out its suffix."""
-    path = neighbour.sample.path
+    """Return the picture of this digest that lies where it lay in training."""
+    with contextlib.suppress(PictureError):
+        if (path := lies_at(neighbour.sample.path, neighbour.digest)) is not None:
+            return images.decode(images.read_bytes(path), side=SIDE).pixels
+    return None
+
+
+def lies_at(path: Path, digest: str) -> Path | None:
+    """Return the file of this digest that lies at a place in a run; ids of tables may leave out its suffix."""
     for candidate in (path, *sorted(path.parent.glob(f"{glob.escape(path.name)}.*"))):
         with contextlib.suppress(PictureError):
-            data = images.read_bytes(candidate)
-            if images.digest(data) == neighbour.digest:
-                return images.decode(data, side=SIDE).pixels
+            if images.digest(images.read_bytes(candidate)) == digest:
+                return candidate
     return None
 
 
