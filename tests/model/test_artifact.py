@@ -706,3 +706,17 @@ def test_labels_and_offsets_that_do_not_belong_together_are_refused(tmp_path: Pa
     artifact.save(judged(PredictionRules(out_of_distribution=rule), backbone), tmp_path / "model")
     with pytest.raises(ArtifactError, match="holds 5 rows of labels and 4 offsets"):
         load_classifier(tmp_path / "model")
+
+
+def test_a_network_that_cannot_be_a_graph_is_saved_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def unknown(*_: object) -> None:
+        raise RuntimeError("no translation for aten::strange\nand a long trace")
+
+    monkeypatch.setattr(runtime.graphs, "kept", unknown)
+    own = contracts.toy_classifier()
+    with pytest.warns(UserWarning, match=r"cannot be a graph \(no translation for aten::strange\); PyTorch"):
+        artifact.save(own, tmp_path / "model")
+    assert not list((tmp_path / "model").glob("graph*"))
+    pictures = contracts.noise(3)
+    said = [one.predict_many(pictures).probabilities for one in (own, load_classifier(tmp_path / "model"))]
+    np.testing.assert_array_equal(*said)

@@ -156,13 +156,20 @@ def write_into(folder: Path, classifier: Classifier, extra: Mapping[str, Any] | 
         classifier: What to write.
         extra: More entries for `model.json`, e.g. the plan; loading ignores them.
     """
+    with asked_for("Saving the weights of a network"):
+        from headstart.encoding import weights
+
     rule = classifier.rules.out_of_distribution
     contents = {HEAD: _content(classifier.head.tensors)}
-    from headstart.encoding import weights  # needs PyTorch
-
     for file, graph, network in zip(BACKBONES, GRAPHS, classifier.backbone.networks, strict=False):
         contents[file] = weights.content(network.module)
-        contents[graph] = runtime.testified(network, folder).content()
+        try:
+            contents[graph] = runtime.testified(network, folder).content()
+        except StorageError:
+            raise
+        except Exception as error:  # whatever an architecture does that OpenVINO has no word for
+            told = str(error).strip().partition("\n")[0][:200]
+            warnings.warn(f"{network.name} cannot be a graph ({told}); PyTorch will be needed to run it.", stacklevel=2)
     for file, encoder in zip(QUANTIZED, classifier.encoders, strict=False):
         if encoder.quantized is not None:
             contents[file] = encoder.quantized.content()
@@ -233,7 +240,7 @@ def _network(folder: Path, asked: DescribedNetwork, described: Description) -> N
 
 def _rebuilt(folder: Path, asked: DescribedNetwork, described: Description) -> Network:
     """Return a network with its module, from its architecture and weights."""
-    with asked_for(f"The network of {folder}, saved as weights alone,"):
+    with asked_for(f"The network of {folder} as a module of PyTorch"):
         from headstart.encoding import pretrained, weights
 
     content = _read(folder, asked.file, described)
