@@ -170,6 +170,6 @@ Their names, in the order of the probabilities, are in `{PARITY}` under `told`, 
 ## Does it answer as the model does?
 
 {parity}. At most {parity.allowed:.1%} of the labels may differ, or nothing would have been written.
-`headstart export MODEL --verify --out FOLDER` compares once more, on any machine.
+`headstart export MODEL --to {parity.form} --out FOLDER --verify` compares once more, on any machine.
 """
     storage.write_whole(folder / CARD, card.encode())
