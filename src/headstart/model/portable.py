@@ -127,11 +127,12 @@ class _Seen(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         seen = self.resampled(pictures)
-        flipped = {"original": lambda: seen, "mirror": lambda: seen.flip(3)}
-        features = [
-            self.network.module((flipped[view]() - self.network.mean) / self.network.std) for view in self.views
-        ]
+        features = [self._features(seen.flip(3) if view == "mirror" else seen) for view in self.views]
         return torch.stack(features).mean(dim=0) if len(features) > 1 else features[0]
+
+    def _features(self, values: Tensor) -> Tensor:
+        features: Tensor = self.network.module((values - self.network.mean) / self.network.std)
+        return features
 
 
 class Portable(nn.Module):
