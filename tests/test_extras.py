@@ -64,3 +64,15 @@ def test_what_is_missing_for_another_reason_stays_what_it_is():
     with pytest.raises(ModuleNotFoundError) as told, asked_for("this"):
         raise ModuleNotFoundError("No module named 'elsewhere'", name="elsewhere")
     assert not isinstance(told.value, MissingExtraError)
+
+
+@pytest.mark.parametrize("asked", ["None", "EncoderConfig(precision='f32')", "EncoderConfig(device='auto')"])
+def test_a_model_that_ran_on_pytorch_runs_on_openvino_where_there_is_none(asked: str):
+    """The model of format 5 was saved with the torch engine."""
+    code = (
+        "from headstart.config import EncoderConfig\nfrom headstart.model.artifact import load_classifier\n"
+        f"plan = load_classifier(sys.argv[1], {asked}).encoders[0].plan\nprint(plan.engine, plan.device)"
+    )
+    ran = python(code, Path(__file__).parent / "artifacts" / "v5")
+    assert ran.stdout == "openvino cpu\n", ran.stderr
+    assert ("PyTorch, which is not installed here" in ran.stderr) == (asked == "None")

@@ -187,7 +187,9 @@ def explain(
 def export(
     model: Model,
     to: Annotated[str, typer.Option(help="onnx, openvino or timm.")],
-    out: Annotated[Path | None, typer.Option(help="The folder to write; default: MODEL-onnx, …")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The folder to write; default: beside the model, e.g. MODEL-onnx.")
+    ] = None,
     pictures: Annotated[
         list[str] | None,
         typer.Option(help="Files, folders, glob patterns to compare on; default: those that the model was made from."),

@@ -6,7 +6,9 @@ Pictures come in as 8-bit RGB; normalisation is part of what is compiled. Whatev
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import importlib.util
 import os
 import warnings
 from collections import deque
@@ -46,6 +48,11 @@ def choose(config: EncoderConfig) -> EncoderPlan:
     engine: Literal["openvino", "torch"] = (
         config.engine if config.engine != "auto" else "openvino" if device == "cpu" else "torch"
     )
+    if engine == "torch" and device == "cpu" and importlib.util.find_spec("torch") is None:
+        raise ConfigError(
+            "The torch engine needs PyTorch, which is not installed here.",
+            "Use --engine openvino, or pip install 'headstart[train]'.",
+        )
     if engine == "openvino" and device != "cpu":
         raise ConfigError(f"The OpenVINO engine runs on the CPU here, not on {device}.", "Use --engine torch.")
     precision = config.precision
@@ -262,10 +269,12 @@ def _result(request: Any) -> Floats:
 def _choose_device(asked: str) -> Literal["cpu", "cuda", "mps"]:
     if asked == "cpu":
         return "cpu"
-    torch: Any = importlib.import_module("torch")
+    torch: Any = None
+    with contextlib.suppress(ModuleNotFoundError):  # then there is the CPU, which OpenVINO has
+        torch = importlib.import_module("torch")
     has: Mapping[str, bool] = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
+        "cuda": torch is not None and torch.cuda.is_available(),
+        "mps": torch is not None and torch.backends.mps.is_available(),
         "cpu": True,
     }
     for device in ("cuda", "mps", "cpu"):
