@@ -11,13 +11,14 @@ is left behind.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import importlib.metadata
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -186,8 +187,9 @@ def _example(classifier: Classifier) -> torch.Tensor:
 
 
 def _write_onnx(classifier: Classifier, folder: Path) -> list[Path]:
-    onnx, path = _needed("onnx", "--to onnx"), folder / "model.onnx"
-    module = Portable(classifier)
+    with _extra():
+        onnx: Any = importlib.import_module("onnx")
+    module, path = Portable(classifier), folder / "model.onnx"
     outputs = OUTPUTS[: 1 if module.familiarity is None else 2]
     free = {INPUT: {0: "batch", 1: "height", 2: "width"}} | {name: {0: "batch"} for name in outputs}
     with quiet(), torch.inference_mode():
@@ -284,7 +286,8 @@ def _runner(form: Form, folder: Path) -> tuple[Runner, str]:
         ArtifactError: It cannot be run.
     """
     if form == "onnx":
-        runtime = _needed("onnxruntime", "--to onnx")
+        with _extra():
+            runtime: Any = importlib.import_module("onnxruntime")
         try:
             session = runtime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
         except Exception as error:  # of the runtime, which has classes of its own
@@ -315,8 +318,9 @@ def _version(package: str) -> str:
     return f"{package} {importlib.metadata.version(package).partition('-')[0]}"
 
 
-def _needed(module: str, wanted: str) -> Any:
+@contextlib.contextmanager
+def _extra() -> Iterator[None]:
     try:
-        return importlib.import_module(module)
+        yield
     except ImportError as error:
-        raise MissingExtraError(wanted, "onnx") from error
+        raise MissingExtraError("--to onnx", "onnx") from error
