@@ -133,6 +133,16 @@ def test_the_command_exports_proves_and_verifies(run: Run, model: Path, tmp_path
     assert "changed or damaged" in ran.err or "cannot be run" in ran.err
 
 
+def test_where_nothing_is_said_it_goes_beside_the_model(run: Run, model: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(model)
+    (model.parent / "model-onnx").mkdir(exist_ok=True)
+    (model.parent / "model-onnx" / "taken").write_text("")
+    for said in (".", model, "../model"):
+        ran = run("export", said, "--to", "onnx")
+        assert ran.code == 2
+        assert "model-onnx is there already" in ran.err
+
+
 @pytest.mark.slow
 def test_beyond_its_bound_nothing_is_left(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(exports, "ALLOWED", -0.01)

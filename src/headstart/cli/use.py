@@ -211,7 +211,8 @@ def export(
 
     if to not in exports.FORMS:
         raise ConfigError(f"--to is {to!r}; it is one of {', '.join(exports.FORMS)}.")
-    folder = model.with_name(f"{model.resolve().name}-{to}") if out is None else out
+    beside = model if model.name not in ("", "..") else model.resolve()
+    folder = beside.with_name(f"{beside.name}-{to}") if out is None else out
     with terminal.progress(quiet) as progress:
         if verify:
             parity = exported.verify(model, folder, pictures=pictures, progress=progress)
