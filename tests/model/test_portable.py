@@ -16,7 +16,6 @@ from headstart.learning.calibration import Calibration
 from headstart.learning.out_of_distribution import SCORES, Score
 from headstart.learning.prior import LabelRows
 from headstart.learning.rules import PredictionRules
-from headstart.model import portable
 from headstart.model.classifier import Classifier
 from headstart.model.portable import Portable, Resampled
 from headstart.records import Pixels, Preprocess
@@ -71,18 +70,18 @@ def test_it_says_what_the_classifier_says(score: Score | None):
     np.testing.assert_allclose(probabilities.numpy(), said.probabilities, atol=0.01)
     assert len(more) == (score is not None)
     if score is not None:
-        limit = portable.threshold(own.rules.out_of_distribution)
+        limit = own.rules.out_of_distribution.limit
         assert ((more[0].numpy() >= limit) == said.known).mean() > 0.8  # one may lie at the limit
 
 
 def test_a_rule_that_refuses_nothing_has_no_limit():
     few = out_of_distribution.fit("logit", 0.05, np.arange(5.0), {})
-    assert portable.threshold(few) == -np.inf
+    assert few.limit == -np.inf
 
 
 @pytest.mark.parametrize("count", [25, 5000])
 def test_the_limit_is_where_the_rule_begins_to_refuse(count: int):
     rule = out_of_distribution.fit("logit", 0.05, np.random.default_rng(0).normal(size=count), {})
-    limit = portable.threshold(rule)
+    limit = rule.limit
     below, above = (np.full((1, 2), limit + step, np.float32) for step in (-1e-3, 1e-3))
     assert rule.p_value(below, below)[0] < rule.refused <= rule.p_value(above, above)[0] + 1e-9

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ import typer
 from headstart import terminal
 from headstart.cli import places
 from headstart.cli.options import AsJson, Engine, FollowLinks, Model, NoCache, Quiet
-from headstart.errors import ConfigError, PictureError, asked_for
+from headstart.errors import ConfigError, PictureError
 
 if TYPE_CHECKING:
     from headstart.data.tables import Table
@@ -205,9 +204,8 @@ def export(
     written.
     """
     places.check_model(model)
-    with asked_for("headstart export"):
-        from headstart.delivery import exports
-        from headstart.report import exported
+    from headstart.delivery import exports
+    from headstart.report import exported
 
     if to not in exports.FORMS:
         raise ConfigError(f"--to is {to!r}; it is one of {', '.join(exports.FORMS)}.")
@@ -219,7 +217,7 @@ def export(
         else:
             parity = exported.export(model, to, folder, pictures=pictures, progress=progress)
     if as_json:
-        terminal.print_text(json.dumps(parity.to_dict(), indent=2) + "\n")
+        terminal.print_json(parity.to_dict())
     terminal.say(quiet, f"{parity}.")
     terminal.say(quiet, f"{'Compared' if verify else 'Exported'}: {folder}; how to use it: {folder / exported.CARD}")
 

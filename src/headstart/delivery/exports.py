@@ -32,7 +32,6 @@ from headstart.data import images
 from headstart.encoding import graphs
 from headstart.encoding.network import quiet
 from headstart.errors import ArtifactError, ConfigError, MissingExtraError, PictureError
-from headstart.model import portable
 from headstart.model.classifier import Classifier
 from headstart.model.portable import Portable
 from headstart.records import Floats, Pixels, Progress, numbered, silence
@@ -159,7 +158,7 @@ FILES: Mapping[str, tuple[str, ...]] = {
 def told(classifier: Classifier) -> dict[str, Any]:
     """Return what a program that runs an export should know: it stands in the metadata of the files."""
     rule = classifier.rules.out_of_distribution
-    limit = -np.inf if rule is None else portable.threshold(rule)
+    limit = -np.inf if rule is None else rule.limit
     return {
         "classes": list(classifier.classes),
         "input": "uint8 (N, H, W, 3): RGB, upright; transparency over preprocess.background",
@@ -239,11 +238,9 @@ def _write_timm(classifier: Classifier, folder: Path) -> list[Path]:
             f"{', and '.join(why)}.",
             "--to onnx and --to openvino take every model.",
         )
-    network, calibration = networks[0], classifier.rules.calibration
-    scale = np.ones(shape.classes) if calibration.factors is None else np.array(calibration.factors)
-    scale = scale / calibration.temperature
-    weight = (classifier.head.weight * scale[:, None]).astype(np.float32)
-    bias = (classifier.head.bias * scale + np.array(calibration.offsets or np.zeros(shape.classes))).astype(np.float32)
+    network, head = networks[0], classifier.head
+    factors, offsets = classifier.rules.calibration.affine(shape.classes)
+    weight, bias = (head.weight * factors[:, None], head.bias * factors + offsets)
     timm: Any = importlib.import_module("timm")
     preprocess = network.preprocess
     with quiet():
@@ -251,7 +248,7 @@ def _write_timm(classifier: Classifier, folder: Path) -> list[Path]:
     layer = module.get_classifier()
     stem = next(name for name, inner in module.named_modules() if inner is layer)
     state = {name: value.contiguous() for name, value in network.module.state_dict().items()}
-    state |= {f"{stem}.weight": torch.from_numpy(weight), f"{stem}.bias": torch.from_numpy(bias)}
+    state |= {f"{stem}.weight": torch.from_numpy(weight).float(), f"{stem}.bias": torch.from_numpy(bias).float()}
     module.load_state_dict(state)
     config = {
         "architecture": network.name.partition(".")[0],

@@ -61,6 +61,11 @@ class Calibration:
             scaled = scaled * np.array(self.factors) + np.array(self.offsets)
         return np.exp(log_softmax(scaled))
 
+    def affine(self, classes: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return (K,) factors and (K,) offsets: the probabilities are softmax(factors · logits + offsets)."""
+        factors, offsets = self.factors or np.ones(classes), self.offsets or np.zeros(classes)
+        return np.array(factors) / self.temperature, np.array(offsets)
+
     def __str__(self) -> str:
         """Return e.g. `temperature 0.873`."""
         return f"temperature {self.temperature:.3f}" + (", vector scaling" if self.factors is not None else "")

@@ -83,9 +83,18 @@ class OutOfDistributionRule:
             features: (N, D).
         """
         scores = self._scorer(logits, features)
-        ranks = (1 + np.linspace(0, self.count - 1, len(self.own))) / (self.count + 1)
-        below = np.interp(scores, self.own, ranks, left=1 / (self.count + 1))
+        below = np.interp(scores, self.own, self._ranks, left=1 / (self.count + 1))
         return np.clip(below, 1 / (self.count + 1), self.count / (self.count + 1))
+
+    @property
+    def limit(self) -> float:
+        """The score below which a picture is refused; -inf of a rule that refuses nothing."""
+        return float(np.interp(self.refused, self._ranks, self.own)) if self.rate else -math.inf
+
+    @property
+    def _ranks(self) -> Array:
+        """The p-values of `own`."""
+        return (1 + np.linspace(0, self.count - 1, len(self.own))) / (self.count + 1)
 
     @cached_property
     def _scorer(self) -> Scorer:

@@ -146,11 +146,9 @@ class Portable(nn.Module):
         super().__init__()
         self.seen = nn.ModuleList(_Seen(network, classifier.views) for network in classifier.backbone.networks)
         self.head = modules.of(classifier.head)
-        calibration, count = classifier.rules.calibration, len(classifier.classes)
-        factors = np.ones(count) if calibration.factors is None else np.array(calibration.factors)
         self.factors, self.offsets = (
             nn.Parameter(torch.tensor(values, dtype=torch.float32), requires_grad=False)
-            for values in (factors / calibration.temperature, calibration.offsets or np.zeros(count))
+            for values in classifier.rules.calibration.affine(len(classifier.classes))
         )
         rule = classifier.rules.out_of_distribution
         self.familiarity = None if rule is None else Familiarity(rule)
@@ -201,11 +199,3 @@ class Familiarity(nn.Module):
         apart = (moved**2).sum(dim=1, keepdim=True) - 2 * moved @ means.T + (means**2).sum(dim=1)
         distance: Tensor = apart.min(dim=1).values.clamp(min=0).sqrt()
         return -distance
-
-
-def threshold(rule: OutOfDistributionRule) -> float:
-    """Return the familiarity below which a picture is none of the classes; -inf of a rule that refuses nothing."""
-    if not rule.rate:
-        return -math.inf
-    ranks = (1 + np.linspace(0, rule.count - 1, len(rule.own))) / (rule.count + 1)
-    return float(np.interp(rule.refused, ranks, rule.own))

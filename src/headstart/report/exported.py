@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -125,15 +126,11 @@ def _pictures(run: Path, classifier: Classifier, asked: Sequence[str | Path] | N
     """Return which pictures are compared on, at most `MOST`, the same ones each time."""
     if asked is not None:
         paths = [sample.path for sample in sources.read_pictures([str(one) for one in asked])]
-        return [paths[row] for row in _some(len(paths))]
-    learned = explained.learned(run, classifier)
-    found: list[Path] = []
-    for row in _order(0 if learned is None else len(learned.digests)):
-        assert learned is not None  # noqa: S101  # or there are no rows
-        path = explained.lies_at(learned.dataset[row].path, learned.digests[row])
-        found += [] if path is None else [path]
-        if len(found) == MOST:
-            break
+        return [paths[row] for row in sorted(_order(len(paths))[:MOST])]
+    learned, found = explained.learned(run, classifier), list[Path]()
+    if learned is not None:
+        places = ((learned.dataset[row].path, learned.digests[row]) for row in _order(len(learned.digests)))
+        found = list(islice(filter(None, (explained.lies_at(*place) for place in places)), MOST))
     if not found:
         raise ConfigError(
             f"None of the pictures that {run} was made from lies where it lay, so there is nothing to compare on.",
@@ -145,10 +142,6 @@ def _pictures(run: Path, classifier: Classifier, asked: Sequence[str | Path] | N
 def _order(count: int) -> list[int]:
     order: list[int] = np.random.default_rng(0).permutation(count).tolist()
     return order
-
-
-def _some(count: int) -> list[int]:
-    return sorted(_order(count)[:MOST])
 
 
 def _tell(folder: Path, run: Path, classifier: Classifier, parity: Parity) -> None:
