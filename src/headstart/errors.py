@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 # modules of the extra `train`; a saved model needs none of them
 TRAINING = frozenset(
@@ -55,6 +56,16 @@ class HeadstartError(Exception):
     def __str__(self) -> str:
         """Return the message and, after a blank line, the hint."""
         return f"{self.message}\n\nhint: {self.hint}" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel from one process to another, whatever the arguments were that it was made of."""
+        return _again, (type(self), self.message, self.hint)
+
+
+def _again(kind: type[HeadstartError], message: str, hint: str) -> HeadstartError:
+    error = kind.__new__(kind)
+    HeadstartError.__init__(error, message, hint)
+    return error
 
 
 class DataError(HeadstartError):

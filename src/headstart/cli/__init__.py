@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 from headstart import terminal
-from headstart.cli import housekeeping, judge, look, train, use
+from headstart.cli import housekeeping, judge, look, serve, train, use
 from headstart.cli.options import explained, unfolded
 from headstart.errors import HeadstartError, StorageError, asked_for
 
@@ -32,7 +32,7 @@ MOMENTS: dict[str, tuple[Callable[..., None], ...]] = {
     "Look at the pictures": (look.show, look.check, train.audit),
     "Train": (train.demo, look.models, train.train),
     "Judge": (judge.report, judge.evaluate, judge.compare, look.summary),
-    "Use": (use.predict, use.explain, use.export),
+    "Use": (use.predict, use.explain, use.export, serve.serve),
     "Housekeeping": (look.settings,),
 }
 for moment, verbs in MOMENTS.items():

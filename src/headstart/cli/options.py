@@ -25,6 +25,7 @@ from headstart.cli import places
 from headstart.errors import ConfigError
 
 if TYPE_CHECKING:
+    from headstart.config import EncoderConfig
     from headstart.model.classifier import Classifier
     from headstart.records import Dataset
 
@@ -129,11 +130,15 @@ class Engine:
     def load(self, model: Path) -> Classifier:
         """Return a saved model, run as asked."""
         places.check_model(model)
-        from headstart.config import read_config
         from headstart.model import artifact
 
-        asked = read_config(None, flags=self.flags).encoder if any(self.flags.values()) else None
-        return artifact.load_classifier(model, asked)
+        return artifact.load_classifier(model, self.asked())
+
+    def asked(self) -> EncoderConfig | None:
+        """Return what was asked for; None: nothing."""
+        from headstart.config import read_config
+
+        return read_config(None, flags=self.flags).encoder if any(self.flags.values()) else None
 
 
 def locate(data: Path | None, labels: Path | None, images: Path | None) -> tuple[Path, Path | None]:

@@ -101,7 +101,7 @@ class Learned:
 def explain(
     classifier: Classifier,
     pictures: Pictures,
-    learned: Learned | None = None,
+    learned: Learned | Known | None = None,
     *,
     cache: CacheChoice = None,
     progress: Progress = silence,
@@ -111,7 +111,8 @@ def explain(
     Args:
         classifier: That answers.
         pictures: As `Classifier.predict_many` takes them.
-        learned: What it learned from; None: that is not known, and nothing is most alike.
+        learned: What it learned from, or what `recalled` gave of that, which saves looking it up each time; None: that
+            is not known, and nothing is most alike.
         cache: Where the features of these lie. None of them is read or encoded again.
         progress: Hears of every picture.
 
@@ -120,7 +121,8 @@ def explain(
         PictureError: A picture changed while it was looked at.
     """
     dataset, memory = forms.gather(pictures)
-    known = _known(classifier, learned, cache)  # before the explained pictures, which may be among them, are kept too
+    # before the explained pictures, which may be among them, are kept too
+    known = learned if isinstance(learned, Known) else recalled(classifier, learned, cache)
     table = classifier.extract(dataset, cache=cache, progress=progress, memory=memory).table
     values, names = table.values[:, 0], [sample.name for sample in dataset]
     said = classifier.predict_features(values, names, failures=table.failures)
@@ -149,7 +151,7 @@ def _looked(
         yield {"picture": picture, "heat": heat, "rival": classifier.classes[rival], "rival_heat": against}
 
 
-class _Known(NamedTuple):
+class Known(NamedTuple):
     """What was learned from, the M rows of it whose features are at hand, these, and which columns of all they are."""
 
     learned: Learned
@@ -158,7 +160,8 @@ class _Known(NamedTuple):
     columns: slice
 
 
-def _known(classifier: Classifier, learned: Learned | None, cache: CacheChoice) -> _Known | None:
+def recalled(classifier: Classifier, learned: Learned | None, cache: CacheChoice) -> Known | None:
+    """Return the features of what was learned from that the cache holds; None where there are none."""
     folder = caches.resolve(cache)
     if learned is None or folder is None:
         return None
@@ -170,10 +173,10 @@ def _known(classifier: Classifier, learned: Learned | None, cache: CacheChoice) 
     ]
     rows, held = max(found, key=lambda one: len(one[0]))
     columns = slice(width - held.shape[2], width)
-    return _Known(learned, rows, features.mean(held)[:, 0], columns) if len(rows) else None
+    return Known(learned, rows, features.mean(held)[:, 0], columns) if len(rows) else None
 
 
-def _nearest(known: _Known | None, values: Floats) -> list[tuple[Neighbour, ...]]:
+def _nearest(known: Known | None, values: Floats) -> list[tuple[Neighbour, ...]]:
     """Return of each picture those learned from that are most like it."""
     if known is None:
         return [()] * len(values)

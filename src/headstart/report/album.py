@@ -18,6 +18,7 @@ from PIL import Image
 
 from headstart.data import images
 from headstart.errors import ConfigError, PictureError
+from headstart.records import Pixels
 from headstart.report import summary
 
 if TYPE_CHECKING:
@@ -110,10 +111,9 @@ def thumbnail(path: Path, digest: str = "") -> str:
         data = images.read_bytes(path)
         if digest and images.digest(data) != digest:
             return ""
-        image = Image.fromarray(images.decode(data, side=SIDE).pixels)
+        return webp(images.decode(data, side=SIDE).pixels)
     except PictureError:
         return ""
-    return _webp(image)
 
 
 def _heat_maps(result: TrainingResult) -> Iterator[tuple[int, str]]:
@@ -134,16 +134,18 @@ def _heat_maps(result: TrainingResult) -> Iterator[tuple[int, str]]:
             continue
         except ConfigError:  # nothing can be said of this network
             return
-        yield one.row, _webp(Image.fromarray(overlay(seen[attribution.widest(backbone)][0], heat)))
+        yield one.row, webp(overlay(seen[attribution.widest(backbone)][0], heat))
         if time.monotonic() > until:
             return
 
 
-def _webp(image: Image.Image) -> str:
-    image.thumbnail((SIDE, SIDE), reducing_gap=2.0)
+def webp(pixels: Pixels, side: int = SIDE, most_bytes: int = MOST_BYTES) -> str:
+    """Return a picture as WebP in base64, no side longer than this, with as much detail as so many bytes hold."""
+    image = Image.fromarray(pixels)
+    image.thumbnail((side, side), reducing_gap=2.0)
     for quality in QUALITIES:
         file = io.BytesIO()
         image.save(file, "WEBP", quality=quality, method=2)
-        if file.tell() <= MOST_BYTES:
+        if file.tell() <= most_bytes:
             break
     return base64.b64encode(file.getvalue()).decode()

@@ -263,9 +263,15 @@ def read_run(directory: Path) -> dict[str, Any]:
         "history": history,
         "model": model,
         "findings": _read_checked(directory / FINDINGS, _FOUND) or [],
-        "album": _read_checked(directory / ALBUM, _ALBUM),
+        "album": read_album(directory),
         "journal": read_journal(directory),
     }
+
+
+def read_album(directory: Path) -> dict[str, Any] | None:
+    """Return the small pictures of a run and what is shown of them; None where that was not kept."""
+    content: dict[str, Any] | None = _read_checked(directory / ALBUM, _ALBUM)
+    return content
 
 
 def read_journal(directory: Path) -> dict[str, Any] | None:
