@@ -66,6 +66,7 @@ class Bounds:
     queue: Annotated[int, typer.Option(help="Pictures that may wait; more are told to come again.")] = 128
     batch: Annotated[int, typer.Option(help="Pictures that are computed together.")] = 16
     deadline: Annotated[float, typer.Option(help="Seconds after which an answer is given up.")] = 10
+    patience: Annotated[float, typer.Option(help="Seconds that a client may take to ask, more if it sends much.")] = 10
     drain: Annotated[
         float, typer.Option(help="Seconds between not being ready and not listening, when it is told to stop.")
     ] = 0.5
@@ -85,6 +86,7 @@ class Bounds:
             self.queue,
             self.batch,
             self.deadline,
+            self.patience,
             drain=self.drain,
             held=max(512 * MEGABYTE, size),
         )
@@ -105,9 +107,11 @@ def serve(
 ) -> None:
     """Answer over HTTP: a page for people at /, POST /predict for programs. Ctrl-C stops it.
 
+    A picture goes there as the body of a request, or several as the files of a form; see http://127.0.0.1:8000/openapi.json.
+
     Examples:
       headstart serve runs/photos
-      curl --data-binary @rex.jpg -H 'content-type: image/jpeg' http://127.0.0.1:8000/predict
+      headstart serve runs/photos --host 0.0.0.0 --token-file token.txt --name photos.example.org
     """
     places.check_model(model)
     limits, token = bounds.limits(), where.token()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import importlib.metadata
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
@@ -19,7 +20,6 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
-from headstart import __version__
 from headstart.errors import ConfigError, MissingExtraError
 from headstart.predictions import Prediction
 from headstart.serve import contract, problems
@@ -61,7 +61,7 @@ def build(service: Service, loaded: Callable[[], object], failed: Callable[[], o
 
     app = FastAPI(
         title="Headstart",
-        version=__version__,
+        version=importlib.metadata.version("headstart"),
         description=contract.ABOUT,
         docs_url=None,  # these pages fetch their scripts from elsewhere
         redoc_url=None,
@@ -78,6 +78,7 @@ def build(service: Service, loaded: Callable[[], object], failed: Callable[[], o
 def _add_routes(app: FastAPI, service: Service) -> None:
     @app.post("/predict", **contract.PREDICT)
     async def predict(request: Request) -> Response:
+        _admit(service, service.predictions)
         names, pictures = await _pictures(request, service.limits.most_pictures)
         answers = await _answers(request, service, service.predictions, pictures, service.limits.deadline)
         said = [dataclasses.replace(one, path=name) for name, (_, one) in zip(names, answers, strict=True)]
@@ -88,6 +89,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
 
     @app.post("/explain", **contract.EXPLAIN)
     async def explain(request: Request) -> Response:
+        _admit(service, service.explanations)
         (name,), pictures = await _pictures(request, 1)
         ((digest, told),) = await _answers(request, service, service.explanations, pictures, PATIENCE)
         if told["status"] == "error":
@@ -135,8 +137,12 @@ def _add_errors(app: FastAPI) -> None:
     async def refused(request: Request, error: Exception) -> Response:
         return problems.response(_as_refused(error), request.scope)
 
-    for kind in (Refused, HTTPException, MultiPartException, ClientDisconnect, Exception):
+    async def gone(_: Request, error: Exception) -> Response:
+        return Response(status_code=GONE)
+
+    for kind in (Refused, HTTPException, MultiPartException, Exception):
         app.add_exception_handler(kind, refused)
+    app.add_exception_handler(ClientDisconnect, gone)
 
 
 def _as_refused(error: Exception) -> Refused:
@@ -146,8 +152,6 @@ def _as_refused(error: Exception) -> Refused:
         return Refused(error.status_code, str(error.detail), dict(error.headers or {}))
     if isinstance(error, MultiPartException):
         return Refused(400, error.message)
-    if isinstance(error, ClientDisconnect):
-        return Refused(GONE, "The client left.")
     return Refused(500, "The server made a mistake; its log says more under the number of this request.")
 
 
@@ -192,12 +196,10 @@ async def _answers(
     Raises:
         Refused: There is no answer.
     """
-    if not service.ready and not service.closing:
-        raise _not_ready()
     try:
         futures = queue.put(pictures)
     except FullError as error:
-        raise Refused(503, "Too many pictures wait.", {"retry-after": str(error.seconds)}) from None
+        raise _full(error) from None
     answers: asyncio.Future[Any] = asyncio.gather(*futures)
     left: asyncio.Future[Any] = asyncio.create_task(_left(request))
     try:
@@ -220,6 +222,24 @@ async def _left(request: Request) -> None:
     """Return once the client has left; its request was read whole before."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def _admit(service: Service, queue: Queue[Any]) -> None:
+    """Refuse a request that would be refused anyway before its body is read.
+
+    Raises:
+        Refused: With 503.
+    """
+    if not service.ready and not service.closing:
+        raise _not_ready()
+    try:
+        queue.check(1)
+    except FullError as error:
+        raise _full(error) from None
+
+
+def _full(error: FullError) -> Refused:
+    return Refused(503, "Too many pictures wait.", {"retry-after": str(error.seconds)})
 
 
 def _not_ready() -> Refused:

@@ -87,7 +87,7 @@ def load(served: Served) -> dict[str, Any]:
         classifier.predict_many([np.full((side, side, 3), 127, dtype=np.uint8)])  # compiles, and compares the engine
     _Loaded.served, _Loaded.classifier = served, classifier
     _Loaded.digest = images.digest((served.model / artifact.MODEL).read_bytes())
-    return _told(served, classifier) | {"digest": _Loaded.digest, "process": os.getpid()}
+    return _told(served, classifier) | {"digest": _Loaded.digest}
 
 
 def predict(pictures: Sequence[bytes]) -> tuple[str, list[Prediction]]:

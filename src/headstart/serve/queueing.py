@@ -59,14 +59,22 @@ class Queue(Generic[Answer]):
         Raises:
             FullError: There is no room.
         """
-        if len(self._waiting) + len(pictures) > self.most:
-            self._drop()
-        if len(self._waiting) + len(pictures) > self.most:
-            raise FullError(math.ceil(min(60.0, len(self._waiting) / self.rate)) if self.rate else 1)
+        self.check(len(pictures))
         futures = [asyncio.get_running_loop().create_future() for _ in pictures]
         self._waiting.extend(zip(pictures, futures, strict=True))
         self._some.set()
         return futures
+
+    def check(self, pictures: int) -> None:
+        """Find out whether so many may wait.
+
+        Raises:
+            FullError: There is no room.
+        """
+        if len(self._waiting) + pictures > self.most:
+            self._drop()
+        if len(self._waiting) + pictures > self.most:
+            raise FullError(math.ceil(min(60.0, len(self._waiting) / self.rate)) if self.rate else 1)
 
     async def run(self) -> None:
         """Answer for ever."""

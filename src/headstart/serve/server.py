@@ -80,11 +80,13 @@ def listen(host: str, port: int) -> socket.socket:
         ConfigError: That is not to be had; the text says why.
     """
     try:
-        family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        made = socket.socket(family)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind(place)
-        made.listen(BACKLOG)
+        family, *_, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        with contextlib.ExitStack() as stack:
+            made = stack.enter_context(socket.socket(family))
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.bind(place)
+            made.listen(BACKLOG)
+            stack.pop_all()  # it stays open
     except OSError as error:
         raise ConfigError(f"{host}:{port} cannot be listened at: {error.strerror}.", "Try another --port.") from error
     return made
