@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib
 import logging
+import multiprocessing
 import socket
 import time
 from collections.abc import Callable, Collection
@@ -68,7 +69,11 @@ def serve(
     )
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # the guard tells of every request, and of every mistake
     server = _Server(config, service, guard)
-    server.run(sockets=[address])
+    try:
+        server.run(sockets=[address])
+    finally:
+        for process in multiprocessing.active_children():  # what they had to say was said
+            process.kill()
     if service.failure is not None:
         raise service.failure
 
