@@ -6,7 +6,8 @@ const AT_ONCE = 4; // requests, so that the first answers come early
 const TRIES = 6; // of a picture when the server is busy
 const LONGEST_WAIT = 30; // seconds between two of them
 const THUMBNAIL = 480; // pixels of the longer side
-const MOST_PIXELS = 150e6; // of a picture that a preview is made of
+const MOST_PIXELS = 90e6; // of a picture that a preview is made of
+const MOST_NAMED = 8; // classes of a set, until the others are asked for
 const LONGEST_NAME = 120; // that is shown; the CSV has all of it
 const MEGABYTE = 1e6;
 
@@ -156,7 +157,7 @@ function describe(told) {
   document.title = `${clean(told.name)} · Headstart`;
   find("model-name").textContent = clean(told.name);
   find("promise").textContent = `It tells which of ${number(classes.length, "class", "classes")} is on it, and how sure it is. ${
-    refuses ? "Of a picture that looks like none of them it says so." : "It names one of them whatever is on the picture."
+    refuses ? "If a picture looks like none of them, it says that." : "It names one of them whatever is on the picture."
   }`;
   find("classes").replaceChildren(...classes.map((name) => make("li", "", make("bdi", "", plain(name)))));
   const networks = told.networks.map((one) => `${one.name} at ${one.size} pixels`).join(", ");
@@ -411,15 +412,15 @@ function bar(share) {
 // The set of classes that holds the true one as often as was asked for, in words.
 function among(set) {
   if (set.length === 0) return [];
-  if (set.length === 1) {
-    return [make("p", "said soft", "No other class comes into question, at the rate that the model was asked to be right at.")];
-  }
   const names = (some) => some.flatMap((label, place) => [...(place ? [", "] : []), make("bdi", "", plain(label))]);
-  const words = make("p", "said soft", "One of: ", ...names(set.slice(0, 8)));
-  if (set.length > 8) {
-    words.append(make("details", "", make("summary", "", ` and ${set.length - 8} more`), ", ", ...names(set.slice(8))));
+  const words = make("p", "said soft");
+  if (set.length === 1) words.append("It is this one");
+  else words.append("It is one of: ", ...names(set.slice(0, MOST_NAMED)));
+  if (set.length > MOST_NAMED) {
+    const more = make("summary", "", ` and ${set.length - MOST_NAMED} more`);
+    words.append(make("details", "", more, ", ", ...names(set.slice(MOST_NAMED))));
   }
-  words.append(". At the rate that the model was asked for, the true class is among them.");
+  words.append(", as sure as the model was asked to be.");
   return [words];
 }
 
