@@ -493,7 +493,7 @@ function reasons(one, told) {
     make("h4", "", "Most alike among the pictures learned from"),
     told.nearest.length
       ? make("ul", "near", ...told.nearest.map(neighbour))
-      : make("p", "state", "This server does not show what was learned from."),
+      : make("p", "state", "They are not at hand, or are not shown."),
   ];
 }
 
