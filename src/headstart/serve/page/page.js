@@ -22,6 +22,7 @@ let pictures = [];
 let waiting = [];
 let running = 0;
 let added = 0;
+let counting = false;
 let noHeat = ""; // why this server draws no heat maps
 let explaining = Promise.resolve(); // one after the other
 let previewing = Promise.resolve();
@@ -147,12 +148,15 @@ async function connect() {
     }
   }
   connecting = false;
+  if (server !== "ready") return;
+  pictures.filter((one) => one.open && one.state === "said").forEach(explain); // those that got no heat map
   pump();
 }
 
 function describe(told) {
   const { classes, limits, refuses } = told;
   model = told;
+  noHeat = "";
   model.distinct = new Set(classes.map((name) => name.replaceAll("_", " "))).size === classes.length;
   document.title = `${clean(told.name)} · Headstart`;
   find("model-name").textContent = clean(told.name);
@@ -424,11 +428,18 @@ function among(set) {
   return [words];
 }
 
+// Count once for all that happens at a time, which may be much.
 function tally() {
-  const count = (wanted) => pictures.filter(wanted).length;
-  const failed = count((one) => one.state === "failed");
-  const open = count((one) => one.state === "waiting" || one.state === "asked");
-  const strange = count((one) => one.state === "said" && one.said.known === false);
+  if (!counting) queueMicrotask(count);
+  counting = true;
+}
+
+function count() {
+  counting = false;
+  const those = (wanted) => pictures.filter(wanted).length;
+  const failed = those((one) => one.state === "failed");
+  const open = those((one) => one.state === "waiting" || one.state === "asked");
+  const strange = those((one) => one.state === "said" && one.said.known === false);
   const parts = [
     number(pictures.length, "picture"),
     strange && `${strange} none of these`,
@@ -554,7 +565,7 @@ async function unpack(entries) {
   } catch {
     say("Something in the folder could not be read");
   }
-  add(files);
+  add(files.sort((one, other) => one.path.localeCompare(other.path, "en", { numeric: true })));
 }
 
 const brings = (event) => event.dataTransfer?.types.includes("Files");
