@@ -200,6 +200,21 @@ def test_a_picture_is_dropped_anywhere(start: Callable[..., Opened], ash: bytes)
     assert settled(page).locator(".verdict bdi").text_content() == "ash"
 
 
+def test_a_link_that_is_dropped_leaves_the_page_where_it_is(start: Callable[..., Opened]):
+    page, *_ = start()
+    page.locator("#classes li").first.wait_for()
+    page.evaluate(
+        """() => {
+            const brought = new DataTransfer();
+            brought.setData("text/uri-list", "https://example.org/rex.jpg");
+            const drop = new DragEvent("drop", { bubbles: true, cancelable: true, dataTransfer: brought });
+            if (document.body.dispatchEvent(drop)) throw new Error("the browser goes there");
+        }"""
+    )
+    assert "There was no file in it." in page.text_content("#notice")
+    assert page.locator(".card").count() == 0
+
+
 def test_a_picture_is_pasted_and_gets_a_name(start: Callable[..., Opened], ash: bytes):
     page, *_ = start()
     send(page, "paste", "image.png", ash)
@@ -406,6 +421,25 @@ def test_a_server_that_is_gone_is_said_and_the_pictures_are_kept(start: Callable
     page.unroute("**/*")
     page.click("#notice button")
     assert settled(page).locator(".verdict bdi").all_text_contents() == ["ash", "ash"]
+
+
+def test_a_picture_that_breaks_the_connection_holds_up_no_other(start: Callable[..., Opened], ash: bytes):
+    def cut(page: Any) -> None:
+        page.add_init_script(
+            """const send = window.fetch;
+            window.fetch = (to, how) => how?.body?.name === "broken.png"
+                ? Promise.reject(new TypeError("Failed to fetch")) : send(to, how);"""
+        )
+
+    page, *_ = start(cut)
+    page.locator("#classes li").first.wait_for()
+    choose(page, ("broken.png", ash), ("a.png", ash))
+    for _ in range(2):
+        page.locator("#notice button").click()
+    cards = settled(page)
+    assert cards.nth(0).locator(".verdict").text_content() == "No answer"
+    assert cards.nth(0).locator(".again").is_visible()
+    assert cards.nth(1).locator(".verdict bdi").text_content() == "ash"
 
 
 def test_where_no_heat_map_is_to_be_had_the_page_says_so(start: Callable[..., Opened], ash: bytes):

@@ -4,6 +4,7 @@
 
 const AT_ONCE = 4; // requests, so that the first answers come early
 const TRIES = 6; // of a picture when the server is busy
+const MOST_LOSSES = 3; // of the connection, of one picture
 const LONGEST_WAIT = 30; // seconds between two of them
 const THUMBNAIL = 480; // pixels of the longer side
 const MOST_PIXELS = 90e6; // of a picture that a preview is made of
@@ -36,10 +37,12 @@ function make(tag, className, ...children) {
   return element;
 }
 
-// As the report shows names: not endless, and with nothing that turns the rest of its line around.
+// As the report shows names: with nothing that turns the rest of its line around, and not endless.
+const printable = (name) => name.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, "\ufffd");
+
 function clean(name) {
-  const plain = name.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, "\ufffd");
-  return plain.length > LONGEST_NAME ? `${plain.slice(0, LONGEST_NAME - 1)}…` : plain;
+  const shown = printable(name);
+  return shown.length > LONGEST_NAME ? `${shown.slice(0, LONGEST_NAME - 1)}…` : shown;
 }
 
 function plain(label) {
@@ -74,7 +77,7 @@ class Refusal extends Error {
   constructor(message, status) {
     super(message);
     this.status = status; // 0: there was no answer at all
-    this.passing = status === 0 || status === 408 || (status >= 500 && status !== 501);
+    this.passing = ![413, 415, 422, 501].includes(status); // it is not the picture's fault
   }
 }
 
@@ -101,7 +104,7 @@ async function ask(path, file, signal, tell) {
       response = await fetch(at(path), { method: "POST", headers, body: file, signal });
       if (response.ok) return await response.json();
     } catch {
-      if (!(await readable(file))) throw new Refusal("The file was moved or changed meanwhile. Choose it again.", 400);
+      if (!(await readable(file))) throw new Refusal("The file was moved or changed meanwhile. Choose it again.", 422);
       throw new Refusal("The server cannot be reached.", 0);
     }
     const problem = await response.json().catch(() => ({}));
@@ -138,6 +141,7 @@ async function connect() {
       if (response.ok) {
         describe(told);
         server = "ready";
+        if (!find("notice").hidden) say("The server answers");
         notice("");
       } else if (response.status === 503) {
         notice("The model is being loaded. Pictures can be added already.");
@@ -197,10 +201,8 @@ function filter() {
 // Add files, the newest lot on top, where whoever takes one photograph after the other sees its answer.
 function add(files) {
   const lot = [...files].map((file) => begin(file, file.path || file.name || "picture"));
-  if (lot.length === 0) {
-    say("There was no picture in it");
-    return;
-  }
+  if (lot.length === 0) return notice("There was no file in it. A picture of another page can be copied there and pasted here.");
+  if (server === "ready") notice("");
   pictures.push(...lot);
   find("cards").prepend(...lot.map((one) => one.card));
   if (!pictures.some((one) => one.open)) toggle(lot[0], true);
@@ -214,7 +216,7 @@ function begin(file, name) {
   const one = { file, name, shown: clean(name), state: "waiting", why: "Waiting …", abort: new AbortController() };
   const title = make("bdi", "", one.shown);
   title.id = `name-${(added += 1)}`;
-  title.title = name;
+  title.title = printable(name);
   one.look = make("div", "look");
   one.body = make("div", "body");
   one.inside = make("div", "inside");
@@ -281,11 +283,13 @@ async function look(one) {
   }
 }
 
+// A picture that gets no answer although the server is there again must not hold up the others.
 function lost(one, error) {
-  if (error.status !== 0) return fail(one, error);
-  tell(one, "Waiting for the server …");
-  one.state = "waiting";
-  waiting.unshift(one);
+  one.losses = error.status === 0 ? (one.losses ?? 0) + 1 : MOST_LOSSES;
+  if (one.losses >= MOST_LOSSES) return fail(one, error);
+  Object.assign(one, { state: "waiting", why: "Waiting for the server …" });
+  show(one);
+  waiting.push(one);
   gone(error.message);
 }
 
@@ -354,6 +358,7 @@ async function preview(one) {
 function pictured(address, about) {
   const image = make("img", "");
   image.alt = about;
+  image.draggable = false; // else a slip drops it on the page as another picture
   image.src = address;
   return image;
 }
@@ -570,16 +575,14 @@ async function unpack(entries) {
 
 const brings = (event) => event.dataTransfer?.types.includes("Files");
 addEventListener("dragover", (event) => {
-  if (!brings(event)) return;
-  event.preventDefault();
-  document.body.classList.add("dropping");
+  event.preventDefault(); // else the browser leaves for a link that is dropped
+  if (brings(event)) document.body.classList.add("dropping");
 });
 addEventListener("dragleave", (event) => {
   if (!event.relatedTarget) document.body.classList.remove("dropping");
 });
 addEventListener("drop", (event) => {
   document.body.classList.remove("dropping");
-  if (!brings(event)) return;
   event.preventDefault();
   const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
   if (entries.some((entry) => entry.isDirectory)) unpack(entries);
