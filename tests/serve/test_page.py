@@ -269,6 +269,24 @@ def test_none_of_these_is_said_loud_and_clear(start: Callable[..., Opened], stra
     announced(page, "odd.png: none of these")
 
 
+def test_of_many_classes_that_come_into_question_the_first_are_named(start: Callable[..., Opened], ash: bytes):
+    def many(route: Any) -> None:
+        answer = route.fetch()
+        said = answer.json()
+        said["predictions"][0]["set"] = [f"class_{place}" for place in range(10)]
+        route.fulfill(response=answer, json=said)
+
+    page, *_ = start(lambda page: page.route("**/predict", many))
+    choose(page, ("a.png", ash))
+    words = settled(page).locator(".said")
+    assert words.text_content().startswith(
+        "It is one of these, as sure as the model was asked to be: class 0, class 1, "
+    )
+    assert not words.get_by_text("class 9").is_visible()
+    words.get_by_text("and 2 more").click()
+    assert words.get_by_text("class 9").is_visible()
+
+
 def test_what_is_no_picture_is_said_in_plain_words(start: Callable[..., Opened]):
     page, *_ = start()
     choose(page, ("letter.jpg", b"Dear Sir"), ("nothing.png", b""), ("large.png", bytes(1_200_000)))

@@ -108,7 +108,7 @@ async function ask(path, file, signal, tell) {
       throw new Refusal("The server cannot be reached.", 0);
     }
     const problem = await response.json().catch(() => ({}));
-    const why = problem.predictions?.[0]?.error ?? problem.detail ?? `The server answered ${response.status}.`;
+    const why = problem.predictions?.[0]?.error || problem.detail || `The server answered ${response.status}.`;
     if (![503, 504].includes(response.status) || tries === TRIES) throw new Refusal(why, response.status);
     const [seconds, over] = pause(response, signal);
     tell(`The server is busy. Asking again in ${number(seconds, "second")}, try ${tries + 1} of ${TRIES}.`);
@@ -399,10 +399,11 @@ function answer(said) {
 }
 
 function stranger(said) {
-  const strange = said.p_value === null ? "" : ` Of pictures of its own kind ${percent(said.p_value)} look as strange as this one.`;
+  const strange = percent(said.p_value, "\u00a0%", ["more than ", "fewer than "]);
   return [
     make("p", "verdict none", "None of these"),
-    make("p", "said", `It looks like none of the ${number(model.classes.length, "class", "classes")} that the model knows.${strange}`),
+    make("p", "said", `It looks like none of the ${number(model.classes.length, "class", "classes")} that the model knows.`),
+    make("p", "said", sentence(`${strange} of pictures of these classes look as strange as this one`)),
     make("p", "said soft", "Nearest class, which does not make it right: ", make("bdi", "", plain(said.label))),
   ];
 }
@@ -422,14 +423,14 @@ function bar(share) {
 function among(set) {
   if (set.length === 0) return [];
   const names = (some) => some.flatMap((label, place) => [...(place ? [", "] : []), make("bdi", "", plain(label))]);
-  const words = make("p", "said soft");
-  if (set.length === 1) words.append("It is this one");
-  else words.append("It is one of: ", ...names(set.slice(0, MOST_NAMED)));
+  const sure = "as sure as the model was asked to be";
+  if (set.length === 1) return [make("p", "said soft", `It is this one, ${sure}.`)];
+  const words = make("p", "said soft", `It is one of these, ${sure}: `, ...names(set.slice(0, MOST_NAMED)));
   if (set.length > MOST_NAMED) {
     const more = make("summary", "", ` and ${set.length - MOST_NAMED} more`);
     words.append(make("details", "", more, ", ", ...names(set.slice(MOST_NAMED))));
   }
-  words.append(", as sure as the model was asked to be.");
+  words.append(".");
   return [words];
 }
 
