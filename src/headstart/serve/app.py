@@ -99,7 +99,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     @app.get("/model", **contract.MODEL)
     async def model() -> Response:
         if service.told is None:
-            raise _not_ready()
+            raise _not_ready(service)
         return JSONResponse(service.told | {"limits": dataclasses.asdict(service.limits)})
 
 
@@ -111,7 +111,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
     @app.get("/health/ready", **contract.READY)
     async def ready() -> Response:
         if not service.ready:
-            raise _not_ready()
+            raise _not_ready(service)
         return JSONResponse({"status": "ready"})
 
     @app.get("/metrics", **contract.METRICS)
@@ -231,7 +231,7 @@ def _admit(service: Service, queue: Queue[Any]) -> None:
         Refused: With 503.
     """
     if not service.ready and not service.closing:
-        raise _not_ready()
+        raise _not_ready(service)
     try:
         queue.check(1)
     except FullError as error:
@@ -242,8 +242,9 @@ def _full(error: FullError) -> Refused:
     return Refused(503, "Too many pictures wait.", {"retry-after": str(error.seconds)})
 
 
-def _not_ready() -> Refused:
-    return Refused(503, "The model is being loaded, or the server is about to stop.", {"retry-after": "2"})
+def _not_ready(service: Service) -> Refused:
+    why = "The server is about to stop." if service.closing else "The model is being loaded."
+    return Refused(503, why, {"retry-after": "2"})
 
 
 def _why(said: Sequence[Prediction]) -> str:

@@ -80,7 +80,7 @@ _EXPLANATION = _object(
     },
 )
 _MODEL = _object(
-    "name classes networks views engine refuses limits digest",
+    "name classes networks views engine refuses coverage limits digest",
     {
         "name": _TEXT,
         "digest": _DIGEST,
@@ -89,6 +89,7 @@ _MODEL = _object(
         "views": {"type": "array", "items": _TEXT},
         "engine": _TEXT,
         "refuses": {"type": "boolean", "description": "Whether it can say `none of these`."},
+        "coverage": _nullable("number", description="The share of pictures whose set shall hold the true class."),
         "limits": {"type": "object", "description": "What a request may hold."},
     },
 )

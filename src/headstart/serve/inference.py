@@ -121,6 +121,7 @@ def explain(picture: bytes) -> tuple[str, dict[str, Any]]:
 
 def _told(served: Served, classifier: Classifier) -> dict[str, Any]:
     rule, plan = classifier.rules.out_of_distribution, classifier.encoders[0].plan
+    sets = classifier.rules.sets
     return {
         "name": served.model.resolve().name,
         "classes": list(classifier.classes),
@@ -131,6 +132,7 @@ def _told(served: Served, classifier: Classifier) -> dict[str, Any]:
         "views": list(classifier.views),
         "engine": f"{plan.engine} {plan.precision} on {plan.device}",
         "refuses": rule is not None,
+        "coverage": None if sets is None else sets.level,
         "created": classifier.provenance.created,
         "versions": dict(classifier.provenance.versions),
     }

@@ -423,14 +423,14 @@ function bar(share) {
 function among(set) {
   if (set.length === 0) return [];
   const names = (some) => some.flatMap((label, place) => [...(place ? [", "] : []), make("bdi", "", plain(label))]);
-  const sure = "as sure as the model was asked to be";
-  if (set.length === 1) return [make("p", "said soft", `It is this one, ${sure}.`)];
-  const words = make("p", "said soft", `It is one of these, ${sure}: `, ...names(set.slice(0, MOST_NAMED)));
+  const held = `Such lists hold the true class in ${Math.round(100 * model.coverage)} of 100 pictures.`;
+  if (set.length === 1) return [make("p", "said soft", `No other class is likely enough to be named. ${held}`)];
+  const words = make("p", "said soft", "It may be one of these: ", ...names(set.slice(0, MOST_NAMED)));
   if (set.length > MOST_NAMED) {
     const more = make("summary", "", ` and ${set.length - MOST_NAMED} more`);
     words.append(make("details", "", more, ", ", ...names(set.slice(MOST_NAMED))));
   }
-  words.append(".");
+  words.append(`. ${held}`);
   return [words];
 }
 
