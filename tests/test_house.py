@@ -38,6 +38,7 @@ ORDER = [
     "data.columns",
     "data.frames",
     "data.folders",
+    "data.listings",
     "data.corrections",
     "data.sources",
     "data.pictures",
