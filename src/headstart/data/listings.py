@@ -41,6 +41,11 @@ class Listing:
         self._stretches = [stretch for stretch in stretches if stretch.names]
         self._ends = list(accumulate(len(stretch.names) for stretch in self._stretches))
 
+    @classmethod
+    def named(cls, names: Sequence[str]) -> Listing:
+        """Return files that are called by their paths."""
+        return cls([_Stretch(None, "", names)])
+
     def __len__(self) -> int:
         """Return the number of pictures."""
         return self._ends[-1] if self._ends else 0
