@@ -18,7 +18,8 @@ from typing import Any, NamedTuple, Self
 from headstart import storage
 from headstart.data.images import DECODER
 from headstart.data.listings import Listing
-from headstart.delivery.forms import BLOCK, Form, Part
+from headstart.delivery import forms
+from headstart.delivery.forms import Form, Part
 from headstart.delivery.reports import Told
 from headstart.encoding.cache import distrust
 from headstart.errors import StorageError
@@ -104,11 +105,12 @@ class Parts:
             StorageError: It cannot be written, or somebody else could have written what lies in it.
         """
         with storage.storage_errors(self.folder, "Name another file with --out."):
-            self.folder.mkdir(exist_ok=True, mode=0o700)
-            if reason := distrust(self.folder):
+            if not self.folder.exists():
+                self.folder.mkdir(mode=0o700)
+            elif reason := distrust(self.folder):
                 raise StorageError(f"{self.folder} is not used: {reason}.", "Remove it, or name another file.")
             storage.write_whole(self.folder / "job.json", json.dumps(self.job).encode())
-            for note in self.folder.glob("[0-9]*.json"):
+            for note in self.folder.glob(f"{'[0-9]' * 6}.json"):
                 if (told := self._whole(int(note.stem))) is not None:
                     self.sizes[int(note.stem)] = told.pictures
         return self
@@ -187,14 +189,14 @@ def _json(path: Path) -> dict[str, Any]:
 
 def job(model: Path, classifier: Classifier, pictures: Listing, form: Form) -> dict[str, str | int]:
     """Return everything that decides the bytes of a file, by the words that a person has for it."""
-    engines = [f"{one.version} {one.plan.precision} {one.plan.device} {one.weights}" for one in classifier.encoders]
+    engines = [f"{one.version} {one.plan.precision} {one.plan.device}" for one in classifier.encoders]
     return {
         "the model": hashlib.sha256((model / "model.json").read_bytes()).hexdigest(),
         "the list of pictures": pictures.digest(),
         "the form of the answers": form.told,
         "the engine": ", ".join([*engines, DECODER]),
         "the version of Headstart": importlib.metadata.version("headstart"),
-        "the size of a part": BLOCK,
+        "the size of a part": forms.BLOCK,
     }
 
 

@@ -67,7 +67,7 @@ class Report:
         self.strange[self.pictures + np.array(block.strange, dtype=np.int64)] = True
         self.pictures += block.pictures
         self.failed += block.failed
-        self.failures = [*self.failures, *block.failures][:FAILURES]
+        self.failures += [(name, reason) for name, reason in block.failures[: FAILURES - len(self.failures)]]
         for code, (number, names) in block.remarks.items():
             known, first = self._remarks.get(code, (0, []))
             self._remarks[code] = known + number, heapq.nsmallest(NAMED, {*first, *names})

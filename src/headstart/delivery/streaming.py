@@ -12,9 +12,9 @@ from pathlib import Path
 from headstart import storage
 from headstart.config import EncoderConfig
 from headstart.data.listings import Listing
-from headstart.delivery import blocks, workers
+from headstart.delivery import blocks, forms, workers
 from headstart.delivery.blocks import Gauge
-from headstart.delivery.forms import BLOCK, Form, Lines
+from headstart.delivery.forms import Form, Lines
 from headstart.delivery.parts import Computed, Held, Parts, differing, job
 from headstart.delivery.reports import Report, told
 from headstart.model.classifier import Classifier
@@ -82,14 +82,12 @@ def to_stream(request: Request, write: Callable[[bytes], None], progress: Progre
         What there is to tell.
     """
     form, pictures = request.form, len(request.pictures)
-    size = SOON if isinstance(form, Lines) else BLOCK
+    size = SOON if isinstance(form, Lines) else forms.BLOCK
     report, held, gauge = Report(pictures), Held(), Gauge(progress, 0, pictures)
-    if isinstance(form, Lines):
-        write(form.head)
     for one in request.computed(range(-(-pictures // size)), size, gauge, in_order=True):
         report.add(one.told)
         if isinstance(form, Lines):
-            write(one.part)
+            write(one.part if one.number else form.head + one.part)
         else:
             held.put(one)
     if not isinstance(form, Lines):
@@ -120,8 +118,8 @@ def to_file(request: Request, out: Path, progress: Progress, say: Callable[[str]
             say(line)
         if kept.done:
             say(f"Going on: {kept.done:,} of {pictures:,} pictures have their rows already.")
-        numbers = [number for number in range(-(-pictures // BLOCK)) if number not in kept]
-        for one in request.computed(numbers, BLOCK, Gauge(progress, kept.done, pictures), in_order=False):
+        numbers = [number for number in range(-(-pictures // forms.BLOCK)) if number not in kept]
+        for one in request.computed(numbers, forms.BLOCK, Gauge(progress, kept.done, pictures), in_order=False):
             kept.put(one)
         with storage.storage_errors(out, _HINT), storage.whole(out) as file:
             request.form.finish([kept.part(number) for number in range(len(kept))], file.write)

@@ -157,9 +157,9 @@ class _Worker:
     def _gone(self) -> HeadstartError:
         self.process.join(5)
         code = self.process.exitcode or 0
-        why = f"by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"with exit code {code}"
+        why = f"was ended by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with exit code {code}"
         return HeadstartError(
-            f"One of the processes that predict ended {why}; where memory runs out, the system ends processes so.",
+            f"One of the processes that predict {why}. Where memory runs out, the system ends processes so.",
             "What was computed is kept, and the same command goes on from there; fewer --workers need less memory.",
         )
 
