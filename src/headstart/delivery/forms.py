@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -91,8 +92,9 @@ class Filled:
         """Write the rows that the sample asks for."""
         held = [_array(part, len(self.classes)) for part in parts]
         shares = (held[row // BLOCK][row % BLOCK] for row in self.order)
-        for line in submission.filled(self.table, self.classes, shares, spreadsheet_safe=self.safe):
-            write(line.encode("utf-8", "surrogateescape"))
+        lines = submission.filled(self.table, self.classes, shares, spreadsheet_safe=self.safe)
+        while some := "".join(islice(lines, BLOCK)):
+            write(some.encode("utf-8", "surrogateescape"))
 
 
 class Typed:
