@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from headstart.data.listings import Listing
     from headstart.data.tables import Table
     from headstart.delivery.forms import Form
+    from headstart.delivery.reports import Report
     from headstart.records import ClassNames
 
 PARQUET = "parquet"  # a format besides those of text
@@ -130,8 +131,7 @@ def predict(
     """
     places.check_model(model)
     from headstart.data import listings
-    from headstart.delivery import streaming, submission
-    from headstart.records import numbered, portion
+    from headstart.delivery import streaming
 
     answers = answers.checked()
     sample, piped = answers.sample(), _piped(pictures)
@@ -152,16 +152,25 @@ def predict(
     if answers.out is not None:
         rows = len(listed if form.order is None else form.order)
         terminal.say(quiet, f"Wrote {rows} rows to {answers.out}.")
+    _tell(listed, report, form.order, header=answers.form not in ("jsonl", PARQUET), quiet=quiet)
+    if report.failed:
+        raise typer.Exit(1)
+
+
+def _tell(pictures: Listing, report: Report, order: Sequence[int] | None, *, header: bool, quiet: bool) -> None:
+    """Say what there is to say of pictures besides their rows: even if quiet, which could not be used."""
+    from headstart.delivery import submission
+    from headstart.records import numbered, portion
+
     if not quiet:
-        terminal.print_findings((*listed.findings, *report.findings))
+        terminal.print_findings((*pictures.findings, *report.findings))
     _print_failures(report.failures)
-    names, header = (lambda row: listed[row].name), answers.form != "jsonl"
-    if not quiet and (line := submission.line_of_unknown(report.strange, names, form.order, header=header)):
-        terminal.say(False, f"{terminal.printable(line)}.")
+    strange = submission.line_of_unknown(report.strange, lambda row: pictures[row].name, order, header=header)
+    if strange:
+        terminal.say(quiet, f"{terminal.printable(strange)}.")
     if report.failed:
         marked = numbered("could not be used; [its row is|their rows are] marked.", report.failed)
-        terminal.say(False, f"{portion(report.failed, len(listed))} {marked}")
-        raise typer.Exit(1)
+        terminal.say(False, f"{portion(report.failed, len(pictures))} {marked}")
 
 
 def explain(
