@@ -350,6 +350,58 @@ def test_D3_epochs_killed_from_outside_end_in_the_same_head_to_the_byte(nursery:
     assert "Traceback" not in log(tmp_path)
 
 
+PREDICT = """
+from headstart.delivery import forms, parts
+forms.BLOCK = 8
+put = parts.Parts.put
+def noted(self, one):
+    put(self, one)
+    if len(self) == LAST:
+        os.kill(os.getpid(), signal.SIGKILL)
+parts.Parts.put = noted
+"""
+
+
+def predict(model: Path, photos: Path, out: Path, form: str, last: int | None = None) -> str:
+    """Code that predicts in parts of eight pictures, and dies once there are so many."""
+    arguments = ("predict", model, photos, "--out", out, "--format", form, "--no-cache")
+    return PREDICT.replace("LAST", str(last)) + command(*arguments)
+
+
+@pytest.mark.parametrize("form", ["table", "parquet"])
+def test_D2_killed_prediction_goes_on_where_it_was_and_ends_in_the_same_bytes(
+    nursery: Nursery, model_folder: Path, tmp_path: Path, form: str
+):
+    photos = draw_folders(tmp_path / "photos")
+    for last in (2, 4):
+        assert nursery(predict(model_folder, photos, tmp_path / "out", form, last)) == [-signal.SIGKILL], log(tmp_path)
+        assert not (tmp_path / "out").exists()
+    assert nursery(predict(model_folder, photos, tmp_path / "out", form)) == [0], log(tmp_path)
+    assert "Going on: 16 of 36" in log(tmp_path)
+    assert "Going on: 32 of 36" in log(tmp_path)
+    assert nursery(predict(model_folder, photos, tmp_path / "whole", form)) == [0], log(tmp_path)
+    assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
+    assert not list(tmp_path.glob(".*.parts"))
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(100, 0), (1500, 36)])
+def test_D4_prediction_with_no_room_left_keeps_what_it_has(
+    nursery: Nursery, model_folder: Path, tmp_path: Path, limit: int, kept: int
+):
+    """A limit on the size of files stands for a full disk: 100 bytes stop the first part, 1,500 the whole file."""
+    photos = draw_folders(tmp_path / "photos")
+    (tmp_path / "out").write_text("what was there")
+    code = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+    full, free = (begin + predict(model_folder, photos, tmp_path / "out", "table") for begin in (code, ""))
+    assert nursery(full) == [1]
+    assert (tmp_path / "out").read_text() == "what was there"
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert nursery(free) == [0], log(tmp_path)
+    assert ("Going on: 36 of 36" in log(tmp_path)) == bool(kept)
+    assert len((tmp_path / "out").read_text().splitlines()) == 37
+    assert not list(tmp_path.glob(".*.parts"))
+
+
 @pytest.mark.parametrize("limit", [20_000, 2_000_000])
 def test_D4_train_with_no_room_left_ends_with_an_error(nursery: Nursery, tmp_path: Path, limit: int):
     """A limit on the size of files stands for a full disk: 20 kB stops the cache, 2 MB the model."""

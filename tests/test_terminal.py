@@ -60,3 +60,24 @@ def test_a_log_tells_once_that_a_stage_ended_the_same_way(monkeypatch: pytest.Mo
             heard(stage, 0, total)
             heard(stage, total, total)
     assert out.getvalue().splitlines() == ["Refitting: 1 of 1", "Encoding: 3 of 3", "Encoding: 5 of 5"]
+
+
+def test_a_log_tells_the_rate_since_it_began_and_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch):
+    out, clock = io.StringIO(), [0.0]
+    monkeypatch.setattr(terminal, "stderr", Console(file=out, width=80))
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: clock[0])
+    with terminal.progress(quiet=False) as heard:
+        for seconds, done in ((0, 400), (5, 450), (20, 600), (60, 1000)):  # 400 were done by an earlier command
+            clock[0] = seconds
+            heard("Predicting", done, 1000)
+    assert out.getvalue().splitlines() == [
+        "Predicting: 600 of 1000 10/s, 40 s left",
+        "Predicting: 1000 of 1000 10/s",
+    ]
+
+
+def test_pictures_that_a_finding_does_not_name_are_counted(monkeypatch: pytest.MonkeyPatch):
+    out = io.StringIO()
+    monkeypatch.setattr(terminal, "stderr", Console(file=out, width=200))
+    terminal.print_findings([Finding("many-frames", "note", "9 pictures have several frames", ("a", "b"), unnamed=7)])
+    assert out.getvalue() == "note 9 pictures have several frames: a, b, … 7 more.\n"

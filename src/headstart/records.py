@@ -77,6 +77,7 @@ class Finding:
         message: One sentence with the count.
         names: Every picture, row or class that it concerns, in order.
         advice: What to do about it; may be empty.
+        unnamed: How many more it concerns, where there may be too many to name.
     """
 
     code: str
@@ -84,13 +85,20 @@ class Finding:
     message: str
     names: tuple[str, ...] = ()
     advice: str = ""
+    unnamed: int = 0
 
 
 def found(
-    code: str, severity: Literal["error", "warning", "note"], text: str, names: Sequence[str], advice: str = ""
+    code: str,
+    severity: Literal["error", "warning", "note"],
+    text: str,
+    names: Sequence[str],
+    advice: str = "",
+    unnamed: int = 0,
 ) -> list[Finding]:
     """Return the finding about these names, `text` as `numbered` takes it; none if there are no names."""
-    return [Finding(code, severity, numbered(text, len(names)), tuple(names), advice)] if names else []
+    message = numbered(text, len(names) + unnamed)
+    return [Finding(code, severity, message, tuple(names), advice, unnamed)] if names else []
 
 
 def numbered(text: str, number: int) -> str:
@@ -372,7 +380,8 @@ def counted(pictures: int, classes: int) -> str:
     return numbered("{n} [picture|pictures], ", pictures) + numbered("{n} [class|classes]", classes)
 
 
-def listing(items: Sequence[str], most: int = 5) -> str:
-    """Return the first few items in a line, and how many more there are."""
-    rest = f" … and {len(items) - most} more" if len(items) > most else ""
+def listing(items: Sequence[str], most: int = 5, number: int | None = None) -> str:
+    """Return the first few items in a line, and how many more there are: of those given, or of that `number`."""
+    number = len(items) if number is None else number
+    rest = f" … and {number - most} more" if number > most else ""
     return ("; " if any(" " in item for item in items[:most]) else ", ").join(items[:most]) + rest

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from headstart.errors import StorageError
 
@@ -60,18 +61,24 @@ def _too_large(path: Path, most: int) -> StorageError:
 
 
 def write_whole(path: Path, content: bytes, mode: int = 0o666) -> None:
-    """Write a file so that after a kill or a power cut it is as it was or as it shall be.
+    """Write a file so that after a kill or a power cut it is as it was or as it shall be; arguments as of `whole`."""
+    with whole(path, mode) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def whole(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """Give a file to write to, which takes the place of `path` at the end, unless an error ends it.
 
     Args:
         path: The file.
-        content: All of it.
         mode: Who may read and write a new file, less what the process's umask takes away.
     """
     # several threads may write the same file at once, and not every clock tells them apart
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.{time.monotonic_ns()}.tmp")
     try:
         with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

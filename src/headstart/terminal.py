@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 stderr = Console(stderr=True, highlight=False, emoji=False)
 stdout = Console(highlight=False, emoji=False)
 STYLES = {"error": "red", "warning": "yellow", "note": "cyan"}
+_drawn: list[Progress] = []  # the bars that are on the terminal now
 
 
 @contextmanager
@@ -47,7 +48,11 @@ def progress(quiet: bool) -> Iterator[Any]:
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=stderr) as bars:
-            yield _Bars(bars)
+            _drawn.append(bars)
+            try:
+                yield _Bars(bars)
+            finally:
+                _drawn.remove(bars)
     else:
         yield _Lines()
 
@@ -62,7 +67,7 @@ class _Bars:
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         if stage not in self._tasks:
-            self._tasks[stage] = self._bars.add_task(stage, total=total, rate="")
+            self._tasks[stage] = self._bars.add_task(stage, total=total, completed=done, rate="")
             self._begun[stage] = (time.monotonic(), done)
         self._bars.update(self._tasks[stage], completed=done, total=total, rate=_rate(self._begun[stage], done))
 
@@ -86,13 +91,24 @@ class _Lines:
             told = now - self._said.get(stage, begun[0]) < 10
             self._said |= {} if told else {stage: now}
         if not told:
-            stderr.print(f"{stage}: {done} of {total} {_rate(begun, done)}".rstrip())
+            stderr.print(f"{stage}: {done} of {total} {_rate(begun, done)}{_left(begun, done, total)}".rstrip())
 
 
 def _rate(begun: tuple[float, int], done: int) -> str:
-    seconds = time.monotonic() - begun[0]
-    rate = (done - begun[1]) / seconds if seconds > 0.5 else 0
+    rate = _speed(begun, done)
     return f"{rate:.0f}/s" if rate >= 1 else ""
+
+
+def _left(begun: tuple[float, int], done: int, total: int) -> str:
+    """Return e.g. `, 12 min 30 s left`, as long as there is something left and a rate to tell it by."""
+    rate = _speed(begun, done)
+    return f", {minutes((total - done) / rate)} left" if rate and done < total else ""
+
+
+def _speed(begun: tuple[float, int], done: int) -> float:
+    """Return how many are done in a second since a stage began; 0 while that cannot be told."""
+    seconds = time.monotonic() - begun[0]
+    return (done - begun[1]) / seconds if seconds > 0.5 else 0
 
 
 def say(quiet: bool, text: str) -> None:
@@ -113,9 +129,28 @@ def print_json(content: object) -> None:
 
 def print_text(text: str) -> None:
     """Print text as UTF-8, with the bytes of file names that are none."""
-    sys.stdout.flush()
-    sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
-    sys.stdout.buffer.flush()
+    print_bytes(text.encode("utf-8", "surrogateescape"))
+
+
+def print_bytes(data: bytes) -> None:
+    """Print data as it is; bars that stand on the same terminal step aside."""
+    with _aside():
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+
+@contextmanager
+def _aside() -> Iterator[None]:
+    """Take the bars off the terminal for a while, where what is printed goes there too."""
+    drawn = _drawn if sys.stdout.isatty() else []
+    for bars in drawn:
+        bars.live.transient = True  # stopped, it leaves nothing behind
+        bars.stop()
+    yield
+    for bars in drawn:
+        bars.live.transient = False
+        bars.start()
 
 
 def print_plan(
@@ -230,7 +265,8 @@ def print_findings(findings: Sequence[Finding], *, brief: bool = False) -> None:
     """
     for finding in findings:
         shown = [escape(printable(name)) for name in finding.names[:3]]
-        more = f", … {len(finding.names) - 3} more" if len(finding.names) > 3 else ""
+        rest = len(finding.names) + finding.unnamed - len(shown)
+        more = f", … {rest} more" if rest else ""
         names = f": {', '.join(shown)}{more}" if shown else ""
         advice = f". {escape(finding.advice)}" if finding.advice and not brief else "." * (not brief)
         line = f"[{STYLES[finding.severity]}]{finding.severity}[/] {escape(finding.message)}{names}{advice}"
@@ -253,7 +289,8 @@ def print_findings_table(findings: Sequence[Finding]) -> None:
     order = {"error": 0, "warning": 1, "note": 2}
     for finding in sorted(findings, key=lambda one: order[one.severity]):
         shown = [escape(printable(name)) for name in finding.names[:3]]
-        more = [f"… {len(finding.names) - 3} more"] if len(finding.names) > 3 else []
+        rest = len(finding.names) + finding.unnamed - len(shown)
+        more = [f"… {rest} more"] if rest else []
         severity = f"[{STYLES[finding.severity]}]{finding.severity}[/]"
         table.add_row(severity, escape(finding.message), "\n".join([*shown, *more]), escape(finding.advice))
     stdout.print(table)

@@ -27,7 +27,7 @@ import headstart
 from headstart import storage
 from headstart.data import images, sources
 from headstart.encoding import cache as caches
-from headstart.encoding import features, reading
+from headstart.encoding import features, reading, shelves
 from headstart.encoding.runtime import OpenVinoEncoder
 from headstart.errors import StorageError
 from headstart.inspection import files
@@ -580,3 +580,35 @@ def test_shards_without_remarks_are_still_read(cache: Path):
     assert {row.digest: row.remarks for row in caches.Store(cache, RECIPE, 4).take(DIGESTS)} == dict(
         zip(DIGESTS, [0, 0, 0, 5, 0], strict=True)
     )
+
+
+def test_an_index_finds_the_last_shard_of_a_key_and_none_that_is_forgotten(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(caches, "MERGED_KEYS", 64)
+    keys = [hashlib.sha256(bytes([number])).digest() for number in range(200)]
+    index = caches._Index()
+    for shard in range(20):
+        index.add(keys[10 * shard : 10 * shard + 10], shard)
+    assert [index.find(key) for key in keys] == [number // 10 for number in range(200)]
+    index.add(keys[:5], 20)
+    assert [index.find(key) for key in keys[:10]] == [20] * 5 + [0] * 5
+    index.forget(20)
+    assert [index.find(key) for key in keys[:10]] == [None] * 5 + [0] * 5
+    assert index.find(bytes(32)) is None
+
+
+def test_blocks_read_the_shards_that_hold_them_and_no_other(
+    dataset: Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(caches, "SHARD_ROWS", 4)
+    before = extracted(dataset, cache)
+    opened: shelves.Opened = {}
+    read: list[Path] = []
+    real = caches.read_shard
+    monkeypatch.setattr(caches, "read_shard", lambda path, *more: read.append(path) or real(path, *more))
+    for begin in range(0, len(dataset), 4):
+        block = dataset.select(range(begin, begin + 4))
+        got = features.extract(block, None, [contracts.encoder()], cache=cache, opened=opened).table
+        assert got.encoded == 0
+        np.testing.assert_array_equal(got.values, before.values[begin : begin + 4])
+    assert len(read) == len(shards(cache)) == len(dataset) // 4
+    assert len(opened) == 1

@@ -346,3 +346,13 @@ def test_representation_is_one_line(classifier: Classifier):
     for part in (classifier.backbone, classifier.encoders[0], contracts.encoder("torch-f32")):
         assert len(repr(part)) < 100
         assert "64 px" in repr(part)
+
+
+def test_blocks_get_the_answers_of_all_pictures_at_once(classifier: Classifier, pictures: list[Path], tmp_path: Path):
+    whole = classifier.predict_many(pictures)
+    asked = (pictures[begin : begin + 5] for begin in range(0, len(pictures), 5))
+    blocks = list(classifier.predict_blocks(asked, cache=tmp_path / "cache"))
+    assert [len(block) for block in blocks] == [5] * (len(pictures) // 5) + [len(pictures) % 5]
+    assert np.concatenate([block.probabilities for block in blocks]).tobytes() == whole.probabilities.tobytes()
+    again = classifier.predict_blocks([pictures[3:9]], cache=tmp_path / "cache")
+    np.testing.assert_array_equal(next(again).probabilities, whole.probabilities[3:9])

@@ -9,7 +9,7 @@ import shlex
 import sys
 import tempfile
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,7 +51,7 @@ def check_model(model: Path) -> None:
         raise ArtifactError(f"There is no model at {model}.", "`headstart train DATA --out FOLDER` makes one.")
 
 
-def check_out(out: Path, inputs: Sequence[Path]) -> None:
+def check_out(out: Path, inputs: Iterable[Path]) -> None:
     """Refuse a file that cannot be written, or that is one of those that are read.
 
     Raises:

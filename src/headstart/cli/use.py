@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,9 +18,13 @@ from headstart.cli.options import AsJson, Engine, FollowLinks, Model, NoCache, Q
 from headstart.errors import ConfigError, PictureError
 
 if TYPE_CHECKING:
+    from headstart.data.listings import Listing
     from headstart.data.tables import Table
-    from headstart.predictions import Predictions
+    from headstart.delivery.forms import Form
+    from headstart.delivery.reports import Report
+    from headstart.records import ClassNames
 
+PARQUET = "parquet"  # a format besides those of text
 STDIN = "-"  # a picture's name that means standard input
 
 
@@ -29,9 +34,13 @@ class Answers:
 
     out: Annotated[Path | None, typer.Option(help="The file to write; default: stdout.")] = None
     form: Annotated[
-        str,
-        typer.Option("--format", help="labels, probabilities, table (probability, known, set, error) or jsonl."),
-    ] = "labels"
+        str | None,
+        typer.Option(
+            "--format",
+            help="labels (the default), probabilities, table (probability, known, set, error), jsonl, or parquet (all"
+            " of that, typed; the default of an --out that ends in .parquet).",
+        ),
+    ] = None
     like: Annotated[Path | None, typer.Option(help="A sample submission, whose id and class columns are taken.")] = None
     spreadsheet_safe: Annotated[
         bool, typer.Option("--spreadsheet-safe", help="Put ' before cells that a spreadsheet would run as a formula.")
@@ -53,14 +62,19 @@ class Answers:
         from headstart.delivery import submission
 
         flag = "--json" if self.as_json else "--format"
-        answers = replace(self, form="jsonl") if self.as_json else self
-        if self.like is not None and answers.form != "labels":
+        form = "jsonl" if self.as_json else self.form
+        if form is None:
+            named = self.out is not None and self.out.suffix.lower() == ".parquet"
+            flag, form = (f"--out {self.out}", PARQUET) if named else (flag, "labels")
+        if self.like is not None and form != "labels":
             raise ConfigError(f"--like decides the columns, so it does not go with {flag}.")
         if self.fill_missing and self.like is None:
             raise ConfigError("--fill-missing fills columns of a sample submission; name it with --like FILE.")
-        if answers.form not in submission.FORMATS:
-            raise ConfigError(f"--format is {self.form!r}; it is one of {', '.join(submission.FORMATS)}.")
-        return answers
+        if form not in (*submission.FORMATS, PARQUET):
+            raise ConfigError(f"--format is {form!r}; it is one of {', '.join((*submission.FORMATS, PARQUET))}.")
+        if form == PARQUET and self.out is None:
+            raise ConfigError("Parquet is no text: name the file with --out FILE.")
+        return replace(self, form=form)
 
     def sample(self) -> Table | None:
         """Return the sample submission, if one was named."""
@@ -68,23 +82,30 @@ class Answers:
 
         return tables.read_table(self.like) if self.like is not None else None
 
-    def give(self, said: Predictions, sample: Table | None, *, quiet: bool) -> None:
-        """Write or print the answers."""
-        from headstart.delivery import submission
+    def written(self, classes: ClassNames, sample: Table | None, pictures: Listing) -> Form:
+        """Return how they are written.
 
-        text = submission.render(
-            said,
-            self.form,
-            sample,
-            spreadsheet_safe=self.spreadsheet_safe,
-            fill_missing=self.fill_missing,
-            known=self.known,
-        )
-        if self.out is None:
-            terminal.print_text(text)
-        else:
-            places.write(self.out, text)
-            terminal.say(quiet, f"Wrote {len(said if sample is None else sample.rows)} rows to {self.out}.")
+        Args:
+            classes: Of the model.
+            sample: The sample submission, if one was named.
+            pictures: That are predicted.
+
+        Raises:
+            ConfigError: There is no place for a column `known`.
+            DataError: The sample's classes or ids are not the model's classes or the pictures.
+            MissingExtraError: What writes Parquet is not installed.
+        """
+        from headstart.delivery import forms, submission
+
+        form = self.form or "labels"
+        if self.known:
+            submission.check_known(form, sample, classes)
+        if sample is not None:
+            options = {"spreadsheet_safe": self.spreadsheet_safe, "fill_missing": self.fill_missing}
+            return forms.Filled(sample, classes, list(pictures.names()), **options)
+        if form == PARQUET:
+            return forms.Typed(classes)
+        return forms.Lines(form, classes, spreadsheet_safe=self.spreadsheet_safe, known=self.known)
 
 
 def predict(
@@ -97,41 +118,59 @@ def predict(
     *,
     answers: Answers,
     engine: Engine,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that predict side by side, each with a model of its own in memory.")
+    ] = 1,
     no_cache: NoCache = False,
     quiet: Quiet = False,
 ) -> None:
-    """Predict pictures, in the order given. One that cannot be used keeps its row, and the exit code is then 1."""
+    """Predict pictures, in the order given. One that cannot be used keeps its row, and the exit code is then 1.
+
+    However many there are: rows are written as they are computed. Stopped before its --out is there, the same command
+    goes on where it was.
+    """
     places.check_model(model)
-    from headstart.data import sources
-    from headstart.delivery import submission
-    from headstart.records import Dataset, numbered, portion
+    from headstart.data import listings
+    from headstart.delivery import streaming
 
     answers = answers.checked()
     sample, piped = answers.sample(), _piped(pictures)
-    dataset = Dataset(Path(), ()) if piped is not None else sources.read_pictures(pictures, follow_links=follow_links)
+    listed = listings.of(pictures, follow_links=follow_links) if piped is None else listings.Listing.named([STDIN])
     if answers.out is not None:
-        inputs = [model / "model.json", *([answers.like] if answers.like else []), *(one.path for one in dataset)]
-        places.check_out(answers.out, inputs)
+        read = [model / "model.json", *([answers.like] if answers.like else [])]
+        places.check_out(answers.out, chain(read, (one.path for one in listed)))
     classifier = engine.load(model)
-    if answers.known:
-        submission.check_known(answers.form, sample, classifier.classes)
-    if sample is not None:
-        submission.check_like(sample, classifier.classes, fill_missing=answers.fill_missing)
+    form = answers.written(classifier.classes, sample, listed)
+    cache = places.cache(no_cache)
+    request = streaming.Request(model, engine.asked(), classifier, listed, form, cache, workers, piped)
     with terminal.progress(quiet) as progress:
-        asked = dataset if piped is None else [piped]
-        said = classifier.predict_many(asked, cache=places.cache(no_cache), progress=progress)
-    if piped is not None:
-        said = replace(said, names=(STDIN,))
-    answers.give(said, sample, quiet=quiet)
-    if not quiet:
-        terminal.print_findings((*dataset.findings, *said.findings))
-    _print_failures((said.names[row], reason) for row, reason in said.errors.items())
-    if not quiet and (line := submission.unknown_line(said, sample, header=answers.form != "jsonl")):
-        terminal.say(False, f"{terminal.printable(line)}.")
-    if said.errors:
-        marked = numbered("could not be used; [its row is|their rows are] marked.", len(said.errors))
-        terminal.say(False, f"{portion(len(said.errors), len(said))} {marked}")
+        if answers.out is None:
+            report = streaming.to_stream(request, terminal.print_bytes, progress)
+        else:
+            say = partial(terminal.say, quiet)
+            report = streaming.to_file(request, answers.out, progress, say)
+    if answers.out is not None:
+        rows = len(listed if form.order is None else form.order)
+        terminal.say(quiet, f"Wrote {rows} rows to {answers.out}.")
+    _tell(listed, report, form.order, header=answers.form not in ("jsonl", PARQUET), quiet=quiet)
+    if report.failed:
         raise typer.Exit(1)
+
+
+def _tell(pictures: Listing, report: Report, order: Sequence[int] | None, *, header: bool, quiet: bool) -> None:
+    """Say what there is to say of pictures besides their rows: even if quiet, which could not be used."""
+    from headstart.delivery import submission
+    from headstart.records import numbered, portion
+
+    if not quiet:
+        terminal.print_findings((*pictures.findings, *report.findings))
+    _print_failures(report.failures)
+    strange = submission.line_of_unknown(report.strange, lambda row: pictures[row].name, order, header=header)
+    if strange:
+        terminal.say(quiet, f"{terminal.printable(strange)}.")
+    if report.failed:
+        marked = numbered("could not be used; [its row is|their rows are] marked.", report.failed)
+        terminal.say(False, f"{portion(report.failed, len(pictures))} {marked}")
 
 
 def explain(

@@ -1,6 +1,7 @@
 """A folder → the picture files under it, in one order on every machine, and findings of what was passed over.
 
-Files are told by their suffix and not opened; links are followed only as far as they stay inside, or as asked.
+Files are told by their suffix and not opened; links are followed only as far as they stay inside, or as asked. Names
+are kept as text: a million paths would take five times the memory.
 """
 
 from __future__ import annotations
@@ -18,29 +19,36 @@ JUNK = ("thumbs.db", "desktop.ini", "__macosx", "ehthumbs.db")
 
 def walk(root: Path, follow_links: bool) -> tuple[list[Path], list[Finding]]:
     """Return the picture files under a folder in code-point order of their relative paths, and what was passed over."""
+    found_names, findings = names(root, follow_links)
+    return [root / name for name in found_names], findings
+
+
+def names(root: Path, follow_links: bool) -> tuple[list[str], list[Finding]]:
+    """Return the same as `walk` by relative names, with `/` between their parts."""
     top = root.resolve()
-    files: list[Path] = []
+    files: list[str] = []
     hidden: list[str] = []
     skipped: Counter[str] = Counter()
     loops: list[str] = []
     outside: list[str] = []
     denied: list[str] = []
-    for folder, folders, names in _folders(root, follow_links, loops, outside, denied):
+    for folder, folders, inside, links in _folders(root, follow_links, loops, outside, denied):
+        prefix = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
         for name in list(folders):
             if _is_junk(name):
-                hidden.append((folder / name).relative_to(root).as_posix() + "/")
+                hidden.append(f"{prefix}{name}/")
                 folders.remove(name)
-        for name in names:
-            path = folder / name
+        for name in inside:
+            suffix = os.path.splitext(name)[1].lower()
             if _is_junk(name):
-                hidden.append(path.relative_to(root).as_posix())
-            elif path.suffix.lower() not in SUFFIXES:
-                skipped[path.suffix.lower() or "(no suffix)"] += 1
-            elif path.is_symlink() and not follow_links and escapes(path, top):
-                outside.append(path.relative_to(root).as_posix())
+                hidden.append(prefix + name)
+            elif suffix not in SUFFIXES:
+                skipped[suffix if len(suffix) > 1 else "(no suffix)"] += 1
+            elif name in links and not follow_links and escapes(folder / name, top):
+                outside.append(prefix + name)
             else:
-                files.append(path)
-    files.sort(key=lambda file: file.relative_to(root).as_posix())
+                files.append(prefix + name)
+    files.sort()
     kinds = [f"{count} {suffix}" for suffix, count in sorted(skipped.items())]
     return files, [
         *found("hidden-files", "note", "{n} hidden or system [file is|files are] ignored", hidden),
@@ -58,10 +66,11 @@ def walk(root: Path, follow_links: bool) -> tuple[list[Path], list[Finding]]:
 
 def _folders(
     root: Path, follow_links: bool, loops: list[str], outside: list[str], denied: list[str]
-) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """Walk like `os.walk`, into each real folder once; links that stay inside (or all, if asked) come last.
+) -> Iterator[tuple[Path, list[str], list[str], set[str]]]:
+    """Walk into each real folder once; links that stay inside (or all, if asked) come last.
 
-    A folder that is linked to as well is thereby known by its own name.
+    Yields each folder with the names of the folders in it, of its files, and of those of its files that are links. A
+    folder that is linked to as well is thereby known by its own name.
     """
     top = root.resolve()
     seen: set[Path] = set()
@@ -73,13 +82,23 @@ def _folders(
             loops.append(folder.relative_to(root).as_posix())
             continue
         seen.add(real)
+        folders: list[str] = []
+        files: list[str] = []
+        links: set[str] = set()
         try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            with os.scandir(folder) as entries:  # one after the other: entries are larger than names
+                for entry in entries:
+                    if _is_folder(entry):
+                        folders.append(entry.name)
+                    else:
+                        files.append(entry.name)
+                        links.update([entry.name] if entry.is_symlink() else ())
         except OSError as error:
             denied.append(f"{folder.relative_to(root).as_posix()}/ ({error.strerror})")
             continue
-        folders = [entry.name for entry in entries if _is_folder(entry)]
-        yield folder, folders, [entry.name for entry in entries if not _is_folder(entry)]
+        folders.sort()
+        files.sort()
+        yield folder, folders, files, links
         for path in (folder / name for name in folders):
             if not path.is_symlink():
                 waiting.appendleft(path)

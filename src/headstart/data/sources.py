@@ -6,7 +6,6 @@ label is the text that stood in the table. Nothing is decoded here, and no file 
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 import unicodedata
@@ -16,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from headstart.data import folders, frames
+from headstart.data import folders, frames, listings
 from headstart.data.columns import Columns as Columns
 from headstart.data.columns import Decided, decide
 from headstart.data.images import SUFFIXES
@@ -124,32 +123,7 @@ def read_pictures(sources: Sequence[str | Path], *, follow_links: bool = False) 
         ConfigError: A source matches nothing, or is not there and has no suffix of a picture. A picture that is not
             there is one of those that cannot be used.
     """
-    samples: list[Sample] = []
-    findings: list[Finding] = []
-    for source in sources:
-        path = Path(source)
-        if path.is_dir():
-            if (path / "labels.csv").is_file() and (path / "test").is_dir():
-                path = path / "test"
-            files, found = folders.walk(path, follow_links)
-            findings += found
-            prefix = f"{path.as_posix()}/" if len(sources) > 1 else ""  # two folders may each have a 1.jpg
-            samples += [Sample(file, prefix + file.relative_to(path).as_posix()) for file in files]
-        elif os.path.lexists(path):
-            samples.append(Sample(path, str(source)))
-        elif matches := sorted(glob.glob(str(source), recursive=True)):
-            samples += [Sample(Path(m), m) for m in matches if not os.path.isdir(m)]
-        elif glob.has_magic(str(source)):
-            raise ConfigError(f"{str(source)!r} matches no file.")
-        elif path.suffix.lower() not in SUFFIXES:
-            raise ConfigError(f"{str(source)!r} is not there; a picture or a folder of pictures was expected.")
-        else:
-            samples.append(Sample(path, str(source)))  # its row will say that it is missing
-    if not samples:
-        raise ConfigError(
-            f"No picture was found in {listing([str(s) for s in sources])}.", f"Looked for {', '.join(SUFFIXES)}."
-        )
-    return Dataset(Path(), tuple(samples), tuple(findings))
+    return listings.of(sources, follow_links=follow_links).dataset()
 
 
 def _read_folders(root: Path, follow_links: bool) -> Dataset:

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
 
 from headstart.data.tables import Table, defused, to_csv
 from headstart.errors import ConfigError, DataError
 from headstart.predictions import Prediction, Predictions
-from headstart.records import ClassNames, listing, numbered, portion
+from headstart.records import listing, numbered, portion
 
 FORMATS = ("labels", "probabilities", "table", "jsonl")
 KNOWN = "known"
+NAMED = 5  # pictures that a line names at most
 _YES_NO = {None: "", True: "yes", False: "no"}
 
 
@@ -50,19 +53,42 @@ def render(
     if known:
         check_known(form, like, predictions.classes)
     if like is not None:
-        return _csv(_like(predictions, like, fill_missing), spreadsheet_safe)
+        check_like(like, predictions.classes, fill_missing=fill_missing)
+        shares = (predictions.probabilities[row] for row in order(predictions.names, like))
+        return "".join(filled(like, predictions.classes, shares, spreadsheet_safe=spreadsheet_safe))
+    header = head(form, predictions.classes, spreadsheet_safe=spreadsheet_safe, known=known)
+    return header + rows(predictions, form, spreadsheet_safe=spreadsheet_safe, known=known)
+
+
+def head(form: str, classes: Sequence[str], *, spreadsheet_safe: bool = False, known: bool = False) -> str:
+    """Return the first line of a file, with the names of its columns; empty where they have none.
+
+    Raises:
+        ConfigError: There is no such format.
+    """
+    columns: dict[str, list[str]] = {
+        "labels": ["image_id", "label"],
+        "probabilities": ["image_id", *classes],
+        "table": ["image_id", "label", "probability", KNOWN, "p_value", "set", "error"],
+        "jsonl": [],
+    }
+    if form not in columns:
+        raise ConfigError(f"The format {form!r} is none of {', '.join(FORMATS)}.")
+    more = [KNOWN] if known and form in ("labels", "probabilities") else []
+    return _csv([columns[form] + more], spreadsheet_safe) if columns[form] else ""
+
+
+def rows(predictions: Predictions, form: str, *, spreadsheet_safe: bool = False, known: bool = False) -> str:
+    """Return the lines of some pictures: those of all pictures, block by block, are what follows the head."""
     if form == "jsonl":
         return "".join(json.dumps(said.to_dict(), ensure_ascii=False) + "\n" for said in predictions)
     if form == "table":
-        header = ["image_id", "label", "probability", KNOWN, "p_value", "set", "error"]
-        return _csv([header, *map(_row, predictions)], spreadsheet_safe)
-    if form not in FORMATS:
-        raise ConfigError(f"The format {form!r} is none of {', '.join(FORMATS)}.")
-    rows = _labels(predictions) if form == "labels" else _probabilities(predictions)
+        return _csv(map(_row, predictions), spreadsheet_safe)
+    lines = _labels(predictions) if form == "labels" else _probabilities(predictions)
     if known:
         told = (_YES_NO[one.known] for one in predictions)
-        rows = ([*row, cell] for row, cell in zip(rows, chain([KNOWN], told), strict=True))
-    return _csv(rows, spreadsheet_safe)
+        lines = ([*line, cell] for line, cell in zip(lines, told, strict=True))
+    return _csv(lines, spreadsheet_safe)
 
 
 def check_known(form: str, like: Table | None, classes: Sequence[str]) -> None:
@@ -92,16 +118,35 @@ def unknown_line(predictions: Predictions, like: Table | None = None, *, header:
     """
     if predictions.known is None:
         return ""
-    order = range(len(predictions)) if like is None else _order(predictions, like)
-    strange = [
-        f"row {place} ({predictions.names[row]})"
-        for place, row in enumerate(order, start=2 if header else 1)
-        if not predictions.known[row] and row not in predictions.errors
-    ]
-    if not strange:
+    strange = ~predictions.known
+    strange[list(predictions.errors)] = False
+    places = None if like is None else order(predictions.names, like)
+    return line_of_unknown(strange, predictions.names.__getitem__, places, header=header)
+
+
+def line_of_unknown(
+    strange: NDArray[np.bool_],
+    name: Callable[[int], str],
+    places: Sequence[int] | None = None,
+    *,
+    header: bool = True,
+) -> str:
+    """Return the same of rows that are told apart already.
+
+    Args:
+        strange: (N,) whether a picture looks like none of the classes.
+        name: Row → what its picture is called.
+        places: The picture that each row of the file is about, where that is another order.
+        header: As in `unknown_line`.
+    """
+    order = np.arange(len(strange)) if places is None else np.asarray(places, dtype=np.int64)
+    found = np.flatnonzero(strange[order])
+    if not len(found):
         return ""
-    look = numbered("[looks|look] like none of the model's classes", len(strange))
-    return f"{portion(len(strange), len(order))} {look}: {listing(strange)}"
+    first = 2 if header else 1
+    named = [f"row {place + first} ({name(int(order[place]))})" for place in found[:NAMED].tolist()]
+    look = numbered("[looks|look] like none of the model's classes", len(found))
+    return f"{portion(len(found), len(order))} {look}: {listing(named, NAMED, len(found))}"
 
 
 def _row(said: Prediction) -> list[str]:
@@ -113,18 +158,16 @@ def _row(said: Prediction) -> list[str]:
 
 
 def _labels(predictions: Predictions) -> Iterable[Sequence[str]]:
-    yield ["image_id", "label"]
     for said in predictions:
         yield [said.path, said.label or ""]
 
 
 def _probabilities(predictions: Predictions) -> Iterable[Sequence[str]]:
-    yield ["image_id", *predictions.classes]
     for row, name in enumerate(predictions.names):
-        yield [name, *_cells(predictions, row, range(len(predictions.classes)))]
+        yield [name, *_cells(predictions.probabilities[row], range(len(predictions.classes)))]
 
 
-def check_like(table: Table, classes: ClassNames, *, fill_missing: bool = False) -> None:
+def check_like(table: Table, classes: Sequence[str], *, fill_missing: bool = False) -> None:
     """Refuse a sample submission whose class columns are not the model's classes.
 
     Args:
@@ -149,18 +192,30 @@ def check_like(table: Table, classes: ClassNames, *, fill_missing: bool = False)
         )
 
 
-def _like(predictions: Predictions, table: Table, fill_missing: bool) -> Iterable[Sequence[str]]:
-    check_like(table, predictions.classes, fill_missing=fill_missing)
-    position = {name: k for k, name in enumerate(predictions.classes)}
+def filled(
+    table: Table, classes: Sequence[str], shares: Iterable[NDArray[np.float64]], *, spreadsheet_safe: bool = False
+) -> Iterator[str]:
+    """Yield the lines of a file like a sample submission.
+
+    Args:
+        table: The sample.
+        classes: K names of the model's classes.
+        shares: (K,) probabilities for each row of the sample, NaN where its picture could not be used.
+        spreadsheet_safe: As in `render`.
+    """
+    position = {name: k for k, name in enumerate(classes)}
     columns = [position.get(name) for name in table.header[1:]]
-    rows = _order(predictions, table)
-    yield table.header
-    for cells, row in zip(table.rows, rows, strict=True):
-        yield [cells[0], *_cells(predictions, row, columns)]
+    yield _csv([table.header], spreadsheet_safe)
+    for cells, share in zip(table.rows, shares, strict=True):
+        yield _csv([[cells[0], *_cells(share, columns)]], spreadsheet_safe)
 
 
-def _order(predictions: Predictions, table: Table) -> list[int]:
+def order(names: Sequence[str], table: Table) -> list[int]:
     """Return the row of the picture that each row of a sample asks for.
+
+    Args:
+        names: What the pictures are called.
+        table: The sample.
 
     Raises:
         DataError: A picture is asked for twice, or was not given; or an id fits several.
@@ -168,43 +223,43 @@ def _order(predictions: Predictions, table: Table) -> list[int]:
     wanted = [row[0] for row in table.rows]
     if repeated := [name for name, count in Counter(wanted).items() if count > 1]:
         raise DataError(f"{table.path} asks more than once for {listing([repr(name) for name in repeated])}.")
-    rows = _rows_by_id(predictions, set(wanted))
+    rows = _rows_by_id(names, set(wanted))
     absent = [repr(name) for name in wanted if name not in rows]
     if absent:
         raise DataError(
             f"{table.path} asks for {len(absent):,} of its {len(wanted):,} pictures that were not given: "
-            f"{listing(absent)}. Given are {len(predictions)}, e.g. "
-            f"{listing([repr(name) for name in predictions.names], 3)}.",
+            f"{listing(absent)}. Given are {len(names)}, e.g. "
+            f"{listing([repr(name) for name in names[:3]], 3, len(names))}.",
             "Predict the folder that the sample submission belongs to.",
         )
     return [rows[name] for name in wanted]
 
 
-def _rows_by_id(predictions: Predictions, wanted: set[str]) -> dict[str, int]:
+def _rows_by_id(names: Sequence[str], wanted: set[str]) -> dict[str, int]:
     """Return id → row, an id being a picture's name, or else its name without its folder, its suffix or both.
 
     Raises:
         DataError: An id that is asked for fits several pictures.
     """
-    whole = {name: row for row, name in enumerate(predictions.names) if name in wanted}
+    whole = {name: row for row, name in enumerate(names) if name in wanted}
     rows: dict[str, int] = {}
-    for row, name in enumerate(predictions.names):
+    for row, name in enumerate(names):
         path = PurePosixPath(name.replace("\\", "/"))
         for key in {path.name, path.stem, str(path.with_suffix("")) if path.name else name} & wanted - whole.keys():
             if key in rows:
                 raise DataError(
-                    f"The id {key!r} fits {predictions.names[rows[key]]!r} and {name!r}.",
+                    f"The id {key!r} fits {names[rows[key]]!r} and {name!r}.",
                     "Give only the pictures that the sample submission asks for, or write whole names into it.",
                 )
             rows[key] = row
     return rows | whole
 
 
-def _cells(predictions: Predictions, row: int, columns: Iterable[int | None]) -> list[str]:
-    """Return the probabilities of these classes, 0 for one that the model does not know."""
-    if row in predictions.errors:
+def _cells(share: NDArray[np.float64], columns: Iterable[int | None]) -> list[str]:
+    """Return the probabilities of these classes, 0 for one that the model does not know; nothing of a bad picture."""
+    if np.isnan(share).any():
         return ["" for _ in columns]
-    return ["0.0" if k is None else repr(float(predictions.probabilities[row, k])) for k in columns]
+    return ["0.0" if k is None else repr(float(share[k])) for k in columns]
 
 
 def _csv(rows: Iterable[Sequence[str]], safe: bool) -> str:

@@ -14,6 +14,7 @@ import json
 import os
 import stat
 import warnings
+from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -29,6 +30,7 @@ from headstart.records import Floats, Integers, numbered
 from headstart.storage import read_regular, remove_stale, storage_errors, write_whole
 
 SHARD_ROWS = 256  # rows of a shard at most
+MERGED_KEYS = 1 << 16  # keys that an index holds apart before it sorts them in
 FITS = "fits"  # where fits in epochs keep their state
 QUANTIZED = "quantized"  # where networks in 8-bit integers are kept
 MOST_BYTES = 1 << 30  # of a file of the cache; 256 rows of a thousand features are a megabyte
@@ -139,6 +141,48 @@ def distrust(path: Path) -> str:
     return ""
 
 
+class _Index:
+    """Which shard holds the vector of a key: 12 bytes a key, whatever the number of shards.
+
+    A key is known by its first eight bytes. That two of a million begin alike has a chance of 3e-8, and costs that a
+    shard is read in vain. Threads may ask while one of them adds.
+    """
+
+    def __init__(self) -> None:
+        self._recent: dict[int, int] = {}
+        self._sorted = np.zeros(0, np.uint64), np.zeros(0, np.int32)  # beginnings of keys, and the shard of each
+        self._gone: set[int] = set()
+
+    def add(self, keys: Iterable[bytes], shard: int) -> None:
+        """Note what a shard holds; of several that hold a key the last one counts."""
+        self._recent.update((_beginning(key), shard) for key in keys)
+        if len(self._recent) >= MERGED_KEYS:
+            keys_known = np.concatenate([np.fromiter(self._recent.keys(), np.uint64), self._sorted[0]])
+            shards_known = np.concatenate([np.fromiter(self._recent.values(), np.int32), self._sorted[1]])
+            beginnings, first = np.unique(keys_known, return_index=True)
+            self._sorted = beginnings, shards_known[first]
+            self._recent = {}  # last, so that nothing is missed in between
+
+    def forget(self, shard: int) -> None:
+        """Find nothing in a shard any more."""
+        self._gone.add(shard)
+
+    def find(self, key: bytes) -> int | None:
+        """Return the number of the shard that holds a key."""
+        beginning = _beginning(key)
+        shard = self._recent.get(beginning)
+        if shard is None:
+            beginnings, shards = self._sorted
+            place = int(np.searchsorted(beginnings, np.uint64(beginning)))
+            if place < len(beginnings) and beginnings[place] == beginning:
+                shard = int(shards[place])
+        return None if shard in self._gone else shard
+
+
+def _beginning(key: bytes) -> int:
+    return int.from_bytes(key[:8], "big")
+
+
 class Store:
     """The shards of one recipe: a folder named by the recipe's digest.
 
@@ -157,8 +201,8 @@ class Store:
         self.recipe = hashlib.sha256(text.encode()).hexdigest()
         self.folder = cache / "features" / self.recipe[:32]
         self.dim = dim
-        self._read: set[str] = set()
-        self._listed: set[str] = set()
+        self._numbers: dict[str, int] = {}  # of the shards that were looked at, by their names
+        self._index = _Index()
         with storage_errors(self.folder, _HINT):
             for folder in (cache, self.folder.parent, self.folder):  # parents=True would give parents the usual mode
                 folder.mkdir(exist_ok=True, mode=0o700)
@@ -169,42 +213,47 @@ class Store:
             if not (self.folder / "recipe.json").exists():
                 write_whole(self.folder / "recipe.json", text.encode(), mode=0o600)
 
-    def unread(self) -> list[Path]:
-        """Return the shards that appeared since they were last asked for."""
-        return [path for path in self._shards() if path.name not in self._read]
-
-    def take(self, wanted: Iterable[str]) -> Iterator[Row]:
-        """Yield what the shards not yet read hold of the wanted digests.
+    def look(self) -> int:
+        """Note which keys the shards hold that appeared since this was last asked; return how many shards are known.
 
         Warns:
             UserWarning: A shard is damaged, or somebody else could have written it.
         """
-        keys = {bytes.fromhex(digest): digest for digest in wanted}
-        for path in self._own(self.unread()):
-            self._read.add(path.name)
-            try:
-                held = read_shard(path, self.recipe, keys)
-                if held.keys and held.values.shape[1] != self.dim:
-                    raise ValueError(f"its rows have {held.values.shape[1]} features instead of {self.dim}")
-            except (SafetensorError, OSError, ValueError) as error:
-                self._pass_over(path, error)
-                continue
-            for key, vector, code in zip(*held, strict=True):
-                if key in keys:
-                    yield Row(keys[key], vector, int(code))
-
-    def new_keys(self) -> Iterator[bytes]:
-        """Yield the keys of the shards that appeared since this was last asked; it warns as `take` does."""
-        fresh = [path for path in self._shards() if path.name not in self._listed]
-        self._listed.update(path.name for path in fresh)
-        for path in self._own(fresh):
+        for path in self._own(self._fresh()):
             try:
                 with safe_open(path, framework="numpy") as file:
                     keys = _keys(file, file.metadata() or {}, self.recipe)
             except (SafetensorError, OSError, ValueError) as error:
                 self._pass_over(path, error)
                 continue
-            yield from keys
+            self._index.add(keys, self._number(path.name))
+        return len(self._numbers)
+
+    def holds(self, key: bytes) -> bool:
+        """Return whether a shard held a key when they were last looked at."""
+        return self._index.find(key) is not None
+
+    def take(self, wanted: Iterable[str]) -> Iterator[Row]:
+        """Look, and yield what the shards hold of the wanted digests; it warns as `look` does."""
+        self.look()
+        names = list(self._numbers)
+        keys: dict[int, dict[bytes, str]] = defaultdict(dict)
+        for digest in wanted:
+            key = bytes.fromhex(digest)
+            if (number := self._index.find(key)) is not None:
+                keys[number][key] = digest
+        for number, held_here in sorted(keys.items()):
+            path = self.folder / names[number]
+            try:
+                held = read_shard(path, self.recipe, held_here)
+                if held.keys and held.values.shape[1] != self.dim:
+                    raise ValueError(f"its rows have {held.values.shape[1]} features instead of {self.dim}")
+            except (SafetensorError, OSError, ValueError) as error:
+                self._pass_over(path, error)
+                continue
+            for key, vector, code in zip(*held, strict=True):
+                if key in held_here:
+                    yield Row(held_here[key], vector, int(code))
 
     def add(self, digests: Sequence[str], values: Floats, remarks: Sequence[int] = ()) -> None:
         """Commit rows as a new shard, with a code of what was remarked of each picture, where anything was.
@@ -226,7 +275,7 @@ class Store:
         name = hashlib.sha256("".join(metadata.values()).encode()).hexdigest()[:32] + ".safetensors"
         with storage_errors(self.folder, _HINT):
             write_whole(self.folder / name, save(tensors, metadata), mode=0o600)
-        self._read.add(name)
+        self._index.add(map(bytes.fromhex, digests), self._number(name))
 
     def remembered(self) -> Any:
         """Return what was remembered beside the vectors, plain JSON values; None if there is nothing to read."""
@@ -242,11 +291,19 @@ class Store:
             with storage_errors(self.folder, _HINT):
                 write_whole(self.folder / "remembered.json", json.dumps(content).encode(), mode=0o600)
 
-    def _shards(self) -> list[Path]:
-        return shards(self.folder) if self.trusted else []
+    def _fresh(self) -> list[Path]:
+        """Return the shards that were not looked at; asked for often, of thousands."""
+        try:
+            names = os.listdir(self.folder) if self.trusted else []
+        except FileNotFoundError:  # somebody removed it
+            return []
+        return [self.folder / n for n in sorted(names) if n.endswith(".safetensors") and n not in self._numbers]
+
+    def _number(self, name: str) -> int:
+        return self._numbers.setdefault(name, len(self._numbers))
 
     def _pass_over(self, path: Path, error: Exception) -> None:
-        self._read.add(path.name)
+        self._index.forget(self._number(path.name))
         warnings.warn(
             f"The cache file {path} is damaged and not used: {error}. What it held is computed again; "
             "`headstart cache verify --remove` removes it.",
@@ -264,7 +321,7 @@ class Store:
             if not reason:
                 yield path
                 continue
-            self._read.add(path.name)
+            self._number(path.name)
             refused.append(f"{path.name}: {reason}")
         if refused:
             warnings.warn(

@@ -27,7 +27,7 @@ from headstart.encoding.cache import open_cache
 from headstart.encoding.encoder import Agreement, Encoder
 from headstart.encoding.kept_properties import KeptProperties
 from headstart.encoding.reading import Loaded, Part
-from headstart.encoding.shelves import Shelves
+from headstart.encoding.shelves import Opened, Shelves
 from headstart.inspection import properties
 from headstart.records import (
     Dataset,
@@ -62,6 +62,7 @@ def extract(
     cache: Path | None = None,
     progress: Progress = silence,
     memory: Mapping[int, InMemory] | None = None,
+    opened: Opened | None = None,
 ) -> Extraction:
     """Return the features of every picture, and its properties if asked for, computing what the cache lacks.
 
@@ -78,12 +79,14 @@ def extract(
         cache: The folder of the cache; None: keep nothing.
         progress: Hears of every picture.
         memory: Row → its picture, where that is not a file.
+        opened: Stores of the cache that an earlier call opened, and where this one leaves its own; they need not be
+            looked through again.
 
     Raises:
         StorageError: The cache cannot be used.
     """
     wanted = _Wanted(dataset, digests, tuple(views), with_properties, memory or {})
-    job = _Job(wanted, encoders, cache, progress)
+    job = _Job(wanted, encoders, cache, progress, opened)
     agreement = job.choose_engines()
     while job.missing():  # once, unless files change while they are read
         job.compute()
@@ -135,7 +138,12 @@ class _Job:
     """One extraction: what is known, what is missing, and where it goes."""
 
     def __init__(
-        self, wanted: _Wanted, encoders: Sequence[Encoder], cache: Path | None, progress: Progress = silence
+        self,
+        wanted: _Wanted,
+        encoders: Sequence[Encoder],
+        cache: Path | None,
+        progress: Progress = silence,
+        opened: Opened | None = None,
     ) -> None:
         self.dataset, digests, self.views, with_properties, self.memory = wanted
         self.encoders = tuple(encoders)
@@ -144,6 +152,7 @@ class _Job:
         self.digests = [""] * len(self.dataset) if digests is None else list(digests)
         self.cache = None if cache is None else open_cache(cache)
         self.progress = progress
+        self.opened: Opened = {} if opened is None else opened
         ends = [0, *accumulate(encoder.dim for encoder in encoders)]
         self.columns = [slice(begin, end) for begin, end in pairwise(ends)]  # of each network
         self.values: Floats = np.zeros((len(self.dataset), len(self.views), ends[-1]), dtype=np.float32)
@@ -228,7 +237,7 @@ class _Job:
 
     def recall(self) -> None:
         """Take what the cache holds of these encoders."""
-        self.shelves = Shelves(self.cache, self.encoders, self.views)
+        self.shelves = Shelves(self.cache, self.encoders, self.views, self.opened)
         self.known[:] = False
         if self.blind:
             self.shelves.look()

@@ -6,6 +6,7 @@ alone, and the other way round.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, fields
@@ -39,42 +40,48 @@ def recipe(encoder: Encoder, view: str) -> dict[str, object]:
     }
 
 
+Opened = dict[str, Store]  # by a text of what decides their rows
+
+
 class Shelves:
     """A store for each part of the features: for each network and each view."""
 
-    def __init__(self, cache: Path | None, encoders: Sequence[Encoder], views: Sequence[str]) -> None:
-        """Open the stores; without a cache there are none."""
+    def __init__(self, cache: Path | None, encoders: Sequence[Encoder], views: Sequence[str], opened: Opened) -> None:
+        """Open the stores, but for those that were opened before; without a cache there are none."""
         self.parts = tuple((network, view) for network in range(len(encoders)) for view in range(len(views)))
         self._stores: dict[Part, Store] = {}
         if cache is not None:
             for network, view in self.parts:
-                encoder = encoders[network]
-                self._stores[network, view] = Store(cache, recipe(encoder, views[view]), encoder.dim)
-        self._held: dict[Part, set[bytes]] = {part: set() for part in self._stores}
+                told = recipe(encoders[network], views[view])
+                if (key := f"{cache} {json.dumps(told, sort_keys=True)}") not in opened:
+                    opened[key] = Store(cache, told, encoders[network].dim)
+                self._stores[network, view] = opened[key]
+        self._taken = dict.fromkeys(self._stores, 0)  # how many shards were known when rows were last taken
 
     def __bool__(self) -> bool:
         """Return whether anything can be kept here."""
         return bool(self._stores)
 
     def unread(self) -> bool:
-        """Return whether shards appeared since they were last asked for."""
-        return any(store.unread() for store in self._stores.values())
+        """Return whether shards appeared since rows were last taken."""
+        return any(store.look() > self._taken[part] for part, store in self._stores.items())
 
     def take(self, wanted: Iterable[str]) -> Iterator[tuple[Part, Row]]:
-        """Yield what the shards not yet read hold of the wanted digests, part by part; it warns as a store does."""
+        """Yield what the stores hold of the wanted digests, part by part; it warns as a store does."""
         wanted = list(wanted)
         for part, store in self._stores.items():
+            self._taken[part] = store.look()
             yield from ((part, row) for row in store.take(wanted))
 
     def look(self) -> None:
         """Note which digests the stores hold, without reading what they hold of them."""
-        for part, store in self._stores.items():
-            self._held[part].update(store.new_keys())
+        for store in self._stores.values():
+            store.look()
 
     def lacking(self, digest: str) -> tuple[Part, ...]:
         """Return the parts of a picture that no store held when last looked at."""
         key = bytes.fromhex(digest)
-        return tuple(part for part in self.parts if key not in self._held.get(part, ()))
+        return tuple(part for part in self.parts if part not in self._stores or not self._stores[part].holds(key))
 
     def add(self, fresh: Sequence[tuple[str, int, Sequence[Part], Sequence[Floats]]]) -> None:
         """Keep features: of each picture its digest, a code of what was remarked, and the parts that were computed."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from typing import Literal
 
 from headstart.data import images
 from headstart.errors import DataError, PictureError
@@ -101,21 +102,30 @@ def unusable(dataset: Dataset, failures: Mapping[int, str]) -> list[Finding]:
                  "Replace or remove them.")  # fmt: skip
 
 
-def remarks(observations: Mapping[str, Sequence[str]]) -> list[Finding]:
-    """Return one finding per kind of remark that decoding made."""
-    seen = {key: observations.get(key, ()) for key in ("many-frames", "wrong-suffix", "sixteen-bit", "changed-file")}
+def remarks(observations: Mapping[str, Sequence[str]], unnamed: Mapping[str, int] | None = None) -> list[Finding]:
+    """Return one finding per kind of remark that decoding made.
+
+    Args:
+        observations: Remark → names of the pictures that were remarked on.
+        unnamed: Remark → how many more there are, where only the first are named.
+    """
+    texts: dict[str, tuple[Literal["warning", "note"], str]] = {
+        "many-frames": ("note", "{n} [picture has|pictures have] several frames; the first is used"),
+        "wrong-suffix": (
+            "note",
+            "{n} [picture is|pictures are] of another format than [its|their] suffix says; read all the same",
+        ),
+        "sixteen-bit": (
+            "warning",
+            "{n} [picture has|pictures have] over 8 bits a channel; 0…65535 (or 0…1) is scaled to 0…255",
+        ),
+        "changed-file": ("warning", "{n} [picture|pictures] changed while being read; the later content is used"),
+    }
     return [
-        *found("many-frames", "note",
-               "{n} [picture has|pictures have] several frames; the first is used", seen["many-frames"]),
-        *found("wrong-suffix", "note",
-               "{n} [picture is|pictures are] of another format than [its|their] suffix says; read all the same",
-               seen["wrong-suffix"]),
-        *found("sixteen-bit", "warning",
-               "{n} [picture has|pictures have] over 8 bits a channel; 0…65535 (or 0…1) is scaled to 0…255",
-               seen["sixteen-bit"]),
-        *found("changed-file", "warning", "{n} [picture|pictures] changed while being read; the later content is used",
-               seen["changed-file"]),
-    ]  # fmt: skip
+        finding
+        for code, told in texts.items()
+        for finding in found(code, *told, observations.get(code, ()), unnamed=(unnamed or {}).get(code, 0))
+    ]
 
 
 def refuse_one_class(dataset: Dataset, findings: Sequence[Finding]) -> None:

@@ -5,7 +5,7 @@ nothing, and may be asked by several threads at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from headstart.encoding.backbone import Backbone
 from headstart.encoding.cache import CacheChoice
 from headstart.encoding.encoder import Encoder
 from headstart.encoding.features import NOT_FINITE, VIEWS, Extraction
+from headstart.encoding.shelves import Opened
 from headstart.errors import ConfigError, PictureError
 from headstart.inspection import files
 from headstart.learning import rules
@@ -113,6 +114,22 @@ class Classifier(Displayable):
         """
         return self._predict(*forms.gather(pictures), cache=cache, progress=progress)
 
+    def predict_blocks(
+        self, blocks: Iterable[Pictures], *, cache: CacheChoice = None, progress: Progress = silence
+    ) -> Iterator[Predictions]:
+        """Yield the predictions of blocks of pictures, one after the other, of however many there are.
+
+        The answers are those of `predict_many`; in memory is one block at a time.
+
+        Args:
+            blocks: Each what `predict_many` takes; the next one is asked for when it is due.
+            cache: As in `predict_many`.
+            progress: Hears of every picture of each block.
+        """
+        opened: Opened = {}
+        for block in blocks:
+            yield self._predict(*forms.gather(block), cache=cache, progress=progress, opened=opened)
+
     def predict_proba(self, pictures: Pictures) -> Floats:
         """Return (N, K) probabilities, rows sum to 1; NaN in rows of pictures that cannot be used."""
         return self.predict_many(pictures).probabilities.astype(np.float32)
@@ -132,6 +149,7 @@ class Classifier(Displayable):
         cache: CacheChoice = None,
         progress: Progress = silence,
         memory: Mapping[int, InMemory] | None = None,
+        opened: Opened | None = None,
     ) -> Extraction:
         """Return the features of a dataset as this classifier's encoders compute them; each file is read once.
 
@@ -142,6 +160,7 @@ class Classifier(Displayable):
             cache: As in `predict_many`.
             progress: Hears of every picture.
             memory: Row → its picture, where that is not a file.
+            opened: As in `features.extract`.
         """
         extraction = features.extract(
             dataset,
@@ -151,6 +170,7 @@ class Classifier(Displayable):
             cache=caches.resolve(cache),
             progress=progress,
             memory=memory,
+            opened=opened,
         )
         table = extraction.table
         return extraction._replace(table=replace(table, values=features.mean(table.values)))
@@ -223,8 +243,9 @@ class Classifier(Displayable):
         *,
         cache: CacheChoice = None,
         progress: Progress = silence,
+        opened: Opened | None = None,
     ) -> Predictions:
-        table = self.extract(dataset, cache=cache, progress=progress, memory=memory).table
+        table = self.extract(dataset, cache=cache, progress=progress, memory=memory, opened=opened).table
         return self.predict_features(
             table.values[:, 0],
             [sample.name for sample in dataset],
