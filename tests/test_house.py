@@ -126,7 +126,10 @@ ORDER = [
     "workflows.provenance",
     "workflows.train",
     "delivery.submission",
+    "delivery.integers",
     "delivery.exports",
+    "delivery.runtimes",
+    "delivery.parity",
     "report.plots",
     "report.summary",
     "report.stored",
@@ -138,6 +141,7 @@ ORDER = [
     "report.page",
     "report.gallery",
     "report.explained",
+    "report.usage",
     "report.exported",
     "report.album",
     "report.notebook",
@@ -158,12 +162,12 @@ ORDER = [
 ]
 
 DOORS = {
-    "timm": {"delivery.exports", "encoding.pretrained", "encoding.at_hand", "encoding.stages"},
+    "timm": {"delivery.exports", "delivery.runtimes", "encoding.pretrained", "encoding.at_hand", "encoding.stages"},
     "huggingface_hub": {"encoding.pretrained", "encoding.at_hand"},
     "openvino": {"encoding.graphs"},
     "nncf": {"encoding.quantized"},
-    "onnx": {"delivery.exports"},
-    "onnxruntime": {"delivery.exports"},
+    "onnx": {"delivery.integers", "delivery.exports"},
+    "onnxruntime": {"delivery.runtimes"},
     "safetensors": {
         "delivery.exports",
         "encoding.weights",
@@ -180,7 +184,7 @@ DOORS = {
     "tensorboardX": {"report.logs"},
     "mlflow": {"report.logs"},
     "PIL": {
-        "delivery.exports",
+        "delivery.runtimes",
         "data.images",
         "data.pictures",
         "data.shapes",
