@@ -26,6 +26,7 @@ from headstart.encoding.backbone import Backbone
 from headstart.errors import ArtifactError, ConfigError, ExportError, MissingExtraError
 from headstart.model import artifact
 from headstart.model.classifier import Classifier
+from headstart.model.portable import Input
 from headstart.report import exported, usage
 
 Run = Callable[..., Ran]
@@ -316,11 +317,15 @@ def test_labelled_pictures_can_be_named(model_folder: Path, tmp_path: Path):
         exported._choose(model_folder, classifier, Target("onnx"), None, tmp_path / "new")
 
 
+TYPED = [("onnx", "pictures", "crop"), *(("openvino", "tensors", resize) for resize in ("crop", "letterbox", "squash"))]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("target", [Target("onnx"), Target("openvino", "tensors")], ids=lambda one: one.name)
-@pytest.mark.parametrize("resize", ["crop", "letterbox", "squash"])
-def test_what_the_card_says_can_be_typed(target: Target, resize: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    own = single(resize)
+@pytest.mark.parametrize(("form", "taken", "resize"), TYPED)
+def test_what_the_card_says_can_be_typed(
+    form: Form, taken: Input, resize: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    own, target = single(resize), Target(form, taken)
     monkeypatch.chdir(made(own, target, tmp_path / "out"))
     scene(1, (130, 90)).save("picture.jpg")
     names: dict[str, Any] = {}
