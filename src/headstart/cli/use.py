@@ -237,7 +237,7 @@ def export(
     if as_json:
         terminal.print_json(proof.to_dict())
     for line in proof.lines():
-        terminal.say(quiet, f"{line[:1].upper()}{line[1:]}.")
+        terminal.say(quiet, f"{line}.")
     terminal.say(quiet, f"{'Compared' if verify else 'Exported'}: {folder}; how to use it: {folder / exported.CARD}")
 
 

@@ -118,7 +118,7 @@ class Parity:
         milliseconds: Of one picture in the runtime, decoding left out; the median.
         files: Name → bytes and SHA-256 of each file.
         unquantized: Of one in 8-bit integers what it would be in float32: milliseconds and bytes, timed in turn with
-            those of `quantized`.
+            `milliseconds`.
     """
 
     target: Target
@@ -151,7 +151,8 @@ class Parity:
             speed += f"; in float32 {before['milliseconds']:.0f} ms, {before['bytes'] / 1e6:.1f} MB"
         fewest = min(one.pictures for one in self._parts())
         few = [f"The proof rests on {numbered('{n} [picture|pictures]', fewest)} only"] * (fewest < FEW)
-        return [speed, *map(str, self._parts()), *few]
+        said = (str(one) for one in self._parts())
+        return [speed, *(f"{text[0].upper()}{text[1:]}" for text in said), *few]
 
     def __str__(self) -> str:
         """Return all of it in one line."""
