@@ -167,7 +167,7 @@ DOORS = {
     "openvino": {"encoding.graphs"},
     "nncf": {"encoding.quantized"},
     "onnx": {"delivery.integers", "delivery.exports"},
-    "onnxruntime": {"delivery.runtimes"},
+    "onnxruntime": {"delivery.integers", "delivery.runtimes"},
     "safetensors": {
         "delivery.exports",
         "encoding.weights",

@@ -135,7 +135,8 @@ def quantize(
     if target.form == "onnx":
         onnx = _onnx()
         model = onnx.load(str(source / name))
-        small = quantized.quantize_but(model, pictures, lambda path: dict(feed(path)), precise, one_range=True)
+        with integers.silent():
+            small = quantized.quantize_but(model, pictures, lambda path: dict(feed(path)), precise, one_range=True)
         small = integers.fused(small)
         del small.metadata_props[:]
         small.metadata_props.extend(model.metadata_props)

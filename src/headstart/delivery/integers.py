@@ -9,7 +9,9 @@ more than a rounding. Of Lite2 59 of 64 convolutions then are in integers, befor
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -58,7 +60,27 @@ def fused(model: Any) -> Any:
     for node in [one for one in graph.nodes if one.op_type == "Conv" and len(one.input) == 3]:
         _bias(graph, node)
     del model.graph.value_info[:]  # it tells of types that have changed
+    _tidy(model.graph)
     return model
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Keep off the terminal what onnxruntime says of each constant of a graph that is being quantized."""
+    runtime: Any = importlib.import_module("onnxruntime")
+    runtime.set_default_logger_severity(3)  # errors
+    try:
+        yield
+    finally:
+        runtime.set_default_logger_severity(2)  # warnings, as it begins
+
+
+def _tidy(graph: Any) -> None:
+    """Leave out constants that nothing reads: the weights and biases in float32 that others stand for now."""
+    read = {name for node in graph.node for name in node.input} | {one.name for one in graph.output}
+    kept = [one for one in graph.initializer if one.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
 
 
 def _unsigned(graph: Graph, node: Any) -> None:
