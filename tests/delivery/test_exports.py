@@ -268,7 +268,7 @@ def test_int8_says_what_it_costs(run: Run, model_folder: Path, tmp_path: Path, f
     assert accuracy["lost"][1] < 0 < accuracy["lost"][2]  # so few prove little, and the interval says so
     assert all(one["allowed"] is None for one in told["compared"])
     assert told["bytes"] < 0.6 * told["unquantized"]["bytes"]
-    assert "of which the head had learned from 18" in ran.err
+    assert "on 18 labelled pictures, all of which the head had learned from" in ran.err
     assert "Removing initializer" not in ran.err
     assert {path.name for path in (tmp_path / "out").iterdir()} == {*exports.FILES[form], "parity.json", "README.md"}
     assert run(*given, "--verify").code == 0

@@ -61,7 +61,8 @@ class Comparison:
     def __str__(self) -> str:
         """Return e.g. `0 of 400 labels differ from openvino f32 (0.2 % may), probabilities by 0.0012 at most`."""
         bound = "" if self.allowed is None else f" ({100 * self.allowed:g} % may)"
-        labels = numbered(f"{self.flips} of {{n}} [label differs|labels differ]", self.pictures)
+        labels = numbered(f"{self.flips} of {{n}} [label|labels]", self.pictures)
+        labels += " differs" if self.flips == 1 else " differ"
         return f"{labels} from Headstart's in {self.engine}{bound}, probabilities by {self.difference:.4f} at most"
 
 
@@ -99,7 +100,8 @@ class Accuracy:
     def __str__(self) -> str:
         """Return it in a sentence without its end."""
         of = numbered("{n} labelled [picture|pictures]", self.pictures)
-        seen = f", of which the head had learned from {self.learned}" if self.learned else ""
+        known = "all" if self.learned == self.pictures else f"{self.learned:,}"
+        seen = f", {known} of which the head had learned from" if self.learned else ""
         return (
             f"accuracy {self.before:.3f} before int8 and {self.after:.3f} after on {of}{seen}: {self.lost} lost "
             f"({self.most:g} may be); log-loss {self.log_loss[0]:.3f} and {self.log_loss[1]:.3f}: {self.added} added"
