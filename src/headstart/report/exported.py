@@ -168,6 +168,8 @@ def _make(run: Path, classifier: Classifier, target: Target, made: Path, chosen:
 def _instead(proof: Parity) -> str:
     if proof.accuracy is not None and not proof.accuracy.holds:
         return "Without --quantize it loses nothing; or measure on more pictures with --labelled."
+    if proof.target.form == "timm":
+        return "timm's transform resizes to whole pixels before it crops; --to onnx and --to openvino do as the model."
     return "`headstart predict` gives the model's own answers."
 
 
