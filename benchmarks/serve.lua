@@ -33,7 +33,7 @@ function response(status, headers, body)
     if name == nil or name == label .. " " .. probability then ok = ok + 1 else wrong = wrong + 1 end
   elseif status == 503 then
     refused = refused + 1
-  elseif status == 422 and body:match('"path":"unusable"') then
+  elseif status == 422 and body:match('"path": ?"unusable"') then
     ok = ok + 1
   else
     other = other + 1

@@ -54,15 +54,18 @@ def encoder(engine: str = "openvino-f32") -> Encoder:
 @functools.cache
 def toys() -> Backbone:
     """Two of timm's toys with weights from a seed side by side, each with pictures of its own size and crop."""
-    names = {"test_resnet": (64, None), "test_efficientnet": (48, 1.0)}
-    networks = []
+    parts = toy("test_resnet", 64), toy("test_efficientnet", 48, 1.0)
+    return Backbone(tuple(network for part in parts for network in part.networks))
+
+
+@functools.cache
+def toy(name: str, size: int, crop: float | None = None) -> Backbone:
+    """One of timm's toys with weights from a seed."""
     with tempfile.TemporaryDirectory() as folder:
-        for name, (size, crop) in names.items():
-            torch.manual_seed(0)
-            file = Path(folder, f"{name}.safetensors")
-            save_file(timm.create_model(name).state_dict(), file)
-            networks.append(pretrained.load(name, str(file), size=size, crop=crop))
-    return Backbone(tuple(networks))
+        torch.manual_seed(0)
+        file = Path(folder, f"{name}.safetensors")
+        save_file(timm.create_model(name).state_dict(), file)
+        return Backbone((pretrained.load(name, str(file), size=size, crop=crop),))
 
 
 @functools.cache

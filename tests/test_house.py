@@ -134,7 +134,10 @@ ORDER = [
     "delivery.blocks",
     "delivery.workers",
     "delivery.streaming",
+    "delivery.integers",
     "delivery.exports",
+    "delivery.runtimes",
+    "delivery.parity",
     "report.plots",
     "report.summary",
     "report.stored",
@@ -146,6 +149,7 @@ ORDER = [
     "report.page",
     "report.gallery",
     "report.explained",
+    "report.usage",
     "report.exported",
     "report.album",
     "report.notebook",
@@ -178,12 +182,12 @@ ORDER = [
 ]
 
 DOORS = {
-    "timm": {"delivery.exports", "encoding.pretrained", "encoding.at_hand", "encoding.stages"},
+    "timm": {"delivery.exports", "delivery.runtimes", "encoding.pretrained", "encoding.at_hand", "encoding.stages"},
     "huggingface_hub": {"encoding.pretrained", "encoding.at_hand"},
     "openvino": {"encoding.graphs"},
     "nncf": {"encoding.quantized"},
-    "onnx": {"delivery.exports"},
-    "onnxruntime": {"delivery.exports"},
+    "onnx": {"delivery.integers", "delivery.exports"},
+    "onnxruntime": {"delivery.integers", "delivery.runtimes"},
     "pyarrow": {"delivery.parquet"},
     "safetensors": {
         "delivery.exports",
@@ -205,7 +209,7 @@ DOORS = {
     "tensorboardX": {"report.logs"},
     "mlflow": {"report.logs"},
     "PIL": {
-        "delivery.exports",
+        "delivery.runtimes",
         "data.images",
         "data.pictures",
         "data.shapes",

@@ -396,3 +396,18 @@ def test_a_mean_has_the_interval_that_theory_gives_and_groups_widen_it():
     assert (alone.high - alone.low) / 2 == pytest.approx(1.96 * values.std() / 20, rel=0.1)
     copies = metrics.mean_interval(np.repeat(values, 4), np.repeat(np.arange(400), 4))
     assert copies.high - copies.low == pytest.approx(alone.high - alone.low, rel=0.1)
+
+
+@pytest.mark.parametrize("rows", [40, 400])
+def test_the_interval_of_a_change_holds_the_true_one(rows: int):
+    generator, inside = np.random.default_rng(0), 0
+    for _ in range(400):
+        cells = generator.choice(4, rows, p=[0.85, 0.02, 0.04, 0.09])  # both right, won, lost, both wrong
+        found = metrics.change_interval((cells == 0) | (cells == 2), cells <= 1)
+        inside += found.low <= -0.02 <= found.high
+    assert inside / 400 >= 0.93
+
+
+def test_a_change_of_nothing_in_a_few_rows_is_not_certain():
+    right = np.ones(30, dtype=bool)
+    assert metrics.change_interval(right, right) == pytest.approx((0, -0.061, 0.061), abs=1e-3)

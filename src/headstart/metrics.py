@@ -48,8 +48,13 @@ def top5_accuracy(probabilities: Array, targets: Integers, weights: Array | None
 
 def log_loss(probabilities: Array, targets: Integers, weights: Array | None = None) -> Any:
     """Return the mean of -ln(probability of the true class), in nats, from 0 upwards."""
+    return _mean(losses(probabilities, targets), weights)
+
+
+def losses(probabilities: Array, targets: Integers) -> Array:
+    """Return (N,) the log-loss of each row, in nats."""
     own = probabilities[np.arange(len(targets)), targets]
-    return _mean(-np.log(np.clip(own, SMALLEST, 1.0)), weights)
+    return np.asarray(-np.log(np.clip(own, SMALLEST, 1.0)), dtype=float)
 
 
 def brier(probabilities: Array, targets: Integers, weights: Array | None = None) -> Any:
@@ -153,6 +158,27 @@ def mean_interval(values: Array, groups: Integers | None = None, rounds: int = 1
     """
     drawn = _mean(values, resample(len(values), groups, rounds, seed))
     return _interval("mean", values.mean(), drawn, _units(groups, np.ones(len(values), dtype=bool)))
+
+
+def change_interval(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Interval:
+    """Return how much larger the share of hits became among the same rows, in [-1, 1], with an interval.
+
+    Half a row is added to each of the four cells of right and wrong, before and after (Agresti and Min 2005), so that a
+    few rows of which none changed are not taken for certainty, as a bootstrap would have it.
+
+    Args:
+        before: (N,), at least one.
+        after: (N,).
+
+    >>> import numpy as np
+    >>> str(change_interval(np.ones(30, dtype=bool), np.ones(30, dtype=bool)))
+    '0.000 [-0.061, 0.061]'
+    """
+    rows, won, lost = len(before) + 2, int((after & ~before).sum()) + 0.5, int((before & ~after).sum()) + 0.5
+    centre = (won - lost) / rows
+    half = Z * math.sqrt((won + lost) - (won - lost) ** 2 / rows) / rows
+    value = (won - lost) / len(before)
+    return Interval(value, min(value, centre - half), max(value, centre + half))
 
 
 def overall_intervals(

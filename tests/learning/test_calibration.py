@@ -173,3 +173,10 @@ def test_rows_that_are_not_finite_are_left_aside():
 def test_what_is_no_calibration_is_refused(temperature: float, factors: object, offsets: object):
     with pytest.raises(ValueError, match="temperature|vector scaling"):
         Calibration(temperature, factors, offsets)
+
+
+def test_the_largest_logits_of_float32_have_a_log_softmax():
+    far = np.finfo(np.float32).max
+    with np.errstate(all="raise", under="ignore"):
+        found = calibration.log_softmax(np.array([[far, -far]], dtype=np.float32))
+    np.testing.assert_array_equal(found, [[0, -2 * np.float64(far)]])

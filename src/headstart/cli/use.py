@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -222,42 +222,61 @@ def explain(
         raise typer.Exit(1)
 
 
+@dataclass(frozen=True)
+class Variant:
+    """What the export takes, and how exactly it computes."""
+
+    input: Annotated[
+        str, typer.Option(help="pictures (uint8, of any size) or tensors (float32, prepared and normalised).")
+    ] = "pictures"
+    quantize: Annotated[
+        str, typer.Option(help="int8: networks in 8-bit integers, if hardly any accuracy is lost; or none.")
+    ] = "none"
+    pictures: Annotated[
+        list[str] | None,
+        typer.Option(help="Files, folders, glob patterns to compare on; default: those that the model was made from."),
+    ] = None
+    labelled: Annotated[
+        Path | None,
+        typer.Option(help="A folder or table of labelled pictures to measure int8 on; default: those held out."),
+    ] = None
+
+
 def export(
     model: Model,
     to: Annotated[str, typer.Option(help="onnx, openvino or timm.")],
     out: Annotated[
         Path | None, typer.Option(help="The folder to write; default: beside the model, e.g. MODEL-onnx.")
     ] = None,
-    pictures: Annotated[
-        list[str] | None,
-        typer.Option(help="Files, folders, glob patterns to compare on; default: those that the model was made from."),
-    ] = None,
     *,
+    variant: Variant,
     verify: Annotated[bool, typer.Option("--verify", help="Compare once more what lies in --out already.")] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a model for another runtime, and have that runtime prove that it gives the same answers.
 
-    From decoded pictures of any size to probabilities, everything is inside. Where too many labels differ, nothing is
-    written.
+    From decoded pictures of any size to probabilities, everything is inside. Where too many labels differ, or 8-bit
+    integers lose too much accuracy, nothing is written.
     """
     places.check_model(model)
     from headstart.delivery import exports
     from headstart.report import exported
 
-    if to not in exports.FORMS:
-        raise ConfigError(f"--to is {to!r}; it is one of {', '.join(exports.FORMS)}.")
+    target = exports.Target(to, variant.input, variant.quantize)  # type: ignore[arg-type]  # it refuses what there is not
     beside = model if model.name not in ("", "..") else model.resolve()
-    folder = beside.with_name(f"{beside.name}-{to}") if out is None else out
+    folder = beside.with_name(f"{beside.name}-{target.name}") if out is None else out
+    on: dict[str, Any] = {"pictures": variant.pictures, "labelled": variant.labelled}
     with terminal.progress(quiet) as progress:
         if verify:
-            parity = exported.verify(model, folder, pictures=pictures, progress=progress)
+            proof = exported.verify(model, folder, **on, progress=progress)
         else:
-            parity = exported.export(model, to, folder, pictures=pictures, progress=progress)
+            kind: dict[str, Any] = {"input": target.input, "quantize": target.quantize}
+            proof = exported.export(model, target.form, folder, **kind, **on, progress=progress)
     if as_json:
-        terminal.print_json(parity.to_dict())
-    terminal.say(quiet, f"{parity}.")
+        terminal.print_json(proof.to_dict())
+    for line in proof.lines():
+        terminal.say(quiet, f"{line}.")
     terminal.say(quiet, f"{'Compared' if verify else 'Exported'}: {folder}; how to use it: {folder / exported.CARD}")
 
 

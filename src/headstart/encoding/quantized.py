@@ -10,7 +10,8 @@ import importlib
 import io
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from headstart.encoding.network import quiet
@@ -27,8 +28,8 @@ def keep_private() -> None:
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
-def require_nncf() -> Any:
-    """Return NNCF.
+def require_nncf(wanted: str = "--precision int8") -> Any:
+    """Return NNCF, which `wanted` needs.
 
     Raises:
         MissingExtraError: It is not installed.
@@ -40,7 +41,7 @@ def require_nncf() -> Any:
         with quiet():
             return importlib.import_module("nncf")
     except ImportError as error:
-        raise MissingExtraError("--precision int8", "int8") from error
+        raise MissingExtraError(wanted, "int8") from error
 
 
 def quantize(model: Any, pictures: Sequence[Pixels]) -> Any:
@@ -58,6 +59,42 @@ def quantize(model: Any, pictures: Sequence[Pixels]) -> Any:
     with quiet(), contextlib.redirect_stdout(io.StringIO()):  # it draws bars of its own
         dataset = nncf.Dataset(list(pictures), lambda picture: picture[None])
         return nncf.quantize(model, dataset, subset_size=len(pictures))
+
+
+def quantize_but(
+    model: Any,
+    pictures: Sequence[Path],
+    feed: Callable[[Path], Any],
+    precise: Sequence[str],
+    *,
+    one_range: bool = False,
+) -> Any:
+    """Return a model of OpenVINO or ONNX with weights and activations in 8-bit integers, but for some operations.
+
+    Args:
+        model: Of either runtime, which NNCF then works with.
+        pictures: Some hundred files; each is read when it is its turn, since decoded they may be large.
+        feed: A file → what the model is given of it, as its runtime takes it.
+        precise: Regular expressions of the names of operations that stay as they are.
+        one_range: Whether all channels of an activation share one range, for a runtime that knows no other.
+
+    Raises:
+        MissingExtraError: NNCF is not installed.
+    """
+    nncf = require_nncf("--quantize int8")
+    nncf.set_log_level(logging.ERROR)
+    with quiet(), contextlib.redirect_stdout(io.StringIO()):
+        scope = nncf.IgnoredScope(patterns=list(precise), validate=False)
+        dataset = nncf.Dataset(list(pictures), feed)
+        own = importlib.import_module("nncf.quantization.advanced_parameters")
+        ranges = own.QuantizationParameters(per_channel=False) if one_range else None
+        return nncf.quantize(
+            model,
+            dataset,
+            subset_size=len(pictures),
+            ignored_scope=scope,
+            advanced_parameters=own.AdvancedQuantizationParameters(activations_quantization_params=ranges),
+        )
 
 
 def has_int8() -> bool:

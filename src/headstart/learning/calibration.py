@@ -73,7 +73,8 @@ class Calibration:
 
 def log_softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return the logarithms of the probabilities that (N, K) logits stand for."""
-    below = (logits - logits.max(axis=1, keepdims=True)).astype(np.float64)
+    wide = logits.astype(np.float64)  # first, since in float32 the largest differences are infinite
+    below = wide - wide.max(axis=1, keepdims=True)
     result: NDArray[np.float64] = below - np.log(np.exp(below).sum(axis=1, keepdims=True))
     return result
 

@@ -1,16 +1,16 @@
-"""A classifier → one module of PyTorch from decoded pictures of any size to probabilities, for other runtimes.
+"""A classifier → one module of PyTorch from decoded pictures of any size, or from tensors, to probabilities.
 
 Everything that happens after decoding is in it: resampling, crop or letterbox, normalisation, the networks, views,
 head, calibration, and how familiar the picture is. Pictures are resampled as Pillow does it, by a product with one
 matrix for each side; its entries are functions of the picture's size, so a graph that was traced once computes them for
-every size.
+every size. Other runtimes are given what is traced here.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,9 @@ from headstart.encoding.network import Network
 from headstart.learning import modules
 from headstart.learning.out_of_distribution import NEIGHBOURS, OutOfDistributionRule
 from headstart.model.classifier import Classifier
-from headstart.records import Preprocess
+from headstart.records import Floats, Pixels, Preprocess
+
+Input = Literal["pictures", "tensors"]
 
 
 def _bicubic(x: Tensor) -> Tensor:
@@ -118,33 +120,49 @@ def _whole(values: Tensor) -> Tensor:
     return torch.floor(values + (0.5 + HALF)).clamp(0, 255)
 
 
+def prepared(pixels: Sequence[Pixels], preprocess: Preprocess) -> Floats:
+    """Return pictures that `images.prepare` made as the tensors that a network itself takes.
+
+    Args:
+        pixels: N pictures (S, S, 3) uint8.
+        preprocess: By which they were prepared.
+
+    Returns:
+        (N, 3, S, S) float32, normalised.
+    """
+    mean, std = (np.array(values, dtype=np.float32) for values in (preprocess.mean, preprocess.std))
+    scaled = (np.stack(pixels).astype(np.float32) - 255 * mean) / (255 * std)
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+
+
 class _Seen(nn.Module):
-    """Resampled pictures → the mean of one network's features over the views."""
+    """What is given of the pictures → the mean of one network's features over the views."""
 
-    def __init__(self, network: Network, views: tuple[str, ...]) -> None:
+    def __init__(self, network: Network, views: tuple[str, ...], takes: Input) -> None:
         super().__init__()
-        self.resampled, self.network, self.views = Resampled(network.preprocess), Normalised(network), views
+        self.resampled = Resampled(network.preprocess) if takes == "pictures" else None
+        self.network, self.views = Normalised(network), views
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        seen = self.resampled(pictures)
-        features = [self._features(seen.flip(3) if view == "mirror" else seen) for view in self.views]
-        return torch.stack(features).mean(dim=0) if len(features) > 1 else features[0]
-
-    def _features(self, values: Tensor) -> Tensor:
-        features: Tensor = self.network.module((values - self.network.mean) / self.network.std)
-        return features
+    def forward(self, given: Tensor) -> Tensor:
+        if self.resampled is not None:
+            given = (self.resampled(given) - self.network.mean) / self.network.std
+        seen = torch.cat([given.flip(3) if view == "mirror" else given for view in self.views])
+        features: Tensor = self.network.module(seen)  # all views in one batch, so that the network is there once
+        return features.reshape(len(self.views), -1, features.shape[1]).mean(dim=0)
 
 
 class Portable(nn.Module):
     """Pictures (N, H, W, 3) uint8, RGB, upright → (N, K) probabilities and (N,) how familiar they are.
 
-    How familiar a picture is, is told by the classifier's own score for "none of these"; without a rule, by nothing.
+    Or, where it takes tensors, what `prepared` gives for each network → the same. How familiar a picture is, is told by
+    the classifier's own score for "none of these"; without a rule, by nothing.
     """
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, classifier: Classifier, takes: Input = "pictures") -> None:
         """Take everything from a classifier."""
         super().__init__()
-        self.seen = nn.ModuleList(_Seen(network, classifier.views) for network in classifier.backbone.networks)
+        networks, self.takes = classifier.backbone.networks, takes
+        self.seen = nn.ModuleList(_Seen(network, classifier.views, takes) for network in networks)
         self.head = modules.of(classifier.head)
         self.factors, self.offsets = (
             nn.Parameter(torch.tensor(values, dtype=torch.float32), requires_grad=False)
@@ -154,9 +172,10 @@ class Portable(nn.Module):
         self.familiarity = None if rule is None else Familiarity(rule)
         self.eval()
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
         """Return probabilities, and familiarity where there is a rule."""
-        features = torch.cat([one(pictures) for one in self.seen], dim=1)
+        given = given * len(self.seen) if self.takes == "pictures" else given
+        features = torch.cat([one(own) for one, own in zip(self.seen, given, strict=True)], dim=1)
         logits = self.head(features)
         probabilities = torch.softmax(logits * self.factors + self.offsets, dim=1)
         return (probabilities,) if self.familiarity is None else (probabilities, self.familiarity(logits, features))

@@ -8,7 +8,7 @@ import contextlib
 import glob
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from headstart.evaluation.explanation import NEAREST, Explanation, Learned, Neig
 from headstart.model import artifact
 from headstart.model.classifier import Classifier
 from headstart.predictions import Prediction
-from headstart.records import Dataset, Floats, Pixels, Progress, Sample, listing, silence
+from headstart.records import SPLIT_NAMES, Dataset, Floats, Pixels, Progress, Sample, listing, silence
 from headstart.report import plots, stored
 
 NAME = "explanations.json"
@@ -62,6 +62,19 @@ def learned(run: Path, classifier: Classifier) -> Learned | None:
     Raises:
         ArtifactError: What was kept is damaged.
     """
+    return _of_parts(run, _learned_parts(classifier))
+
+
+def held_out(run: Path, classifier: Classifier) -> Learned | None:
+    """Return what the classifier of a run did not learn from, as `learned` does; empty where it learned from all."""
+    return _of_parts(run, set(SPLIT_NAMES) - _learned_parts(classifier))
+
+
+def _learned_parts(classifier: Classifier) -> set[str]:
+    return {"train", "validation"} if classifier.provenance.training.get("refitted") else {"train"}
+
+
+def _of_parts(run: Path, parts: Collection[str]) -> Learned | None:
     path = run / stored.PICTURES
     if not path.is_file():
         return None
@@ -69,7 +82,6 @@ def learned(run: Path, classifier: Classifier) -> Learned | None:
         _, rows = stored.read_columns(path, stored.PICTURE_COLUMNS)
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{run} does not tell what it learned from: {error}") from error
-    parts = {"train", "validation"} if classifier.provenance.training.get("refitted") else {"train"}
     rows = [row for row in rows if row[2] in parts]
     if wrong := [digest for *_, digest in rows if not re.fullmatch("[0-9a-f]{64}", digest)]:
         raise ArtifactError(f"{path} is damaged: {listing(wrong)} is no SHA-256.")
