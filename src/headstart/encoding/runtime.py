@@ -209,6 +209,7 @@ class OpenVinoEncoder:
         self.others: Mapping[EncoderPlan, Encoder] = {}
         self.network = network
         self._compiled: Any = None
+        self._idle: list[Any] = []  # requests between two calls
 
     def __repr__(self) -> str:
         """Return one line."""
@@ -223,18 +224,34 @@ class OpenVinoEncoder:
         """See `Encoder.encode`."""
         with ONE_AT_A_TIME:
             compiled = self._compiled = self._compiled or self._compile()
-        ring: deque[Any] = deque()  # of this call alone: requests are not shared between threads, the network is
+        ring: deque[Any] = (
+            deque()
+        )  # of this call alone: a request is one thread's at a time, the network is everybody's
         slots = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 2
-        for picture in pictures:
-            if len(ring) < slots:
-                request = compiled.create_infer_request()
-            else:  # equal pictures take equal time: the oldest request is the next one to finish
-                request = ring.popleft()
-                yield _result(request)
-            request.start_async([picture[None]])
-            ring.append(request)
-        for request in ring:
-            yield _result(request)
+        try:
+            for picture in pictures:
+                if len(ring) < slots:
+                    request = self._free_request(compiled)
+                else:  # equal pictures take equal time: the oldest request is the next one to finish
+                    request = ring.popleft()
+                    yield _result(request)
+                request.start_async([picture[None]])
+                ring.append(request)
+            while ring:
+                values = _result(ring[0])
+                self._idle.append(ring.popleft())
+                yield values
+        finally:
+            for request in ring:  # nobody wants what they are at
+                request.wait()
+                self._idle.append(request)
+
+    def _free_request(self, compiled: Any) -> Any:
+        """Return a request that nobody uses: one of an earlier call, since to make one costs as much as a picture."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return compiled.create_infer_request()
 
     def _compile(self) -> Any:
         cores = available_cores()

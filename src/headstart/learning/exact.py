@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 BITS = 26  # of the length of a row; products of two rows are then whole numbers below 2^53, all of which float64 has
+FEW = 1 << 21  # multiplications that are done at once here: to wake the threads of BLAS takes longer
 BLOCK = 128  # rows that are rounded at once, few enough for the processor's cache
 
 
@@ -41,7 +42,8 @@ def product(rows: NDArray[np.floating], right: Factor) -> Array:
     """Return rows (N, D) times the right side (D, K), as (N, K) float64."""
     with np.errstate(invalid="ignore", over="ignore"):  # of a row that is not finite; it gives none that is
         whole, scale = rounded(rows)
-        result: Array = whole @ right.whole
+        few = whole.size * right.whole.shape[1] <= FEW
+        result: Array = np.einsum("nd,dk->nk", whole, right.whole) if few else whole @ right.whole
         result *= scale  # powers of two: nothing is rounded
         result *= right.scale
     return result

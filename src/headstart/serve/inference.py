@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from headstart.evaluation.explanation import Explanation, Known
     from headstart.model.classifier import Classifier
 
+AT_ONCE = 2  # while one batch is decoded the other is encoded
 SIDE, MOST_BYTES = 512, 60_000  # of the longer side of a picture that is explained, in pixels, and of its file
 _WEBP = "data:image/webp;base64,"
 
@@ -61,17 +63,35 @@ class _Loaded:
     album: Mapping[str, str]
 
 
-def begin() -> None:
-    """Leave signals to the parent, and end when it does, however it ends."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+def work(pipe: Connection[Any, Any]) -> None:
+    """Be such a process: answer questions, `AT_ONCE` of them at a time, until the pipe ends as the other side does."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # which reach the whole family; the other side ends in order
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    speaking = threading.Lock()
+    with images.quiet_pillow(), ThreadPoolExecutor(AT_ONCE) as pool:
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                pool.submit(_answer, pipe, speaking, *pipe.recv())
+        os._exit(0)  # nobody waits for what is still computed
 
 
-def _end_with_parent() -> None:
-    if (parent := multiprocessing.parent_process()) is not None:
-        parent.join()
-        os._exit(0)
+def _answer(
+    pipe: Connection[Any, Any],
+    speaking: threading.Lock,
+    number: int,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+) -> None:
+    answer: Any = None
+    failed: Exception | None = None
+    try:
+        answer = function(*arguments)
+    except HeadstartError as error:
+        failed = error
+    except Exception as error:  # a mistake of ours, whose class may not travel
+        failed = RuntimeError(f"{type(error).__name__} in {function.__name__}")
+    with speaking, contextlib.suppress(OSError):
+        pipe.send((number, answer, failed))
 
 
 def load(served: Served) -> dict[str, Any]:
@@ -81,10 +101,9 @@ def load(served: Served) -> dict[str, Any]:
         ArtifactError: It is no model, or damaged.
         ConfigError: It cannot run as asked here.
     """
-    with images.quiet_pillow():
-        classifier = artifact.load_classifier(served.model, served.encoder)
-        side = classifier.preprocess.size
-        classifier.predict_many([np.full((side, side, 3), 127, dtype=np.uint8)])  # compiles, and compares the engine
+    classifier = artifact.load_classifier(served.model, served.encoder)
+    side = classifier.preprocess.size
+    classifier.predict_many([np.full((side, side, 3), 127, dtype=np.uint8)])  # compiles, and compares the engine
     _Loaded.served, _Loaded.classifier = served, classifier
     _Loaded.digest = images.digest((served.model / artifact.MODEL).read_bytes())
     return _told(served, classifier) | {"digest": _Loaded.digest}
@@ -92,8 +111,7 @@ def load(served: Served) -> dict[str, Any]:
 
 def predict(pictures: Sequence[bytes]) -> tuple[str, list[Prediction]]:
     """Return the digest of the model, and what it says of each picture."""
-    with images.quiet_pillow():
-        return _Loaded.digest, list(_Loaded.classifier.predict_many(list(pictures)))
+    return _Loaded.digest, list(_Loaded.classifier.predict_many(list(pictures)))
 
 
 def prepare_to_explain() -> None:
@@ -112,7 +130,7 @@ def explain(picture: bytes) -> tuple[str, dict[str, Any]]:
         MissingExtraError: What draws heat maps is not installed.
         ConfigError: The network gives no heat map.
     """
-    with asked_for("Explaining a picture"), images.quiet_pillow():
+    with asked_for("Explaining a picture"):
         from headstart.evaluation import explanation
 
         (one,) = explanation.explain(_Loaded.classifier, [picture], _known())

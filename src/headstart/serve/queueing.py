@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 Answer = TypeVar("Answer")
-AHEAD = 2  # batches on their way at once: while one is computed, the next one lies ready
 
 
 class FullError(Exception):
@@ -32,6 +31,7 @@ class Queue(Generic[Answer]):
     Attributes:
         most: How many may wait.
         batch: How many are computed together.
+        at_once: Batches on their way at the same time.
         rate: Pictures a second, as the last batches went; 0 until there was one.
     """
 
@@ -40,10 +40,11 @@ class Queue(Generic[Answer]):
         answer: Callable[[list[bytes]], Awaitable[Sequence[Answer]]],
         most: int,
         batch: int,
+        at_once: int = 1,
         observe: Callable[[int], object] = lambda pictures: None,
     ) -> None:
         """Take what answers a batch, and who hears of the size of each."""
-        self.most, self.batch, self.rate = most, batch, 0.0
+        self.most, self.batch, self.at_once, self.rate = most, batch, at_once, 0.0
         self._answer, self._observe = answer, observe
         self._waiting: deque[tuple[bytes, asyncio.Future[Answer]]] = deque()
         self._some = asyncio.Event()
@@ -79,7 +80,7 @@ class Queue(Generic[Answer]):
     async def run(self) -> None:
         """Answer for ever."""
         async with asyncio.TaskGroup() as group:
-            for _ in range(AHEAD):
+            for _ in range(self.at_once):
                 group.create_task(self._work())
 
     async def _work(self) -> None:
@@ -115,7 +116,7 @@ class Queue(Generic[Answer]):
                 future.set_result(answer)
 
     def _measure(self, pictures: int, begun: float) -> None:
-        begun, self._last = max(begun, self._last), time.monotonic()  # two batches are on their way at once
+        begun, self._last = max(begun, self._last), time.monotonic()  # several are on their way at once
         rate = pictures / max(1e-3, self._last - begun)
         self.rate = (3 * self.rate + rate) / 4 if self.rate else rate
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import importlib
 import logging
-import multiprocessing
 import socket
 import time
 from collections.abc import Callable, Collection
@@ -69,11 +68,7 @@ def serve(
     )
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # the guard tells of every request, and of every mistake
     server = _Server(config, service, guard)
-    try:
-        server.run(sockets=[address])
-    finally:
-        for process in multiprocessing.active_children():  # what they had to say was said
-            process.kill()
+    server.run(sockets=[address])
     if service.failure is not None:
         raise service.failure
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from headstart.errors import HeadstartError
@@ -35,7 +34,7 @@ class Service:
         """Prepare everything; `run` loads the model and answers."""
         self.limits, self.metrics = limits, metrics
         self._predictor, self._explainer = Process(served), Process(served)
-        self.predictions = Queue(self._predict, limits.queue, limits.batch, metrics.batch.observe)
+        self.predictions = Queue(self._predict, limits.queue, limits.batch, inference.AT_ONCE, metrics.batch.observe)
         self.explanations = Queue(self._explain, EXPLAINED, 1)
         self.closing = False
         self._beginning = asyncio.Lock()
@@ -55,7 +54,7 @@ class Service:
         """Load the model and answer until cancelled; say which of the two became of the loading."""
         try:
             await self._predictor.start()
-        except (HeadstartError, BrokenProcessPool) as error:
+        except HeadstartError as error:
             self.failure = error
             failed()
             return
@@ -95,6 +94,6 @@ class Service:
             try:
                 await self._explainer.start()
                 await self._explainer.ask(inference.prepare_to_explain)
-            except (HeadstartError, BrokenProcessPool) as error:
+            except HeadstartError as error:
                 self._explainer.begun = 0  # the next picture tries again
                 raise LostError("The process that explains could not load the model.") from error
