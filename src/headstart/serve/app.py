@@ -49,7 +49,7 @@ def build(service: Service, loaded: Callable[[], object], failed: Callable[[], o
     Args:
         service: What answers.
         loaded: Called once the model answers.
-        failed: Called instead if it cannot be loaded; `service.failure` says why.
+        failed: Called once nothing is answered any more; `service.failure` says why.
     """
 
     @asynccontextmanager

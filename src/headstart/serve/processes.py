@@ -55,8 +55,12 @@ class Process:
             HeadstartError: The model cannot be loaded, or it died while it loaded.
         """
         self.begun += 1
-        self._line = _Line(self._died)
-        self.told = await self._line.ask(inference.load, self.served)
+        self._line = line = _Line(self._died)
+        try:
+            self.told = await line.ask(inference.load, self.served)
+        except HeadstartError:
+            line.end()
+            raise
         self.ready.set()
 
     async def ask(self, function: Callable[..., R], *arguments: Any) -> R:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ class Service:
         predictions: The queue of pictures to predict.
         explanations: That of pictures to explain, which a process of its own does, begun when it is first asked.
         closing: It is about to stop.
-        failure: Why the model could not be loaded.
+        failure: Why nothing is answered any more.
     """
 
     def __init__(self, served: Served, limits: Limits, metrics: Metrics) -> None:
@@ -51,25 +52,23 @@ class Service:
         return self._predictor.told
 
     async def run(self, loaded: Callable[[], object], failed: Callable[[], object]) -> None:
-        """Load the model and answer until cancelled; say which of the two became of the loading."""
+        """Load the model, say so, and answer until cancelled; `failed` hears that nothing is answered any more."""
         try:
             await self._predictor.start()
-        except HeadstartError as error:
-            self.failure = error
-            failed()
-            return
-        loaded()
-        try:
+            loaded()
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.predictions.run())
                 group.create_task(self.explanations.run())
+        except Exception as error:  # it cannot be loaded; whatever else it is, a server that answers nothing must end
+            self.failure = error
+            failed()
         finally:
             self._predictor.stop()
             self._explainer.stop()
 
     def expect_explanations(self) -> None:
-        """Begin the process that explains, which takes some seconds, before it is asked."""
-        if self.ready and not self._explainer.begun:
+        """Begin the process that explains, which takes some seconds, before it is asked; where it can explain."""
+        if self.ready and not self._explainer.begun and importlib.util.find_spec("torch") is not None:
             self._expected = asyncio.create_task(self._begin_to_explain())
             self._expected.add_done_callback(lambda task: task.cancelled() or task.exception())
 
