@@ -179,7 +179,8 @@ def _overload(seconds: int, work: Path, model: Path) -> tuple[list[str], list[Bo
         f"wait: {all_asked:.0f} requests a second, {all_asked / rate:.1f} times the {rate:.0f} that it can do: "
         f"{told['ok']:.0f} with the right answer, {told['refused']:.0f} told to come again, "
         f"{told['wrong']:.0f} with another's, {told['other'] + told['lost']:.0f} lost. "
-        f"Of those accepted the median took {waited[len(waited) // 2] / 1000:.2f} s, the 99th percentile {waited[int(0.99 * len(waited))] / 1000:.2f} s. "
+        f"Of those accepted the median took {waited[len(waited) // 2] / 1000:.2f} s, "
+        f"the 99th percentile {waited[int(0.99 * len(waited))] / 1000:.2f} s. "
         f"Afterwards 4 connections waited {after['p50']:.2f} s (median).",
         "",
     ]
