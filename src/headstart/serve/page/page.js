@@ -134,6 +134,7 @@ async function connect() {
   if (connecting) return;
   connecting = true;
   server = "loading";
+  find("notice").children[1].hidden = true; // it is tried already
   while (server === "loading") {
     try {
       const response = await fetch(at("model"));
