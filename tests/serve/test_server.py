@@ -309,6 +309,22 @@ def test_ctrl_c_ends_it_in_order_too(serve: Callable[..., Server]):
 
 
 @pytest.mark.slow
+def test_told_twice_to_stop_it_waits_for_nothing(serve: Callable[..., Server]):
+    server = serve("--batch", 1, "--deadline", 60)
+    children, data = server.children, drawn(6, (2400, 2400))
+    with ThreadPoolExecutor(30) as pool:
+        asked = [pool.submit(server.predict, data) for _ in range(30)]
+        while server.metric("headstart_waiting_pictures") < 15:
+            time.sleep(0.01)
+        for _ in range(2):
+            server.process.send_signal(signal.SIGTERM)
+            time.sleep(0.1)
+        server.process.wait(20)
+        assert not any(child.is_running() for child in children)
+        assert [one for one in asked if one.exception() is not None or one.result().status != 200]
+
+
+@pytest.mark.slow
 def test_F9_a_process_that_is_killed_is_begun_again(serve: Callable[..., Server]):
     server = serve("--batch", 1, "--deadline", 60)
     right, data = server.predict(drawn(5)).said["top"], drawn(5, (2400, 2400))

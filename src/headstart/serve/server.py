@@ -68,7 +68,10 @@ def serve(
     )
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # the guard tells of every request, and of every mistake
     server = _Server(config, service, guard)
-    server.run(sockets=[address])
+    try:
+        server.run(sockets=[address])
+    finally:
+        service.stop()  # also where it was told twice to stop, and waited for nothing
     if service.failure is not None:
         raise service.failure
 

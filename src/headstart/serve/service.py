@@ -63,8 +63,12 @@ class Service:
             self.failure = error
             failed()
         finally:
-            self._predictor.stop()
-            self._explainer.stop()
+            self.stop()
+
+    def stop(self) -> None:
+        """End its processes, whatever they do."""
+        self._predictor.stop()
+        self._explainer.stop()
 
     def expect_explanations(self) -> None:
         """Begin the process that explains, which takes some seconds, before it is asked; where it can explain."""
