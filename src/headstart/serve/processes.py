@@ -22,6 +22,9 @@ from headstart.serve.inference import Served
 
 R = TypeVar("R")
 LONGEST = 30.0  # seconds between two tries to begin it again
+# What it begins with. OpenBLAS's threads would wait, busily, for the encoder's; pictures that come and go among smaller
+# things would leave holes in the memory that the C library keeps, so it is to give them back one by one.
+SURROUNDINGS = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_ARENA_MAX": "2"}
 
 log = logging.getLogger("headstart.serve")
 
@@ -103,7 +106,8 @@ class _Line:
 
     def __init__(self, died: Callable[[], object]) -> None:
         """Begin it; `died` is called once it has gone, in the thread of the loop."""
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads would wait, busily, for the encoder's
+        for name, value in SURROUNDINGS.items():
+            os.environ.setdefault(name, value)
         context = multiprocessing.get_context("spawn")
         self._loop = asyncio.get_running_loop()
         self._died = died
