@@ -213,9 +213,10 @@ def prove(
     runtime = runtimes.opened(target, folder)
     given, milliseconds = answers(classifier, target.input, runtime, everything, progress)
     own = _said(classifier, everything, progress)
-    compared = (_through_timm if target.form == "timm" else _labels)(
-        classifier, runtime, given, own, pictures, progress
-    )
+    if target.form == "timm":
+        compared = _through_timm(classifier, runtime, given, pictures, progress)
+    else:
+        compared = _labels(classifier, given, own, pictures, progress)
     if labelled is not None:  # then accuracy is bound
         compared = [replace(one, allowed=None) for one in compared]
     accuracy = None if labelled is None else _accuracy(classifier, labelled, own, given)
@@ -224,7 +225,6 @@ def prove(
 
 def _labels(
     classifier: Classifier,
-    runtime: Runtime,
     given: Mapping[Path, Floats],
     own: Mapping[Path, Floats],
     pictures: Sequence[Path],
@@ -243,7 +243,6 @@ def _through_timm(
     classifier: Classifier,
     runtime: Runtime,
     given: Mapping[Path, Floats],
-    _: Mapping[Path, Floats],
     pictures: Sequence[Path],
     progress: Progress,
 ) -> list[Comparison]:

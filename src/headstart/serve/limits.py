@@ -20,8 +20,8 @@ class Limits:
         queue: Pictures that wait for their turn; more are refused with 503.
         batch: Pictures that are computed together.
         deadline: Seconds until a request that is not answered is given up with 504.
-        patience: Seconds that a client may be silent before it has sent its request.
-        slowest: Bytes a second below which a client that sends, or reads, is dropped once its patience is over.
+        patience: Seconds that a client may be silent before it has sent its request, or leave its answer unread.
+        slowest: Bytes a second below which a client that sends is dropped once these are over.
         held: Bytes of all requests that may be in memory at once; more are refused with 503.
         drain: Seconds between "not ready" and the end of listening when the server is told to stop.
         finish: Seconds that what is in flight then has to finish.
@@ -56,5 +56,5 @@ class Limits:
             )
 
     def seconds_for(self, received: int) -> float:
-        """Return how long a client may take to send, or read, that many bytes."""
+        """Return how long a client may take to send that many bytes."""
         return self.patience + received / self.slowest
