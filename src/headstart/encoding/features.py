@@ -20,15 +20,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from headstart import arrays
 from headstart.data.pictures import InMemory
 from headstart.encoding import cache as caches
 from headstart.encoding import crops, reading, runtime, side_by_side
 from headstart.encoding.cache import open_cache
 from headstart.encoding.encoder import Agreement, Encoder
-from headstart.encoding.kept_properties import KeptProperties
+from headstart.encoding.kept_properties import KeptProperties, rows_of
 from headstart.encoding.reading import Loaded, Part
 from headstart.encoding.shelves import Opened, Shelves
-from headstart.inspection import properties
 from headstart.records import (
     Dataset,
     FeatureTable,
@@ -155,7 +155,7 @@ class _Job:
         self.opened: Opened = {} if opened is None else opened
         ends = [0, *accumulate(encoder.dim for encoder in encoders)]
         self.columns = [slice(begin, end) for begin, end in pairwise(ends)]  # of each network
-        self.values: Floats = np.zeros((len(self.dataset), len(self.views), ends[-1]), dtype=np.float32)
+        self.values = arrays.zeros((len(self.dataset), len(self.views), ends[-1]), self.cache, half=True)
         self.known = np.zeros((len(self.dataset), len(encoders), len(self.views)), dtype=bool)
         self.codes = np.zeros(len(self.dataset), dtype=np.int64)  # of remarks
         self.properties = KeptProperties(self.digests, self.preprocesses[0], self.cache) if with_properties else None
@@ -198,6 +198,7 @@ class _Job:
                     if len(fresh) == caches.SHARD_ROWS:
                         self.shelves.add(fresh)
                         fresh = []
+                        arrays.release(self.values)
         finally:
             self.shelves.add(fresh)  # also when interrupted: what was computed is kept
             if self.properties is not None:
@@ -232,7 +233,7 @@ class _Job:
             self.encoded,
             tuple(self.changed),
             observations,
-            None if self.properties is None else properties.unpack(self.properties.values),
+            None if self.properties is None else self.properties.all(),
         )
 
     def recall(self) -> None:
@@ -324,9 +325,12 @@ class _Job:
         self.failures.update(dict.fromkeys(rows, problem))
         self._report()
 
-    def _know(self, rows: list[int], part: Part, vector: Floats) -> None:
+    def _know(self, rows: Sequence[int] | Integers, part: Part, vectors: Floats) -> None:
+        """Take features: one vector (D,) for all the rows, or (n, D) one for each."""
         network, view = part
-        self.values[rows, view, self.columns[network]] = vector
+        if not arrays.holds(self.values, vectors):
+            self.values = arrays.single(self.values, self.cache)
+        self.values[rows, view, self.columns[network]] = vectors
         self.known[rows, network, view] = True
 
     def _to_do(self) -> Iterator[list[int]]:
@@ -382,10 +386,12 @@ class _Job:
         rows = {digest: rows for digest, rows in self.missing().items() if not digest.startswith("row ")}
         if not rows:
             return
-        for part, (digest, vector, code) in self.shelves.take(rows):
-            if np.isfinite(vector).all():
-                self._know(rows[digest], part, vector)
-                self.codes[rows[digest]] = code
+        for part, held in self.shelves.take(rows):
+            places, own = rows_of([rows[key.hex()] for key in held.keys])
+            fine = np.isfinite(held.values[own]).all(axis=1)
+            self._know(places[fine], part, held.values[own[fine]])
+            self.codes[places[fine]] = held.remarks[own[fine]]
+            arrays.release(self.values)
         self.done = int(self.known.all(axis=(1, 2)).sum())
         self._report()
 
