@@ -137,14 +137,14 @@ class LogisticLearner:
         known = np.arange(len(classes)) if known is None else known
         targets = np.searchsorted(known, self.features.targets[rows])
         names = ClassNames(classes[k] for k in known)
-        return prior.foreign(names, self.label_rows, self.features.values[rows, 0], targets)
+        return prior.foreign(names, self.label_rows, self.features.values[:, 0], targets, rows)
 
     def probe(self, rows: Integers, known: Integers, *, of: Fitted | None = None) -> Callable[[Floats], Floats]:
         """See `Learner`."""
         names = ClassNames(self.features.classes[k] for k in known)
         targets = np.searchsorted(known, self.features.targets[rows])
         values = (self.features.values[:, 0] if of is None else of.embeddings(rows))[:, None]
-        start = self._start(names, values[rows, 0], targets)
+        start = self._start(names, values[:, 0], targets, rows)
         problem = logistic.Problem(values, rows, targets, start)
         l2 = logistic.default_l2(problem.prior_known)
         return problem.head(problem.fit(l2, tolerance=logistic.ROUGH)).logits
@@ -159,12 +159,12 @@ class LogisticLearner:
         return logistic.select_l2(problem, self.plan.l2, begin=begin, iterations=iterations, progress=self.progress)
 
     def _prior(self, rows: Integers) -> Prior:
-        return self._start(self.features.classes, self.features.values[rows, 0], self.features.targets[rows])
+        return self._start(self.features.classes, self.features.values[:, 0], self.features.targets[rows], rows)
 
-    def _start(self, names: ClassNames, values: Floats, targets: Integers) -> Prior:
+    def _start(self, names: ClassNames, values: Floats, targets: Integers, rows: Integers) -> Prior:
         if self.plan.prior == "none":
             return prior.none(values.shape[1], len(names))
-        return prior.match(names, self.label_rows, values, targets)
+        return prior.match(names, self.label_rows, values, targets, rows)
 
     def _problem(
         self, known: Prior, rows: Integers, *, views: int | None = None, fold: Integers | None = None
