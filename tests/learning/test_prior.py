@@ -109,7 +109,11 @@ def test_a_backbone_without_labels_gives_no_prior():
     own = lite0().networks[0]
     plain = Backbone((Network("own", own.build, own.dim, own.preprocess, {}, "", (), empty, empty),))
     found = prior.match(
-        ClassNames(["whippet", "tench"]), known(plain), np.ones((2, lite0().dim), np.float32), np.arange(2), np.arange(2)
+        ClassNames(["whippet", "tench"]),
+        known(plain),
+        np.ones((2, lite0().dim), np.float32),
+        np.arange(2),
+        np.arange(2),
     )
     assert not found.weights.any()
     assert found.matched == {}

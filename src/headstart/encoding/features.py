@@ -113,15 +113,24 @@ def kept(
     return rows, job.values[rows]
 
 
-def mean(values: Floats) -> Floats:
-    """Return (N, 1, D) float32: of (N, V, D) the sum in the order of the views, divided by their number."""
+def mean(values: Floats, folder: Path | None = None) -> Floats:
+    """Return (N, 1, D): of (N, V, D) the sum in the order of the views, divided by their number.
+
+    Args:
+        values: Of all pictures.
+        folder: Where they may lie in a file, if they are too many for memory; None: where temporary files do.
+    """
     if values.shape[1] == 1:
         return values
-    total = values[:, :1].copy()
-    for view in range(1, values.shape[1]):
-        total += values[:, view : view + 1]
-    total /= np.float32(values.shape[1])
-    return total
+    means = arrays.zeros((len(values), 1, values.shape[2]), folder, half=values.dtype == np.float16)
+    for part, block in arrays.blocks(values):
+        total = block[:, :1]
+        for view in range(1, values.shape[1]):
+            total += block[:, view : view + 1]
+        total /= np.float32(values.shape[1])
+        means[part] = total
+        arrays.release(means)
+    return means
 
 
 class _Wanted(NamedTuple):

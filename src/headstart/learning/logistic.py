@@ -40,14 +40,14 @@ DEFAULT_L2 = 1.0  # with a prior, where there is too little data to choose
 DEFAULT_L2_ALONE = 0.03
 MEMORY, FEW, MANY_WEIGHTS = 10, 4, 1 << 22  # steps that L-BFGS remembers; of a head of so many weights fewer
 WATCHING = 20_000  # rows at most whose loss is told after each iteration
-HELD = 1 << 26  # numbers of out-of-fold logits at most: of 1,000 classes 67,000 rows are enough to calibrate by
+HELD = 1 << 24  # out-of-fold logits at most, where they choose and calibrate: of 1,000 classes those of 16,777 rows
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
     """One l2: the weights of each fold, the out-of-fold logits, and their log-loss at the best temperature."""
 
-    weights: list[NDArray[np.float64]]
+    weights: list[NDArray[np.float64]] | None
     logits: Floats
     loss: float
 
@@ -100,6 +100,7 @@ class Problem:
         *,
         balanced: bool = False,
         fold: Integers | None = None,
+        held: int = HELD,
     ) -> None:
         """Standardise the rows.
 
@@ -110,6 +111,7 @@ class Problem:
             prior: What the weights are pulled towards.
             balanced: Weigh each class as much as any other.
             fold: (N,) the fold of each row, -1 for rows that are never held out.
+            held: How many numbers the logits of rows held out may be; of more rows, evenly spaced ones have them.
         """
         # Sorted by fold within stretches, leaving one out is few slices and copies nothing.
         fold = np.full(len(rows), -1) if fold is None else fold
@@ -118,7 +120,7 @@ class Problem:
         self.rows = _Standardised(features, rows[order])
         self.mean, self.deviation = self.rows.mean, self.rows.deviation
         self.targets = torch.from_numpy(targets[order]).repeat_interleave(self.views)
-        self.classes = prior.bias.size
+        self.classes, self.held = prior.bias.size, held
         self.weights = self._row_weights() if balanced else None
         start = torch.from_numpy(prior.weights).double()
         shift = self.mean.double() @ start
@@ -165,7 +167,7 @@ class Problem:
                     "maxiter": iterations,
                     "ftol": TOLERANCE if tolerance is None else tolerance,
                     "gtol": 1e-8,
-                    "maxcor": MEMORY if begin.size <= MANY_WEIGHTS else FEW,
+                    "maxcor": FEW if self.large else MEMORY,
                 },
             )
         weights: NDArray[np.float64] = found.x.reshape(shape)
@@ -174,6 +176,11 @@ class Problem:
     def start(self) -> NDArray[np.float64]:
         """Return the prior as weights."""
         return torch.cat([self.prior, self.prior_bias[None]]).numpy().copy()
+
+    @property
+    def large(self) -> bool:
+        """Whether weights are so many that few copies of them can be held."""
+        return self.prior.numel() > MANY_WEIGHTS
 
     @property
     def folds(self) -> list[int]:
@@ -196,7 +203,7 @@ class Problem:
 
     def _held_out(self, fold: int) -> Integers:
         own = np.flatnonzero(self.fold == fold)
-        most = max(1, HELD // (self.classes * len(self.folds)))
+        most = max(1, self.held // (self.classes * len(self.folds)))
         return own if len(own) <= most else own[np.linspace(0, len(own) - 1, most).astype(np.int64)]
 
     def head(self, weights: NDArray[np.float64]) -> Head:
@@ -257,9 +264,12 @@ class _Standardised:
         self.features, self.rows = features, rows
         self.mean, self.deviation = _moments(features, rows)
         self.kept: Tensor | None = None
-        if 4 * len(rows) * features[0].size <= arrays.RESIDENT:
-            made = [self.block(part) for part in arrays.parts(len(rows))]
-            self.kept = torch.cat([torch.empty((0, features.shape[2])), *made])
+        views, dim = features.shape[1:]
+        if 4 * len(rows) * views * dim <= arrays.RESIDENT:
+            kept = torch.empty(len(rows) * views, dim)
+            for part in arrays.parts(len(rows)):
+                kept[views * part.start : views * part.stop] = self.block(part)
+            self.kept = kept
 
     def block(self, part: slice) -> Tensor:
         """Return (n · V, D) standardised views of n rows."""
@@ -349,6 +359,8 @@ def select_l2(
     for step in (1, -1):
         while 0 <= best + step < len(l2s) and score(best + step, best) < tried[best].loss:
             best += step
+        if problem.large:  # only the best ones are still needed, to begin at
+            tried |= {index: replace(one, weights=None) for index, one in tried.items() if index != best}
     progress("Choosing the l2 penalty", len(l2s) * len(numbers), len(l2s) * len(numbers))
     scores = tuple((l2s[index], tried[index].loss) for index in sorted(tried))
     every = {l2s[index]: tried[index] for index in sorted(tried)}
@@ -393,7 +405,14 @@ class History:
     """Keeps loss and accuracy along a fit, of the rows learned from and of rows that only watch."""
 
     def __init__(
-        self, problem: Problem, features: Floats, rows: Integers, targets: Integers, listen: Listener = ignore
+        self,
+        problem: Problem,
+        features: Floats,
+        rows: Integers,
+        targets: Integers,
+        listen: Listener = ignore,
+        *,
+        start: NDArray[np.float64] | None = None,
     ) -> None:
         """Standardise the watching rows as the problem does.
 
@@ -403,6 +422,7 @@ class History:
             rows: (M,) rows that watch.
             targets: (M,) their classes.
             listen: Hears of every step.
+            start: Where the fit begins; None: at the prior.
         """
         self.steps: list[Step] = []
         self._problem, self._listen = problem, listen
@@ -410,7 +430,7 @@ class History:
         self._watched = problem.rows.of(arrays.take(features[:, 0], rows[some]))
         self._targets = torch.from_numpy(targets[some])
         self._before = time.monotonic()
-        self(problem.start())
+        self(problem.start() if start is None else start)
 
     def __call__(self, weights: NDArray[np.float64]) -> None:
         """Take down where the fit is."""
