@@ -395,7 +395,7 @@ def test_other_names_are_not_there():
 def test_the_verbs_are_these():
     commands = typer.main.get_command(cli.app).commands
     assert sorted(commands) == VERBS
-    assert sorted(commands["cache"].commands) == ["clear", "verify"]
+    assert sorted(commands["cache"].commands) == ["clear", "trim", "verify"]
 
 
 def test_the_flags_of_train_are_these():
@@ -410,7 +410,7 @@ def commands() -> dict[str, Any]:
     return top | {f"cache {name}": command for name, command in top["cache"].commands.items()}
 
 
-@pytest.mark.parametrize("verb", [*VERBS, "cache clear", "cache verify"])
+@pytest.mark.parametrize("verb", [*VERBS, "cache clear", "cache trim", "cache verify"])
 def test_a_verb_and_its_flags_are_explained(verb: str):
     command = commands()[verb]
     assert command.help

@@ -12,8 +12,9 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import contracts
 import numpy as np
@@ -709,3 +710,45 @@ def test_features_that_half_precision_cannot_hold_stay_single(
     table = extracted(dataset, cache)
     assert table.values.dtype == np.float32
     np.testing.assert_array_equal(table.values, before)
+
+
+def test_D16_the_disk_holds_a_shard_before_its_name_and_the_large_one_before_the_light_ones_go(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(caches, "MANY_LIGHT", 2)
+    digests, values = many(20)
+    store = caches.Store(cache, RECIPE, 4)
+    store.add(digests[:10], values[:10])
+    done: list[str] = []
+
+    def noted(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(what: Any, *more: Any, **named: Any) -> Any:
+            kind = "folder" if isinstance(what, int) and stat.S_ISDIR(os.fstat(what).st_mode) else "file"
+            done.append(f"{name} {kind}")
+            return real(what, *more, **named)
+
+        return call
+
+    for name in ("fsync", "replace", "unlink"):
+        monkeypatch.setattr(os, name, noted(name, getattr(os, name)))
+    store.add(digests[10:], values[10:])
+    written = ["fsync file", "replace file", "fsync folder"]
+    assert done == [*written, *written, "unlink file", "unlink file"]
+
+
+def test_D17_making_room_spares_what_is_in_use_and_loses_no_row_of_a_reader(dataset: Dataset, cache: Path):
+    before = extracted(dataset, cache, views=("original", "mirror"))
+    old = time.time() - 2 * caches.IN_USE
+    for path in shards(cache):
+        os.utime(path, (old, old))
+    extracted(dataset, cache)  # uses the one of the pictures as they are
+    sizes = {path: path.stat().st_size for path in shards(cache)}
+    reader = caches.Store(cache, shelves.recipe(contracts.encoder(), "mirror"), contracts.encoder().dim)
+    assert reader.look() == 1
+    removed = caches.trim(cache, 0)
+    assert [state.path.parent.name for state in removed] == [reader.folder.name]
+    assert sum(sizes.values()) - removed[0].size == sum(path.stat().st_size for path in shards(cache))
+    assert list(reader.take(before.digests)) == []
+    again = extracted(dataset, cache, views=("original", "mirror"))
+    np.testing.assert_array_equal(again.values, before.values)
+    assert caches.trim(cache, 10**9) == []

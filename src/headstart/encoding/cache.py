@@ -8,11 +8,13 @@ cannot run code; files that somebody else could have written are passed over.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import hashlib
 import json
 import os
 import stat
+import time
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -37,6 +39,7 @@ MERGED_KEYS = 1 << 16  # keys that an index holds apart before it sorts them in
 FITS = "fits"  # where fits in epochs keep their state
 QUANTIZED = "quantized"  # where networks in 8-bit integers are kept
 MOST_BYTES = 1 << 30  # of a file of the cache; 16,384 rows of a thousand features are 67 MB
+IN_USE = 3600.0  # seconds after its last use in which a shard is not removed to make room
 MOST_NOTES = 1 << 20  # bytes of a recipe or of what is remembered
 
 _HINT = "Make room, name another folder with HEADSTART_CACHE, or work without one: --no-cache."
@@ -64,11 +67,14 @@ def resolve(cache: CacheChoice) -> Path | None:
 
 
 class ShardState(NamedTuple):
-    """One file of the cache: its path, rows (0 if damaged), size in bytes, and what is wrong with it, if anything."""
+    """One file of the cache: its path, rows (0 if damaged), size in bytes, when it was last used, in seconds since
+    1970, and what is wrong with it, if anything.
+    """
 
     path: Path
     rows: int
     size: int
+    used: float
     problem: str
 
 
@@ -300,6 +306,8 @@ class Store:
             rows = shards.read(path, self.recipe, wanted)
             if rows.keys and rows.values.shape[1] != self.dim:
                 raise ValueError(f"its rows have {rows.values.shape[1]} features instead of {self.dim}")
+            with contextlib.suppress(OSError):
+                os.utime(path)  # when a file was last read many systems do not note
         except FileNotFoundError:
             raise
         except (SafetensorError, OSError, ValueError) as error:
@@ -390,6 +398,10 @@ def survey(cache: Path, *, verify: bool = False) -> list[ShardState]:
             recipe = ""
         for path in _shards(folder):
             try:
+                status = path.stat()
+            except FileNotFoundError:  # its rows are in a large shard by now, or it was removed
+                continue
+            try:
                 if reason := distrust(path):
                     raise ValueError(reason)
                 if verify:
@@ -397,10 +409,30 @@ def survey(cache: Path, *, verify: bool = False) -> list[ShardState]:
                 else:
                     with safe_open(path, framework="numpy") as file:
                         rows = file.get_slice("keys").get_shape()[0]
-                states.append(ShardState(path, rows, path.stat().st_size, ""))
+                states.append(ShardState(path, rows, status.st_size, status.st_mtime, ""))
             except (SafetensorError, OSError, ValueError) as error:
-                states.append(ShardState(path, 0, path.stat().st_size, str(error)))
+                states.append(ShardState(path, 0, status.st_size, status.st_mtime, str(error)))
     return states
+
+
+def trim(cache: Path, most: int) -> list[ShardState]:
+    """Remove shards until no more bytes of them are left, those first that were not used for longest; return them.
+
+    One that was used within the last hour stays. A process that is about to read one that goes computes its rows again.
+
+    Args:
+        cache: The folder.
+        most: Bytes that may stay.
+    """
+    states = survey(cache)
+    left, removed = sum(state.size for state in states), []
+    for state in sorted(states, key=lambda state: (state.used, state.path)):
+        if left > most and state.used < time.time() - IN_USE:
+            with storage_errors(state.path, _HINT):
+                state.path.unlink(missing_ok=True)
+            left -= state.size
+            removed.append(state)
+    return removed
 
 
 def clear(cache: Path) -> None:
