@@ -81,8 +81,7 @@ def same_object_gap(learner: Learner, kept: Integers, alike: Integers) -> Interv
     if len(both) < FEWEST:
         return None
     lost = right[0, both] - right[1, both]
-    weights = metrics.resample(len(both), alike[both], 1000, seed)
-    low, high = np.percentile(weights @ lost / weights.sum(axis=1), [2.5, 97.5])
+    low, high = np.percentile(metrics.drawn_means(lost, alike[both], 1000, seed), [2.5, 97.5])
     return Interval(float(lost.mean()), float(low), float(high))
 
 
