@@ -54,8 +54,14 @@ def joined(groups: Integers, pairs: Integers) -> Integers:
         if (ends[:, 0] == ends[:, 1]).all():
             return called
         np.minimum.at(called, ends[:, 1], ends[:, 0])
-        while (called[called] != called).any():
-            called = called[called]
+        called = settled(called)
+
+
+def settled(called: Integers) -> Integers:
+    """Return (N,) what each row is called in the end, where rows are called by rows that may be called by others."""
+    while (called[called] != called).any():
+        called = called[called]
+    return called
 
 
 def united(one: Integers, other: Integers) -> Integers:
