@@ -1,4 +1,6 @@
-"""Whether a million pictures can be looked at, and what of it is found. Sections, each run by its name:
+"""Whether a million pictures can be worked with.
+
+Sections, each run by its name:
 
 - `check`: the look at features and properties that `headstart check` takes once both are computed.
 
@@ -11,7 +13,7 @@ of that size. Each section runs in a process of its own.
 from __future__ import annotations
 
 import argparse
-import itertools
+import contextlib
 import json
 import sys
 import threading
@@ -120,24 +122,23 @@ def look(folder: Path) -> None:
     print(json.dumps({"seconds": answer, "anonymous": peak[0], **told}))
 
 
-class anonymous:  # noqa: N801  # a context, used like a function
+@contextlib.contextmanager
+def anonymous() -> Iterator[list[int]]:
     """Watch what memory is held besides mapped files; the list that is given holds the most, in bytes."""
+    peak, over = [0], threading.Event()
 
-    def __enter__(self) -> list[int]:
-        self.peak, self.over = [0], threading.Event()
-        self.thread = threading.Thread(target=self._watch, daemon=True)
-        self.thread.start()
-        return self.peak
-
-    def __exit__(self, *_: object) -> None:
-        self.over.set()
-        self.thread.join()
-
-    def _watch(self) -> None:
-        while not self.over.wait(0.05):
+    def watch() -> None:
+        while not over.wait(0.05):
             lines = Path("/proc/self/status").read_text().splitlines()
-            own = next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
-            self.peak[0] = max(self.peak[0], 1024 * own)
+            peak[0] = max(peak[0], *(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon")))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        over.set()
+        thread.join()
 
 
 # ---- in the parent -------------------------------------------------------------------------------------------------

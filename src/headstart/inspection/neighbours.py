@@ -1,8 +1,9 @@
 """Directions → the most alike of each, by an index, where there are too many to compare all with all.
 
-The index is a graph of neighbours in 8-bit integers (HNSW, Malkov and Yashunin 2018), for which this is the one door to
-usearch. It finds nearly all, not all: whoever asks says how many it missed. One thread builds it, in the order of the
-rows, so that the same rows have the same neighbours every time; all threads search.
+The index is a graph of neighbours (HNSW, Malkov and Yashunin 2018), for which this is the one door to usearch. It holds
+the vectors in 16 bits along the directions in which they differ most, and proposes; what it proposes is compared as it
+is. It finds nearly all, not all: whoever asks says how many it missed. One thread builds it, in the order of the rows,
+so that the same rows have the same neighbours every time; all threads search.
 """
 
 from __future__ import annotations
@@ -11,43 +12,67 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from headstart.inspection import blocks
 from headstart.inspection.blocks import Rows
 from headstart.records import Floats, Integers
 
 COUNT = 32  # neighbours of a row that are asked for, itself among them
-_LINKS, _BUILT, _SOUGHT = 16, 64, 64  # of a node in the graph; candidates while it is built, and while it is searched
+DIMS = 256  # of a vector in the index
+_SAMPLE = 10_000  # vectors that tell in which directions they differ
+_LINKS, _SEEN = 16, 64  # of a node in the graph, and candidates of which they are the best, also in a search
+_SLACK = 0.1  # by which a proposed similarity may be below the one that is asked for
+_PAIRS = 2**14  # that are compared at once
 
 
-def search(vectors: Rows, queries: Rows) -> Iterator[tuple[Integers, Integers, Floats]]:
-    """Yield, block by block, (M,) queries, and of each the (M, `COUNT`) most alike rows and their similarities.
-
-    Where fewer are found, a similarity is -inf.
+def search(vectors: Rows, queries: Rows, least: float) -> Iterator[tuple[Integers, Integers, Floats]]:
+    """Yield, block by block, (P,) queries, (P,) other rows that are alike, and their (P,) similarities.
 
     Args:
-        vectors: (N, D) of any length.
-        queries: (Q, D), more than one.
+        vectors: (N, D) directions.
+        queries: (N, D) of the same rows, perhaps turned.
+        least: The smallest similarity.
     """
+    basis = _basis(vectors)
+    index = _index(vectors, basis)
+    for part in _parts(queries):
+        block = queries[part]
+        found: Any = index.search((block @ basis).astype(np.float16), COUNT)
+        near = found.keys.astype(np.int64)
+        likely = (np.arange(COUNT) < found.counts[:, None]) & (near != part[:, None])
+        place, rank = np.nonzero(likely & (1 - found.distances >= least - _SLACK))
+        other = near[place, rank]
+        alike = _alike(block, place, vectors, other)
+        fits = alike >= least
+        yield part[place[fits]], other[fits], alike[fits]
+
+
+def _index(vectors: Rows, basis: Floats) -> Any:
     from usearch.index import Index
 
-    parts = np.array_split(np.arange(len(vectors)), -(-len(vectors) // blocks.FEW))
-    size = vectors[parts[0][:1]].shape[1]
     index = Index(
-        ndim=size, metric="cos", dtype="i8", connectivity=_LINKS, expansion_add=_BUILT, expansion_search=_SOUGHT,
-        enable_key_lookups=False,
+        ndim=basis.shape[1], metric="cos", dtype="f16", connectivity=_LINKS, expansion_add=_SEEN,
+        expansion_search=_SEEN, enable_key_lookups=False,
     )  # fmt: skip
-    for part in parts:
-        index.add(part.astype(np.uint64), _whole(vectors[part]), threads=1)
-    for part in np.array_split(np.arange(len(queries)), -(-len(queries) // blocks.FEW)):
-        found: Any = index.search(_whole(queries[part]), COUNT)
-        alike = np.where(np.arange(COUNT) < found.counts[:, None], 1 - found.distances, -np.inf)
-        yield part, found.keys.astype(np.int64), alike.astype(np.float32)
+    for part in _parts(vectors):
+        index.add(part.astype(np.uint64), (vectors[part] @ basis).astype(np.float16), threads=1)
+    return index
 
 
-def _whole(vectors: Floats) -> NDArray[np.int8]:
-    """Return vectors in whole numbers up to ±127, each by a factor of its own: lengths do not matter here."""
-    largest = np.maximum(np.abs(vectors).max(axis=1, keepdims=True), 1e-12)
-    whole: NDArray[np.int8] = np.rint(vectors * (127 / largest)).astype(np.int8)
-    return whole
+def _parts(rows: Rows) -> list[Integers]:
+    """Return the numbers of N > 1 rows in parts of two or more: of one row usearch answers in another form."""
+    return np.array_split(np.arange(len(rows)), -(-len(rows) // blocks.FEW))
+
+
+def _basis(vectors: Rows) -> Floats:
+    """Return (D, `DIMS`) the directions, at right angles, in which a sample of vectors is largest."""
+    some = vectors[np.unique(np.linspace(0, len(vectors) - 1, _SAMPLE).astype(np.int64))]
+    basis: Floats = np.linalg.eigh(some.T @ some)[1][:, -DIMS:]
+    return np.ascontiguousarray(basis)
+
+
+def _alike(block: Floats, place: Integers, vectors: Rows, other: Integers) -> Floats:
+    """Return (P,) similarities of rows of a block (P,) to other rows (P,)."""
+    parts = [slice(begin, begin + _PAIRS) for begin in range(0, len(place), _PAIRS)]
+    products = [np.einsum("pd,pd->p", block[place[part]], vectors[other[part]]) for part in parts]
+    return np.concatenate([np.zeros(0, dtype=np.float32), *products])

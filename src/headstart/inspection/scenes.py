@@ -87,7 +87,7 @@ def _reduced(normed: Floats, cells: int) -> Floats:
     """Return (M, cells²) the means of (M, 32, 32) over cells, with mean 0 and norm 1."""
     step = SIDE // cells
     coarse = normed.reshape(-1, cells, step, cells, step).mean(axis=(2, 4))
-    return thumbnails.normal(coarse).reshape(len(normed), -1)
+    return thumbnails.normal(coarse).reshape(-1, cells * cells)
 
 
 def _likely(coarse: Floats, leader: int) -> Integers:
@@ -101,7 +101,7 @@ def _of_scene(
 ) -> tuple[Integers, Integers]:
     """Return which of the likely pictures show what the leader shows, and in which orientation of it."""
     views = np.stack(thumbnails.orientations(normed[leader : leader + 1])).reshape(8, -1)
-    correlation = blocks.each(lambda part: normed[part].reshape(len(part), -1) @ views.T, likely)
+    correlation = blocks.each(lambda part: normed[part].reshape(-1, SIDE * SIDE) @ views.T, likely)
     fits = correlation.max(axis=1) >= FRINGE
     own, turned = likely[fits], correlation[fits].argmax(axis=1)
     colours = np.concatenate(thumbnails.orientations(pictures.colours[rows[leader]][None]))

@@ -56,8 +56,8 @@ def company(vectors: Rows, least: float) -> Integers:
     Of very many directions, no more than an index gives are counted.
     """
     if len(vectors) > blocks.FEW:
-        found = neighbours.search(vectors, vectors)
-        return np.concatenate([((alike >= least) & (near != row[:, None])).sum(axis=1) for row, near, alike in found])
+        found = [rows for rows, _, _ in neighbours.search(vectors, vectors, least)]
+        return np.bincount(np.concatenate(found), minlength=len(vectors))
     torch = _torch()
     held, step = torch.from_numpy(vectors[:]), BLOCK // 8  # a block is as wide as there are pictures
     counts, block = np.empty(len(vectors), dtype=np.int64), torch.empty(step, len(vectors))
@@ -106,13 +106,11 @@ def _compared(vectors: Rows, others: Rows, least: float, most: int | None) -> tu
 
 
 def _indexed(vectors: Rows, others: Rows, least: float, most: int | None) -> tuple[Integers, Floats]:
-    """Compare each of the others with its neighbours; the number of pairs is bounded by that of neighbours."""
+    """Compare each of the others with its neighbours, whose number bounds that of the pairs."""
     codes, values = [], []
-    for row, near, alike in neighbours.search(vectors, others):
-        place, rank = np.nonzero((alike >= least) & (near != row[:, None]))
-        ends = np.sort(np.stack([row[place], near[place, rank]]), axis=0)
-        codes.append(ends[0] * len(vectors) + ends[1])
-        values.append(alike[place, rank])
+    for row, near, alike in neighbours.search(vectors, others, least):
+        codes.append(np.minimum(row, near) * len(vectors) + np.maximum(row, near))
+        values.append(alike)
     code, first = np.unique(np.concatenate(codes), return_index=True)
     return np.stack(np.divmod(code, len(vectors)), axis=1), np.concatenate(values)[first]
 
