@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from headstart.inspection import blocks, duplicates, scenes, similarity, thumbnails
-from headstart.records import ImageProperties
+from headstart.records import Dataset, ImageProperties, Sample
 
 
 def drawn(pictures: int, copies: int, seed: int = 0) -> tuple[ImageProperties, np.ndarray, np.ndarray]:
@@ -55,6 +55,15 @@ def test_an_index_gives_the_groups_that_comparing_all_gives(monkeypatch: pytest.
     assert (parts.alike, parts.unlike) == pytest.approx((whole.alike, whole.unlike))
     assert whole.recall is None
     assert parts.recall >= 0.99
+
+
+def test_how_much_an_index_finds_is_told():
+    dataset = Dataset(Path(), tuple(Sample(Path(name), name, "a") for name in "xy"))
+    alone = np.arange(2)
+    assert duplicates.findings(dataset, duplicates.Resemblance(alone, alone, 0.8, 0.6), "xy") == []
+    (note,) = duplicates.findings(dataset, duplicates.Resemblance(alone, alone, 0.8, 0.6, 0.9971), "xy")
+    assert (note.code, note.severity) == ("sought-by-index", "note")
+    assert "99.7%" in note.message
 
 
 @pytest.mark.usefixtures("few")

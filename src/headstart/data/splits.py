@@ -357,8 +357,8 @@ def _brought(dataset: Dataset, part: Parts, grouping: Grouping, origin: Literal[
 
 def _without(rows: Integers, out: Rows, kinds: NDArray[np.generic]) -> Integers:
     """Return the rows that are not `out`; of a kind that would vanish, all."""
-    vanishing = [kind for kind in np.unique(kinds) if out[kinds == kind].all()]
-    left: Integers = rows[~out | np.isin(kinds, vanishing)]
+    _, kind = np.unique(kinds, return_inverse=True)
+    left: Integers = rows[~out | (np.bincount(kind, weights=~out) == 0)[kind]]
     return left
 
 

@@ -131,11 +131,11 @@ def _measurable(grouping: Grouping, features: LabelledFeatures, known: Integers)
 
 def _measured_classes(groups: Integers, aside: NDArray[np.bool_], features: LabelledFeatures) -> NDArray[np.bool_]:
     """Return (K,) whether a class has a group that can be measured, and another one to learn from."""
-    pairs, first = np.unique(np.stack([features.targets, groups], axis=1), axis=0, return_index=True)
-    barred = np.isin(groups[first], groups[aside])
     size = len(features.classes)
-    result: NDArray[np.bool_] = (np.bincount(pairs[:, 0], minlength=size) > 1) & (
-        np.bincount(pairs[~barred, 0], minlength=size) > 0
+    pairs, first = np.unique(groups * size + features.targets, return_index=True)
+    barred = np.isin(groups[first], groups[aside])
+    result: NDArray[np.bool_] = (np.bincount(pairs % size, minlength=size) > 1) & (
+        np.bincount(pairs[~barred] % size, minlength=size) > 0
     )
     return result
 

@@ -101,6 +101,13 @@ def findings(dataset: Dataset, resemblance: Resemblance, digests: Sequence[str])
             [" = ".join(f"{dataset[row].name} ({dataset[row].label})" for row in rows) for rows in apart],
             "Look at them before anything is removed: `headstart audit` puts them first in its sheet.",
         ),
+        *found(
+            "sought-by-index",
+            "note",
+            f"there are too many pictures to compare all with all: an index of features proposed which to compare, and "
+            f"it found {resemblance.recall or 0:.1%} of the alike pairs of a sample",
+            [] if resemblance.recall is None else [f"{resemblance.recall:.4f}"],
+        ),
     ]
 
 

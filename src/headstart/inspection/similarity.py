@@ -26,7 +26,7 @@ def directions(features: NDArray[np.floating], mean: Floats) -> Floats:
     return shifted
 
 
-def away(features: NDArray[np.floating], mean: Floats) -> Computed:
+def away(features: Rows, mean: Floats) -> Computed:
     """Return the `directions` of (N, D) features, which may lie in a file, as rows that are computed when asked for."""
     return Computed(len(features), lambda part: directions(features[part], mean))
 
