@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,7 @@ Parts = NDArray[np.str_]  # (N,) "train", "validation", "test", or "" for pictur
 _ALONE = "[has|have] a single picture (or group): learned, but cannot be measured"
 
 
-@dataclass(frozen=True, slots=True)
-class _Unit:
+class _Unit(NamedTuple):
     """Rows that must stay together, and how many of each label they hold."""
 
     rows: tuple[int, ...]
@@ -278,8 +277,11 @@ def folds(dataset: Dataset, groups: Integers, number: int, seed: int) -> Integer
     ):  # stable: large groups first, they are hardest to place
         if any(occurrences[label] == 1 for label in unit.labels):
             continue
-        cost = [(sum(count * held[label][f] for label, count in unit.labels.items()), total[f]) for f in range(number)]
-        best = min(range(number), key=cost.__getitem__)
+        if len(unit.labels) == 1:
+            load = held[next(iter(unit.labels))]
+        else:
+            load = [sum(count * held[label][f] for label, count in unit.labels.items()) for f in range(number)]
+        best = min(zip(load, total, range(number), strict=True))[2]
         fold[list(unit.rows)] = best
         total[best] += len(unit.rows)
         for label, count in unit.labels.items():
