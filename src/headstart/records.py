@@ -297,7 +297,9 @@ class ImageProperties:
         return column
 
     def select(self, rows: Integers) -> ImageProperties:
-        """Return the properties of these rows."""
+        """Return the properties of these rows; all of them in their order are these, and nothing is copied."""
+        if len(rows) == len(self) and (rows == np.arange(len(self))).all():
+            return self
         return ImageProperties(self.figures[rows], self.thumbnails[rows], self.colours[rows])
 
 
