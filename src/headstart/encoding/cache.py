@@ -27,13 +27,12 @@ from safetensors.numpy import save
 
 from headstart.errors import StorageError
 from headstart.records import Floats, Integers, numbered
-from headstart.storage import read_regular, remove_stale, storage_errors, write_whole
+from headstart.storage import distrust, read_regular, remove_stale, storage_errors, write_whole
 
 SHARD_ROWS = 256  # rows of a shard at most
 MERGED_KEYS = 1 << 16  # keys that an index holds apart before it sorts them in
 FITS = "fits"  # where fits in epochs keep their state
 QUANTIZED = "quantized"  # where networks in 8-bit integers are kept
-MOST_BYTES = 1 << 30  # of a file of the cache; 256 rows of a thousand features are a megabyte
 MOST_NOTES = 1 << 20  # bytes of a recipe or of what is remembered
 
 _HINT = "Make room, name another folder with HEADSTART_CACHE, or work without one: --no-cache."
@@ -116,29 +115,6 @@ def open_cache(folder: Path) -> Path:
             "Name another with HEADSTART_CACHE, or work without one: --no-cache.",
         )
     return folder
-
-
-def distrust(path: Path) -> str:
-    """Return why what lies at a path must not be used, e.g. "it belongs to another user"; empty if it may.
-
-    Told are whatever is neither a folder nor a regular file of at most `MOST_BYTES` (opening a FIFO hangs), and, where
-    files have owners, what is not the user's own or may be written by others.
-
-    Raises:
-        OSError: There is nothing, or it cannot be asked.
-    """
-    state = path.stat()
-    if not stat.S_ISDIR(state.st_mode):
-        if not stat.S_ISREG(state.st_mode):
-            return "it is no regular file"
-        if state.st_size > MOST_BYTES:
-            return f"it has {state.st_size:,} bytes, more than {MOST_BYTES:,}"
-    if os.name == "posix":
-        if state.st_uid != os.geteuid():
-            return "it belongs to another user"
-        if state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            return f"others may write it (mode {stat.S_IMODE(state.st_mode):o})"
-    return ""
 
 
 class _Index:

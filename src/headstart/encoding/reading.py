@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from headstart.data.pictures import Content, InMemory
 from headstart.encoding import crops, runtime
 from headstart.errors import PictureError
 from headstart.inspection import properties
-from headstart.records import Dataset, Floats, Integers, Pixels, Preprocess
+from headstart.records import Dataset, Floats, Integers, Pixels, Place, Preprocess
 
 # Bits of a code, kept in caches, so new ones go to the end. Above them lies the format: 1 + its place in FORMATS.
 REMARKS = ("many-frames", "sixteen-bit")
@@ -52,7 +51,7 @@ class Loaded:
 
 
 def load(
-    source: Path | InMemory,
+    source: Place | InMemory,
     preprocesses: Sequence[Preprocess],
     lacking: Callable[[str], tuple[Part, ...]],
     *,
