@@ -76,6 +76,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.bucket.objects[f"{key}\0{int(number[0]):05d}" if number else key] = body
         self._answer(200, b"", ETag='"put"')
 
+    def do_DELETE(self) -> None:
+        self._answer(204, b"")
+
     def do_POST(self) -> None:
         parts = urlsplit(self.path)
         _, _, key = unquote(parts.path).removeprefix("/").partition("/")

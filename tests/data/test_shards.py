@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import subprocess
+import sys
 import tarfile
 import threading
 from collections.abc import Callable
@@ -104,7 +107,7 @@ def link(name: str, to: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
     return info
 
 
-def test_a_hostile_tar_is_told_and_never_written(tmp_path: Path):
+def test_A27_a_hostile_tar_is_told_and_never_written(tmp_path: Path):
     inner = tmp_path / "inner"
     inner.mkdir()
     write_tar(
@@ -139,7 +142,7 @@ def test_a_hostile_tar_is_told_and_never_written(tmp_path: Path):
 
 
 @pytest.mark.parametrize("left", [100, 511, 512, 513, 1000, 0.4, 0.7])
-def test_a_tar_that_is_cut_off_is_refused(tmp_path: Path, left: float):
+def test_A28_a_tar_that_is_cut_off_is_refused(tmp_path: Path, left: float):
     (path, _) = webdataset(tmp_path)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(left if left > 1 else left * len(whole))])
@@ -154,7 +157,7 @@ def test_a_tar_that_ends_between_two_members_is_refused(tmp_path: Path):
         sources.read(path)
 
 
-def test_a_header_may_not_ask_for_memory(tmp_path: Path):
+def test_A28_a_header_may_not_ask_for_memory(tmp_path: Path):
     info = tarfile.TarInfo("x")
     info.type, info.size = tarfile.GNUTYPE_LONGNAME, 1 << 33
     path = tmp_path / "x.tar"
@@ -166,7 +169,7 @@ def test_a_header_may_not_ask_for_memory(tmp_path: Path):
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 5000, b"\x1f\x8b" + bytes(2000), bytes(5000)])
-def test_what_is_no_tar_is_refused(tmp_path: Path, content: bytes):
+def test_A28_what_is_no_tar_is_refused(tmp_path: Path, content: bytes):
     (tmp_path / "x.tar").write_bytes(content)
     with pytest.raises(DataError, match="is no tar|cut off|No labelled"):
         sources.read(tmp_path / "x.tar")
@@ -174,7 +177,7 @@ def test_what_is_no_tar_is_refused(tmp_path: Path, content: bytes):
         sources.read(tmp_path / "gone")
 
 
-def test_a_tar_that_changed_is_not_read_at_the_old_places(tmp_path: Path):
+def test_A30_a_tar_that_changed_is_not_read_at_the_old_places(tmp_path: Path):
     (path, _) = webdataset(tmp_path)
     dataset = sources.read(path)
     path.write_bytes(path.read_bytes() + bytes(512))
@@ -370,3 +373,50 @@ def test_a_table_of_text_is_no_table_of_pictures(tmp_path: Path):
     pq.write_table(pa.table({"a": ["x"]}), tmp_path / "x.parquet")
     with pytest.raises(ConfigError, match="holds no pictures, only a"):
         listings.of([tmp_path / "x.parquet"])
+
+
+GUIDE = Path(__file__).parents[2] / "docs/guides/where-pictures-are.md"
+LMDB = """
+import contextlib
+import types
+
+
+class Store:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    begin = __enter__
+
+    def cursor(self):
+        yield from ((f"{name}/{row}.png".encode(), open(f"{row}.png", "rb").read()) for name in "ab" for row in (0, 1))
+
+
+def open_store(path, readonly, lock):
+    assert (path, readonly, lock) == ("photos.lmdb", True, False)
+    return Store()
+
+
+import sys
+
+sys.modules["lmdb"] = types.SimpleNamespace(open=open_store)
+"""
+
+
+def test_the_conversions_of_the_guide_do_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    coco, lmdb = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.M | re.S)
+    monkeypatch.chdir(tmp_path)
+    for row in range(2):
+        Path(f"{row}.png").write_bytes(png(row))
+    told: dict[str, Any] = {"images": [{"id": 7 + row, "file_name": f"{row}.png"} for row in range(3)]}
+    told["categories"] = [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
+    told["annotations"] = [
+        {"image_id": image, "category_id": one} for image, one in ((7, 1), (7, 1), (8, 2), (9, 1), (9, 2))
+    ]
+    Path("annotations.json").write_text(json.dumps(told))
+    for code in (coco, f"{LMDB}{lmdb}"):
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    assert Path("labels.csv").read_text().split() == ["id,label", "0.png,dog", "1.png,cat"]
+    assert [sample.label for sample in sources.dataset_of("photos.tar")] == ["a", "a", "b", "b"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,14 +50,14 @@ def test_a_locator_travels_and_tells_what_it_is():
 
 
 @pytest.mark.parametrize("fault", ["busy", "drop", "torn", "reset", "slow"])
-def test_what_goes_wrong_once_or_twice_is_asked_for_again(filled: Bucket, fault: str):
+def test_A26_what_goes_wrong_once_or_twice_is_asked_for_again(filled: Bucket, fault: str):
     place = sources.read("s3://bucket/photos")[0].path
     filled.faults.extend([fault] * (1 if fault == "slow" else 2))
     assert images.read_bytes(place) == filled.objects["photos/ash/ash_00.png"]
     assert not filled.faults
 
 
-def test_a_torn_answer_is_never_a_picture(filled: Bucket):
+def test_A26_a_torn_answer_is_never_a_picture(filled: Bucket):
     dataset = sources.read("s3://bucket/photos")
     filled.broken.add("photos/ash/ash_00.png")
     digests, failures = files.fingerprints(dataset)
@@ -104,7 +106,7 @@ def test_a_picture_that_is_gone_is_one_that_cannot_be_used(filled: Bucket):
         ("s3:///photos", "names no bucket"),
     ],
 )
-def test_what_must_not_be_in_a_uri_is_refused_and_not_repeated(given: str, said: str):
+def test_A29_what_must_not_be_in_a_uri_is_refused_and_not_repeated(given: str, said: str):
     with pytest.raises(ConfigError, match=said) as told:
         sources.read(given)
     assert SECRET not in str(told.value)
@@ -162,6 +164,39 @@ def test_tables_and_pictures_lie_wherever_they_like(filled: Bucket, tmp_path: Pa
         sources.read(f"{filled.url}/bucket/photos")
 
 
+def test_a_large_file_is_put_in_parts(bucket: Bucket, tmp_path: Path):
+    (tmp_path / "x").write_bytes(bytes(range(256)) * 50_000)
+    stores.put(tmp_path / "x", Locator("s3://bucket/out/x"))
+    assert bucket.objects == {"out/x": (tmp_path / "x").read_bytes()}
+    assert bucket.counts() == {"POST": 2, "PUT": 3}
+    bucket.faults.extend(["denied"] * 20)
+    with pytest.raises(StorageError, match="s3://bucket/out/y cannot be written: the store refuses"):
+        stores.put(tmp_path / "x", Locator("s3://bucket/out/y"))
+
+
+def python(code: str, *arguments: object) -> str:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+def test_a_local_run_loads_nothing_of_this(photos: Path):
+    code = "import sys\nfrom headstart.data import images, listings, sources\n"
+    code += "read = sources.read(sys.argv[1]), listings.of([sys.argv[1]])\nimages.read_bytes(read[0][0].path)\n"
+    assert python(code + "print({'obstore', 'pyarrow'} & set(sys.modules))", photos) == "set()\n"
+
+
+@pytest.mark.parametrize("given", ["s3://bucket/photos", "x.parquet"])
+def test_what_is_missing_is_told_with_what_installs_it(given: str, tmp_path: Path):
+    (tmp_path / "x.parquet").write_bytes(b"PAR1")
+    code = "import os, sys\nsys.modules |= {'obstore': None, 'pyarrow': None}\nimport headstart as hs\n"
+    code += (
+        "os.chdir(sys.argv[2])\ntry:\n    hs.read('.', sys.argv[1]) if 'x' in sys.argv[1] else hs.read(sys.argv[1])\n"
+    )
+    assert "pip install 'headstart[cloud]'" in python(
+        f"{code}except hs.HeadstartError as error:\n    print(error)", given, tmp_path
+    )
+
+
 def test_a_kaggle_folder_on_a_store_is_one(filled: Bucket):
     for key in [key for key in filled.objects if "ash" in key]:
         name = key.rpartition("/")[2]
@@ -172,7 +207,7 @@ def test_a_kaggle_folder_on_a_store_is_one(filled: Bucket):
     assert next(listings.of(["s3://bucket/dogs"]).names()).startswith("tash")
 
 
-def test_a_signed_address_is_asked_for_and_not_shown(filled: Bucket, tmp_path: Path):
+def test_A29_a_signed_address_is_asked_for_and_not_shown(filled: Bucket, tmp_path: Path):
     url = f"{filled.url}/bucket/photos/ash/ash_00.png"
     dataset = sources.read(tmp_path, write_table(tmp_path / "t.csv", "id,label", f"{url}?X-Sig={SECRET},x"))
     assert dataset[0].name == url

@@ -201,13 +201,15 @@ def given(group: Any) -> list[str]:
 
 def typed(source: Source) -> str:
     """Return the arguments that name the same pictures to another verb."""
+    from headstart.data import stores
+
     values = {f.name: getattr(source, f.name) for f in dataclasses.fields(source)}
     data = values.pop("data")
     words = [] if data is None else [str(data)]
     for flag in given(source):
         value = values.get(flag.removeprefix("--").replace("-", "_"))
         words += [] if value is None else [flag] if value is True else [flag, str(value)]
-    return shlex.join(words)
+    return shlex.join(map(stores.shown, words))
 
 
 def unfolded(command: Callable[..., None]) -> Callable[..., None]:

@@ -34,7 +34,9 @@ class Answers:
 
     out: Annotated[
         str | None,
-        typer.Option(metavar="PATH", help="The file to write, here or on a store (s3://…); default: stdout."),
+        typer.Option(
+            metavar="PATH", help="The file to write, here or on a store, e.g. s3://bucket/answers.csv; default: stdout."
+        ),
     ] = None
     form: Annotated[
         str | None,
@@ -68,7 +70,7 @@ class Answers:
         form = "jsonl" if self.as_json else self.form
         if form is None:
             named = self.out is not None and self.out.lower().endswith(".parquet")
-            flag, form = (f"--out {self.out}", PARQUET) if named else (flag, "labels")
+            flag, form = ("an --out that ends in .parquet", PARQUET) if named else (flag, "labels")
         if self.like is not None and form != "labels":
             raise ConfigError(f"--like decides the columns, so it does not go with {flag}.")
         if self.fill_missing and self.like is None:

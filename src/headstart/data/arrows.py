@@ -52,7 +52,7 @@ def read(source: Place) -> Columns:
         StorageError: It cannot be had.
     """
     with _readable(source):
-        opened = _opened(str(source), _state(source))
+        opened = _opened(source, _state(source))
         schema = opened.schema
         pictures = tuple(field.name for field in schema if _leaf(field) is not None)
         others = [field.name for field in schema if field.name not in pictures]
@@ -67,11 +67,11 @@ def cell(source: Locator, most: int) -> bytes:
     Raises:
         PictureError: There are none, or too many, or the table is damaged.
     """
-    file: Place = source if stores.is_uri(source.base) else Path(source.base)
+    file = stores.holder(source)
     try:
         if isinstance(file, Path) and source.mark not in (0, _state(file)):
             raise PictureError("the table changed since it was read")
-        opened = _opened(source.base, source.mark)
+        opened = _opened(file, source.mark)
         if not 0 <= source.number < opened.rows:
             raise PictureError("the table has no such row any more")
         value = opened.cell(source.inner, source.number)
@@ -90,7 +90,7 @@ def cell(source: Locator, most: int) -> bytes:
 def cells(source: Place, column: str, rows: int) -> list[Locator]:
     """Return where the pictures of a column lie."""
     mark = _state(source)
-    return [Locator(str(source), column, "cell", row, mark=mark) for row in range(rows)]
+    return [stores.within(source, column, "cell", row, size=-1, mark=mark) for row in range(rows)]
 
 
 class _Parquet:
@@ -167,11 +167,10 @@ _GROUPS = _Groups()
 
 
 @functools.lru_cache(maxsize=OPEN)
-def _opened(source: str, mark: int) -> _Parquet | _Arrow:
+def _opened(source: Place, mark: int) -> _Parquet | _Arrow:
     """Open a file, once for all threads as long as it is the same."""
-    place = stores.place(source)
-    opened = _Arrow(place) if place.name.lower().endswith(ARROW) else _Parquet(place)
-    if mark and _state(place) != mark:
+    opened = _Arrow(source) if source.name.lower().endswith(ARROW) else _Parquet(source)
+    if mark and _state(source) != mark:
         raise PictureError("the table changed since it was read")
     return opened
 

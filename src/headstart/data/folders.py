@@ -7,6 +7,7 @@ are kept as text: a million paths would take five times the memory.
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from headstart.records import Finding, Locator, Place, found, numbered
 JUNK = ("thumbs.db", "desktop.ini", "__macosx", "ehthumbs.db")
 
 
+# of a name with its folders, up to the first part that is hidden or the system's
+_HIDDEN = re.compile(rf"(?:[^/]+/)*?(?:\.[^/]*|{'|'.join(map(re.escape, JUNK))})(?:/|$)", re.IGNORECASE)
 SPLITS = {
     "train": "train",
     "training": "train",
@@ -57,13 +60,12 @@ def _listed(root: Locator) -> Walked:
     skipped: Counter[str] = Counter()
 
     def wanted(name: str) -> bool:
-        parts = name.split("/")
-        junk = next((place for place, part in enumerate(parts, start=1) if _is_junk(part)), 0)
-        if junk:
-            hidden["/".join(parts[:junk]) + "/" * (junk < len(parts))] = None
+        if junk := _HIDDEN.match(name):
+            hidden[junk[0]] = None
             return False
         suffix = os.path.splitext(name)[1].lower()
-        skipped.update([] if suffix in SUFFIXES else [suffix])
+        if suffix not in SUFFIXES:
+            skipped[suffix] += 1
         return suffix in SUFFIXES
 
     found_there = stores.listed(root, wanted)

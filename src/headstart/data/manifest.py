@@ -42,7 +42,9 @@ def recall(dataset: Dataset, cache: Path | None) -> list[str]:
         return digests
     begins, ends = _halves(known["key"])
     order = np.argsort(begins, kind="stable")
-    wanted, rest = _halves(np.frombuffer(b"".join(_key(dataset[row].path) for row in rows), dtype="V16"))
+    endpoint = stores.endpoint()
+    keys = b"".join(_key(dataset[row].path, endpoint) for row in rows)
+    wanted, rest = _halves(np.frombuffer(keys, dtype="V16"))
     behind = np.searchsorted(begins[order], wanted, side="right")  # what was noted last counts
     place = order[np.maximum(behind, 1) - 1]
     same = (begins[place] == wanted) & (ends[place] == rest)
@@ -70,9 +72,11 @@ def note(read: Mapping[Place, str], cache: Path | None) -> None:
     Raises:
         StorageError: The cache cannot be written.
     """
-    rows = [_key(place) + bytes.fromhex(digest) for place, digest in read.items() if digest and _is_versioned(place)]
-    if cache is None or not rows:
+    versions = [place for place, digest in read.items() if digest and _is_versioned(place)]
+    if cache is None or not versions:
         return
+    endpoint = stores.endpoint()
+    rows = [_key(place, endpoint) + bytes.fromhex(read[place]) for place in versions]
     folder = cache / FOLDER
     with storage.storage_errors(folder, "Make room, or work without a cache: --no-cache."):
         for one in (cache, folder):
@@ -88,13 +92,14 @@ def note(read: Mapping[Place, str], cache: Path | None) -> None:
 
 
 def _is_versioned(place: Place) -> bool:
-    return isinstance(place, Locator) and place.mark != 0 and place.kind != "cell" and stores.is_uri(place.base)
+    return isinstance(place, Locator) and place.mark != 0 and place.kind != "cell" and "://" in place.base
 
 
-def _key(place: Place) -> bytes:
+def _key(place: Place, endpoint: str) -> bytes:
+    """Return what a version is known by: at another endpoint, a bucket of the same name is another one."""
     assert isinstance(place, Locator)  # noqa: S101  # as `_is_versioned` has it
-    told = f"{stores.identity(place.file)}\0{place.number}\0{place.size}\0{place.mark}"
-    return hashlib.blake2b(told.encode(errors="surrogateescape"), digest_size=16).digest()
+    told = f"{endpoint}\0{place.file}\0{place.number}\0{place.size}\0{place.mark}"
+    return hashlib.blake2b(told.encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
 def _read(cache: Path) -> NDArray[np.void]:

@@ -194,7 +194,8 @@ def _expanded(place: Place) -> list[Place]:
         if not first <= last < first + 1_000_000:
             raise ConfigError(f"{braces[0]} in {text} is no range.", "Write e.g. shard-{000..012}.tar.")
         texts = [f"{text[: braces.start()]}{one:0{width}d}{text[braces.end() :]}" for one in range(first, last + 1)]
-        return [other for one in texts for other in _expanded(Path(one) if isinstance(place, Path) else Locator(one))]
+        places = (Path(one) if isinstance(place, Path) else Locator(one, query=place.query) for one in texts)
+        return [other for one in places for other in _expanded(one)]
     if isinstance(place, Path) and not place.exists() and (matches := sorted(glob.glob(text))):
         return [Path(one) for one in matches]
     return [place]

@@ -128,7 +128,11 @@ class _How(NamedTuple):
 def _is_kaggle(root: Place) -> bool:
     if isinstance(root, Path):
         return (root / "labels.csv").is_file() and (root / "train").is_dir()
-    return stores.there(root / "labels.csv") is not None and bool(folders.walk(root / "train", False).names)
+    return (
+        not _is_web(root)
+        and stores.there(root / "labels.csv") is not None
+        and bool(folders.walk(root / "train", False).names)
+    )
 
 
 def check_root(root: Place) -> None:

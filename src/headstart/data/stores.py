@@ -22,7 +22,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 from urllib.parse import unquote
 from urllib.request import url2pathname
 
@@ -100,24 +100,34 @@ def place(given: str | os.PathLike[str] | Locator) -> Place:
     return Locator(f"{scheme}://{owner}{rest.rstrip('/')}")
 
 
+def within(file: Place, inner: str, kind: Literal["member", "cell"], number: int, *, size: int, mark: int) -> Locator:
+    """Return the place of something in a file; see `Locator`."""
+    return Locator(str(file), inner, kind, number, size, mark, "" if isinstance(file, Path) else file.query)
+
+
+def holder(inner: Locator) -> Place:
+    """Return the file that something lies in."""
+    return Locator(inner.base, query=inner.query) if is_uri(inner.base) else Path(inner.base)
+
+
 class Listed(NamedTuple):
     """Objects below a folder of a store, in code-point order of their names: 16 bytes each, and their names.
 
     Attributes:
-        root: The folder.
+        below: The URI of the folder, ending in `/`.
         names: Of each, below the folder.
         sizes: In bytes.
         marks: See `Locator`.
     """
 
-    root: Locator
+    below: str
     names: list[str]
     sizes: array[int]
     marks: array[int]
 
     def place(self, row: int) -> Locator:
         """Return where one lies."""
-        return Locator(_below(self.root), self.names[row], size=self.sizes[row], mark=self.marks[row])
+        return Locator(self.below, self.names[row], "object", 0, self.sizes[row], self.marks[row])
 
 
 def listed(root: Locator, wanted: Callable[[str], bool]) -> Listed:
@@ -141,9 +151,10 @@ def listed(root: Locator, wanted: Callable[[str], bool]) -> Listed:
             sizes.append(found["size"])
             marks.append(_mark(found))
     order = sorted(range(len(names)), key=names.__getitem__)
-    if order == list(range(len(names))):
-        return Listed(root, names, sizes, marks)
-    return Listed(root, [names[i] for i in order], *(array("q", (one[i] for i in order)) for one in (sizes, marks)))
+    if order != list(range(len(names))):
+        names = [names[row] for row in order]
+        sizes, marks = (array("q", [one[row] for row in order]) for one in (sizes, marks))
+    return Listed(_below(root), names, sizes, marks)
 
 
 def _entries(client: Any, root: Locator, key: str) -> Iterator[dict[str, Any]]:
@@ -361,7 +372,10 @@ def _state(status: os.stat_result) -> tuple[int, int]:
     return status.st_size, _number(f"{status.st_size} {status.st_mtime_ns} {status.st_ino}")
 
 
-_HINT = "What was computed is kept; the same command goes on from there. Credentials are taken from the environment."
+_HINT = (
+    "What was computed is kept; the same command goes on from there. Credentials are taken from the environment: e.g. "
+    "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true for a public bucket."
+)
 
 
 _FEWER = "fewer bytes came than it has"
@@ -469,9 +483,9 @@ def _number(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1 or 1
 
 
-def identity(file: str) -> str:
-    """Return what a URI means here: another endpoint has other buckets. It may be hashed, and is not to be shown."""
-    return f"{os.environ.get('AWS_ENDPOINT_URL', '')} {file}" if file.startswith("s3:") else file
+def endpoint() -> str:
+    """Return where buckets are looked for, if that is told; it may be hashed, and is not to be shown."""
+    return os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT") or ""
 
 
 def _below(root: Locator) -> str:
@@ -541,6 +555,8 @@ def _reason(error: Exception) -> str:
     if isinstance(error, kinds.InvalidPathError | ValueError):
         return "its name cannot be asked for"
     if status := re.search(r"\b([45]\d\d) [A-Z][a-z]+", text):
+        if status[1] in ("401", "403"):
+            return "the store refuses it to these credentials"
         return f"the server answers {status[1]}"
     if re.search("timed out|timeout|Timeout", text):
         return "the server does not answer in time"

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from headstart.data.stores import Ranges
+from headstart.data.stores import Ranges, within
 from headstart.errors import DataError, StorageError
 from headstart.records import Locator, Place
 
@@ -60,7 +60,7 @@ def index(source: Place, is_text: Callable[[str], bool]) -> Indexed:
                 if info.offset_data + info.size > file.size:
                     raise tarfile.ReadError("unexpected end of data")
                 name = info.name.removeprefix("./")
-                members.append(Locator(str(source), name, "member", info.offset_data, info.size, file.mark))
+                members.append(within(source, name, "member", info.offset_data, size=info.size, mark=file.mark))
                 if is_text(name) and info.size <= MOST_TEXT:
                     file.seek(info.offset_data)
                     texts[name] = file.read(info.size)
