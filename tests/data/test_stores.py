@@ -13,6 +13,7 @@ from bucket import KEY, SECRET, Bucket
 from conftest import Ran, write_table
 
 from headstart.data import images, listings, manifest, sources, stores
+from headstart.delivery import streaming
 from headstart.errors import ConfigError, DataError, PictureError, StorageError
 from headstart.inspection import files
 from headstart.records import Locator
@@ -274,7 +275,7 @@ def test_a_manifest_is_bounded_and_forgets_what_was_wrong(tmp_path: Path, monkey
 
 @pytest.mark.slow
 def test_train_and_predict_are_the_same_from_a_store_and_tell_no_secret(
-    filled: Bucket, photos: Path, tmp_path: Path, run: Callable[..., Ran]
+    filled: Bucket, photos: Path, tmp_path: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
 ):
     small = ["--backbone", "lite0@64", "--set", "split.folds=2"]
     here = run("train", photos, "--out", tmp_path / "here", *small)
@@ -292,8 +293,14 @@ def test_train_and_predict_are_the_same_from_a_store_and_tell_no_secret(
     assert signed.code == 0, signed.err
     assert filled.objects["out/answers.csv"].decode().splitlines()[1].startswith(f"{filled.url}/bucket/photos/ash/ash_")
     assert run("evaluate", tmp_path / "there", "s3://bucket/photos").code == 0
+    monkeypatch.setattr(streaming, "SOON", 16)
+    crew = run("predict", tmp_path / "there", "s3://bucket/photos", "--format", "table", "--workers", 2, "--no-cache")
+    assert (crew.code, crew.out) == (0, far.out)
+    exported = run("export", tmp_path / "there", "--to", "openvino")
+    assert exported.code == 0, exported.err
+    assert run("audit", "s3://bucket/photos", "--out", tmp_path / "sheet.csv", "--backbone", "lite0@64").code == 0
     assert run("explain", tmp_path / "there", "s3://bucket/photos/ash/ash_00.png", "--out", tmp_path / "why").code == 0
-    texts = [one for ran in (here, there, local, far, signed) for one in (ran.out, ran.err)]
+    texts = [one for ran in (here, there, local, far, signed, crew, exported) for one in (ran.out, ran.err)]
     texts += [file.read_bytes().decode("latin-1") for file in tmp_path.rglob("*") if file.is_file()]
     for secret in (KEY, SECRET, SECRET.replace("/", "%2F"), "CANARYTOKEN", "X-Amz-Signature"):
         assert not [text[:200] for text in texts if secret in text]

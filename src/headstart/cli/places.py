@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headstart import storage
-from headstart.errors import ArtifactError, ConfigError
+from headstart.errors import ArtifactError, ConfigError, StorageError
 
 if TYPE_CHECKING:
     from headstart.records import Dataset, Locator, Place
@@ -87,6 +87,21 @@ def outgoing(out: Locator, inputs: Iterable[Place]) -> Path:
     with storage.storage_errors(folder, "Name another cache with HEADSTART_CACHE."):
         folder.mkdir(exist_ok=True, mode=0o700)
     return folder / f"{hashlib.sha256(str(out).encode()).hexdigest()[:16]}-{out.name}"
+
+
+def send(file: Path, out: Locator) -> None:
+    """Move a file to a store.
+
+    Raises:
+        StorageError: It could not be written there, and lies where it was.
+    """
+    from headstart.data import stores
+
+    try:
+        stores.put(file, out)
+    except StorageError as error:
+        raise StorageError(f"{error.message} The answers are in {file}.", error.hint) from error
+    file.unlink()
 
 
 def show(page: Path, asked: bool | None) -> None:

@@ -161,8 +161,7 @@ def predict(
             report = streaming.to_file(request, file, progress, say)
     if file is not None:
         if out is not None and not isinstance(out, Path):
-            stores.put(file, out)
-            file.unlink()
+            places.send(file, out)
         rows = len(listed if form.order is None else form.order)
         terminal.say(quiet, f"Wrote {rows} rows to {out}.")
     _tell(listed, report, form.order, header=answers.form not in ("jsonl", PARQUET), quiet=quiet)
@@ -250,8 +249,10 @@ class Variant:
         typer.Option(help="Files, folders, glob patterns to compare on; default: those that the model was made from."),
     ] = None
     labelled: Annotated[
-        Path | None,
-        typer.Option(help="A folder or table of labelled pictures to measure int8 on; default: those held out."),
+        str | None,
+        typer.Option(
+            metavar="PATH", help="A folder or table of labelled pictures to measure int8 on; default: those held out."
+        ),
     ] = None
 
 

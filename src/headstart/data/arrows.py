@@ -26,6 +26,7 @@ from headstart.records import Locator, Place
 PARQUET, ARROW = (".parquet", ".pq"), (".arrow", ".feather")
 SUFFIXES = (*PARQUET, *ARROW)
 OPEN = 16  # files that are open at once
+MOST_GROUP = 4 << 30  # bytes of one
 GROUPS_BYTES = 256_000_000  # of groups of rows that are in memory; the one that is read last always is
 
 
@@ -115,6 +116,9 @@ class _Parquet:
             held = _GROUPS.get((self._name, column, group))
             if held is None:
                 leaf = _leaf(self.schema.field(column))
+                told = self._file.metadata.row_group(group)
+                if sum(told.column(one).total_uncompressed_size for one in range(told.num_columns)) > MOST_GROUP:
+                    raise PictureError(f"lies in a group of rows of more than {MOST_GROUP:,} bytes")
                 held = self._file.read_row_group(group, columns=[f"{column}{leaf}"]).column(column)
                 _GROUPS.keep((self._name, column, group), held)
         value = held[row - self._ends[group] + len(held)]
@@ -133,6 +137,7 @@ class _Arrow:
         mapped.seek(0)
         opener = arrow.ipc.open_file if begins == b"ARROW1" else arrow.ipc.open_stream
         self._table = opener(mapped).read_all()
+        self._table.validate(full=True)  # of what lies elsewhere than it says, a cell would crash the process
         self.schema, self.rows = self._table.schema, self._table.num_rows
 
     def table(self, names: Sequence[str]) -> Any:

@@ -104,8 +104,8 @@ def _read_member(member: Locator) -> bytes:
         with stores.Ranges(Path(member.base)) as tar:
             tar.seek(member.number)
             data = tar.read(member.size)
-    except OSError as error:
-        raise PictureError(f"cannot be read: {error.strerror or error}") from error
+    except (OSError, StorageError) as error:
+        raise PictureError(f"cannot be read: {getattr(error, 'strerror', '') or error}") from error
     if len(data) != member.size or member.mark not in (0, tar.mark):
         raise PictureError(f"{member.base} is not the file any more whose members were looked up")
     return data

@@ -232,10 +232,14 @@ def _read_held(table: Table, held: Mapping[str, Locator], root: Place, how: _How
 
 
 def _read_labelled(table: Table, root: Place, how: _How) -> Dataset:
-    if (far := _uris(table, how.columns)) is not None:
-        return _read_far(table, far, root, how)
+    far = _uris(table)
+    named = how.columns.id or usual(table.header, ID_COLUMNS)
+    if named in far:
+        return _read_far(table, str(named), root, how)
     walked = _NOTHING if _is_web(root) else folders.walk(root, how.follow_links)
     by_name = _by_name(walked)
+    if named is None and len(far) == 1 and not any(cell in by_name for cells in table.rows for cell in cells):
+        return _read_far(table, far[0], root, how)
     decided = decide(table, how.columns, lambda cell: next(iter(by_name.get(cell.removeprefix("./"), ())), None))
     rows = _rows(table, decided, inside=True)
     matched, absent = _match(table, rows, root, by_name, how.follow_links)
@@ -283,22 +287,9 @@ def _absent(
 _NOTHING = folders.Walked((), Path, [])  # type: ignore[arg-type]  # no number is asked for
 
 
-def _uris(table: Table, asked: Columns) -> str | None:
-    """Return the column of pictures, if all of its cells are URIs.
-
-    It is the one that is asked for, or has a usual name; else the only one of that kind, if no column holds names of
-    pictures besides.
-    """
-    far = [one for one in table.header if all(map(stores.is_read, table.column(one)))]
-    wanted = asked.id or usual([one for one in table.header if one not in (asked.label, asked.group)], ID_COLUMNS)
-    if wanted is not None:
-        return wanted if wanted in far else None
-    others = [one for one in table.header if one not in far and any(map(_is_picture, table.column(one)))]
-    return far[0] if len(far) == 1 and not others else None
-
-
-def _is_picture(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in SUFFIXES
+def _uris(table: Table) -> list[str]:
+    """Return the columns all of whose cells are URIs."""
+    return [one for one in table.header if all(map(stores.is_read, table.column(one)))]
 
 
 def _lying(table: Table, column: str) -> dict[str, Place]:
@@ -316,7 +307,7 @@ def _lying(table: Table, column: str) -> dict[str, Place]:
             problems.append(f"{table.unit} {line}: {error.message.rstrip('.')}")
     if problems:
         raise DataError(f"{table.path}: {listing(problems)}.", "Credentials are taken from the environment.")
-    there = stores.found([place for place in places.values() if isinstance(place, Locator)])
+    there = stores.looked_up([place for place in places.values() if isinstance(place, Locator)])
     lying: dict[str, Place] = {}
     for name, place in places.items():
         now = there.get(place.file) if isinstance(place, Locator) else place if place.is_file() else None
@@ -331,8 +322,8 @@ def _is_web(root: Place) -> bool:
 def _read_frame(frame: frames.Frame, asked: Columns) -> Dataset:
     """Read a DataFrame, whose paths are taken as they are: absolute, or from the working directory; or URIs."""
     table = frames.to_table(frame, (asked.id, asked.label, asked.group, asked.split))
-    far = _uris(table, asked)
-    lying = {} if far is None else _lying(table, far)
+    far = [one for one in _uris(table) if asked.id in (None, one)]
+    lying = _lying(table, far[0]) if len(far) == 1 else {}
 
     def file_of(cell: str) -> str | None:
         return cell if _called(cell) in lying or os.path.isfile(cell) else None

@@ -14,6 +14,7 @@ import io
 import os
 import random
 import re
+import stat
 import threading
 import time
 from array import array
@@ -189,7 +190,7 @@ def there(target: Locator) -> Locator | None:
     return None if found is None else _as_found(target, found)
 
 
-def found(files: Sequence[Locator]) -> dict[str, Locator]:
+def looked_up(files: Sequence[Locator]) -> dict[str, Locator]:
     """Return file → as it is now, with size and mark, of those that are there; a web server is not asked.
 
     A few are asked for one by one. Of many, the folder that they have in common is listed.
@@ -287,12 +288,14 @@ class Ranges(io.RawIOBase):
             most: The most bytes that may be read at once, where a hostile file might ask for more.
 
         Raises:
-            StorageError: It is not there.
+            StorageError: It is not there, on a store; or it is no regular file.
+            OSError: It is not there, on this machine.
         """
         super().__init__()
         self._source, self._most, self._at = source, most, 0
         self._begin, self._block, self._lock = 0, b"", threading.Lock()
         if isinstance(source, Path):
+            state(source)
             self._file = open(source, "rb")  # noqa: SIM115  # closed with this
             self.size, self.mark = _state(os.fstat(self._file.fileno()))
         else:
@@ -364,8 +367,16 @@ class Ranges(io.RawIOBase):
 
 
 def state(file: Path) -> tuple[int, int]:
-    """Return size and mark of a file of this machine."""
-    return _state(file.stat())
+    """Return size and mark of a file of this machine.
+
+    Raises:
+        StorageError: It is no regular file, and may never end.
+        OSError: It is not there.
+    """
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise StorageError(f"{file} is not a regular file.")
+    return _state(status)
 
 
 def _state(status: os.stat_result) -> tuple[int, int]:
@@ -439,7 +450,8 @@ def _retried(source: Locator, ask: Callable[[], T]) -> T:
         else:
             _health(source).clear()
             return result
-        _wait(attempt)
+        if attempt + 1 < ATTEMPTS:
+            _wait(attempt)
     failed = _health(source)
     failed.append(reason)
     if len(failed) >= SILENT:

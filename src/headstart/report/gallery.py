@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from headstart.data import images, sources
+from headstart.data import images, shards, sources
 from headstart.data.images import Picture
 from headstart.data.shapes import Cropped, cropped
 from headstart.data.tables import read_table
@@ -42,7 +42,7 @@ def open_any(root: Place, table: Place | None) -> Dataset:
 def rows(root: Place, table: Place | None) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Return header and rows: of a table as they stand in the file, else of the pictures that were found."""
     if table is not None:
-        read = read_table(table)
+        read = shards.from_tables(shards.shards(table))[0] if shards.is_shard(table) else read_table(table)
         return read.header, list(read.rows)
     return ("name", "label", "file"), [(s.name, s.label or "", str(s.path)) for s in open_any(root, table)]
 
