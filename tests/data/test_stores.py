@@ -40,6 +40,18 @@ def test_a_folder_on_a_store_is_read_as_one_of_this_machine(filled: Bucket, phot
     assert filled.counts()["LIST"] > 5  # page by page
 
 
+def test_pictures_to_predict_are_called_as_they_are_asked_for(filled: Bucket, photos: Path):
+    (photos / "ash" / "ash_00.png").rename(photos / "one.png")
+    given = [f"file://{photos}/one.png", "s3://bucket/photos/birch", "s3://bucket/photos/ash/ash_01.png"]
+    names = list(listings.of(given).names())
+    assert names[0] == str(photos / "one.png")
+    assert names[1] == "s3://bucket/photos/birch/birch_00.png"
+    assert names[-1] == given[-1]
+    assert next(listings.of(given[1:2]).names()) == "birch_00.png"
+    with pytest.raises(ConfigError, match="No picture was found in s3://bucket/nothing"):
+        listings.of(["s3://bucket/nothing"])
+
+
 def test_a_locator_travels_and_tells_what_it_is():
     one = Locator("s3://b/photos/", "ash/1.PNG", size=5, mark=7, query="sig=1")
     assert pickle.loads(pickle.dumps(one)) == one  # noqa: S301
@@ -161,8 +173,9 @@ def test_tables_and_pictures_lie_wherever_they_like(filled: Bucket, tmp_path: Pa
     web = sources.read(f"{filled.url}/bucket/photos", f"{filled.url}/bucket/labels.csv?sig=CANARY")
     assert [s.name for s in web] == ["ash/ash_00", "birch/birch_00.png"]
     assert images.read_bytes(web[1].path) == filled.objects["photos/birch/birch_00.png"]
-    with pytest.raises(ConfigError, match="does not tell what lies in a folder"):
-        sources.read(f"{filled.url}/bucket/photos")
+    for read in (sources.read, lambda given: listings.of([given])):
+        with pytest.raises(ConfigError, match="does not tell what lies in a folder"):
+            read(f"{filled.url}/bucket/photos")
 
 
 def test_a_large_file_is_put_in_parts(bucket: Bucket, tmp_path: Path):
@@ -225,6 +238,8 @@ def test_what_was_read_once_is_known(filled: Bucket, tmp_path: Path):
     filled.objects["photos/ash/ash_00.png"] += b"\0"
     changed = files.fingerprints(sources.read("s3://bucket/photos"), cache=tmp_path / "cache")
     assert filled.counts()["GET"] == 1
+    manifest.clear(tmp_path / "cache")
+    assert not any(manifest.recall(sources.read("s3://bucket/photos"), tmp_path / "cache"))
     assert [a != b for a, b in zip(changed[0], first[0], strict=True)] == [True] + [False] * 35
 
 

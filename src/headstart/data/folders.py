@@ -18,8 +18,6 @@ from headstart.data.images import SUFFIXES
 from headstart.records import Finding, Locator, Place, found, numbered
 
 JUNK = ("thumbs.db", "desktop.ini", "__macosx", "ehthumbs.db")
-
-
 # of a name with its folders, up to the first part that is hidden or the system's
 _HIDDEN = re.compile(rf"(?:[^/]+/)*?(?:\.[^/]*|{'|'.join(map(re.escape, JUNK))})(?:/|$)", re.IGNORECASE)
 SPLITS = {

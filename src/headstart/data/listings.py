@@ -132,10 +132,12 @@ def _of_files(names: Sequence[str]) -> _Stretch:
 
 def _tested(folder: Place) -> Place:
     """Return the folder of pictures to predict of a Kaggle competition, of any other itself."""
-    if isinstance(folder, Locator):
-        kaggle = stores.there(folder / "labels.csv") is not None and bool(folders.walk(folder / "test", False).names)
-    else:
+    if isinstance(folder, Path):
         kaggle = (folder / "labels.csv").is_file() and (folder / "test").is_dir()
+    elif stores.is_web(folder) or stores.there(folder / "labels.csv") is None:
+        kaggle = False
+    else:
+        kaggle = bool(folders.walk(folder / "test", False).names)
     return folder / "test" if kaggle else folder
 
 

@@ -91,6 +91,13 @@ def note(read: Mapping[Place, str], cache: Path | None) -> None:
                 file.unlink(missing_ok=True)
 
 
+def clear(cache: Path) -> None:
+    """Remove all that is kept here, and nothing else that may lie in the folder; raises as `note` does."""
+    with storage.storage_errors(cache / FOLDER, "Remove it by hand, or name another cache with HEADSTART_CACHE."):
+        for file in _files(cache / FOLDER):
+            file.unlink(missing_ok=True)
+
+
 def _is_versioned(place: Place) -> bool:
     return isinstance(place, Locator) and place.mark != 0 and place.kind != "cell" and "://" in place.base
 

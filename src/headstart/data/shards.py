@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 
 from headstart import storage
 from headstart.data import arrows, frames, stores, tars
-from headstart.data.folders import SPLITS, Walked
+from headstart.data.folders import SPLITS, Walked, escapes
 from headstart.data.images import SUFFIXES
 from headstart.data.tables import Table
 from headstart.errors import ConfigError, DataError, StorageError
 from headstart.records import Finding, Locator, Place, Sample, found, listing
 
-READERS = 8  # tars whose headers are read at once
+READERS = 32  # tars whose headers are read at once: on a store, answers take their time
 LABELS = (".cls", ".json")  # members that tell the class of the picture of their name; the first goes before
 SPLIT = "split"  # the column that tables are given whose names tell it
 
@@ -40,7 +40,8 @@ class Shard(NamedTuple):
 
 def is_shard(place: Place) -> bool:
     """Return whether something is a tar, a pattern of tars, or a table that may hold pictures, by its name."""
-    return place.name.lower().endswith((tars.SUFFIX, *arrows.SUFFIXES))
+    named = place.name.lower().endswith((tars.SUFFIX, *arrows.SUFFIXES))
+    return named and not (isinstance(place, Path) and place.is_dir())
 
 
 def shards(place: Place) -> list[Shard]:
@@ -61,9 +62,14 @@ def shards(place: Place) -> list[Shard]:
         return []
     if (place / _STATE).is_file() or (place / _SPLITS).is_file():
         return _of_datasets(place)
-    suffixes = (tars.SUFFIX, *arrows.PARQUET)
-    files = sorted(file for file in place.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
-    return _split([Shard(file.relative_to(place).as_posix(), file) for file in files])
+    files = [(file.relative_to(place).as_posix(), file) for file in sorted(place.rglob("*")) if _is_inside(file, place)]
+    return _split([Shard(name, file) for name, file in files if not name.startswith(".") and "/." not in name])
+
+
+def _is_inside(file: Path, folder: Path) -> bool:
+    """Return whether something is a tar or a table below a folder, also once links are resolved."""
+    wanted = file.suffix.lower() in (tars.SUFFIX, *arrows.PARQUET) and file.is_file()
+    return wanted and not (file.is_symlink() and escapes(file, folder.resolve()))
 
 
 def is_tar(shard: Shard) -> bool:

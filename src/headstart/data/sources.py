@@ -128,11 +128,9 @@ class _How(NamedTuple):
 def _is_kaggle(root: Place) -> bool:
     if isinstance(root, Path):
         return (root / "labels.csv").is_file() and (root / "train").is_dir()
-    return (
-        not _is_web(root)
-        and stores.there(root / "labels.csv") is not None
-        and bool(folders.walk(root / "train", False).names)
-    )
+    if stores.is_web(root) or stores.there(root / "labels.csv") is None:
+        return False
+    return bool(folders.walk(root / "train", False).names)
 
 
 def check_root(root: Place) -> None:
@@ -236,7 +234,7 @@ def _read_labelled(table: Table, root: Place, how: _How) -> Dataset:
     named = how.columns.id or usual(table.header, ID_COLUMNS)
     if named in far:
         return _read_far(table, str(named), root, how)
-    walked = _NOTHING if _is_web(root) else folders.walk(root, how.follow_links)
+    walked = _NOTHING if stores.is_web(root) else folders.walk(root, how.follow_links)
     by_name = _by_name(walked)
     if named is None and len(far) == 1 and not any(cell in by_name for cells in table.rows for cell in cells):
         return _read_far(table, far[0], root, how)
@@ -313,10 +311,6 @@ def _lying(table: Table, column: str) -> dict[str, Place]:
         now = there.get(place.file) if isinstance(place, Locator) else place if place.is_file() else None
         lying |= {} if now is None else {name: now}
     return lying
-
-
-def _is_web(root: Place) -> bool:
-    return isinstance(root, Locator) and root.file.startswith("http")
 
 
 def _read_frame(frame: frames.Frame, asked: Columns) -> Dataset:
@@ -450,7 +444,7 @@ def _match(
 def _unwalked(root: Place, name: str) -> list[Place]:
     """Return what an id means that the walk passed over, for its suffix or as a link; of a web server, any."""
     if isinstance(root, Locator):
-        return [root / name] if _is_web(root) else []
+        return [root / name] if stores.is_web(root) else []
     path = root / name
     return [path] if os.path.lexists(path) and not path.is_dir() else []
 

@@ -15,11 +15,12 @@ import os
 import random
 import re
 import stat
+import sys
 import threading
 import time
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -36,7 +37,6 @@ PAUSE = 0.2  # seconds before the second one; doubled each time
 RETRIES, PATIENCE = 6, 90.0  # of a request that is refused or not answered, and for how many seconds
 TIMEOUT = 120.0  # seconds that an answer may take as a whole
 SILENT = 32  # requests that fail one after the other until a store is given up
-BLOCK = 1 << 16  # bytes that are asked for at least where a file is read in ranges
 PAGE = 1000  # names that are listed at once
 FEW, REQUESTS = 500, 32  # files that are asked for one by one at most, and how many at once
 
@@ -61,6 +61,11 @@ def is_read(text: str) -> bool:
 
 def _is_known(scheme: str, owner: str) -> bool:
     return scheme in SCHEMES or (scheme == "http" and _LOOPBACK.fullmatch(owner) is not None)
+
+
+def is_web(place: Place) -> bool:
+    """Return whether something lies on a web server, which does not tell what lies beside it."""
+    return isinstance(place, Locator) and place.file.startswith("http")
 
 
 def shown(text: str) -> str:
@@ -131,19 +136,19 @@ class Listed(NamedTuple):
         return Locator(self.below, self.names[row], "object", 0, self.sizes[row], self.marks[row])
 
 
-def listed(root: Locator, wanted: Callable[[str], bool]) -> Listed:
-    """Return the objects below a folder whose names are wanted; of the others nothing is kept.
+def listed(root: Locator, wanted: Callable[[str], bool], most: int = sys.maxsize) -> Listed:
+    """Return the objects below a folder whose names are wanted, so many at most; of the others nothing is kept.
 
     Raises:
         ConfigError: It is a web server, which tells no names.
         StorageError: The store does not answer, or refuses.
     """
-    client, key = _client_of(root)
-    if root.file.startswith("http"):
+    if is_web(root):
         raise ConfigError(
             f"{root} is on a web server, which does not tell what lies in a folder.",
             "Name a table of URLs with --labels, or a .tar or .parquet file.",
         )
+    client, key = _client_of(root)
     names, sizes, marks, cut = list[str](), array("q"), array("q"), len(key) + 1 if key else 0
     for found in _entries(client, root, key):
         name = found["path"][cut:]
@@ -151,6 +156,8 @@ def listed(root: Locator, wanted: Callable[[str], bool]) -> Listed:
             names.append(name)
             sizes.append(found["size"])
             marks.append(_mark(found))
+        if len(names) == most:
+            break
     order = sorted(range(len(names)), key=names.__getitem__)
     if order != list(range(len(names))):
         names = [names[row] for row in order]
@@ -213,9 +220,9 @@ def looked_up(files: Sequence[Locator]) -> dict[str, Locator]:
     return known
 
 
-def _found_below(folder: Locator, wanted: Container[str]) -> dict[str, Locator]:
+def _found_below(folder: Locator, wanted: Collection[str]) -> dict[str, Locator]:
     below = _below(folder)
-    near = listed(folder, lambda name: below + name in wanted)
+    near = listed(folder, lambda name: below + name in wanted, len(wanted))
     return {below + name: near.place(row) for row, name in enumerate(near.names)}
 
 
@@ -280,19 +287,20 @@ class Ranges(io.RawIOBase):
         mark: See `Locator`.
     """
 
-    def __init__(self, source: Place, most: int | None = None) -> None:
+    def __init__(self, source: Place, most: int | None = None, block: int = 1 << 16) -> None:
         """Open a file.
 
         Args:
             source: Which.
             most: The most bytes that may be read at once, where a hostile file might ask for more.
+            block: The fewest bytes that are asked of a store at once.
 
         Raises:
             StorageError: It is not there, on a store; or it is no regular file.
             OSError: It is not there, on this machine.
         """
         super().__init__()
-        self._source, self._most, self._at = source, most, 0
+        self._source, self._most, self._least, self._at = source, most, block, 0
         self._begin, self._block, self._lock = 0, b"", threading.Lock()
         if isinstance(source, Path):
             state(source)
@@ -355,7 +363,7 @@ class Ranges(io.RawIOBase):
             return self._file.read(length)
         with self._lock:
             if not self._begin <= begin <= begin + length <= self._begin + len(self._block):
-                end = min(self.size, begin + max(length, BLOCK))
+                end = min(self.size, begin + max(length, self._least))
                 try:
                     block, found = _bytes(self._source, begin, end, end - begin)
                 except (PictureError, FileNotFoundError) as error:

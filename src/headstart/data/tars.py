@@ -18,6 +18,7 @@ from headstart.records import Locator, Place
 
 SUFFIX = ".tar"
 MOST_HEADER = 1 << 20  # bytes of one, in which a name may be as long as it likes
+HEADERS = 1 << 13  # bytes that are asked for at once: the end of a picture, its label, and where the next one begins
 MOST_TEXT = 1 << 20  # bytes of a member that is text
 MOST_MEMBERS = 10_000_000
 
@@ -51,7 +52,7 @@ def index(source: Place, is_text: Callable[[str], bool]) -> Indexed:
     texts: dict[str, bytes] = {}
     strange: list[str] = []
     try:
-        with Ranges(source, MOST_HEADER) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with Ranges(source, MOST_HEADER, HEADERS) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for info in tar:
                 tar.members = []  # type: ignore[attr-defined]  # it would keep them all
                 if reason := _refused(info):

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from headstart.data import manifest
 from headstart.errors import StorageError
 from headstart.records import Floats, Integers, numbered
 from headstart.storage import distrust, read_regular, remove_stale, storage_errors, write_whole
@@ -383,7 +384,10 @@ def survey(cache: Path, *, verify: bool = False) -> list[ShardState]:
 
 
 def clear(cache: Path) -> None:
-    """Remove features, quantized networks and the state of killed fits, and nothing else that may lie in the folder."""
+    """Remove features, quantized networks, the state of killed fits and what is known of stores, and nothing else that
+    may lie in the folder.
+    """
+    manifest.clear(cache)
     for kept, digits in ((cache / FITS, 32), (cache / QUANTIZED, 64)):
         with storage_errors(kept, _HINT):
             for path in kept.glob(f"{'[0-9a-f]' * digits}.safetensors"):
