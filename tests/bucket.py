@@ -30,6 +30,7 @@ class Bucket:
     faults: deque[str] = field(default_factory=deque)  # busy, drop, torn, reset, slow, denied
     broken: set[str] = field(default_factory=set)  # keys that come torn each time
     asked: list[tuple[str, str]] = field(default_factory=list)  # method and key; ranges as KEY[begin-end]
+    signed: set[bool] = field(default_factory=set)  # whether requests for objects were
     page: int = 5
     url: str = ""
 
@@ -112,6 +113,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _object(self, key: str) -> None:
         spans = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
         self.bucket.asked.append((self.command, f"{key}[{spans[1]}-{spans[2]}]" if spans else key))
+        self.bucket.signed.add("Authorization" in self.headers)
         if self._fault(key):
             return
         if key not in self.bucket.objects:

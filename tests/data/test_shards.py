@@ -247,6 +247,9 @@ def test_pictures_of_a_table_are_read_row_by_row(tmp_path: Path, kind: str):
     assert contents(dataset) == EXPECTED[:6]
     assert [sample.name for sample in dataset][:2] == ["train.parquet/0", "train.parquet/1"]
     assert contents(dataset.select([5, 0, 3])) == [EXPECTED[5], EXPECTED[0], EXPECTED[3]]
+    pq.write_table(table(kind, first=10), tmp_path / "train.parquet", row_group_size=2)
+    assert contents(sources.dataset_of(tmp_path / "train.parquet")) == EXPECTED[6:]
+    pq.write_table(table(kind), tmp_path / "train.parquet", row_group_size=2)
     said = list(listings.of([tmp_path / "train.parquet"]))
     assert [images.read_bytes(sample.path) for sample in said] == [data for _, data in EXPECTED[:6]]
 

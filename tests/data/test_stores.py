@@ -79,6 +79,17 @@ def test_A26_a_torn_answer_is_never_a_picture(filled: Bucket):
     assert failures[0].startswith("cannot be read: ")
 
 
+def test_a_public_bucket_is_asked_without_a_signature(filled: Bucket, monkeypatch: pytest.MonkeyPatch):
+    images.read_bytes(stores.place("s3://bucket/photos/ash/ash_00.png"))
+    assert filled.signed == {True}
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+    stores.forget_connections()
+    images.read_bytes(stores.place("s3://bucket/photos/ash/ash_00.png"))
+    assert filled.signed == {True, False}
+
+
 def test_a_page_that_is_lost_is_listed_again(filled: Bucket):
     wanted = [one.name for one in sources.read("s3://bucket/photos")]
     filled.faults.extend(["torn", "busy", "drop"])

@@ -99,7 +99,7 @@ class _Parquet:
 
     def __init__(self, source: Place) -> None:
         _, parquet = _arrow()
-        self._name = str(source)
+        self._version = f"{source} {_state(source)}"
         self._file = parquet.ParquetFile(source if isinstance(source, Path) else stores.Ranges(source))
         self._lock = threading.Lock()
         self.schema, self.rows = self._file.schema_arrow, self._file.metadata.num_rows
@@ -113,14 +113,14 @@ class _Parquet:
     def cell(self, column: str, row: int) -> Any:
         group = bisect_right(self._ends, row)
         with self._lock:  # one thread reads; those that want the same group find it then
-            held = _GROUPS.get((self._name, column, group))
+            held = _GROUPS.get((self._version, column, group))
             if held is None:
                 leaf = _leaf(self.schema.field(column))
                 told = self._file.metadata.row_group(group)
                 if sum(told.column(one).total_uncompressed_size for one in range(told.num_columns)) > MOST_GROUP:
                     raise PictureError(f"lies in a group of rows of more than {MOST_GROUP:,} bytes")
                 held = self._file.read_row_group(group, columns=[f"{column}{leaf}"]).column(column)
-                _GROUPS.keep((self._name, column, group), held)
+                _GROUPS.keep((self._version, column, group), held)
         value = held[row - self._ends[group] + len(held)]
         return value if not _leaf(self.schema.field(column)) else _within(value)
 
