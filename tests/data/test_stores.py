@@ -90,6 +90,11 @@ def test_a_public_bucket_is_asked_without_a_signature(filled: Bucket, monkeypatc
     assert filled.signed == {True, False}
 
 
+def test_a_store_that_cannot_be_opened_says_what_is_lacking(bucket: Bucket):
+    with pytest.raises(StorageError, match="az://container cannot be opened: the environment does not tell"):
+        sources.read("az://container/photos")
+
+
 def test_a_page_that_is_lost_is_listed_again(filled: Bucket):
     wanted = [one.name for one in sources.read("s3://bucket/photos")]
     filled.faults.extend(["torn", "busy", "drop"])
@@ -146,6 +151,7 @@ def test_a_key_with_an_at_or_a_question_mark_is_a_key():
 def test_a_file_uri_is_a_path(photos: Path):
     assert stores.place(f"file://{photos}") == photos
     assert sources.read(f"file://{photos}") == sources.read(photos)
+    assert stores.place("file:///C:/my%20photos") == Path("C:/my photos")
 
 
 def test_ids_of_a_table_may_be_uris(filled: Bucket, tmp_path: Path):

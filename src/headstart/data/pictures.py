@@ -65,7 +65,7 @@ def gather(pictures: Pictures) -> tuple[Dataset, Mapping[int, InMemory]]:
     """Return a dataset of pictures, and row → the picture for those that are not files.
 
     Args:
-        pictures: A dataset; a picture; or several, mixed as you like: files, folders, glob patterns, and pictures in
+        pictures: A dataset; a picture; or several, mixed as you like: what `listings.of` takes, and pictures in
             memory, which are called `picture i` by their place in the list, counted from 0. An array
             (N, H, W, 1 | 3 | 4) is N pictures.
 

@@ -26,7 +26,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 from urllib.parse import unquote
-from urllib.request import url2pathname
 
 from headstart.errors import ConfigError, MissingExtraError, PictureError, StorageError
 from headstart.records import Locator, Place
@@ -97,7 +96,7 @@ def place(given: str | os.PathLike[str] | Locator) -> Place:
             "Leave them out: credentials are taken from the environment, e.g. AWS_ACCESS_KEY_ID.",
         )
     if scheme == "file":
-        return Path(url2pathname(rest))
+        return Path(re.sub("^/(?=[A-Za-z]:)", "", unquote(rest)))  # a drive of Windows
     if not owner:
         raise ConfigError(f"{given} names no {'host' if scheme.startswith('http') else 'bucket'}.")
     if scheme in ("https", "http"):
@@ -535,8 +534,11 @@ def _client(scheme: str, owner: str, query: str) -> Any:
     kind = {"s3": library.S3Store, "gs": library.GCSStore, "az": library.AzureStore}[scheme]
     try:
         return kind(owner, **how)
-    except _failures() as error:
-        raise StorageError(f"{scheme}://{owner} cannot be opened: {_reason(error)}.", _HINT) from None
+    except _failures():
+        raise StorageError(
+            f"{scheme}://{owner} cannot be opened: the environment does not tell all that is needed.",
+            "For az:// that is AZURE_STORAGE_ACCOUNT_NAME, and who may read.",
+        ) from None
 
 
 def forget_connections() -> None:
