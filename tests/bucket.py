@@ -27,7 +27,7 @@ class Bucket:
     """What lies in it, what is asked of it, and what goes wrong next: each fault is for one request."""
 
     objects: dict[str, bytes] = field(default_factory=dict)
-    faults: deque[str] = field(default_factory=deque)  # busy, drop, torn, reset, slow, denied
+    faults: deque[str] = field(default_factory=deque)  # busy, drop, torn, short, reset, slow, denied
     broken: set[str] = field(default_factory=set)  # keys that come torn each time
     asked: list[tuple[str, str]] = field(default_factory=list)  # method and key; ranges as KEY[begin-end]
     signed: set[bool] = field(default_factory=set)  # whether requests for objects were
@@ -142,6 +142,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(503, b"<Error><Code>SlowDown</Code><Message>token=CANARYTOKEN</Message></Error>")
         elif kind == "denied":
             self._answer(403, f"<Error><Code>AccessDenied</Code><Message>{KEY}</Message></Error>".encode())
+        elif kind == "short":  # as a proxy that cuts, and believes it
+            half = self.bucket.objects[key][: len(self.bucket.objects[key]) // 2]
+            self._answer(200, half, ETag=self.bucket.tag(key), Last_Modified=CHANGED)
         elif kind in ("torn", "reset"):
             data = self.bucket.objects.get(key, b"x" * 100)
             self.send_response(200)

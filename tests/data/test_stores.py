@@ -62,7 +62,7 @@ def test_a_locator_travels_and_tells_what_it_is():
     assert Locator.from_text(str(one)).file == one.file
 
 
-@pytest.mark.parametrize("fault", ["busy", "drop", "torn", "reset", "slow"])
+@pytest.mark.parametrize("fault", ["busy", "drop", "torn", "short", "reset", "slow"])
 def test_A26_what_goes_wrong_once_or_twice_is_asked_for_again(filled: Bucket, fault: str):
     place = sources.read("s3://bucket/photos")[0].path
     filled.faults.extend([fault] * (1 if fault == "slow" else 2))
@@ -93,6 +93,13 @@ def test_a_public_bucket_is_asked_without_a_signature(filled: Bucket, monkeypatc
 def test_a_store_that_cannot_be_opened_says_what_is_lacking(bucket: Bucket):
     with pytest.raises(StorageError, match="az://container cannot be opened: the environment does not tell"):
         sources.read("az://container/photos")
+
+
+def test_A26_an_answer_that_is_too_short_each_time_is_no_picture(filled: Bucket):
+    place = sources.read("s3://bucket/photos")[0].path
+    filled.faults.extend(["short"] * stores.ATTEMPTS)
+    with pytest.raises(PictureError, match="fewer bytes came than it has"):
+        images.read_bytes(place)
 
 
 def test_a_page_that_is_lost_is_listed_again(filled: Bucket):

@@ -492,10 +492,10 @@ def _mark(found: dict[str, Any]) -> int:
     have the same time.
     """
     if tag := str(found.get("e_tag") or "").removeprefix("W/").strip('"'):
-        return _number(f"{found['size']} {tag}")
+        return _number(tag)
     changed: datetime = found["last_modified"]
     old = datetime.now(UTC) - changed > timedelta(seconds=2)
-    return _number(f"{found['size']} {changed.isoformat()}") if old else 0
+    return _number(changed.replace(microsecond=0).isoformat()) if old else 0  # a header tells no more than seconds
 
 
 def _number(text: str) -> int:
