@@ -29,6 +29,7 @@ class Bucket:
     objects: dict[str, bytes] = field(default_factory=dict)
     faults: deque[str] = field(default_factory=deque)  # busy, drop, torn, short, reset, slow, denied
     broken: set[str] = field(default_factory=set)  # keys that come torn each time
+    denied: set[str] = field(default_factory=set)  # keys that are refused each time
     asked: list[tuple[str, str]] = field(default_factory=list)  # method and key; ranges as KEY[begin-end]
     signed: set[bool] = field(default_factory=set)  # whether requests for objects were
     page: int = 5
@@ -137,6 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _fault(self, key: str = "") -> bool:
         """Let go wrong what shall, and return whether it did."""
         kind = "torn" if key in self.bucket.broken and self.command == "GET" else ""
+        kind = "denied" if key in self.bucket.denied else kind
         kind = kind or (self.bucket.faults.popleft() if self.bucket.faults else "")
         if kind == "busy":
             self._answer(503, b"<Error><Code>SlowDown</Code><Message>token=CANARYTOKEN</Message></Error>")

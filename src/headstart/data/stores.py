@@ -442,26 +442,28 @@ def _retried(source: Locator, ask: Callable[[], T]) -> T:
         PictureError: It is refused, or does not come out whole.
         StorageError: Nothing has been had of the store for a while.
     """
-    reason = ""
+    health, reason, answered = _health(source), "", True
     for attempt in range(ATTEMPTS):
         try:
             result = ask()
         except FileNotFoundError:
-            _health(source).clear()
+            health.clear()
             raise
         except _ShortError as error:
-            reason = str(error)
+            reason, answered = str(error), str(error) == _FEWER
         except _failures() as error:  # it was made again as often as that helps
-            reason = _reason(error)
+            reason, answered = _reason(error), _is_final(error)
             break
         else:
-            _health(source).clear()
+            health.clear()
             return result
         if attempt + 1 < ATTEMPTS:
             _wait(attempt)
-    failed = _health(source)
-    failed.append(reason)
-    if len(failed) >= SILENT:
+    if answered:  # though not as one would like
+        health.clear()
+    else:
+        health.append(reason)
+    if len(health) >= SILENT:
         raise StorageError(f"{SILENT} requests to {_owner(source.file)} failed one after the other: {reason}.", _HINT)
     raise PictureError(f"cannot be read: {reason}")
 
