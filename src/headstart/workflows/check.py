@@ -32,8 +32,9 @@ def check(
         DataError: The data cannot be learned from.
         BackboneError: The backbone's weights cannot be had.
     """
-    begun = prepare.begin(sources.dataset_of(data), config or TrainConfig(), progress=progress)
-    prepared = prepare.encode(begun, cache=caches.resolve(cache), progress=progress)
+    folder = caches.resolve(cache)
+    begun = prepare.begin(sources.dataset_of(data), config or TrainConfig(), cache=folder, progress=progress)
+    prepared = prepare.encode(begun, cache=folder, progress=progress)
     decided = grouping.decide(prepared.learner(), prepared.resemblance, prepared.plan.split, progress=progress)
     given = splits.is_given(prepared.features.dataset)
     told = leakage.findings(LeakageReport(decided.gap, decided.same_object, given))

@@ -129,7 +129,7 @@ def begin(
     Args:
         dataset: Labelled pictures.
         config: What was asked for.
-        cache: The folder of the cache, where there is a budget; None: keep nothing.
+        cache: The folder of the cache; None: keep nothing.
         progress: Hears of every file.
         keep_conflicting: Whether byte-identical pictures with different labels stay.
 
@@ -143,7 +143,7 @@ def begin(
     refuse_contradictions(asked)
     wanted.refuse_contradictions(asked.encoder.backbone, asked.encoder.weights)
     splits.check(dataset, config.split, watches_validation(asked))
-    inspection = files.inspect(dataset, progress, keep_conflicting=keep_conflicting)
+    inspection = files.inspect(dataset, progress, keep_conflicting=keep_conflicting, cache=cache)
     if config.budget:
         decision, spent = budget.spend(config, inspection, begun=begun, cache=cache, progress=progress)
         return Begun(inspection, decision.backbone, decision.plan, spent)
@@ -174,6 +174,7 @@ def encode(begun: Begun, *, cache: Path | None, progress: Progress = silence) ->
         cache=cache,
         progress=progress,
     )
+    files.correct(inspection, extraction.table.digests, cache)
     plan = replace(plan, encoder=extraction.encoders[0].plan)  # the engine may have fallen back to a safer one
     progress("Examining", 0, 1)
     averaged = plan.predict.views == "mirror"
