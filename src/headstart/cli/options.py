@@ -85,13 +85,14 @@ class Source:
         """The folder of the pictures."""
         return locate(self.data, self.labels, self.images)[0]
 
-    def read(self) -> Dataset:
-        """Return the pictures with their labels."""
+    def read(self, cache: Path | None = None) -> Dataset:
+        """Return the pictures with their labels; `cache` as in `tars.index`."""
         from headstart.data import sources
 
         root, table = locate(self.data, self.labels, self.images)
         columns = sources.Columns(self.id_column, self.label_column, self.group_column, self.split_column)
-        return sources.read(root, table, columns=columns, missing=self.missing, follow_links=self.follow_links)
+        how: dict[str, Any] = {"missing": self.missing, "follow_links": self.follow_links, "cache": cache}
+        return sources.read(root, table, columns=columns, **how)
 
 
 @dataclass(frozen=True)

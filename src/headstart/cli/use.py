@@ -142,7 +142,10 @@ def predict(
 
     answers = answers.checked()
     sample, piped = answers.sample(), _piped(pictures)
-    listed = listings.of(pictures, follow_links=follow_links) if piped is None else listings.Listing.named([STDIN])
+    cache = places.cache(no_cache)
+    listed = listings.Listing.named([STDIN])
+    if piped is None:
+        listed = listings.of(pictures, follow_links=follow_links, cache=cache)
     out = None if answers.out is None else stores.place(answers.out)
     read = [model / "model.json", *([answers.like] if answers.like else [])]
     inputs = chain(read, (one.path for one in listed))
@@ -151,7 +154,6 @@ def predict(
     file = out if out is None or isinstance(out, Path) else places.outgoing(out, inputs)
     classifier = engine.load(model)
     form = answers.written(classifier.classes, sample, listed)
-    cache = places.cache(no_cache)
     request = streaming.Request(model, engine.asked(), classifier, listed, form, cache, workers, piped)
     with terminal.progress(quiet) as progress:
         if file is None:

@@ -81,10 +81,15 @@ class Listing:
         return told.hexdigest()
 
 
-def of(sources: Sequence[str | Path | Locator], *, follow_links: bool = False) -> Listing:
+def of(sources: Sequence[str | Path | Locator], *, follow_links: bool = False, cache: Path | None = None) -> Listing:
     """Return the pictures of files, folders (searched through), glob patterns, tars and tables, in this order.
 
     A Kaggle competition folder (with `test/` beside `labels.csv`) stands for its `test/`.
+
+    Args:
+        sources: Paths and URIs.
+        follow_links: Whether links may lead out of a folder.
+        cache: As in `tars.index`.
 
     Raises:
         ConfigError: A source matches nothing, or is not there and has no suffix of a picture. A picture that is not
@@ -95,7 +100,7 @@ def of(sources: Sequence[str | Path | Locator], *, follow_links: bool = False) -
     stretches: list[_Stretch] = []
     findings: list[Finding] = []
     for source in sources:
-        stretch, met = _stretch(source, follow_links, several=len(sources) > 1)
+        stretch, met = _stretch(source, follow_links, cache, several=len(sources) > 1)
         stretches.append(stretch)
         findings += met
     pictures = Listing(stretches, findings)
@@ -107,7 +112,9 @@ def of(sources: Sequence[str | Path | Locator], *, follow_links: bool = False) -
     return pictures
 
 
-def _stretch(source: str | Path | Locator, follow_links: bool, *, several: bool) -> tuple[_Stretch, list[Finding]]:
+def _stretch(
+    source: str | Path | Locator, follow_links: bool, cache: Path | None, *, several: bool
+) -> tuple[_Stretch, list[Finding]]:
     """Return the names of one source, and what was met; of several, each name begins with that of its source."""
     place = stores.place(source)
     if isinstance(place, Locator) and place.suffix.lower() in SUFFIXES:
@@ -115,12 +122,12 @@ def _stretch(source: str | Path | Locator, follow_links: bool, *, several: bool)
     if isinstance(place, Path) and not place.is_dir() and not shards.is_shard(place):
         return _of_files(_files(str(place if stores.is_uri(str(source)) else source))), []
     if shards.is_shard(place):
-        walked = shards.pictures(shards.shards(place))
+        walked = shards.pictures(shards.shards(place), cache)
     else:
         place = _tested(place)
         walked = folders.walk(place, follow_links)
         if not walked.names and (some := shards.shards(place)):
-            walked = shards.pictures(some)
+            walked = shards.pictures(some, cache)
     called = place.as_posix() if isinstance(place, Path) else str(place)
     prefix = f"{called}/" if several else ""  # two folders may each have a 1.jpg
     return _Stretch(walked.names, walked.place, str(place), prefix), walked.findings

@@ -32,13 +32,16 @@ _FORBIDDEN = re.compile(r"\x00|^[A-Za-z]:[\\/]|^[A-Za-z][A-Za-z0-9+.-]+://|^~|^[
 _HOW = "Another column holds them with --id-column, --label-column, --split-column (--split-column '' uses none)."
 
 
-def dataset_of(data: Dataset | str | os.PathLike[str] | frames.Frame, columns: Columns | None = None) -> Dataset:
+def dataset_of(
+    data: Dataset | str | os.PathLike[str] | frames.Frame, columns: Columns | None = None, *, cache: Path | None = None
+) -> Dataset:
     """Return labelled pictures, in whatever form they are given.
 
     Args:
         data: A dataset (as it is), the path of a folder or a table (see `read`), or a DataFrame of pandas, polars or
             the like with a column of paths and a column of labels.
         columns: Which columns of a table mean what, where neither their names nor a look at them tells.
+        cache: As in `read`.
 
     Raises:
         DataError: The pictures or labels cannot be used; everything that is wrong is listed.
@@ -46,7 +49,8 @@ def dataset_of(data: Dataset | str | os.PathLike[str] | frames.Frame, columns: C
     """
     if isinstance(data, str | os.PathLike | Locator):
         place = stores.place(data)
-        return read(parent(place), place, columns=columns) if is_table(place) else read(place, columns=columns)
+        root, table = (parent(place), place) if is_table(place) else (place, None)
+        return read(root, table, columns=columns, cache=cache)
     if isinstance(data, frames.Frame):
         return _read_frame(data, columns or Columns())
     if not isinstance(data, Dataset):
@@ -83,6 +87,7 @@ def read(
     columns: Columns | None = None,
     missing: str = "error",
     follow_links: bool = False,
+    cache: Path | None = None,
 ) -> Dataset:
     """Read labelled pictures.
 
@@ -94,6 +99,7 @@ def read(
         columns: Which columns mean what, where neither their names nor a look at them tells.
         missing: "error" refuses a table that names pictures which are not there; "drop" leaves those rows out.
         follow_links: Whether links may lead out of the folder.
+        cache: As in `tars.index`.
 
     Raises:
         DataError: The table or the folder cannot be used; everything that is wrong is listed.
@@ -104,7 +110,7 @@ def read(
     if missing not in ("error", "drop"):
         raise ConfigError(f"missing is {missing!r}, but must be 'error' or 'drop'.")
     kaggle = named is None and not shards.is_shard(root) and _is_kaggle(root)
-    how = _How(columns or Columns(), missing, follow_links)
+    how = _How(columns or Columns(), missing, follow_links, cache)
     if kaggle:
         return replace(_read_labelled(read_table(root / "labels.csv"), root / "train", how), layout="kaggle")
     if named is not None and not shards.is_shard(named):
@@ -123,6 +129,7 @@ class _How(NamedTuple):
     columns: Columns
     missing: str
     follow_links: bool
+    cache: Path | None
 
 
 def _is_kaggle(root: Place) -> bool:
@@ -202,7 +209,7 @@ def _read_shards(some: Sequence[shards.Shard], root: Place, how: _How) -> Datase
         return _read_held(table, held, root, how) if held else _read_labelled(table, root, how)
     if how.columns != Columns():
         raise ConfigError("Columns were named, but a tar has none.", "The class of NAME.jpg is in NAME.cls beside it.")
-    samples, findings = shards.from_tars(some)
+    samples, findings = shards.from_tars(some, how.cache)
     labelled = tuple(sample for sample in samples if sample.label is not None)
     if not labelled:
         raise DataError(
