@@ -252,10 +252,10 @@ def _report(result: TrainingResult, out: Path, moved: Path | None, *, as_json: b
 
 
 def _save(result: TrainingResult, out: Path) -> None:
-    from headstart.data import stores
+    from headstart.data import uris
     from headstart.report import run
 
-    run.save(result, out, command=shlex.join(["headstart", *map(stores.shown, sys.argv[1:])]))
+    run.save(result, out, command=shlex.join(["headstart", *map(uris.shown, sys.argv[1:])]))
 
 
 def audit(

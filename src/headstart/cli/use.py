@@ -137,7 +137,7 @@ def predict(
     goes on where it was.
     """
     places.check_model(model)
-    from headstart.data import listings, stores
+    from headstart.data import listings, uris
     from headstart.delivery import streaming
 
     answers = answers.checked()
@@ -146,7 +146,7 @@ def predict(
     listed = listings.Listing.named([STDIN])
     if piped is None:
         listed = listings.of(pictures, follow_links=follow_links, cache=cache)
-    out = None if answers.out is None else stores.place(answers.out)
+    out = None if answers.out is None else uris.place(answers.out)
     read = [model / "model.json", *([answers.like] if answers.like else [])]
     inputs = chain(read, (one.path for one in listed))
     if isinstance(out, Path):

@@ -14,7 +14,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
-from headstart.data import folders, shards, stores
+from headstart.data import folders, shards, stores, uris
 from headstart.data.images import SUFFIXES
 from headstart.errors import ConfigError
 from headstart.records import Dataset, Finding, Locator, Place, Sample, listing
@@ -74,7 +74,7 @@ class Listing:
         """Return a digest of all names, where they lie and their order."""
         told = hashlib.sha256()
         for stretch in self._stretches:
-            root = stretch.root if stores.is_uri(stretch.root) else os.path.abspath(stretch.root)
+            root = stretch.root if uris.is_uri(stretch.root) else os.path.abspath(stretch.root)
             told.update(f"{root}\0{stretch.prefix}\0".encode(errors="surrogateescape"))
             for name in stretch.names:
                 told.update(os.fsencode(name) + b"\0")
@@ -106,7 +106,7 @@ def of(sources: Sequence[str | Path | Locator], *, follow_links: bool = False, c
     pictures = Listing(stretches, findings)
     if not pictures:
         raise ConfigError(
-            f"No picture was found in {listing([stores.shown(str(s)) for s in sources])}.",
+            f"No picture was found in {listing([uris.shown(str(s)) for s in sources])}.",
             f"Looked for {', '.join(SUFFIXES)}.",
         )
     return pictures
@@ -116,11 +116,11 @@ def _stretch(
     source: str | Path | Locator, follow_links: bool, cache: Path | None, *, several: bool
 ) -> tuple[_Stretch, list[Finding]]:
     """Return the names of one source, and what was met; of several, each name begins with that of its source."""
-    place = stores.place(source)
+    place = uris.place(source)
     if isinstance(place, Locator) and place.suffix.lower() in SUFFIXES:
         return _Stretch([str(place)], lambda _: place), []
     if isinstance(place, Path) and not place.is_dir() and not shards.is_shard(place):
-        return _of_files(_files(str(place if stores.is_uri(str(source)) else source))), []
+        return _of_files(_files(str(place if uris.is_uri(str(source)) else source))), []
     if shards.is_shard(place):
         walked = shards.pictures(shards.shards(place), cache)
     else:
@@ -141,7 +141,7 @@ def _tested(folder: Place) -> Place:
     """Return the folder of pictures to predict of a Kaggle competition, of any other itself."""
     if isinstance(folder, Path):
         kaggle = (folder / "labels.csv").is_file() and (folder / "test").is_dir()
-    elif stores.is_web(folder) or stores.there(folder / "labels.csv") is None:
+    elif uris.is_web(folder) or stores.there(folder / "labels.csv") is None:
         kaggle = False
     else:
         kaggle = bool(folders.walk(folder / "test", False).names)

@@ -14,7 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from headstart.data import manifest, stores
-from headstart.data.stores import Ranges, within
+from headstart.data.ranges import Ranges
+from headstart.data.uris import within
 from headstart.errors import DataError, StorageError
 from headstart.records import Locator, Place
 
