@@ -64,13 +64,14 @@ class Answers:
         Raises:
             ConfigError: Options exclude each other.
         """
+        from headstart.data import uris
         from headstart.delivery import submission
 
         flag = "--json" if self.as_json else "--format"
         form = "jsonl" if self.as_json else self.form
         if form is None:
             named = self.out is not None and self.out.lower().endswith(".parquet")
-            flag, form = ("an --out that ends in .parquet", PARQUET) if named else (flag, "labels")
+            flag, form = (f"--out {uris.shown(self.out or '')}", PARQUET) if named else (flag, "labels")
         if self.like is not None and form != "labels":
             raise ConfigError(f"--like decides the columns, so it does not go with {flag}.")
         if self.fill_missing and self.like is None:
