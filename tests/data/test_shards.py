@@ -10,6 +10,7 @@ import sys
 import tarfile
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import pytest
 from bucket import Bucket
 from conftest import HUES, Ran, picture, write_table
 
-from headstart.data import arrows, images, listings, shards, sources, tars
+from headstart.data import arrows, images, listings, manifest, shards, sources, tars
 from headstart.errors import ConfigError, DataError, PictureError
 from headstart.inspection import files
 from headstart.records import Dataset, Locator
@@ -186,6 +187,25 @@ def test_A30_a_tar_that_changed_is_not_read_at_the_old_places(tmp_path: Path):
     path.unlink()
     with pytest.raises(PictureError, match="No such file"):
         images.read_bytes(dataset[0].path)
+
+
+def test_a_tar_on_a_store_is_walked_through_once(bucket: Bucket, tmp_path: Path):
+    webdataset(tmp_path / "tars")
+    bucket.fill(tmp_path / "tars", "tars/")
+    cache = tmp_path / "cache"
+    first = sources.dataset_of("s3://bucket/tars", cache=cache)
+    bucket.asked.clear()
+    assert sources.dataset_of("s3://bucket/tars", cache=cache) == first
+    assert list(listings.of(["s3://bucket/tars"], cache=cache)) == [replace(sample, label=None) for sample in first]
+    assert bucket.counts()["GET"] == 0
+    for file in (cache / manifest.FOLDER).iterdir():
+        file.write_bytes(file.read_bytes()[:-1])
+    assert contents(sources.dataset_of("s3://bucket/tars", cache=cache)) == EXPECTED
+    bucket.objects["tars/shard-000.tar"] = bucket.objects["tars/shard-001.tar"]
+    changed = sources.dataset_of("s3://bucket/tars", cache=cache)
+    assert contents(changed) == 2 * EXPECTED[6:]
+    manifest.clear(cache)
+    assert list((cache / manifest.FOLDER).iterdir()) == []
 
 
 def test_a_folder_that_is_called_like_a_tar_is_one(tmp_path: Path):

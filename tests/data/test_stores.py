@@ -12,7 +12,7 @@ import pytest
 from bucket import KEY, SECRET, Bucket
 from conftest import Ran, write_table
 
-from headstart.data import images, listings, manifest, sources, stores
+from headstart.data import images, listings, manifest, sources, stores, uris
 from headstart.delivery import streaming
 from headstart.errors import ConfigError, DataError, PictureError, StorageError
 from headstart.inspection import files
@@ -83,13 +83,13 @@ def test_A26_a_torn_answer_is_never_a_picture(filled: Bucket, monkeypatch: pytes
 
 
 def test_a_public_bucket_is_asked_without_a_signature(filled: Bucket, monkeypatch: pytest.MonkeyPatch):
-    images.read_bytes(stores.place("s3://bucket/photos/ash/ash_00.png"))
+    images.read_bytes(uris.place("s3://bucket/photos/ash/ash_00.png"))
     assert filled.signed == {True}
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
     stores.forget_connections()
-    images.read_bytes(stores.place("s3://bucket/photos/ash/ash_00.png"))
+    images.read_bytes(uris.place("s3://bucket/photos/ash/ash_00.png"))
     assert filled.signed == {True, False}
 
 
@@ -154,14 +154,14 @@ def test_A29_what_must_not_be_in_a_uri_is_refused_and_not_repeated(given: str, s
 
 def test_a_key_with_an_at_or_a_question_mark_is_a_key():
     for text in ("s3://bucket/a@b.jpg", "s3://bucket/what?.jpg", "https://host:8080/a@b.jpg"):
-        assert str(stores.place(text)) == text
-        assert stores.shown(text) == text
+        assert str(uris.place(text)) == text
+        assert uris.shown(text) == text
 
 
 def test_a_file_uri_is_a_path(photos: Path):
-    assert stores.place(f"file://{photos}") == photos
+    assert uris.place(f"file://{photos}") == photos
     assert sources.read(f"file://{photos}") == sources.read(photos)
-    assert stores.place("file:///C:/my%20photos") == Path("C:/my photos")
+    assert uris.place("file:///C:/my%20photos") == Path("C:/my photos")
 
 
 def test_ids_of_a_table_may_be_uris(filled: Bucket, tmp_path: Path):

@@ -43,7 +43,7 @@ def evaluate(
             )
         _print_stored(model, as_json=as_json)
         return
-    dataset = _part(source.read(), split)
+    dataset = _part(source.read(places.cache(no_cache)), split)
     if plots is not None:
         with storage.storage_errors(plots, "Name another folder with --plots."):
             plots.mkdir(parents=True, exist_ok=True)

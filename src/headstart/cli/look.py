@@ -50,7 +50,7 @@ def check(
     from headstart.config import read_config
 
     asked = read_config(None, flags=shown.flags | engine.flags)
-    read = source.read()
+    read = source.read(places.cache(no_cache))
     if out is not None:
         places.check_out(out, [sample.path for sample in read])
     dataset = places.corrected(read, corrections)
@@ -283,7 +283,7 @@ def _try(tried: Tried, trying: Trying, engine: Engine, cache: Path | None, *, as
     from headstart.config import read_config
 
     asked = read_config(None, flags={"seed": trying.seed} | engine.flags)
-    dataset = tried.read()
+    dataset = tried.read(cache)
     places.check_out(out, [*tried.tables, *(sample.path for sample in dataset)])
     from headstart.experiments.trying import fastest
     from headstart.report import plots, summary

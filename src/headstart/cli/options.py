@@ -85,13 +85,14 @@ class Source:
         """The folder of the pictures."""
         return locate(self.data, self.labels, self.images)[0]
 
-    def read(self) -> Dataset:
-        """Return the pictures with their labels."""
+    def read(self, cache: Path | None = None) -> Dataset:
+        """Return the pictures with their labels; `cache` as in `tars.index`."""
         from headstart.data import sources
 
         root, table = locate(self.data, self.labels, self.images)
         columns = sources.Columns(self.id_column, self.label_column, self.group_column, self.split_column)
-        return sources.read(root, table, columns=columns, missing=self.missing, follow_links=self.follow_links)
+        how: dict[str, Any] = {"missing": self.missing, "follow_links": self.follow_links, "cache": cache}
+        return sources.read(root, table, columns=columns, **how)
 
 
 @dataclass(frozen=True)
@@ -155,10 +156,10 @@ def locate(data: str | None, labels: str | None, images: str | None) -> tuple[Pl
     Raises:
         ConfigError: Nothing is named, or too much, or what is not there.
     """
-    from headstart.data import sources, stores
+    from headstart.data import sources, uris
 
-    table, folder = (None if one is None else stores.place(one) for one in (labels, images))
-    named = None if data is None else stores.place(data)
+    table, folder = (None if one is None else uris.place(one) for one in (labels, images))
+    named = None if data is None else uris.place(data)
     if named is not None and sources.is_table(named):
         if table is not None:
             raise ConfigError(f"{named} and --labels {table} are both tables; one is enough.")
@@ -201,7 +202,7 @@ def given(group: Any) -> list[str]:
 
 def typed(source: Source) -> str:
     """Return the arguments that name the same pictures to another verb."""
-    from headstart.data import stores
+    from headstart.data import uris
 
     values = {f.name: getattr(source, f.name) for f in dataclasses.fields(source)}
     data = values.pop("data")
@@ -209,7 +210,7 @@ def typed(source: Source) -> str:
     for flag in given(source):
         value = values.get(flag.removeprefix("--").replace("-", "_"))
         words += [] if value is None else [flag] if value is True else [flag, str(value)]
-    return shlex.join(map(stores.shown, words))
+    return shlex.join(map(uris.shown, words))
 
 
 def unfolded(command: Callable[..., None]) -> Callable[..., None]:

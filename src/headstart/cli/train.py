@@ -116,7 +116,7 @@ def train(
     root = source.root
     asked = wishes.read(shown, engine, extras.previous)
     out = out or Path("runs") / (root.resolve() if isinstance(root, Path) else root).name
-    dataset = places.corrected(source.read(), corrections)
+    dataset = places.corrected(source.read(places.cache(extras.no_cache)), corrections)
     if isinstance(root, Path) and dataset.layout == "folders" and out.resolve().is_relative_to(root.resolve()):
         raise ConfigError(
             f"--out {out} lies in {root}, where the next training would take its plots for pictures of a class.",
@@ -252,10 +252,10 @@ def _report(result: TrainingResult, out: Path, moved: Path | None, *, as_json: b
 
 
 def _save(result: TrainingResult, out: Path) -> None:
-    from headstart.data import stores
+    from headstart.data import uris
     from headstart.report import run
 
-    run.save(result, out, command=shlex.join(["headstart", *map(stores.shown, sys.argv[1:])]))
+    run.save(result, out, command=shlex.join(["headstart", *map(uris.shown, sys.argv[1:])]))
 
 
 def audit(
@@ -278,7 +278,7 @@ def audit(
     from headstart.config import read_config
 
     asked = read_config(None, flags=shown.flags | engine.flags)
-    read = source.read()
+    read = source.read(places.cache(no_cache))
     drawn = out.with_suffix(".png")
     for place in (out, drawn):
         places.check_out(place, [sample.path for sample in read])

@@ -64,13 +64,14 @@ class Answers:
         Raises:
             ConfigError: Options exclude each other.
         """
+        from headstart.data import uris
         from headstart.delivery import submission
 
         flag = "--json" if self.as_json else "--format"
         form = "jsonl" if self.as_json else self.form
         if form is None:
             named = self.out is not None and self.out.lower().endswith(".parquet")
-            flag, form = ("an --out that ends in .parquet", PARQUET) if named else (flag, "labels")
+            flag, form = (f"--out {uris.shown(self.out or '')}", PARQUET) if named else (flag, "labels")
         if self.like is not None and form != "labels":
             raise ConfigError(f"--like decides the columns, so it does not go with {flag}.")
         if self.fill_missing and self.like is None:
@@ -137,13 +138,16 @@ def predict(
     goes on where it was.
     """
     places.check_model(model)
-    from headstart.data import listings, stores
+    from headstart.data import listings, uris
     from headstart.delivery import streaming
 
     answers = answers.checked()
     sample, piped = answers.sample(), _piped(pictures)
-    listed = listings.of(pictures, follow_links=follow_links) if piped is None else listings.Listing.named([STDIN])
-    out = None if answers.out is None else stores.place(answers.out)
+    cache = places.cache(no_cache)
+    listed = listings.Listing.named([STDIN])
+    if piped is None:
+        listed = listings.of(pictures, follow_links=follow_links, cache=cache)
+    out = None if answers.out is None else uris.place(answers.out)
     read = [model / "model.json", *([answers.like] if answers.like else [])]
     inputs = chain(read, (one.path for one in listed))
     if isinstance(out, Path):
@@ -151,7 +155,6 @@ def predict(
     file = out if out is None or isinstance(out, Path) else places.outgoing(out, inputs)
     classifier = engine.load(model)
     form = answers.written(classifier.classes, sample, listed)
-    cache = places.cache(no_cache)
     request = streaming.Request(model, engine.asked(), classifier, listed, form, cache, workers, piped)
     with terminal.progress(quiet) as progress:
         if file is None:

@@ -19,7 +19,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from headstart.data import stores
+from headstart.data import ranges, stores, uris
 from headstart.errors import DataError, MissingExtraError, PictureError, StorageError
 from headstart.records import Locator, Place
 
@@ -68,7 +68,7 @@ def cell(source: Locator, most: int) -> bytes:
     Raises:
         PictureError: There are none, or too many, or the table is damaged.
     """
-    file = stores.holder(source)
+    file = uris.holder(source)
     try:
         if isinstance(file, Path) and source.mark not in (0, _state(file)):
             raise PictureError("the table changed since it was read")
@@ -91,7 +91,7 @@ def cell(source: Locator, most: int) -> bytes:
 def cells(source: Place, column: str, rows: int) -> list[Locator]:
     """Return where the pictures of a column lie."""
     mark = _state(source)
-    return [stores.within(source, column, "cell", row, size=-1, mark=mark) for row in range(rows)]
+    return [uris.within(source, column, "cell", row, size=-1, mark=mark) for row in range(rows)]
 
 
 class _Parquet:
@@ -100,7 +100,7 @@ class _Parquet:
     def __init__(self, source: Place) -> None:
         _, parquet = _arrow()
         self._version = f"{source} {_state(source)}"
-        self._file = parquet.ParquetFile(source if isinstance(source, Path) else stores.Ranges(source))
+        self._file = parquet.ParquetFile(source if isinstance(source, Path) else ranges.Ranges(source))
         self._lock = threading.Lock()
         self.schema, self.rows = self._file.schema_arrow, self._file.metadata.num_rows
         groups = (self._file.metadata.row_group(one).num_rows for one in range(self._file.num_row_groups))
@@ -182,7 +182,7 @@ def _opened(source: Place, mark: int) -> _Parquet | _Arrow:
 
 def _state(source: Place) -> int:
     if isinstance(source, Path):
-        return stores.state(source)[1]
+        return ranges.state(source)[1]
     found = stores.there(source)
     if found is None:
         raise StorageError(f"{source} is not there.")

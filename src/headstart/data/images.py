@@ -26,7 +26,7 @@ import PIL
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from headstart import storage
-from headstart.data import arrows, limits, stores
+from headstart.data import arrows, limits, ranges, stores, uris
 from headstart.errors import ConfigError, PictureError, StorageError
 from headstart.records import Locator, Pixels, Place, Preprocess
 
@@ -91,7 +91,7 @@ def fetch(path: Place) -> tuple[bytes, Place]:
         return _read_file(path), path
     if path.kind == "cell":
         return arrows.cell(path, limits.MOST_BYTES), path
-    if stores.is_uri(path.base):
+    if uris.is_uri(path.base):
         return stores.fetch(path, limits.MOST_BYTES)
     return _read_member(path), path
 
@@ -101,7 +101,7 @@ def _read_member(member: Locator) -> bytes:
     if not 0 < member.size <= limits.MOST_BYTES:
         raise PictureError("is empty" if not member.size else f"is larger than {limits.MOST_BYTES:,} bytes")
     try:
-        with stores.Ranges(Path(member.base)) as tar:
+        with ranges.Ranges(Path(member.base)) as tar:
             tar.seek(member.number)
             data = tar.read(member.size)
     except (OSError, StorageError) as error:

@@ -14,7 +14,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
-from headstart.data import folders, shards, stores
+from headstart.data import folders, shards, stores, uris
 from headstart.data.images import SUFFIXES
 from headstart.errors import ConfigError
 from headstart.records import Dataset, Finding, Locator, Place, Sample, listing
@@ -74,17 +74,22 @@ class Listing:
         """Return a digest of all names, where they lie and their order."""
         told = hashlib.sha256()
         for stretch in self._stretches:
-            root = stretch.root if stores.is_uri(stretch.root) else os.path.abspath(stretch.root)
+            root = stretch.root if uris.is_uri(stretch.root) else os.path.abspath(stretch.root)
             told.update(f"{root}\0{stretch.prefix}\0".encode(errors="surrogateescape"))
             for name in stretch.names:
                 told.update(os.fsencode(name) + b"\0")
         return told.hexdigest()
 
 
-def of(sources: Sequence[str | Path | Locator], *, follow_links: bool = False) -> Listing:
+def of(sources: Sequence[str | Path | Locator], *, follow_links: bool = False, cache: Path | None = None) -> Listing:
     """Return the pictures of files, folders (searched through), glob patterns, tars and tables, in this order.
 
     A Kaggle competition folder (with `test/` beside `labels.csv`) stands for its `test/`.
+
+    Args:
+        sources: Paths and URIs.
+        follow_links: Whether links may lead out of a folder.
+        cache: As in `tars.index`.
 
     Raises:
         ConfigError: A source matches nothing, or is not there and has no suffix of a picture. A picture that is not
@@ -95,32 +100,34 @@ def of(sources: Sequence[str | Path | Locator], *, follow_links: bool = False) -
     stretches: list[_Stretch] = []
     findings: list[Finding] = []
     for source in sources:
-        stretch, met = _stretch(source, follow_links, several=len(sources) > 1)
+        stretch, met = _stretch(source, follow_links, cache, several=len(sources) > 1)
         stretches.append(stretch)
         findings += met
     pictures = Listing(stretches, findings)
     if not pictures:
         raise ConfigError(
-            f"No picture was found in {listing([stores.shown(str(s)) for s in sources])}.",
+            f"No picture was found in {listing([uris.shown(str(s)) for s in sources])}.",
             f"Looked for {', '.join(SUFFIXES)}.",
         )
     return pictures
 
 
-def _stretch(source: str | Path | Locator, follow_links: bool, *, several: bool) -> tuple[_Stretch, list[Finding]]:
+def _stretch(
+    source: str | Path | Locator, follow_links: bool, cache: Path | None, *, several: bool
+) -> tuple[_Stretch, list[Finding]]:
     """Return the names of one source, and what was met; of several, each name begins with that of its source."""
-    place = stores.place(source)
+    place = uris.place(source)
     if isinstance(place, Locator) and place.suffix.lower() in SUFFIXES:
         return _Stretch([str(place)], lambda _: place), []
     if isinstance(place, Path) and not place.is_dir() and not shards.is_shard(place):
-        return _of_files(_files(str(place if stores.is_uri(str(source)) else source))), []
+        return _of_files(_files(str(place if uris.is_uri(str(source)) else source))), []
     if shards.is_shard(place):
-        walked = shards.pictures(shards.shards(place))
+        walked = shards.pictures(shards.shards(place), cache)
     else:
         place = _tested(place)
         walked = folders.walk(place, follow_links)
         if not walked.names and (some := shards.shards(place)):
-            walked = shards.pictures(some)
+            walked = shards.pictures(some, cache)
     called = place.as_posix() if isinstance(place, Path) else str(place)
     prefix = f"{called}/" if several else ""  # two folders may each have a 1.jpg
     return _Stretch(walked.names, walked.place, str(place), prefix), walked.findings
@@ -134,7 +141,7 @@ def _tested(folder: Place) -> Place:
     """Return the folder of pictures to predict of a Kaggle competition, of any other itself."""
     if isinstance(folder, Path):
         kaggle = (folder / "labels.csv").is_file() and (folder / "test").is_dir()
-    elif stores.is_web(folder) or stores.there(folder / "labels.csv") is None:
+    elif uris.is_web(folder) or stores.there(folder / "labels.csv") is None:
         kaggle = False
     else:
         kaggle = bool(folders.walk(folder / "test", False).names)

@@ -7,8 +7,9 @@ and takes its place.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,8 @@ from headstart.data import stores
 from headstart.errors import StorageError
 from headstart.records import Dataset, Locator, Place
 
-FOLDER, SUFFIX = "manifest", ".known"
+FOLDER, SUFFIX, NOTE = "manifest", ".known", ".note"
+MOST_NOTES = 10_000  # files of what was found in others
 MOST_FILES = 16  # that are kept apart; more are written as one
 MOST_ROWS = 8_000_000  # 48 bytes each; of more, those that were noted first go
 MAGIC = b"headstart manifest 1\n"
@@ -37,7 +39,7 @@ def recall(dataset: Dataset, cache: Path | None) -> list[str]:
     """
     digests = [""] * len(dataset)
     rows = [row for row, sample in enumerate(dataset) if _is_versioned(sample.path)]
-    known = _read(cache) if rows and cache is not None else _NOTHING
+    known = _joined(_files(cache / FOLDER)) if rows and cache is not None and _is_trusted(cache) else _joined([])
     if not len(known):
         return digests
     begins, ends = _halves(known["key"])
@@ -77,13 +79,9 @@ def note(read: Mapping[Place, str], cache: Path | None) -> None:
         return
     endpoint = stores.endpoint()
     rows = [_key(place, endpoint) + bytes.fromhex(read[place]) for place in versions]
-    folder = cache / FOLDER
-    with storage.storage_errors(folder, "Make room, or work without a cache: --no-cache."):
-        for one in (cache, folder):
-            one.mkdir(exist_ok=True, mode=0o700)
-            if storage.distrust(one):
-                return
-        storage.remove_stale(folder)
+    with _writable(cache) as folder:
+        if folder is None:
+            return
         _write(folder, np.frombuffer(b"".join(rows), dtype=_ROW))
         if len(files := _files(folder)) > MOST_FILES:
             _write(folder, _joined(files))
@@ -91,11 +89,65 @@ def note(read: Mapping[Place, str], cache: Path | None) -> None:
                 file.unlink(missing_ok=True)
 
 
+def kept(version: Place, cache: Path | None) -> bytes | None:
+    """Return what `keep` was given for this version of a file; None where that is not known."""
+    if cache is None or not _is_versioned(version) or not _is_trusted(cache):
+        return None
+    return _unsealed(_note_of(version, cache / FOLDER))
+
+
+def keep(version: Place, content: bytes, cache: Path | None) -> None:
+    """Keep what was found in a file of a store, e.g. where its members begin; raises as `note` does."""
+    if cache is None or not _is_versioned(version):
+        return
+    with _writable(cache) as folder:
+        if folder is not None:
+            storage.write_whole(_note_of(version, folder), _sealed(content), mode=0o600)
+            for file in sorted(folder.glob(f"*{NOTE}"), key=lambda one: one.stat().st_mtime)[:-MOST_NOTES]:
+                file.unlink(missing_ok=True)
+
+
 def clear(cache: Path) -> None:
     """Remove all that is kept here, and nothing else that may lie in the folder; raises as `note` does."""
     with storage.storage_errors(cache / FOLDER, "Remove it by hand, or name another cache with HEADSTART_CACHE."):
-        for file in _files(cache / FOLDER):
+        for file in [*_files(cache / FOLDER), *(cache / FOLDER).glob(f"{'[0-9a-f]' * 32}{NOTE}")]:
             file.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _writable(cache: Path) -> Iterator[Path | None]:
+    """Give the folder to write to; None where somebody else may write there too."""
+    folder = cache / FOLDER
+    with storage.storage_errors(folder, "Make room, or work without a cache: --no-cache."):
+        for one in (cache, folder):
+            one.mkdir(exist_ok=True, mode=0o700)
+        storage.remove_stale(folder)
+        yield folder if _is_trusted(cache) else None
+
+
+def _is_trusted(cache: Path) -> bool:
+    try:
+        return not (storage.distrust(cache) or storage.distrust(cache / FOLDER))
+    except OSError:
+        return False
+
+
+def _note_of(version: Place, folder: Path) -> Path:
+    return folder / f"{_key(version, stores.endpoint()).hex()}{NOTE}"
+
+
+def _sealed(body: bytes) -> bytes:
+    return MAGIC + hashlib.sha256(body).digest() + body
+
+
+def _unsealed(file: Path) -> bytes | None:
+    """Return what was sealed in a file; None if that is damaged, of somebody else, or not there."""
+    try:
+        content = b"" if storage.distrust(file) else storage.read_regular(file, storage.MOST_TRUSTED)
+    except (OSError, StorageError):
+        return None
+    body = content[len(MAGIC) + 32 :]
+    return body if content == _sealed(body) else None
 
 
 def _is_versioned(place: Place) -> bool:
@@ -109,40 +161,19 @@ def _key(place: Place, endpoint: str) -> bytes:
     return hashlib.blake2b(told.encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
-def _read(cache: Path) -> NDArray[np.void]:
-    try:
-        if storage.distrust(cache) or storage.distrust(cache / FOLDER):
-            return _NOTHING
-    except OSError:
-        return _NOTHING
-    return _joined(_files(cache / FOLDER))
-
-
-_NOTHING: NDArray[np.void] = np.zeros(0, dtype=_ROW)
-
-
 def _files(folder: Path) -> list[Path]:
     """Return the files in the order in which they were written, which their names begin with."""
     return sorted(folder.glob(f"{'[0-9]' * 8}-*{SUFFIX}"))
 
 
 def _joined(files: Sequence[Path]) -> NDArray[np.void]:
-    """Return the rows of files one after the other; a damaged file, or one of somebody else, has none."""
-    parts = [_NOTHING]
-    for file in files:
-        try:
-            content = b"" if storage.distrust(file) else storage.read_regular(file, storage.MOST_TRUSTED)
-        except (OSError, StorageError):
-            continue
-        body = content[len(MAGIC) + 32 :]
-        whole = content.startswith(MAGIC + hashlib.sha256(body).digest()) and len(body) % _ROW.itemsize == 0
-        parts += [np.frombuffer(body, dtype=_ROW)] if whole else []
-    return np.concatenate(parts)[-MOST_ROWS:]
+    """Return the rows of files one after the other; what is no file of ours has none."""
+    bodies = [body for file in files if (body := _unsealed(file)) is not None and len(body) % _ROW.itemsize == 0]
+    return np.frombuffer(b"".join(bodies), dtype=_ROW)[-MOST_ROWS:]
 
 
 def _write(folder: Path, rows: NDArray[np.void]) -> None:
-    body = rows.tobytes()
-    digest = hashlib.sha256(body).digest()
+    sealed = _sealed(rows.tobytes())
     last = max((int(file.name.partition("-")[0]) for file in _files(folder)), default=0)
-    name = f"{last + 1:08d}-{digest.hex()[:16]}{SUFFIX}"
-    storage.write_whole(folder / name, MAGIC + digest + body, mode=0o600)
+    name = f"{last + 1:08d}-{hashlib.sha256(sealed).hexdigest()[:16]}{SUFFIX}"
+    storage.write_whole(folder / name, sealed, mode=0o600)

@@ -77,15 +77,15 @@ def is_tar(shard: Shard) -> bool:
     return shard.place.name.lower().endswith(tars.SUFFIX)
 
 
-def pictures(some: Sequence[Shard]) -> Walked:
-    """Return the pictures of tars or tables, whatever is known of them.
+def pictures(some: Sequence[Shard], cache: Path | None = None) -> Walked:
+    """Return the pictures of tars or tables, whatever is known of them; `cache` as in `tars.index`.
 
     Raises:
         ConfigError: There is no picture in it.
         DataError: One is damaged.
     """
     if is_tar(some[0]):
-        samples, findings = from_tars(some)
+        samples, findings = from_tars(some, cache)
         return Walked([sample.name for sample in samples], lambda row: samples[row].path, findings)
     table, held = from_tables(some)
     if not held:
@@ -97,16 +97,17 @@ def pictures(some: Sequence[Shard]) -> Walked:
 _ONLY_NAMES = "Pictures are in a binary column, or in one with the fields `bytes` and `path`."
 
 
-def from_tars(some: Sequence[Shard]) -> tuple[list[Sample], list[Finding]]:
+def from_tars(some: Sequence[Shard], cache: Path | None = None) -> tuple[list[Sample], list[Finding]]:
     """Return the pictures of tars, each with the class that `NAME.cls` or the `label` of `NAME.json` beside it names.
 
-    Where there is no such member at all, pictures have the class of their folder in the tar.
+    Where there is no such member at all, pictures have the class of their folder in the tar. `cache` is as in
+    `tars.index`.
 
     Raises:
         DataError: One is no tar, or cut off.
     """
     with ThreadPoolExecutor(READERS) as pool:
-        indexed = list(pool.map(lambda shard: tars.index(shard.place, _tells_label), some))
+        indexed = list(pool.map(lambda shard: tars.index(shard.place, _tells_label, cache), some))
     labelled = any(one.texts for one in indexed)
     samples, bad, strange, none = list[Sample](), list[str](), list[str](), list[str]()
     for shard, one in zip(some, indexed, strict=True):

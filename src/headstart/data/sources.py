@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from headstart.data import arrows, folders, frames, listings, shards, stores
+from headstart.data import arrows, folders, frames, listings, shards, stores, uris
 from headstart.data.columns import ID_COLUMNS, Decided, decide, usual
 from headstart.data.columns import Columns as Columns
 from headstart.data.folders import SPLITS
@@ -32,21 +32,25 @@ _FORBIDDEN = re.compile(r"\x00|^[A-Za-z]:[\\/]|^[A-Za-z][A-Za-z0-9+.-]+://|^~|^[
 _HOW = "Another column holds them with --id-column, --label-column, --split-column (--split-column '' uses none)."
 
 
-def dataset_of(data: Dataset | str | os.PathLike[str] | frames.Frame, columns: Columns | None = None) -> Dataset:
+def dataset_of(
+    data: Dataset | str | os.PathLike[str] | frames.Frame, columns: Columns | None = None, *, cache: Path | None = None
+) -> Dataset:
     """Return labelled pictures, in whatever form they are given.
 
     Args:
         data: A dataset (as it is), the path of a folder or a table (see `read`), or a DataFrame of pandas, polars or
             the like with a column of paths and a column of labels.
         columns: Which columns of a table mean what, where neither their names nor a look at them tells.
+        cache: As in `read`.
 
     Raises:
         DataError: The pictures or labels cannot be used; everything that is wrong is listed.
         ConfigError: It is none of these, or a named column or folder does not exist.
     """
     if isinstance(data, str | os.PathLike | Locator):
-        place = stores.place(data)
-        return read(parent(place), place, columns=columns) if is_table(place) else read(place, columns=columns)
+        place = uris.place(data)
+        root, table = (parent(place), place) if is_table(place) else (place, None)
+        return read(root, table, columns=columns, cache=cache)
     if isinstance(data, frames.Frame):
         return _read_frame(data, columns or Columns())
     if not isinstance(data, Dataset):
@@ -83,6 +87,7 @@ def read(
     columns: Columns | None = None,
     missing: str = "error",
     follow_links: bool = False,
+    cache: Path | None = None,
 ) -> Dataset:
     """Read labelled pictures.
 
@@ -94,17 +99,18 @@ def read(
         columns: Which columns mean what, where neither their names nor a look at them tells.
         missing: "error" refuses a table that names pictures which are not there; "drop" leaves those rows out.
         follow_links: Whether links may lead out of the folder.
+        cache: As in `tars.index`.
 
     Raises:
         DataError: The table or the folder cannot be used; everything that is wrong is listed.
         ConfigError: A named column or folder does not exist.
     """
-    root, named = stores.place(data), None if labels is None else stores.place(labels)
+    root, named = uris.place(data), None if labels is None else uris.place(labels)
     check_root(root)
     if missing not in ("error", "drop"):
         raise ConfigError(f"missing is {missing!r}, but must be 'error' or 'drop'.")
     kaggle = named is None and not shards.is_shard(root) and _is_kaggle(root)
-    how = _How(columns or Columns(), missing, follow_links)
+    how = _How(columns or Columns(), missing, follow_links, cache)
     if kaggle:
         return replace(_read_labelled(read_table(root / "labels.csv"), root / "train", how), layout="kaggle")
     if named is not None and not shards.is_shard(named):
@@ -123,12 +129,13 @@ class _How(NamedTuple):
     columns: Columns
     missing: str
     follow_links: bool
+    cache: Path | None
 
 
 def _is_kaggle(root: Place) -> bool:
     if isinstance(root, Path):
         return (root / "labels.csv").is_file() and (root / "train").is_dir()
-    if stores.is_web(root) or stores.there(root / "labels.csv") is None:
+    if uris.is_web(root) or stores.there(root / "labels.csv") is None:
         return False
     return bool(folders.walk(root / "train", False).names)
 
@@ -202,7 +209,7 @@ def _read_shards(some: Sequence[shards.Shard], root: Place, how: _How) -> Datase
         return _read_held(table, held, root, how) if held else _read_labelled(table, root, how)
     if how.columns != Columns():
         raise ConfigError("Columns were named, but a tar has none.", "The class of NAME.jpg is in NAME.cls beside it.")
-    samples, findings = shards.from_tars(some)
+    samples, findings = shards.from_tars(some, how.cache)
     labelled = tuple(sample for sample in samples if sample.label is not None)
     if not labelled:
         raise DataError(
@@ -234,7 +241,7 @@ def _read_labelled(table: Table, root: Place, how: _How) -> Dataset:
     named = how.columns.id or usual(table.header, ID_COLUMNS)
     if named in far:
         return _read_far(table, str(named), root, how)
-    walked = _NOTHING if stores.is_web(root) else folders.walk(root, how.follow_links)
+    walked = _NOTHING if uris.is_web(root) else folders.walk(root, how.follow_links)
     by_name = _by_name(walked)
     if named is None and len(far) == 1 and not any(cell in by_name for cells in table.rows for cell in cells):
         return _read_far(table, far[0], root, how)
@@ -287,7 +294,7 @@ _NOTHING = folders.Walked((), Path, [])  # type: ignore[arg-type]  # no number i
 
 def _uris(table: Table) -> list[str]:
     """Return the columns all of whose cells are URIs."""
-    return [one for one in table.header if all(map(stores.is_read, table.column(one)))]
+    return [one for one in table.header if all(map(uris.is_read, table.column(one)))]
 
 
 def _lying(table: Table, column: str) -> dict[str, Place]:
@@ -300,7 +307,7 @@ def _lying(table: Table, column: str) -> dict[str, Place]:
     problems: list[str] = []
     for line, cell in zip(table.lines, table.column(column), strict=True):
         try:
-            places[_called(cell)] = stores.place(cell)
+            places[_called(cell)] = uris.place(cell)
         except ConfigError as error:
             problems.append(f"{table.unit} {line}: {error.message.rstrip('.')}")
     if problems:
@@ -373,7 +380,7 @@ def _rows(table: Table, decided: Decided, *, inside: bool) -> list[_Row]:
         if not row.name.strip() or not row.label.strip():
             problems.append(f"{table.unit} {row.line} has an empty {'id' if not row.name.strip() else 'label'}")
         elif inside and (_FORBIDDEN.search(row.name) or ".." in re.split(r"[\\/]", row.name)):
-            problems.append(f"line {row.line}: the id {stores.shown(row.name)!r} is no plain path inside the folder")
+            problems.append(f"line {row.line}: the id {uris.shown(row.name)!r} is no plain path inside the folder")
         elif row.split is not None and row.split.strip().lower() not in SPLITS:
             problems.append(f"{table.unit} {row.line}: the split {row.split!r} is none of {', '.join(SPLITS)}")
     if problems:
@@ -386,12 +393,12 @@ def _rows(table: Table, decided: Decided, *, inside: bool) -> list[_Row]:
 
 def _called(name: str) -> str:
     """Return what a picture is called whose id this is: a URI without what nobody may see."""
-    if not stores.is_read(name):
+    if not uris.is_read(name):
         return name
     try:
-        place = stores.place(name)
+        place = uris.place(name)
     except ConfigError:  # it is told where it is wanted
-        return stores.shown(name)
+        return uris.shown(name)
     return name if isinstance(place, Path) else str(place)
 
 
@@ -444,7 +451,7 @@ def _match(
 def _unwalked(root: Place, name: str) -> list[Place]:
     """Return what an id means that the walk passed over, for its suffix or as a link; of a web server, any."""
     if isinstance(root, Locator):
-        return [root / name] if stores.is_web(root) else []
+        return [root / name] if uris.is_web(root) else []
     path = root / name
     return [path] if os.path.lexists(path) and not path.is_dir() else []
 

@@ -10,13 +10,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
-import io
 import os
 import random
 import re
-import stat
 import sys
-import threading
 import time
 from array import array
 from collections import defaultdict
@@ -24,13 +21,13 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote
 
+from headstart.data import uris
 from headstart.errors import ConfigError, MissingExtraError, PictureError, StorageError
 from headstart.records import Locator, Place
 
-SCHEMES = ("s3", "gs", "az", "https", "file")
 ATTEMPTS = 4  # of a request whose answer breaks off or falls short
 PAUSE = 0.2  # seconds before the second one; doubled each time
 RETRIES, PATIENCE = 6, 90.0  # of a request that is refused or not answered, and for how many seconds
@@ -39,80 +36,7 @@ SILENT = 32  # requests that fail one after the other until a store is given up
 PAGE = 1000  # names that are listed at once
 FEW, REQUESTS = 500, 32  # files that are asked for one by one at most, and how many at once
 
-_URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://([^/?#]*)(.*)", re.S)
-_LOOPBACK = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?")
-_LOGIN = re.compile(r"(://)(?:[^/\s?#@:]*:(?!\d+(?:/|$))[^\s@]*|[^/\s?#@]*)@")  # a secret key may hold a slash
-_QUERY = re.compile(r"(https?://[^?\"'\n]*)\?[^\s\"']*|(://[^?\"'\n]*)\?[^\s\"']*=[^\s\"']*")
-
 T = TypeVar("T")
-
-
-def is_uri(text: str) -> bool:
-    """Return whether a text is `scheme://…`; a drive of Windows is none."""
-    return _URI.match(text) is not None
-
-
-def is_read(text: str) -> bool:
-    """Return whether a text is a URI of a kind that is read here."""
-    told = _URI.match(text)
-    return told is not None and _is_known(told[1].lower(), told[2])
-
-
-def _is_known(scheme: str, owner: str) -> bool:
-    return scheme in SCHEMES or (scheme == "http" and _LOOPBACK.fullmatch(owner) is not None)
-
-
-def is_web(place: Place) -> bool:
-    """Return whether something lies on a web server, which does not tell what lies beside it."""
-    return isinstance(place, Locator) and place.file.startswith("http")
-
-
-def shown(text: str) -> str:
-    """Return a text whose URIs are without the credentials and queries that they hold.
-
-    >>> shown("train https://host/a.csv?sig=1 --images s3://key:word@bucket/b")
-    'train https://host/a.csv --images s3://bucket/b'
-    """
-    return _QUERY.sub(r"\1\2", _LOGIN.sub(r"\1", text))
-
-
-def place(given: str | os.PathLike[str] | Locator) -> Place:
-    """Return where something lies: of `file://…` and of what is no URI a path, of another URI a locator.
-
-    Raises:
-        ConfigError: The URI is of a kind that is not read, or holds what should be told by the environment.
-    """
-    if isinstance(given, Locator):
-        return given
-    told = _URI.match(given) if isinstance(given, str) else None
-    if told is None or not isinstance(given, str):
-        return Path(given)
-    scheme, owner, rest = told[1].lower(), told[2], told[3]
-    if not _is_known(scheme, owner):
-        raise ConfigError(f"{shown(given)} is {scheme}://…; {', '.join(f'{one}://' for one in SCHEMES)} are read.")
-    if scheme != "file" and (_LOGIN.match(given, given.index("://")) or shown(given) != given and scheme[:4] != "http"):
-        raise ConfigError(
-            f"{shown(given)} was given with credentials or a query in it, which would be written down with it.",
-            "Leave them out: credentials are taken from the environment, e.g. AWS_ACCESS_KEY_ID.",
-        )
-    if scheme == "file":
-        return Path(re.sub("^/(?=[A-Za-z]:)", "", unquote(rest)))  # a drive of Windows
-    if not owner:
-        raise ConfigError(f"{given} names no {'host' if scheme.startswith('http') else 'bucket'}.")
-    if scheme in ("https", "http"):
-        rest, _, query = rest.partition("#")[0].partition("?")
-        return Locator(f"{scheme}://{owner}{rest}", query=query)
-    return Locator(f"{scheme}://{owner}{rest.rstrip('/')}")
-
-
-def within(file: Place, inner: str, kind: Literal["member", "cell"], number: int, *, size: int, mark: int) -> Locator:
-    """Return the place of something in a file; see `Locator`."""
-    return Locator(str(file), inner, kind, number, size, mark, "" if isinstance(file, Path) else file.query)
-
-
-def holder(inner: Locator) -> Place:
-    """Return the file that something lies in."""
-    return Locator(inner.base, query=inner.query) if is_uri(inner.base) else Path(inner.base)
 
 
 class Listed(NamedTuple):
@@ -142,7 +66,7 @@ def listed(root: Locator, wanted: Callable[[str], bool], most: int = sys.maxsize
         ConfigError: It is a web server, which tells no names.
         StorageError: The store does not answer, or refuses.
     """
-    if is_web(root):
+    if uris.is_web(root):
         raise ConfigError(
             f"{root} is on a web server, which does not tell what lies in a folder.",
             "Name a table of URLs with --labels, or a .tar or .parquet file.",
@@ -176,7 +100,7 @@ def _entries(client: Any, root: Locator, key: str) -> Iterator[dict[str, Any]]:
             return
         except _failures() as error:
             if attempt + 1 == ATTEMPTS or _is_final(error):
-                raise StorageError(f"{root} cannot be listed: {_reason(error)}.", _HINT) from None
+                raise StorageError(f"{root} cannot be listed: {_reason(error)}.", HINT) from None
             _wait(attempt)
 
 
@@ -192,7 +116,7 @@ def there(target: Locator) -> Locator | None:
     except FileNotFoundError:
         return None
     except PictureError as error:
-        raise StorageError(f"{target} {error.message}.", _HINT) from None
+        raise StorageError(f"{target} {error.message}.", HINT) from None
     return None if found is None else _as_found(target, found)
 
 
@@ -206,7 +130,7 @@ def looked_up(files: Sequence[Locator]) -> dict[str, Locator]:
     """
     asked: dict[str, dict[str, Locator]] = defaultdict(dict)
     for file in files:
-        asked[_owner(file.file)][file.file] = file
+        asked[uris.owner(file.file)][file.file] = file
     known: dict[str, Locator] = {}
     for owner, wanted in asked.items():
         if owner.startswith("http"):
@@ -240,7 +164,7 @@ def fetch(source: Locator, most: int) -> tuple[bytes, Locator]:
     if end - begin > most:
         raise PictureError(f"is larger than {most:,} bytes, the most that is read here")
     try:
-        data, found = _bytes(source, begin, end, most)
+        data, found = part(source, begin, end, most)
     except FileNotFoundError:
         raise PictureError("cannot be read: it is not there") from None
     if source.kind == "member" and source.mark not in (0, found.mark):
@@ -262,7 +186,7 @@ def read_all(source: Place, most: int) -> bytes:
     try:
         return fetch(source, most)[0]
     except PictureError as error:
-        raise StorageError(f"{source}: {error.message}.", _HINT) from None
+        raise StorageError(f"{source}: {error.message}.", HINT) from None
 
 
 def put(file: Path, target: Locator) -> None:
@@ -275,122 +199,10 @@ def put(file: Path, target: Locator) -> None:
     try:
         client.put(key, file)
     except _failures() as error:
-        raise StorageError(f"{target} cannot be written: {_reason(error)}.", _HINT) from None
+        raise StorageError(f"{target} cannot be written: {_reason(error)}.", HINT) from None
 
 
-class Ranges(io.RawIOBase):
-    """A file, here or on a store, for whoever seeks in it: what is read is fetched in ranges.
-
-    Attributes:
-        size: In bytes.
-        mark: See `Locator`.
-    """
-
-    def __init__(self, source: Place, most: int | None = None, block: int = 1 << 16) -> None:
-        """Open a file.
-
-        Args:
-            source: Which.
-            most: The most bytes that may be read at once, where a hostile file might ask for more.
-            block: The fewest bytes that are asked of a store at once.
-
-        Raises:
-            StorageError: It is not there, on a store; or it is no regular file.
-            OSError: It is not there, on this machine.
-        """
-        super().__init__()
-        self._source, self._most, self._least, self._at = source, most, block, 0
-        self._begin, self._block, self._lock = 0, b"", threading.Lock()
-        if isinstance(source, Path):
-            state(source)
-            self._file = open(source, "rb")  # noqa: SIM115  # closed with this
-            self.size, self.mark = _state(os.fstat(self._file.fileno()))
-        else:
-            found = there(source)
-            if found is None:
-                raise StorageError(f"{source} is not there.")
-            self._source, self.size, self.mark = found, found.size, found.mark
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def tell(self) -> int:
-        """Return where the next byte is read."""
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a place, which may lie behind the end."""
-        self._at = offset + (0, self._at, self.size)[whence]
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill a buffer as far as there is anything, and return how many bytes there were."""
-        data = self._range(self._at, min(len(buffer), max(0, self.size - self._at)))
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
-
-    def read(self, size: int = -1) -> bytes:
-        """Return so many bytes, fewer only at the end.
-
-        Raises:
-            StorageError: They are more than may be read at once.
-        """
-        size = max(0, min(self.size - self._at, self.size if size is None or size < 0 else size))
-        if self._most is not None and size > self._most:
-            raise StorageError(f"{self._source} asks for {size:,} bytes at once; at most {self._most:,} are read.")
-        data = self._range(self._at, size)
-        self._at += len(data)
-        return data
-
-    def close(self) -> None:
-        """Close a file of this machine."""
-        if not self.closed and isinstance(self._source, Path):
-            self._file.close()
-        super().close()
-
-    def _range(self, begin: int, length: int) -> bytes:
-        if not length:
-            return b""
-        if isinstance(self._source, Path):
-            self._file.seek(begin)
-            return self._file.read(length)
-        with self._lock:
-            if not self._begin <= begin <= begin + length <= self._begin + len(self._block):
-                end = min(self.size, begin + max(length, self._least))
-                try:
-                    block, found = _bytes(self._source, begin, end, end - begin)
-                except (PictureError, FileNotFoundError) as error:
-                    raise StorageError(f"{self._source} cannot be read: {error}.", _HINT) from None
-                if found.mark != self.mark:
-                    raise StorageError(f"{self._source} changed while it was read.", "Begin anew once it is whole.")
-                self._begin, self._block = begin, block
-            return self._block[begin - self._begin : begin - self._begin + length]
-
-
-def state(file: Path) -> tuple[int, int]:
-    """Return size and mark of a file of this machine.
-
-    Raises:
-        StorageError: It is no regular file, and may never end.
-        OSError: It is not there.
-    """
-    status = file.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise StorageError(f"{file} is not a regular file.")
-    return _state(status)
-
-
-def _state(status: os.stat_result) -> tuple[int, int]:
-    return status.st_size, _number(f"{status.st_size} {status.st_mtime_ns} {status.st_ino}")
-
-
-_HINT = (
+HINT = (
     "What was computed is kept; the same command goes on from there. Credentials are taken from the environment: e.g. "
     "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true for a public bucket."
 )
@@ -403,7 +215,7 @@ class _ShortError(Exception):
     """An answer broke off, or was shorter than the store had told."""
 
 
-def _bytes(source: Locator, begin: int, end: int, most: int) -> tuple[bytes, Locator]:
+def part(source: Locator, begin: int, end: int, most: int) -> tuple[bytes, Locator]:
     """Return the bytes of a range of a file, all of it where `end` is negative, and the file as it is now."""
     client, key = _client_of(source)
 
@@ -464,7 +276,9 @@ def _retried(source: Locator, ask: Callable[[], T]) -> T:
     else:
         health.append(reason)
     if len(health) >= SILENT:
-        raise StorageError(f"{SILENT} requests to {_owner(source.file)} failed one after the other: {reason}.", _HINT)
+        raise StorageError(
+            f"{SILENT} requests to {uris.owner(source.file)} failed one after the other: {reason}.", HINT
+        )
     raise PictureError(f"cannot be read: {reason}")
 
 
@@ -479,12 +293,7 @@ def _failed(owner: str) -> list[str]:
 
 def _health(source: Locator) -> list[str]:
     """Return why the last requests to a store failed; empty once one came through."""
-    return _failed(_owner(source.file))
-
-
-def _owner(uri: str) -> str:
-    told = _URI.match(uri)
-    return f"{told[1]}://{told[2]}" if told else uri
+    return _failed(uris.owner(source.file))
 
 
 def _mark(found: dict[str, Any]) -> int:
@@ -494,13 +303,14 @@ def _mark(found: dict[str, Any]) -> int:
     have the same time.
     """
     if tag := str(found.get("e_tag") or "").removeprefix("W/").strip('"'):
-        return _number(tag)
+        return number_of(tag)
     changed: datetime = found["last_modified"]
     old = datetime.now(UTC) - changed > timedelta(seconds=2)
-    return _number(changed.replace(microsecond=0).isoformat()) if old else 0  # a header tells no more than seconds
+    return number_of(changed.replace(microsecond=0).isoformat()) if old else 0  # a header tells no more than seconds
 
 
-def _number(text: str) -> int:
+def number_of(text: str) -> int:
+    """Return the mark of whatever tells a version from another, see `Locator`; never 0."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1 or 1
 
 
@@ -515,7 +325,7 @@ def _below(root: Locator) -> str:
 
 def _client_of(source: Locator) -> tuple[Any, str]:
     """Return what speaks to the store of a file, and the file's key there."""
-    told = _URI.match(source.file)
+    told = uris.URI.match(source.file)
     if told is None:
         raise ConfigError(f"{source} is no URI.")
     scheme, owner, key = told[1], told[2], told[3].strip("/")

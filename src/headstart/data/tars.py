@@ -6,13 +6,16 @@ out and told: links are not followed, and no name of a member is ever a name on 
 
 from __future__ import annotations
 
+import json
 import tarfile
 from collections import Counter
 from collections.abc import Callable
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from headstart.data.stores import Ranges, within
+from headstart.data import manifest, stores
+from headstart.data.ranges import Ranges
+from headstart.data.uris import within
 from headstart.errors import DataError, StorageError
 from headstart.records import Locator, Place
 
@@ -37,17 +40,42 @@ class Indexed(NamedTuple):
     strange: list[str]
 
 
-def index(source: Place, is_text: Callable[[str], bool]) -> Indexed:
+def index(source: Place, is_text: Callable[[str], bool], cache: Path | None = None) -> Indexed:
     """Return the members of a tar.
 
     Args:
         source: Where it lies.
         is_text: Tells by its name whether a member's content is wanted, at most `MOST_TEXT` bytes of it.
+        cache: Where the members of a tar on a store are kept, so that it is walked through once; None: nowhere.
 
     Raises:
         DataError: It is no tar, is compressed, or ends too early.
         StorageError: It cannot be had.
     """
+    version = stores.there(source) if isinstance(source, Locator) and cache is not None else None
+    if version is None:
+        return _walked(source, is_text)
+    content = manifest.kept(version, cache)
+    known = None if content is None else _plain(content, version)
+    if known is None:
+        known = _walked(source, is_text)
+        told = [[member.inner, member.number, member.size] for member in known.members]
+        texts = {name: text.decode("latin-1") for name, text in known.texts.items()}
+        manifest.keep(version, json.dumps([told, texts, known.strange]).encode(), cache)
+    return known
+
+
+def _plain(content: bytes, version: Locator) -> Indexed | None:
+    """Return what was kept of a tar; None if that is not what is kept today."""
+    try:
+        told, texts, strange = json.loads(content)
+        members = [within(version, name, "member", begin, size=size, mark=version.mark) for name, begin, size in told]
+        return Indexed(members, {name: text.encode("latin-1") for name, text in texts.items()}, list(strange))
+    except (ValueError, TypeError, AttributeError, IndexError):
+        return None
+
+
+def _walked(source: Place, is_text: Callable[[str], bool]) -> Indexed:
     members: list[Locator] = []
     texts: dict[str, bytes] = {}
     strange: list[str] = []

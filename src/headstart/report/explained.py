@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from headstart import storage
-from headstart.data import images, stores
+from headstart.data import images, uris
 from headstart.data.pictures import Pictures
 from headstart.encoding.cache import DEFAULT, CacheChoice
 from headstart.errors import ArtifactError, MissingExtraError, PictureError, StorageError
@@ -95,7 +95,7 @@ def _place(root: Path, name: str, place: str) -> Place:
     if not place:
         return root / name
     told = Locator.from_text(place)
-    return told if told.kind != "object" or stores.is_read(place) else Path(place)
+    return told if told.kind != "object" or uris.is_read(place) else Path(place)
 
 
 def save(explanations: Sequence[Explanation], folder: Path) -> list[Path]:

@@ -37,8 +37,8 @@ def audit(
         DataError: The data cannot be learned from.
         BackboneError: The backbone's weights cannot be had.
     """
-    dataset = sources.dataset_of(data)
     folder, asked = caches.resolve(cache), config or TrainConfig()
+    dataset = sources.dataset_of(data, cache=folder)
     begun = prepare.begin(dataset, asked, cache=folder, progress=progress, keep_conflicting=True)
     prepared = prepare.encode(begun, cache=folder, progress=progress)
     features, plan, near = prepared.features, prepared.plan, prepared.resemblance.near_duplicates

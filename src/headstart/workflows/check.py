@@ -33,7 +33,9 @@ def check(
         BackboneError: The backbone's weights cannot be had.
     """
     folder = caches.resolve(cache)
-    begun = prepare.begin(sources.dataset_of(data), config or TrainConfig(), cache=folder, progress=progress)
+    begun = prepare.begin(
+        sources.dataset_of(data, cache=folder), config or TrainConfig(), cache=folder, progress=progress
+    )
     prepared = prepare.encode(begun, cache=folder, progress=progress)
     decided = grouping.decide(prepared.learner(), prepared.resemblance, prepared.plan.split, progress=progress)
     given = splits.is_given(prepared.features.dataset)

@@ -149,7 +149,7 @@ def train(
     """
     started, folder = time.monotonic(), caches.resolve(cache)
     asked = resume.heeded(previous, config or TrainConfig())
-    begun = prepare.begin(sources.dataset_of(data), asked, cache=folder, progress=progress)
+    begun = prepare.begin(sources.dataset_of(data, cache=folder), asked, cache=folder, progress=progress)
     arrived = resume.arrivals(previous, begun.inspection.dataset, begun.inspection.digests)
     planned(begun)
     prepared = prepare.encode(begun, cache=folder, progress=progress)

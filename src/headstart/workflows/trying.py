@@ -78,7 +78,7 @@ def try_backbones(
     candidates = list(
         dict.fromkeys(one for name in (at_hand.names() if names is None else names) for one in at_hand.candidates(name))
     )
-    sample = _sample(sources.dataset_of(data), pictures, config.seed)
+    sample = _sample(sources.dataset_of(data, cache=caches.resolve(cache)), pictures, config.seed)
     inspection = files.inspect(sample, progress, cache=caches.resolve(cache))
     tried = []
     with _kept(cache) as folder:
