@@ -8,9 +8,7 @@ so that the same rows have the same neighbours every time; all threads search.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -75,7 +73,9 @@ def _basis(vectors: Rows) -> Floats:
 
 def _alike(block: Floats, place: Integers, vectors: Rows, other: Integers) -> Floats:
     """Return (P,) similarities of rows of a block (P,) to other rows (P,)."""
-    parts = [slice(begin, begin + _PAIRS) for begin in range(0, len(place), _PAIRS)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        products = pool.map(lambda part: np.einsum("pd,pd->p", block[place[part]], vectors[other[part]]), parts)
-        return np.concatenate([np.zeros(0, dtype=np.float32), *products])
+
+    def products(pairs: Integers) -> Floats:
+        one, two = pairs.T
+        return np.asarray(np.einsum("pd,pd->p", block[one], vectors[two]))
+
+    return blocks.by_all_cores(products, np.stack([place, other], axis=1), _PAIRS, np.float32)
