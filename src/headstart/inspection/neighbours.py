@@ -17,10 +17,10 @@ from headstart.inspection import blocks
 from headstart.inspection.blocks import Rows
 from headstart.records import Floats, Integers
 
-COUNT = 24  # neighbours of a row that are asked for, itself among them
-DIMS = 256  # of a vector in the index
+COUNT = 16  # neighbours of a row that are asked for, itself among them
+DIMS = 128  # of a vector in the index
 _SAMPLE = 10_000  # vectors that tell in which directions they differ
-_LINKS, _SEEN = 16, 64  # of a node in the graph, and candidates of which they are the best, also in a search
+_LINKS, _SEEN = 12, 48  # of a node in the graph, and candidates of which they are the best, also in a search
 _SLACK = 0.05  # by which a proposed similarity may be below the one that is asked for
 _PAIRS = 2**12  # that are compared at once
 
