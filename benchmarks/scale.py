@@ -164,8 +164,12 @@ def check(arguments: argparse.Namespace) -> int:
         f"{arguments.classes:,} classes: features (N, 1, {DIM}) in float16 and properties in float32, drawn at random, "
         "in mapped files.",
         f"- {answer['planted']:,} pictures are another one with noise, as saving once more leaves it; "
-        f"{answer['joined']:,} were joined to another. Of the pairs of alike features of a sample the index found "
-        + ("all, for all were compared." if answer["of the index"] is None else f"{answer['of the index']:.4f}."),
+        f"{answer['joined']:,} were joined to another. "
+        + (
+            "All were compared with all."
+            if answer["of the index"] is None
+            else f"The index proposed the most alike features for {answer['of the index']:.4f} of a sample."
+        ),
         f"- The largest process held {run.peak / MB:,.0f} MB with pages of mapped files, which the system takes back.",
         "",
         *side_by_side.table(("looked for", "seconds"), rows),

@@ -46,7 +46,7 @@ class Resemblance:
         same_object: (N,) integers, equal for these and for further photographs of one thing.
         alike: The similarity from which on pictures of a class are same-object pictures.
         unlike: The similarity that half of the pictures have to no picture of another class.
-        recall: Where an index proposed the pairs that are compared, the share that it found of those of a sample;
+        recall: Where an index proposed what to compare, the share of a sample for which it proposed what is most alike;
             None: all pictures were compared with all.
     """
 
@@ -104,8 +104,8 @@ def findings(dataset: Dataset, resemblance: Resemblance, digests: Sequence[str])
         *found(
             "sought-by-index",
             "note",
-            f"there are too many pictures to compare all with all: an index of features proposed which to compare, and "
-            f"it found {resemblance.recall or 0:.1%} of the alike pairs of a sample",
+            "there are too many pictures to compare all with all: an index of features proposed which to compare, and "
+            f"proposed for {resemblance.recall or 0:.1%} of a sample the picture that is most alike",
             [] if resemblance.recall is None else [f"{resemblance.recall:.4f}"],
         ),
     ]
@@ -132,33 +132,34 @@ def conflicting(copies: Integers, targets: Integers) -> NDArray[np.bool_]:
 
 def _expected(vectors: Rows, targets: Integers, seed: int) -> tuple[float, float, float, Integers]:
     """Return the similarities of same-object pictures, of unlike pictures, and from which on copies are sought; and
-    the pairs (P, 2) of a sample that are so alike.
+    the pairs (P, 2) of pictures of a sample and what is most alike to each, if it is so alike.
 
     So many pairs are sought among as there are pictures, whatever the backbone calls alike.
     """
     rows = np.sort(np.random.default_rng(seed).permutation(len(targets))[:_SAMPLE])
-    sample, most = vectors[rows], 2 * len(rows)  # of all pairs, so many as there are pictures
-    others = np.full(len(rows), -1, dtype=np.float32)
-    pairs, values = np.zeros((0, 2), dtype=np.int64), np.zeros(0, dtype=np.float32)
+    sample, kept = vectors[rows], 2 * len(rows)  # of all pairs, so many as there are pictures
+    highest = np.zeros(0, dtype=np.float32)
+    best, others = np.full((2, len(rows)), -1, dtype=np.float32)
+    nearest = rows.copy()
     for begin in range(0, len(targets), blocks.FEW):
         block = sample @ vectors[begin : begin + blocks.FEW].T
         own = targets[begin : begin + blocks.FEW]
         inside = np.flatnonzero((rows >= begin) & (rows < begin + len(own)))
         block[inside, rows[inside] - begin] = -1
-        best = np.argpartition(block, -min(most, block.size), axis=None)[-min(most, block.size) :]
-        first, second = np.divmod(best, len(own))
-        pairs = np.concatenate([pairs, np.stack([rows[first], begin + second], axis=1)])
-        pairs, values = similarity.most_alike(pairs, np.concatenate([values, block[first, second]]), most)
+        nearest = np.where(block.max(axis=1) > best, begin + block.argmax(axis=1), nearest)
+        best = np.maximum(best, block.max(axis=1))
+        highest = np.concatenate([highest, np.partition(block, -min(kept, block.size), axis=None)[-kept:]])
+        highest = np.sort(highest)[-kept:]
         block[targets[rows][:, None] == own] = -1
         others = np.maximum(others, block.max(axis=1))
-    candidate = max(LEAST_ALIKE, float(values.min()))
+    candidate = max(LEAST_ALIKE, float(highest[0]))
     unlike, alike = np.percentile(others, [50, ALIKE_SHARE])
-    return float(alike), float(unlike), candidate, np.sort(pairs[values >= candidate], axis=1)
+    return float(alike), float(unlike), candidate, np.stack([rows, nearest], axis=1)[best >= candidate]
 
 
 def _share(known: Integers, found: Integers, size: int) -> float:
-    """Return the share of known pairs (P, 2) of rows that were found, 1 if there are none."""
-    codes, wanted = (pairs[:, 0] * size + pairs[:, 1] for pairs in (found, known))
+    """Return the share of known pairs (P, 2) of rows that were found, in either order; 1 if there are none."""
+    codes, wanted = (pairs.min(axis=1) * size + pairs.max(axis=1) for pairs in (found, known))
     return float(np.isin(wanted, codes).mean()) if len(known) else 1.0
 
 

@@ -8,9 +8,7 @@ so that the same rows have the same neighbours every time; all threads search.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -19,10 +17,10 @@ from headstart.inspection import blocks
 from headstart.inspection.blocks import Rows
 from headstart.records import Floats, Integers
 
-COUNT = 24  # neighbours of a row that are asked for, itself among them
-DIMS = 256  # of a vector in the index
+COUNT = 16  # neighbours of a row that are asked for, itself among them
+DIMS = 128  # of a vector in the index
 _SAMPLE = 10_000  # vectors that tell in which directions they differ
-_LINKS, _SEEN = 16, 64  # of a node in the graph, and candidates of which they are the best, also in a search
+_LINKS, _SEEN = 12, 48  # of a node in the graph, and candidates of which they are the best, also in a search
 _SLACK = 0.05  # by which a proposed similarity may be below the one that is asked for
 _PAIRS = 2**12  # that are compared at once
 
@@ -75,7 +73,9 @@ def _basis(vectors: Rows) -> Floats:
 
 def _alike(block: Floats, place: Integers, vectors: Rows, other: Integers) -> Floats:
     """Return (P,) similarities of rows of a block (P,) to other rows (P,)."""
-    parts = [slice(begin, begin + _PAIRS) for begin in range(0, len(place), _PAIRS)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        products = pool.map(lambda part: np.einsum("pd,pd->p", block[place[part]], vectors[other[part]]), parts)
-        return np.concatenate([np.zeros(0, dtype=np.float32), *products])
+
+    def products(pairs: Integers) -> Floats:
+        one, two = pairs.T
+        return np.asarray(np.einsum("pd,pd->p", block[one], vectors[two]))
+
+    return blocks.by_all_cores(products, np.stack([place, other], axis=1), _PAIRS, np.float32)

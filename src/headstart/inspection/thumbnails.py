@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.fft import dctn
 from scipy.ndimage import uniform_filter
 
+from headstart.inspection import blocks
 from headstart.inspection.properties import COLOUR_SIDE, SIDE, window
 from headstart.records import Floats, ImageProperties, Integers
 
@@ -56,7 +57,7 @@ PLAIN = 0.2  # correlation without any window; the least of 240 was 0.27
 _FREQUENCIES = 8
 _CELLS, _COLOUR_CELLS = 12, 4  # a window is compared in 12×12 cells, its colours in 4×4
 _LOCAL, _LOCAL_CELLS = 9, 3  # pixels, or cells, over which a local mean goes
-_BLOCK, _PART_BLOCK = 1024, 128  # pairs that are compared at once: some 40 MB
+_BLOCK, _PART_BLOCK = 1024, 128  # pairs that a core compares at once: some 40 MB
 # Windows keep 100, 95 or 90 % of a side, in steps of a fortieth; then their ends move by up to a fortieth.
 _SHOWN = [(step / 40, keep / 40) for keep in (40, 38, 36) for step in range(41 - keep)]
 _MOVES = np.arange(-4, 5) / 160
@@ -115,8 +116,7 @@ def colours_agree(one: Floats, other: Floats, bounds: Bounds) -> NDArray[np.bool
 
 def same(pictures: ImageProperties, pairs: Integers) -> NDArray[np.bool_]:
     """Return (P,) whether pairs of rows (P, 2) are one photograph as it is, mirrored or turned."""
-    blocks = [_same(pictures, pairs[begin : begin + _BLOCK]) for begin in range(0, len(pairs), _BLOCK)]
-    return np.concatenate([np.zeros(0, dtype=bool), *blocks])
+    return blocks.by_all_cores(lambda some: _same(pictures, some), pairs, _BLOCK, bool)
 
 
 def within(pictures: ImageProperties, pairs: Integers, *, roughly: bool = False) -> NDArray[np.bool_]:
@@ -127,9 +127,7 @@ def within(pictures: ImageProperties, pairs: Integers, *, roughly: bool = False)
         pairs: Rows of them.
         roughly: Whether it is enough that they have most in common, as two parts of one scene have.
     """
-    starts = range(0, len(pairs), _PART_BLOCK)
-    blocks = [_either_within(pictures, pairs[begin : begin + _PART_BLOCK], roughly) for begin in starts]
-    return np.concatenate([np.zeros(0, dtype=bool), *blocks])
+    return blocks.by_all_cores(lambda some: _either_within(pictures, some, roughly), pairs, _PART_BLOCK, bool)
 
 
 def _same(pictures: ImageProperties, pairs: Integers) -> NDArray[np.bool_]:
