@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from headstart.data import images
 from headstart.encoding import cache as caches
 from headstart.encoding.cache import Store
+from headstart.encoding.shelves import Opened
 from headstart.inspection import properties
 from headstart.records import Floats, ImageProperties, Preprocess
 
@@ -24,12 +26,21 @@ def properties_recipe(preprocess: Preprocess) -> dict[str, object]:
 class KeptProperties:
     """The properties of a dataset while it is worked on: what is known, and what the cache does not hold yet."""
 
-    def __init__(self, digests: Sequence[str], preprocess: Preprocess, cache: Path | None) -> None:
-        """Take what the cache holds of files of these digests, seen as a network's pictures are decoded."""
+    def __init__(
+        self, digests: Sequence[str], preprocess: Preprocess, cache: Path | None, opened: Opened | None = None
+    ) -> None:
+        """Take what the cache holds of files of these digests, seen as a network's pictures are decoded.
+
+        Args:
+            digests: SHA-256 of each.
+            preprocess: Of the network.
+            cache: The folder of the cache; None: nothing is kept.
+            opened: As in `features.extract`.
+        """
         self.values: Floats = np.full((len(digests), properties.DIM), np.nan, dtype=np.float32)
         self.values[:, len(ImageProperties.FIGURES) :] = 0
         self.known = np.zeros(len(digests), dtype=bool)
-        self._store = None if cache is None else Store(cache, properties_recipe(preprocess), properties.DIM)
+        self._store = None if cache is None else _store(cache, preprocess, {} if opened is None else opened)
         self._fresh: dict[str, Floats] = {}
         rows = self.missing(digests)
         for digest, vector, _ in self._store.take(filter(None, rows)) if self._store is not None else ():
@@ -58,3 +69,11 @@ class KeptProperties:
     def _keep(self, rows: Sequence[int], vector: Floats) -> None:
         self.values[rows] = vector
         self.known[rows] = True
+
+
+def _store(cache: Path, preprocess: Preprocess, opened: Opened) -> Store:
+    """Return the store of the properties, the one that was opened before where there is one."""
+    told = properties_recipe(preprocess)
+    if (key := f"{cache} {json.dumps(told, sort_keys=True)}") not in opened:
+        opened[key] = Store(cache, told, properties.DIM)
+    return opened[key]

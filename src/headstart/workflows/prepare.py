@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,7 @@ from headstart.learning.prior import LabelRows
 from headstart.learning.tuner import Tuning
 from headstart.plans import Plan, refuse_contradictions, watches_validation
 from headstart.records import ClassNames, Dataset, Finding, LabelledFeatures, Progress, found, silence
+from headstart.scale.encoding import Filling
 from headstart.workflows import budget, decide, quantizing
 from headstart.workflows.budget import Budget
 
@@ -150,13 +152,16 @@ def begin(
     return Begun(inspection, decision.backbone, decision.plan)
 
 
-def encode(begun: Begun, *, cache: Path | None, progress: Progress = silence) -> Prepared:
+def encode(
+    begun: Begun, *, cache: Path | None, progress: Progress = silence, filling: Filling | None = None
+) -> Prepared:
     """Compute features and image properties, and look at everything that can be known before training.
 
     Args:
         begun: From `begin`.
         cache: The folder of the cache; None: keep nothing.
         progress: Hears of every picture.
+        filling: What computes elsewhere what the cache lacks; None: all is computed here.
 
     Raises:
         DataError: Fewer than two classes could be decoded.
@@ -164,15 +169,10 @@ def encode(begun: Begun, *, cache: Path | None, progress: Progress = silence) ->
     """
     inspection, backbone, plan = begun.inspection, begun.backbone, begun.plan
     encoders, told = quantizing.choose(inspection, backbone, plan, cache=cache, progress=progress)
-    extraction = features.extract(
-        inspection.dataset,
-        inspection.digests,
-        encoders,
-        views=plan.views,
-        with_properties=True,
-        cache=cache,
-        progress=progress,
-    )
+    asked = inspection.dataset, inspection.digests, encoders
+    wanted: dict[str, Any] = {"views": plan.views, "with_properties": True, "progress": progress}
+    deadly = {} if filling is None else filling(*asked, **wanted)
+    extraction = features.extract(*asked, **wanted, cache=cache, failures=deadly)
     plan = replace(plan, encoder=extraction.encoders[0].plan)  # the engine may have fallen back to a safer one
     progress("Examining", 0, 1)
     labelled, kept, unusable = _labelled(inspection.dataset, extraction, averaged=plan.predict.views == "mirror")

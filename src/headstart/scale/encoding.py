@@ -1,0 +1,304 @@
+"""Pictures whose features the cache lacks → the same, which has them now, computed by a cluster.
+
+Each worker commits its shards itself, into a folder that all machines share; whoever asked takes everything from there
+afterwards, as if it had lain there always. So the store is what a repeated command goes on from, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from headstart.config import EncoderConfig
+from headstart.encoding import features, runtime
+from headstart.encoding.cache import open_cache
+from headstart.encoding.encoder import Encoder
+from headstart.encoding.graph import Graph
+from headstart.encoding.kept_properties import KeptProperties
+from headstart.encoding.network import Network
+from headstart.encoding.shelves import Opened
+from headstart.errors import ConfigError, StorageError, asked_for
+from headstart.plans import EncoderPlan
+from headstart.records import Dataset, Preprocess, Progress, silence
+from headstart.scale import address as addresses
+from headstart.scale import crew as crews
+from headstart.scale.cluster import Cluster
+from headstart.scale.hand import Block, Done, Recipe, compared, recipe
+
+LEAST, MOST = 32, 1024  # pictures of a block; a worker commits every 256 of them
+BLOCKS = 4  # for each worker at least, so that all end at about the same time
+
+
+class Filling:
+    """Has a cluster compute what the cache lacks, when it is called; without a cluster it does nothing.
+
+    The cluster is opened when something is lacking, and left at the end of the `with` block.
+    """
+
+    def __init__(self, cluster: str | None, cache: Path | None) -> None:
+        """Keep what is asked for.
+
+        Args:
+            cluster: What `address.parse` takes; None: no cluster.
+            cache: The folder of the cache, which all machines share.
+
+        Raises:
+            ConfigError: The cluster is called what none is, or there is no cache.
+        """
+        self.address = None if cluster is None else addresses.parse(cluster)
+        if self.address is not None and cache is None:
+            raise ConfigError(
+                "A cluster brings features through the cache, and there is to be none.",
+                "Leave out --no-cache; HEADSTART_CACHE names a folder that all machines share.",
+            )
+        self.cache = cache
+        self._cluster: Cluster | None = None
+        self._closing = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        """Open nothing yet."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the cluster."""
+        self._closing.close()
+
+    def __call__(
+        self,
+        dataset: Dataset,
+        digests: Sequence[str],
+        encoders: Sequence[Encoder],
+        *,
+        views: Sequence[str],
+        with_properties: bool = False,
+        progress: Progress = silence,
+    ) -> dict[int, str]:
+        """Return row → why, of pictures that end whatever process decodes them; arguments as of `features.extract`.
+
+        Raises:
+            ConfigError: The cluster cannot be joined, or would not compute what this machine computes.
+            HeadstartError: It failed again and again.
+            MissingExtraError: Ray is not installed.
+        """
+        if self.address is None or self.cache is None:
+            return {}
+        cache = open_cache(self.cache)
+        lacking = _lacking(dataset, digests, encoders, views, cache, with_properties=with_properties)
+        if not lacking:
+            return {}
+        cluster = self._open(encoders[0].plan, progress)
+        with _marked(cache) as mark:
+            networks = tuple(Shipped.of(one, cache) for one in encoders)
+            job = Encoding(networks, encoders[0].plan, tuple(views), with_properties, cache.resolve(), mark)
+            with crews.gathered(cluster, job, recipe(encoders), progress) as crew:
+                return _computed(crew, dataset, digests, list(lacking.values()), len(cluster.places()), progress)
+
+    def _open(self, plan: EncoderPlan, progress: Progress) -> Cluster:
+        if self._cluster is None:
+            assert self.address is not None  # noqa: S101  # asked by the only caller
+            opening = crews.opened(self.address, progress, graphics=plan.device == "cuda")
+            self._cluster = self._closing.enter_context(opening)
+        return self._cluster
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A network as it travels: its graph, with which each machine compares its own engine; for PyTorch, its weights.
+
+    Attributes:
+        name, dim, preprocess, arguments, digest: As of `Network`.
+        graph: The file of its graph; None where it runs on PyTorch.
+        weights: The file of its weights; None where it runs on OpenVINO.
+        quantized: The file of its graph in 8-bit integers, where it runs so.
+    """
+
+    name: str
+    dim: int
+    preprocess: Preprocess
+    arguments: Mapping[str, Any]
+    digest: str
+    graph: bytes | None
+    weights: bytes | None
+    quantized: bytes | None
+
+    @classmethod
+    def of(cls, encoder: Encoder, folder: Path) -> Shipped:
+        """Return the network of an encoder; in `folder` lies for a while what OpenVINO writes."""
+        network, on_torch = encoder.network, encoder.plan.engine == "torch"
+        return cls(
+            network.name,
+            network.dim,
+            network.preprocess,
+            dict(network.arguments),
+            network.digest,
+            None if on_torch else runtime.testified(network, folder).content(),
+            _weights(network) if on_torch else None,
+            None if encoder.quantized is None else encoder.quantized.content(),
+        )
+
+    def encoder(self, plan: EncoderPlan) -> Encoder:
+        """Return the encoder of the network on this machine, compared with PyTorch where its graph allows it."""
+        quantized = None if self.quantized is None else Graph.of_content(self.quantized)
+        return compared(runtime.build(self._network(), plan, quantized))
+
+    def _network(self) -> Network:
+        if self.weights is not None:
+            with asked_for("Running a network by PyTorch"):
+                from headstart.encoding import pretrained, weights
+
+            tensors = weights.of_content(self.weights, self.name)
+            return pretrained.rebuild(self.name, tensors, self.preprocess, self.arguments)
+        assert self.graph is not None  # noqa: S101  # one of the two was sent
+        none = np.empty(0, np.float32)
+        told = self.name, self._build, self.dim, self.preprocess, self.arguments, self.digest
+        return Network(*told, labels=(), rows=none, offsets=none, graph=Graph.of_content(self.graph))
+
+    def _build(self) -> Any:
+        raise ConfigError(
+            f"What runs {self.name} on a machine of the cluster differs from PyTorch by more than it may.",
+            "Try --precision f32, or --engine torch.",
+        )
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """The job of a worker that encodes; fields as the arguments of `features.extract`, and a file that all must see."""
+
+    networks: tuple[Shipped, ...]
+    plan: EncoderPlan
+    views: tuple[str, ...]
+    with_properties: bool
+    cache: Path
+    mark: str
+
+    def begin(self) -> Encoders:
+        """Look for the cache, and build the encoders.
+
+        Raises:
+            ConfigError: This machine cannot run them as asked.
+            StorageError: The cache is not the one that everybody else sees.
+        """
+        if not (self.cache / self.mark).exists():
+            raise StorageError(
+                f"A machine of the cluster does not see the cache folder {self.cache}, or sees another one.",
+                "Name a folder that all machines have under the same path with HEADSTART_CACHE.",
+            )
+        runtime.choose(EncoderConfig(**asdict(self.plan)))
+        return Encoders(self, tuple(one.encoder(self.plan) for one in self.networks))
+
+
+@dataclass
+class Encoders:
+    """A worker's encoders, and the stores that they fill."""
+
+    job: Encoding
+    encoders: tuple[Encoder, ...]
+    opened: Opened = field(default_factory=dict)
+
+    @property
+    def recipe(self) -> Recipe:
+        """See `Work`."""
+        return recipe(self.encoders)
+
+    @property
+    def preprocesses(self) -> Sequence[Preprocess]:
+        """See `Work`."""
+        return [one.preprocess for one in self.encoders]
+
+    def do(self, block: Block, deadly: Mapping[int, str]) -> Done:
+        """Commit the features of a block, and say how many were computed."""
+        table = features.extract(
+            block.dataset,
+            block.digests,
+            self.encoders,
+            views=self.job.views,
+            with_properties=self.job.with_properties,
+            cache=self.job.cache,
+            opened=self.opened,
+            failures=deadly,
+        ).table
+        return Done(table.encoded, sorted(table.failures))
+
+
+def _computed(
+    crew: crews.Crew,
+    dataset: Dataset,
+    digests: Sequence[str],
+    lacking: Sequence[Sequence[int]],
+    workers: int,
+    progress: Progress,
+) -> dict[int, str]:
+    """Have a crew compute the lacking pictures, and return those that cannot be: row → why.
+
+    Args:
+        crew: Workers.
+        dataset: N samples.
+        digests: (N,) of them.
+        lacking: Rows of each content that is lacking.
+        workers: How many there may be.
+        progress: Hears of every block.
+    """
+    size = int(np.clip(len(lacking) // (BLOCKS * max(1, workers)), LEAST, MOST))
+    parts = [lacking[begin : begin + size] for begin in range(0, len(lacking), size)]
+    done = len(dataset) - sum(map(len, lacking))
+    progress("Encoding", done, len(dataset))
+    deadly: dict[int, str] = {}
+    for answer in crew.work(_blocks(dataset, digests, parts)):
+        part = parts[answer.number]
+        for place, reason in answer.deadly.items():
+            deadly.update(dict.fromkeys(part[place], reason))
+        done += sum(map(len, part))
+        progress("Encoding", done, len(dataset))
+    return deadly
+
+
+def _blocks(dataset: Dataset, digests: Sequence[str], parts: Sequence[Sequence[Sequence[int]]]) -> Iterator[Block]:
+    for number, part in enumerate(parts):
+        first = [rows[0] for rows in part]
+        yield Block.of(number, dataset.select(first), [digests[row] for row in first])
+
+
+def _lacking(
+    dataset: Dataset,
+    digests: Sequence[str],
+    encoders: Sequence[Encoder],
+    views: Sequence[str],
+    cache: Path,
+    *,
+    with_properties: bool,
+) -> dict[str, list[int]]:
+    """Return digest → rows of readable pictures of which the cache lacks features, or properties where these count."""
+    wanted = {digests[row] for row in features.missing(dataset, digests, encoders, views=views, cache=cache)}
+    if with_properties:
+        wanted |= KeptProperties(digests, encoders[0].preprocess, cache).missing(digests).keys()
+    rows: dict[str, list[int]] = defaultdict(list)
+    for row, digest in enumerate(digests):
+        if digest and digest in wanted:
+            rows[digest].append(row)
+    return dict(rows)
+
+
+@contextlib.contextmanager
+def _marked(cache: Path) -> Iterator[str]:
+    """Give the name of a file in the cache's folder, by which a machine knows that it sees the same folder."""
+    mark = cache / f".cluster.{os.getpid()}.{uuid.uuid4().hex}.tmp"
+    mark.touch(mode=0o600)
+    try:
+        yield mark.name
+    finally:
+        mark.unlink(missing_ok=True)
+
+
+def _weights(network: Network) -> bytes:
+    with asked_for("Running a network by PyTorch"):
+        from headstart.encoding import weights
+
+    return weights.content(network.module)
