@@ -7,7 +7,6 @@ and what is begun here listens on this machine alone.
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import os
 import secrets
@@ -180,6 +179,7 @@ class Cluster:
         self._closing.enter_context(_signals_kept())
         self._closing.enter_context(_variables_kept())
         os.environ.update({name: value for name, value in SURROUNDINGS.items() if name not in os.environ})
+        self._closing.callback(self._ray.shutdown)
         quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL, "configure_logging": True}
         try:
             with warnings.catch_warnings():
@@ -188,10 +188,15 @@ class Cluster:
                     self._begin(quiet)
                 else:
                     _check_token()
+                    self._heed_variables()
                     self._ray.init(address=self.address.place, **quiet)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError, self._ray.exceptions.RayError) as error:
             raise _refused(self.address, error) from error
-        self._closing.callback(self._ray.shutdown)
+
+    def _heed_variables(self) -> None:
+        """Have Ray read the environment again, of which it knows what was there when it was imported."""
+        self._ray._raylet.Config.initialize("")
+        self._ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
 
     def _begin(self, quiet: dict[str, Any]) -> None:
         temporary = Path(tempfile.gettempdir())
@@ -199,17 +204,21 @@ class Cluster:
         folder = Path(tempfile.mkdtemp(prefix=FOLDERS))  # for its owner alone
         self._closing.callback(shutil.rmtree, folder, ignore_errors=True)
         if not any(name in os.environ for name in TOKENS):
-            storage.write_whole(folder / "token", _token().encode(), mode=0o600)
+            storage.write_whole(folder / "token", secrets.token_hex(32).encode(), mode=0o600)
             os.environ[TOKENS[1]] = str(folder / "token")
-        self._ray.init(
-            address="local",
-            num_cpus=self.address.workers,
-            include_dashboard=False,
-            object_store_memory=HELD,
-            _node_ip_address=LOOPBACK,
-            _temp_dir=str(folder),
-            **quiet,
-        )
+        self._heed_variables()
+        with _loopback(self._ray._private.ray_constants):
+            self._ray.init(
+                address="local",
+                num_cpus=self.address.workers,
+                include_dashboard=False,
+                object_store_memory=HELD,
+                _node_ip_address=LOOPBACK,
+                _temp_dir=str(folder),
+                **quiet,
+            )
+        if any(node["NodeManagerAddress"] != LOOPBACK for node in self._ray.nodes()):
+            raise RuntimeError("It would listen to other machines.")
 
 
 def _imported() -> Any:
@@ -221,12 +230,6 @@ def _imported() -> Any:
     except ModuleNotFoundError as error:
         raise MissingExtraError("A cluster", "ray", str(error.name)) from error
     return ray
-
-
-@functools.cache
-def _token() -> str:
-    """Return the token of clusters that this process begins; Ray reads one once in a process's life."""
-    return secrets.token_hex(32)
 
 
 def _slices(workers: int, *, graphics: bool) -> list[Place]:
@@ -250,6 +253,19 @@ def _check_token() -> None:
         return
     if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         warnings.warn(f"Others may read the cluster's token {path}: `chmod 600 {path}`.", stacklevel=2)
+
+
+@contextlib.contextmanager
+def _loopback(constants: Any) -> Iterator[None]:
+    """Have Ray bind all of its ports to this machine alone, as it does on systems where it makes no clusters.
+
+    On Linux it takes 127.0.0.1 for the address by which other machines reach this one.
+    """
+    before, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextlib.contextmanager

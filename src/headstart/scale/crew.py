@@ -138,7 +138,7 @@ class Crew:
         coming = [one for one in self._members.values() if one.at is _At.COMING]
         if len(coming) == len(self._members) and self.team.free() < 1:
             raise ConfigError(
-                f"No worker can begin: {self.team.free():g} of the cluster's {self.team.total():g} processors are free.",
+                f"No worker can begin: {self.team.free():g} of the {self.team.total():g} processors are free.",
                 "Others work on it; wait for them, or add machines.",
             )
         if waited > LONGEST:

@@ -57,7 +57,7 @@ def _tried(paths: Sequence[Path], preprocesses: Sequence[Preprocess]) -> tuple[i
         child.kill()
     child.join()
     pipe.close()
-    return place, why or f"ended the process that did it ({_end(child.exitcode or 0)})"
+    return place, why or f"ends its process: {_end(child.exitcode or 0)}"
 
 
 def _decode(pipe: Connection[Any, Any], paths: Sequence[Path], preprocesses: Sequence[Preprocess]) -> None:
