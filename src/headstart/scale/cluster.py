@@ -179,6 +179,8 @@ class Cluster:
         self._closing.enter_context(_signals_kept())
         self._closing.enter_context(_variables_kept())
         os.environ.update({name: value for name, value in SURROUNDINGS.items() if name not in os.environ})
+        # on stdout, where rows may go, it would tell of each worker that dies
+        self._closing.enter_context(_changed(self._ray._private.worker, "print_to_stdstream", lambda *_, **__: None))
         self._closing.callback(self._ray.shutdown)
         quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL, "configure_logging": True}
         try:
@@ -207,14 +209,15 @@ class Cluster:
             storage.write_whole(folder / "token", secrets.token_hex(32).encode(), mode=0o600)
             os.environ[TOKENS[1]] = str(folder / "token")
         self._heed_variables()
-        with _loopback(self._ray._private.ray_constants):
+        # on Linux it would take 127.0.0.1 for the address by which other machines reach this one, and listen to them
+        with _changed(self._ray._private.ray_constants, "ENABLE_RAY_CLUSTER", False):
             self._ray.init(
                 address="local",
                 num_cpus=self.address.workers,
                 include_dashboard=False,
                 object_store_memory=HELD,
                 _node_ip_address=LOOPBACK,
-                _temp_dir=str(folder),
+                _temp_dir=str(folder / "r"),  # which it opens to everybody; names of sockets are short
                 **quiet,
             )
         if any(node["NodeManagerAddress"] != LOOPBACK for node in self._ray.nodes()):
@@ -256,16 +259,14 @@ def _check_token() -> None:
 
 
 @contextlib.contextmanager
-def _loopback(constants: Any) -> Iterator[None]:
-    """Have Ray bind all of its ports to this machine alone, as it does on systems where it makes no clusters.
-
-    On Linux it takes 127.0.0.1 for the address by which other machines reach this one.
-    """
-    before, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
+def _changed(module: Any, name: str, value: Any) -> Iterator[None]:
+    """Change something of Ray's that it has no setting for."""
+    before = getattr(module, name)
+    setattr(module, name, value)
     try:
         yield
     finally:
-        constants.ENABLE_RAY_CLUSTER = before
+        setattr(module, name, before)
 
 
 @contextlib.contextmanager
