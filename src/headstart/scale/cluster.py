@@ -152,8 +152,9 @@ class Cluster:
         asked = {worker.asked: worker for worker in workers if worker.asked is not None}
         if not asked:
             return
-        first, _ = self._ray.wait(list(asked), timeout=seconds)
-        ready, _ = self._ray.wait(list(asked), num_returns=len(asked), timeout=0) if first else ((), ())
+        with _interruptible():
+            first, _ = self._ray.wait(list(asked), timeout=seconds)
+            ready, _ = self._ray.wait(list(asked), num_returns=len(asked), timeout=0) if first else ((), ())
         for one in ready:
             asked[one].asked = None
             yield asked[one], self._answer(one)
@@ -165,7 +166,8 @@ class Cluster:
     def _answer(self, asked: Any) -> Any:
         errors = self._ray.exceptions
         try:
-            return self._ray.get(asked)
+            with _interruptible():
+                return self._ray.get(asked)
         except errors.RayTaskError as error:
             raise HeadstartError(f"A worker of the cluster failed: {_last_line(error)}") from error
         except errors.RayError as error:
@@ -176,21 +178,20 @@ class Cluster:
             if self.address.workers:
                 raise ConfigError("This process has joined a Ray cluster already.", "Name it: cluster='auto'.")
             return
-        self._closing.enter_context(_signals_kept())
         self._closing.enter_context(_variables_kept())
         os.environ.update({name: value for name, value in SURROUNDINGS.items() if name not in os.environ})
         # on stdout, where rows may go, it would tell of each worker that dies
         self._closing.enter_context(_changed(self._ray._private.worker, "print_to_stdstream", lambda *_, **__: None))
-        self._closing.callback(self._ray.shutdown)
         quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL, "configure_logging": True}
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _signals_kept(), _interruptible():
                 warnings.simplefilter("ignore")  # of a library's own future
                 if self.address.workers:
                     self._begin(quiet)
                 else:
                     _check_token()
                     self._heed_variables()
+                    self._closing.callback(self._ray.shutdown)
                     self._ray.init(address=self.address.place, **quiet)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError, self._ray.exceptions.RayError) as error:
             raise _refused(self.address, error) from error
@@ -201,10 +202,10 @@ class Cluster:
         self._ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
 
     def _begin(self, quiet: dict[str, Any]) -> None:
-        temporary = Path(tempfile.gettempdir())
-        storage.remove_stale(temporary, f"{FOLDERS}*")
+        storage.remove_stale(Path(tempfile.gettempdir()), f"{FOLDERS}*")
         folder = Path(tempfile.mkdtemp(prefix=FOLDERS))  # for its owner alone
         self._closing.callback(shutil.rmtree, folder, ignore_errors=True)
+        self._closing.callback(self._ray.shutdown)  # comes first
         if not any(name in os.environ for name in TOKENS):
             storage.write_whole(folder / "token", secrets.token_hex(32).encode(), mode=0o600)
             os.environ[TOKENS[1]] = str(folder / "token")
@@ -259,6 +260,17 @@ def _check_token() -> None:
 
 
 @contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Raise what a signal's handler raised while Ray's own code ran, which makes another error of it."""
+    try:
+        yield
+    except SystemError as error:
+        if error.__cause__ is None:
+            raise
+        raise error.__cause__ from None
+
+
+@contextlib.contextmanager
 def _changed(module: Any, name: str, value: Any) -> Iterator[None]:
     """Change something of Ray's that it has no setting for."""
     before = getattr(module, name)
@@ -273,21 +285,25 @@ def _changed(module: Any, name: str, value: Any) -> Iterator[None]:
 def _signals_kept() -> Iterator[None]:
     """Have signals do afterwards what they did before; Ray takes SIGTERM for itself."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        with contextlib.suppress(ValueError, TypeError):  # another thread than the first may set none
-            signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            with contextlib.suppress(ValueError, TypeError):  # another thread than the first may set none
+                signal.signal(number, handler)
 
 
 @contextlib.contextmanager
 def _variables_kept() -> Iterator[None]:
     before = {name: os.environ.get(name) for name in (*SURROUNDINGS, *TOKENS)}
-    yield
-    for name, value in before.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _refused(address: Address, error: Exception) -> ConfigError:
