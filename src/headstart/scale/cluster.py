@@ -30,6 +30,7 @@ SURROUNDINGS = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_worker_niceness": "0",  # its workers would stand back behind all else on the machine
 }
 TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")  # where Ray looks for a token before it looks in the home folder
 HELD = 1 << 28  # bytes of what is sent to workers that a cluster of this machine keeps in memory

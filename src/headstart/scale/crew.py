@@ -34,13 +34,26 @@ STAGE = "Starting workers"
 class Team(Protocol):
     """Who finds places and workers; see `Cluster`."""
 
-    def total(self) -> float: ...  # noqa: D102
-    def free(self) -> float: ...  # noqa: D102
-    def places(self) -> list[Place]: ...  # noqa: D102
-    def hire(self, place: Place) -> Worker: ...  # noqa: D102
-    def dismiss(self, worker: Worker) -> None: ...  # noqa: D102
-    def shared(self, job: Job) -> Any: ...  # noqa: D102
-    def hear(self, workers: Iterable[Worker], seconds: float) -> Iterator[tuple[Worker, Any]]: ...  # noqa: D102
+    def total(self) -> float:
+        """Return how many processors there are."""
+
+    def free(self) -> float:
+        """Return how many of them nobody asked for."""
+
+    def places(self) -> list[Place]:
+        """Return where workers can be now."""
+
+    def hire(self, place: Place) -> Worker:
+        """Begin a worker."""
+
+    def dismiss(self, worker: Worker) -> None:
+        """End a worker."""
+
+    def shared(self, job: Job) -> Any:
+        """Return what stands for a job that is sent once to each machine."""
+
+    def hear(self, workers: Iterable[Worker], seconds: float) -> Iterator[tuple[Worker, Any]]:
+        """Wait for answers, and yield those that are there."""
 
 
 class _At(enum.Enum):

@@ -42,7 +42,9 @@ class Block(NamedTuple):
     @classmethod
     def of(cls, number: int, dataset: Dataset, digests: Sequence[str] | None = None) -> Block:
         """Return the block of these pictures."""
-        samples = tuple(replace(one, path=Path(os.path.abspath(one.path))) for one in dataset)
+        samples = tuple(
+            one if one.path.is_absolute() else replace(one, path=Path(os.path.abspath(one.path))) for one in dataset
+        )
         return cls(number, replace(dataset, samples=samples, findings=()), None if digests is None else tuple(digests))
 
 
