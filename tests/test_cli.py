@@ -895,6 +895,15 @@ def test_the_cache_tells_its_size_and_can_be_cleared(run: Run, model_folder: Pat
     content = json.loads(run("cache", "--json").out)
     assert (content["folder"], content["vectors"], content["files"]) == (str(cold), 36, 1)
     assert f"{cold}: 36 feature vectors in 1 files" in run("cache").out
+    assert run("cache", "trim", "--to", "0").out.startswith("Removed 0 files, 0.0 MB; ")
+    ran = run("cache", "trim", "--to", "five")
+    assert ran.code == 2
+    assert "--to is 'five'" in ran.err
+    for shard in cold.rglob("*.safetensors"):
+        os.utime(shard, (0, 0))
+    assert run("cache", "trim", "--to", "1GB").out.startswith("Removed 0 files")
+    assert run("cache", "trim", "--to", "1kB").out.startswith("Removed 1 files")
+    run("predict", model_folder, photos)
     assert run("cache", "clear", "--yes").code == 0
     assert json.loads(run("cache", "--json").out)["vectors"] == 0
 

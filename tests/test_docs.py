@@ -75,7 +75,9 @@ def test_every_flag_in_the_pages_exists():
 
 
 def test_every_hostile_situation_has_a_test_that_carries_its_number():
-    listed = set(re.findall(r"^\| ([A-F]\d+|G[1-5]) \|", (ROOT / "docs/scenarios.md").read_text(encoding="utf-8"), re.M))
+    listed = set(
+        re.findall(r"^\| ([A-F]\d+|G[1-5]) \|", (ROOT / "docs/scenarios.md").read_text(encoding="utf-8"), re.M)
+    )
     tests = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
     carried = set(re.findall(r"def test_([A-F]\d+|G[1-5])_", tests))
     assert listed == carried

@@ -30,6 +30,7 @@ ORDER = [
     "config",
     "plans",
     "storage",
+    "arrays",
     "schema",
     "data.limits",
     "data.images",
@@ -65,6 +66,7 @@ ORDER = [
     "encoding.encoder",
     "encoding.eager",
     "encoding.runtime",
+    "encoding.shards",
     "encoding.cache",
     "encoding.crops",
     "encoding.reading",
@@ -202,6 +204,7 @@ DOORS = {
         "encoding.weights",
         "encoding.graph",
         "encoding.cache",
+        "encoding.shards",
         "learning.checkpoint",
         "model.artifact",
     },
@@ -401,7 +404,7 @@ def test_other_names_are_not_there():
 def test_the_verbs_are_these():
     commands = typer.main.get_command(cli.app).commands
     assert sorted(commands) == VERBS
-    assert sorted(commands["cache"].commands) == ["clear", "verify"]
+    assert sorted(commands["cache"].commands) == ["clear", "trim", "verify"]
 
 
 def test_the_flags_of_train_are_these():
@@ -416,7 +419,7 @@ def commands() -> dict[str, Any]:
     return top | {f"cache {name}": command for name, command in top["cache"].commands.items()}
 
 
-@pytest.mark.parametrize("verb", [*VERBS, "cache clear", "cache verify"])
+@pytest.mark.parametrize("verb", [*VERBS, "cache clear", "cache trim", "cache verify"])
 def test_a_verb_and_its_flags_are_explained(verb: str):
     command = commands()[verb]
     assert command.help

@@ -306,7 +306,8 @@ class FeatureTable:
     """The backbone's features of a dataset: row i belongs to `dataset[i]`.
 
     Attributes:
-        values: (N, V, D) float32; zeros in rows whose picture could not be used, see `failures`.
+        values: (N, V, D) float32, or float16 mapped from a file where they are many; zeros in rows whose picture could
+            not be used, see `failures`.
         digests: SHA-256 of each file's bytes; empty where the file could not be read.
         failures: Row → why its picture could not be used.
         encoded: How many pictures were encoded now rather than taken from the cache.
@@ -330,7 +331,8 @@ class LabelledFeatures:
 
     Attributes:
         dataset: N samples.
-        values: (N, V, D) float32, the backbone's features of each view.
+        values: (N, V, D) float32, the backbone's features of each view; beyond what memory is used for float16, mapped
+            from a file: `arrays.take` gives rows of either.
         classes: K names.
         targets: (N,) the index of each label among the classes.
         digests: (N,) SHA-256 of each file's bytes.

@@ -12,8 +12,9 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import contracts
 import numpy as np
@@ -24,10 +25,11 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 import headstart
-from headstart import storage
+from headstart import arrays, storage
 from headstart.data import images, sources
 from headstart.encoding import cache as caches
 from headstart.encoding import features, reading, shelves
+from headstart.encoding import shards as shard_files
 from headstart.encoding.runtime import OpenVinoEncoder
 from headstart.errors import StorageError
 from headstart.inspection import files
@@ -70,6 +72,12 @@ def extracted(
 
 def shards(cache: Path) -> list[Path]:
     return sorted((cache / "features").rglob("*.safetensors"))
+
+
+def taken(cache: Path, digests: list[str] = DIGESTS, dim: int = 4) -> dict[str, tuple[list[float], int]]:
+    """Return what a new store gives of these digests: values and remarks."""
+    held = caches.Store(cache, RECIPE, dim).take(digests)
+    return {key.hex(): (vector.tolist(), int(code)) for rows in held for key, vector, code in zip(*rows, strict=True)}
 
 
 def rows(cache: Path) -> int:
@@ -194,14 +202,14 @@ def test_C6_no_single_bit_of_a_shard_can_flip_unseen(cache: Path):
     store = caches.Store(cache, RECIPE, 4)
     store.add(DIGESTS[:2], VALUES[:2], [1, 0])
     (shard,) = shards(cache)
-    whole, (keys, values, remarks) = shard.read_bytes(), caches.read_shard(shard, store.recipe)
+    whole, (keys, values, remarks) = shard.read_bytes(), shard_files.read(shard, store.recipe)
     unseen = []
     for bit in range(8 * len(whole)):
         data = bytearray(whole)
         data[bit // 8] ^= 1 << bit % 8
         shard.write_bytes(data)
         try:
-            got = caches.read_shard(shard, store.recipe)
+            got = shard_files.read(shard, store.recipe)
         except (caches.SafetensorError, ValueError):
             continue
         same = got.values.dtype == values.dtype and np.array_equal(got.values, values)
@@ -231,7 +239,7 @@ def test_C3_hostile_safetensors_as_shard_is_passed_over(cache: Path, forged: str
     store.add(DIGESTS, VALUES)
     (store.folder / "0.safetensors").write_bytes(contracts.FORGED[forged])
     with pytest.warns(UserWarning, match=r"0\.safetensors is damaged"):
-        got = {row.digest for row in caches.Store(cache, RECIPE, 4).take(DIGESTS)}
+        got = set(taken(cache))
     assert got == set(DIGESTS)
 
 
@@ -368,15 +376,16 @@ def test_D8_shard_that_vanishes_between_listing_and_reading_is_recomputed(
     dataset: Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
     before = extracted(dataset, cache).values
-    real = caches.read_shard
+    real = shard_files.read
 
     def vanish(path: Path, *arguments: object) -> object:
         path.unlink()
         return real(path, *arguments)
 
-    monkeypatch.setattr(caches, "read_shard", vanish)
-    with pytest.warns(UserWarning, match="not used"):
-        np.testing.assert_array_equal(extracted(dataset, cache).values, before)
+    monkeypatch.setattr(shard_files, "read", vanish)
+    table = extracted(dataset, cache)
+    np.testing.assert_array_equal(table.values, before)
+    assert table.encoded == 12
 
 
 def test_D10_leftovers_are_collected_by_age(dataset: Dataset, cache: Path):
@@ -577,9 +586,7 @@ def test_shards_without_remarks_are_still_read(cache: Path):
     store = caches.Store(cache, RECIPE, 4)
     store.add(DIGESTS[:2], VALUES[:2])
     store.add(DIGESTS[2:], VALUES[2:], [0, 5, 0])
-    assert {row.digest: row.remarks for row in caches.Store(cache, RECIPE, 4).take(DIGESTS)} == dict(
-        zip(DIGESTS, [0, 0, 0, 5, 0], strict=True)
-    )
+    assert {key: code for key, (_, code) in taken(cache).items()} == dict(zip(DIGESTS, [0, 0, 0, 5, 0], strict=True))
 
 
 def test_an_index_finds_the_last_shard_of_a_key_and_none_that_is_forgotten(monkeypatch: pytest.MonkeyPatch):
@@ -587,12 +594,12 @@ def test_an_index_finds_the_last_shard_of_a_key_and_none_that_is_forgotten(monke
     keys = [hashlib.sha256(bytes([number])).digest() for number in range(200)]
     index = caches._Index()
     for shard in range(20):
-        index.add(keys[10 * shard : 10 * shard + 10], shard)
-    assert [index.find(key) for key in keys] == [number // 10 for number in range(200)]
-    index.add(keys[:5], 20)
-    assert [index.find(key) for key in keys[:10]] == [20] * 5 + [0] * 5
-    index.forget(20)
-    assert [index.find(key) for key in keys[:10]] == [None] * 5 + [0] * 5
+        index.add(f"{shard}", keys[10 * shard : 10 * shard + 10])
+    assert [index.find(key) for key in keys] == [f"{number // 10}" for number in range(200)]
+    index.add("20", keys[:5])
+    assert [index.find(key) for key in keys[:10]] == ["20"] * 5 + ["0"] * 5
+    index.forget("20")
+    assert [index.find(key) for key in keys[:10]] == [None] * 5 + ["0"] * 5
     assert index.find(bytes(32)) is None
 
 
@@ -603,8 +610,8 @@ def test_blocks_read_the_shards_that_hold_them_and_no_other(
     before = extracted(dataset, cache)
     opened: shelves.Opened = {}
     read: list[Path] = []
-    real = caches.read_shard
-    monkeypatch.setattr(caches, "read_shard", lambda path, *more: read.append(path) or real(path, *more))
+    real = shard_files.read
+    monkeypatch.setattr(shard_files, "read", lambda path, *more: read.append(path) or real(path, *more))
     for begin in range(0, len(dataset), 4):
         block = dataset.select(range(begin, begin + 4))
         got = features.extract(block, None, [contracts.encoder()], cache=cache, opened=opened).table
@@ -612,3 +619,136 @@ def test_blocks_read_the_shards_that_hold_them_and_no_other(
         np.testing.assert_array_equal(got.values, before.values[begin : begin + 4])
     assert len(read) == len(shards(cache)) == len(dataset) // 4
     assert len(opened) == 1
+
+
+def many(count: int) -> tuple[list[str], np.ndarray]:
+    digests = [hashlib.sha256(number.to_bytes(4, "big")).hexdigest() for number in range(count)]
+    return digests, np.random.default_rng(0).normal(size=(count, 4)).astype(np.float32)
+
+
+def test_light_shards_become_large_ones_and_hold_the_same_rows(cache: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(caches, "LARGE_SHARD", 600)
+    monkeypatch.setattr(caches, "MANY_LIGHT", 8)
+    digests, values = many(1500)
+    store = caches.Store(cache, RECIPE, 4)
+    for begin in range(0, 1500, 50):
+        store.add(digests[begin : begin + 50], values[begin : begin + 50], [begin] * 50)
+    sizes = [state.rows for state in caches.survey(cache, verify=True)]
+    assert sum(sizes) == 1500
+    assert len(sizes) < 16
+    assert max(sizes) > 300
+    got = taken(cache, digests)
+    assert [got[digest] for digest in digests] == [
+        (row.tolist(), 50 * (place // 50)) for place, row in enumerate(values)
+    ]
+
+
+def test_who_knew_the_light_shards_finds_their_rows_in_the_large_one(cache: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(caches, "MANY_LIGHT", 8)
+    digests, values = many(80)
+    reader, writer = (caches.Store(cache, RECIPE, 4) for _ in range(2))
+    for begin in range(0, 70, 10):
+        writer.add(digests[begin : begin + 10], values[begin : begin + 10])
+    assert reader.look() == 7
+    writer.add(digests[70:], values[70:])
+    assert len(shards(cache)) == 1
+    assert {key.hex() for rows in reader.take(digests[:70]) for key in rows.keys} == set(digests[:70])
+    other = caches.Store(cache, RECIPE, 4)
+    assert other.look() == 1
+    shards(cache)[0].unlink()
+    assert list(other.take(digests)) == []
+
+
+def test_C6_a_damaged_chunk_of_a_large_shard_is_told_only_where_it_is_read(cache: Path):
+    digests, values = many(600)
+    caches.Store(cache, RECIPE, 4).add(digests, values)
+    (shard,) = shards(cache)
+    data = bytearray(shard.read_bytes())
+    data[data.index(values[-1].tobytes())] ^= 1
+    shard.write_bytes(data)
+    assert taken(cache, digests[:10]).keys() == set(digests[:10])
+    with pytest.warns(UserWarning, match="is damaged and not used"):
+        assert taken(cache, digests[590:]) == {}
+    assert "digest" in caches.survey(cache, verify=True)[0].problem
+
+
+def test_a_damaged_light_shard_stays_where_it_is_and_stops_no_merging(cache: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(caches, "MANY_LIGHT", 3)
+    digests, values = many(30)
+    store = caches.Store(cache, RECIPE, 4)
+    store.add(digests[:10], values[:10])
+    (first,) = shards(cache)
+    first.write_bytes(first.read_bytes()[:-1] + b"!")
+    store.add(digests[10:20], values[10:20])
+    with pytest.warns(UserWarning, match="is damaged and not used"):
+        store.add(digests[20:], values[20:])
+    assert first in shards(cache)
+    assert len(shards(cache)) == 2
+    with pytest.warns(UserWarning, match="is damaged and not used"):
+        assert taken(cache, digests).keys() == set(digests[10:])
+
+
+def test_features_beyond_memory_lie_in_a_file_in_half_precision(
+    dataset: Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    before = extracted(dataset, cache, views=("original", "mirror")).values
+    monkeypatch.setattr(arrays, "RESIDENT", 1000)
+    for known in (True, False):
+        table = extracted(dataset, cache, views=("original", "mirror"), digests=known)
+        assert arrays.is_mapped(table.values)
+        assert table.values.dtype == np.float16
+        np.testing.assert_array_equal(table.values, before.astype(np.float16))
+    assert not list(cache.glob("tmp*"))
+
+
+def test_features_that_half_precision_cannot_hold_stay_single(
+    dataset: Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    before = extracted(dataset, cache).values
+    monkeypatch.setattr(arrays, "RESIDENT", 1000)
+    monkeypatch.setattr(arrays, "HALF", 0.5 * float(before.max()))
+    table = extracted(dataset, cache)
+    assert table.values.dtype == np.float32
+    np.testing.assert_array_equal(table.values, before)
+
+
+def test_D16_the_disk_holds_a_shard_before_its_name_and_the_large_one_before_the_light_ones_go(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(caches, "MANY_LIGHT", 2)
+    digests, values = many(20)
+    store = caches.Store(cache, RECIPE, 4)
+    store.add(digests[:10], values[:10])
+    done: list[str] = []
+
+    def noted(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(what: Any, *more: Any, **named: Any) -> Any:
+            kind = "folder" if isinstance(what, int) and stat.S_ISDIR(os.fstat(what).st_mode) else "file"
+            done.append(f"{name} {kind}")
+            return real(what, *more, **named)
+
+        return call
+
+    for name in ("fsync", "replace", "unlink"):
+        monkeypatch.setattr(os, name, noted(name, getattr(os, name)))
+    store.add(digests[10:], values[10:])
+    written = ["fsync file", "replace file", "fsync folder"]
+    assert done == [*written, *written, "unlink file", "unlink file"]
+
+
+def test_D17_making_room_spares_what_is_in_use_and_loses_no_row_of_a_reader(dataset: Dataset, cache: Path):
+    before = extracted(dataset, cache, views=("original", "mirror"))
+    old = time.time() - 2 * caches.IN_USE
+    for path in shards(cache):
+        os.utime(path, (old, old))
+    extracted(dataset, cache)  # uses the one of the pictures as they are
+    sizes = {path: path.stat().st_size for path in shards(cache)}
+    reader = caches.Store(cache, shelves.recipe(contracts.encoder(), "mirror"), contracts.encoder().dim)
+    assert reader.look() == 1
+    removed = caches.trim(cache, 0)
+    assert [state.path.parent.name for state in removed] == [reader.folder.name]
+    assert sum(sizes.values()) - removed[0].size == sum(path.stat().st_size for path in shards(cache))
+    assert list(reader.take(before.digests)) == []
+    again = extracted(dataset, cache, views=("original", "mirror"))
+    np.testing.assert_array_equal(again.values, before.values)
+    assert caches.trim(cache, 10**9) == []

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from headstart import metrics
 from headstart.config import SplitConfig, read_config
 from headstart.data import splits
 from headstart.data.splits import Grouping
 from headstart.errors import ConfigError
-from headstart.learning import calibration, learners, rules, sgd
+from headstart.learning import calibration, learners, linear, rules, sgd
 from headstart.learning.calibration import Calibration
 from headstart.learning.heads import Head
 from headstart.learning.learner import NOBODY, Fitted, Learner
@@ -327,3 +328,51 @@ def test_the_penalty_of_a_fold_is_chosen_by_the_others():
     scores = dict(fits.turns[0].provenance["l2_tried"])
     assert fits.turns[0].best == min(scores, key=scores.__getitem__)
     assert scores != dict(fits.last.provenance["l2_tried"])
+
+
+@pytest.fixture
+def _many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "MANY", 200)
+    monkeypatch.setattr(linear, "CHOSEN_BY", 90)
+    monkeypatch.setattr(linear, "APART", 60)
+
+
+@pytest.mark.usefixtures("_many")
+def test_of_very_many_pictures_some_choose_and_others_calibrate():
+    given = case(samples(200, group=lambda number: f"{number // 4}"))
+    own, parts = build(given.features, decide()), given.parts
+    assert len(parts.train) > 200
+    fitted = own.fit(parts.train, parts.validation, given.groups)
+    apart = fitted.held.rows
+    assert 60 <= len(apart) < 90
+    assert set(apart.tolist()) <= set(parts.train.tolist())
+    learned = np.setdiff1d(parts.train, apart)
+    assert not np.isin(given.groups[apart], given.groups[learned]).any()
+    alone = own.refit(learned, fitted.best)
+    np.testing.assert_allclose(fitted.logits(parts.validation), alone.logits(parts.validation), atol=0.05)
+    made = rules.fit(own, fitted, parts.train, given.groups, decide().calibration)
+    assert 0.5 < made.calibration.temperature < 2
+
+
+@pytest.mark.usefixtures("_many")
+def test_the_head_of_very_many_pictures_is_as_good_as_that_of_all_folds(monkeypatch: pytest.MonkeyPatch):
+    given = case(samples(400))
+    own, parts = build(given.features, decide()), given.parts
+
+    def loss() -> float:
+        fitted = own.fit(parts.train, parts.validation, given.groups)
+        made = rules.fit(own, fitted, parts.train, given.groups, decide().calibration)
+        said = made.calibration.probabilities(fitted.logits(parts.validation))
+        return metrics.log_loss(said, given.features.targets[parts.validation])
+
+    some = loss()
+    monkeypatch.setattr(linear, "MANY", 10**6)
+    assert some == pytest.approx(loss(), abs=0.02)
+
+
+@pytest.mark.usefixtures("_many")
+def test_where_a_group_holds_most_pictures_the_folds_decide_as_they_do_of_few():
+    given = case(samples(200, group=lambda number: "one" if number < 150 else f"{number}"))
+    own, parts = build(given.features, decide()), given.parts
+    fitted = own.fit(parts.train, parts.validation, given.groups)
+    assert len(fitted.held.rows) > 100

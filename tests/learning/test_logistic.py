@@ -11,6 +11,7 @@ import torch
 from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 
+from headstart import arrays
 from headstart.learning import calibration, logistic, prior
 from headstart.learning.heads import Head
 from headstart.learning.logistic import History, Problem, select_l2
@@ -345,3 +346,61 @@ def test_watching_changes_nothing():
     own = problem(features, targets)
     history = History(own, features, np.arange(20), targets[:20])
     np.testing.assert_array_equal(own.fit(0.1, watch=history), own.fit(0.1))
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_rows_that_memory_does_not_hold_give_the_same_head_to_the_bit(monkeypatch: pytest.MonkeyPatch, balanced: bool):
+    features, targets = drawn(200, views=2)
+    fold = np.arange(len(targets)) % 3
+    monkeypatch.setattr(arrays, "BLOCK", 16)
+    monkeypatch.setattr(arrays, "NEAR", 50)
+
+    def fitted() -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+        own = problem(features, targets, fold=fold, balanced=balanced)
+        return own.fit(0.1), *logistic.out_of_fold(own, 0.1)
+
+    kept = fitted()
+    monkeypatch.setattr(arrays, "RESIDENT", 0)
+    read = fitted()
+    np.testing.assert_array_equal(read[0], kept[0])
+    np.testing.assert_array_equal(read[1], kept[1])
+    np.testing.assert_array_equal(read[2], kept[2])
+
+
+def test_blocks_are_all_rows_but_those_of_the_fold(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(arrays, "BLOCK", 16)
+    monkeypatch.setattr(arrays, "NEAR", 50)
+    features, targets = drawn(200, views=2)
+    fold = np.arange(len(targets)) % 3
+    own = problem(features, targets, fold=fold)
+    for left_out in (None, 0, 1, 2):
+        rows = np.concatenate([own.order[block] for block in own._blocks(left_out)])
+        assert sorted(rows.tolist()) == [
+            row for row in range(len(targets)) if left_out is None or fold[row] != left_out
+        ]
+        assert max(block.stop - block.start for block in own._blocks(left_out)) <= 16
+
+
+def test_of_very_many_held_out_rows_some_choose(monkeypatch: pytest.MonkeyPatch):
+    features, targets = drawn(200, views=2)
+    fold = np.arange(len(targets)) % 2
+    every = problem(features, targets, fold=fold)
+    some = problem(features, targets, fold=fold, held=2 * 10 * every.classes)
+    assert len(every.held_out_rows()) == len(targets)
+    assert len(some.held_out_rows()) == 20
+    weights, logits = logistic.out_of_fold(some, 0.1)
+    assert logits.shape == (20, every.classes)
+    whole = logistic.out_of_fold(every, 0.1)[1]
+    place = {row: number for number, row in enumerate(every.held_out_rows().tolist())}
+    np.testing.assert_array_equal(logits, whole[[place[row] for row in some.held_out_rows().tolist()]])
+
+
+def test_what_is_constant_in_all_blocks_stays_constant(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(arrays, "BLOCK", 7)
+    features, targets = drawn(100)
+    features[:, 0, 0] = 1e4
+    own = problem(features, targets)
+    wide = features[:, 0].astype(np.float64)
+    np.testing.assert_allclose(own.mean, wide.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(own.deviation[1:], wide[:, 1:].std(axis=0), rtol=1e-5)
+    assert own.deviation[0] == pytest.approx(1e-6)

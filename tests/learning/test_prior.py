@@ -26,7 +26,7 @@ def matched(*names: str, features: np.ndarray | None = None, targets: np.ndarray
     """Return the prior of these classes, by default with three pictures each of nothing in particular."""
     targets = np.repeat(np.arange(len(names)), 3) if targets is None else targets
     features = np.ones((len(targets), lite0().dim), np.float32) if features is None else features
-    return prior.match(ClassNames(names), known(lite0()), features, targets)
+    return prior.match(ClassNames(names), known(lite0()), features, targets, np.arange(len(targets)))
 
 
 def known(backbone: Backbone) -> prior.LabelRows:
@@ -109,7 +109,11 @@ def test_a_backbone_without_labels_gives_no_prior():
     own = lite0().networks[0]
     plain = Backbone((Network("own", own.build, own.dim, own.preprocess, {}, "", (), empty, empty),))
     found = prior.match(
-        ClassNames(["whippet", "tench"]), known(plain), np.ones((2, lite0().dim), np.float32), np.arange(2)
+        ClassNames(["whippet", "tench"]),
+        known(plain),
+        np.ones((2, lite0().dim), np.float32),
+        np.arange(2),
+        np.arange(2),
     )
     assert not found.weights.any()
     assert found.matched == {}
@@ -124,7 +128,8 @@ def test_two_classes_may_have_the_same_label():
 def rest(names: str, features: np.ndarray, targets: list[int]) -> tuple[str, ...]:
     """Return the labels that none of the classes stands for, where label k has the k-th feature."""
     rows = prior.LabelRows(LABELS, np.eye(4, dtype=np.float32), np.zeros(4, np.float32))
-    return prior.foreign(ClassNames(names.split()), rows, features.astype(np.float32), np.array(targets)).labels
+    every = np.arange(len(targets))
+    return prior.foreign(ClassNames(names.split()), rows, features.astype(np.float32), np.array(targets), every).labels
 
 
 def test_labels_that_are_named_like_a_class_are_no_foreign_ones():
@@ -137,4 +142,5 @@ def test_a_class_of_another_name_stands_for_what_a_fifth_of_its_pictures_look_li
 
 
 def test_a_backbone_without_a_classifier_has_no_foreign_labels():
-    assert prior.foreign(ClassNames("ab"), prior.NO_LABELS, np.ones((2, 4), np.float32), np.arange(2)).labels == ()
+    two = np.arange(2)
+    assert prior.foreign(ClassNames("ab"), prior.NO_LABELS, np.ones((2, 4), np.float32), two, two).labels == ()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import typer
 
 from headstart import terminal
 from headstart.cli.options import AsJson
+from headstart.errors import ConfigError
 
-app = typer.Typer(help="What is stored of computed features, how large; verify it, clear it.")
+app = typer.Typer(help="What is stored of computed features, how large; verify it, trim it, clear it.")
 
 
 @app.callback(invoke_without_command=True)
@@ -46,6 +48,27 @@ def verify(
     )
     if damaged and not remove:
         raise typer.Exit(1)
+
+
+@app.command("trim")
+def trim(
+    to: Annotated[str, typer.Option("--to", help="How much may stay, e.g. 5GB or 800MB.", show_default=False)],
+) -> None:
+    """Remove what was not used for longest, until no more than that is left; what is in use stays."""
+    from headstart.encoding import cache as caches
+
+    folder = caches.default_cache()
+    removed = caches.trim(folder, _bytes(to))
+    left = sum(state.size for state in caches.survey(folder))
+    size = sum(state.size for state in removed)
+    terminal.print_line(f"Removed {len(removed)} files, {size / 1e6:.1f} MB; {left / 1e6:.1f} MB are left.")
+
+
+def _bytes(text: str) -> int:
+    matched = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?)B?", text.strip(), re.IGNORECASE)
+    if matched is None:
+        raise ConfigError(f"--to is {text!r}; a size was expected.", "For example 5GB, 800MB or 0.")
+    return int(float(matched[1]) * 1000 ** " kmgt".index(matched[2].lower() or " "))
 
 
 @app.command("clear")

@@ -8,32 +8,38 @@ cannot run code; files that somebody else could have written are passed over.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import hashlib
 import json
 import os
 import stat
+import time
 import warnings
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import platformdirs
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
+from headstart.encoding import shards
+from headstart.encoding.shards import Rows
 from headstart.errors import StorageError
-from headstart.records import Floats, Integers, numbered
+from headstart.records import Floats, numbered
 from headstart.storage import read_regular, remove_stale, storage_errors, write_whole
 
-SHARD_ROWS = 256  # rows of a shard at most
+SHARD_ROWS = 256  # rows that are committed together: what a killed process loses at most
+LARGE_SHARD = 1 << 14  # rows of a large shard at most; one of less than half of them is light
+MANY_LIGHT = 64  # light shards from which on they are made large ones
 MERGED_KEYS = 1 << 16  # keys that an index holds apart before it sorts them in
 FITS = "fits"  # where fits in epochs keep their state
 QUANTIZED = "quantized"  # where networks in 8-bit integers are kept
-MOST_BYTES = 1 << 30  # of a file of the cache; 256 rows of a thousand features are a megabyte
+MOST_BYTES = 1 << 30  # of a file of the cache; 16,384 rows of a thousand features are 67 MB
+IN_USE = 3600.0  # seconds after its last use in which a shard is not removed to make room
 MOST_NOTES = 1 << 20  # bytes of a recipe or of what is remembered
 
 _HINT = "Make room, name another folder with HEADSTART_CACHE, or work without one: --no-cache."
@@ -60,28 +66,15 @@ def resolve(cache: CacheChoice) -> Path | None:
     return None if cache is None else Path(cache)
 
 
-class Row(NamedTuple):
-    """What the cache holds of one picture: digest of its bytes, (D,) values, and a code of what was remarked of it."""
-
-    digest: str
-    values: Floats
-    remarks: int
-
-
-class Rows(NamedTuple):
-    """What a shard holds: n keys, (n, D) values, and (n,) codes of remarks, 0 where nothing was remarked."""
-
-    keys: list[bytes]
-    values: Floats
-    remarks: Integers
-
-
 class ShardState(NamedTuple):
-    """One file of the cache: its path, rows (0 if damaged), size in bytes, and what is wrong with it, if anything."""
+    """One file of the cache: its path, rows (0 if damaged), size in bytes, when it was last used, in seconds since
+    1970, and what is wrong with it, if anything.
+    """
 
     path: Path
     rows: int
     size: int
+    used: float
     problem: str
 
 
@@ -149,13 +142,16 @@ class _Index:
     """
 
     def __init__(self) -> None:
+        self.rows: dict[str, int] = {}  # of each shard that was looked at; 0 of those that are of no use
+        self._names: list[str] = []
         self._recent: dict[int, int] = {}
         self._sorted = np.zeros(0, np.uint64), np.zeros(0, np.int32)  # beginnings of keys, and the shard of each
-        self._gone: set[int] = set()
 
-    def add(self, keys: Iterable[bytes], shard: int) -> None:
+    def add(self, name: str, keys: Sequence[bytes]) -> None:
         """Note what a shard holds; of several that hold a key the last one counts."""
-        self._recent.update((_beginning(key), shard) for key in keys)
+        self.rows[name], number = len(keys), len(self._names)
+        self._names.append(name)
+        self._recent.update((_beginning(key), number) for key in keys)
         if len(self._recent) >= MERGED_KEYS:
             keys_known = np.concatenate([np.fromiter(self._recent.keys(), np.uint64), self._sorted[0]])
             shards_known = np.concatenate([np.fromiter(self._recent.values(), np.int32), self._sorted[1]])
@@ -163,20 +159,21 @@ class _Index:
             self._sorted = beginnings, shards_known[first]
             self._recent = {}  # last, so that nothing is missed in between
 
-    def forget(self, shard: int) -> None:
+    def forget(self, name: str) -> None:
         """Find nothing in a shard any more."""
-        self._gone.add(shard)
+        self.rows[name] = 0
 
-    def find(self, key: bytes) -> int | None:
-        """Return the number of the shard that holds a key."""
+    def find(self, key: bytes) -> str | None:
+        """Return the name of the shard that holds a key."""
         beginning = _beginning(key)
-        shard = self._recent.get(beginning)
-        if shard is None:
-            beginnings, shards = self._sorted
+        number = self._recent.get(beginning)
+        if number is None:
+            beginnings, numbers = self._sorted
             place = int(np.searchsorted(beginnings, np.uint64(beginning)))
             if place < len(beginnings) and beginnings[place] == beginning:
-                shard = int(shards[place])
-        return None if shard in self._gone else shard
+                number = int(numbers[place])
+        name = "" if number is None else self._names[number]
+        return name if self.rows.get(name) else None
 
 
 def _beginning(key: bytes) -> int:
@@ -186,9 +183,9 @@ def _beginning(key: bytes) -> int:
 class Store:
     """The shards of one recipe: a folder named by the recipe's digest.
 
-    A shard is a safetensors file with `keys` (n, 32) uint8, SHA-256 of the files' bytes, `values` (n, D) float32 and,
-    where anything was remarked, `remarks` (n,) int64. Its metadata holds the digest of the recipe and of the tensors;
-    one that does not agree is passed over. In a folder that others may write, nothing is read or written.
+    Rows are committed few at a time, and many light shards are then made a large one: so a kill costs little, and a
+    million rows are some sixty files. A shard whose digests do not agree is passed over. In a folder that others may
+    write, nothing is read or written.
     """
 
     def __init__(self, cache: Path, recipe: Mapping[str, object], dim: int) -> None:
@@ -201,7 +198,7 @@ class Store:
         self.recipe = hashlib.sha256(text.encode()).hexdigest()
         self.folder = cache / "features" / self.recipe[:32]
         self.dim = dim
-        self._numbers: dict[str, int] = {}  # of the shards that were looked at, by their names
+        self._looked = 0
         self._index = _Index()
         with storage_errors(self.folder, _HINT):
             for folder in (cache, self.folder.parent, self.folder):  # parents=True would give parents the usual mode
@@ -214,46 +211,41 @@ class Store:
                 write_whole(self.folder / "recipe.json", text.encode(), mode=0o600)
 
     def look(self) -> int:
-        """Note which keys the shards hold that appeared since this was last asked; return how many shards are known.
+        """Note which keys the shards hold that appeared since this was last asked; return how many shards did so far.
 
         Warns:
             UserWarning: A shard is damaged, or somebody else could have written it.
         """
         for path in self._own(self._fresh()):
             try:
-                with safe_open(path, framework="numpy") as file:
-                    keys = _keys(file, file.metadata() or {}, self.recipe)
+                self._note(path.name, shards.read_keys(path, self.recipe))
+            except FileNotFoundError:  # its rows are in a large one by now
+                continue
             except (SafetensorError, OSError, ValueError) as error:
                 self._pass_over(path, error)
-                continue
-            self._index.add(keys, self._number(path.name))
-        return len(self._numbers)
+        return self._looked
 
     def holds(self, key: bytes) -> bool:
         """Return whether a shard held a key when they were last looked at."""
         return self._index.find(key) is not None
 
-    def take(self, wanted: Iterable[str]) -> Iterator[Row]:
-        """Look, and yield what the shards hold of the wanted digests; it warns as `look` does."""
-        self.look()
-        names = list(self._numbers)
-        keys: dict[int, dict[bytes, str]] = defaultdict(dict)
-        for digest in wanted:
-            key = bytes.fromhex(digest)
-            if (number := self._index.find(key)) is not None:
-                keys[number][key] = digest
-        for number, held_here in sorted(keys.items()):
-            path = self.folder / names[number]
-            try:
-                held = read_shard(path, self.recipe, held_here)
-                if held.keys and held.values.shape[1] != self.dim:
-                    raise ValueError(f"its rows have {held.values.shape[1]} features instead of {self.dim}")
-            except (SafetensorError, OSError, ValueError) as error:
-                self._pass_over(path, error)
-                continue
-            for key, vector, code in zip(*held, strict=True):
-                if key in held_here:
-                    yield Row(held_here[key], vector, int(code))
+    def take(self, wanted: Iterable[str]) -> Iterator[Rows]:
+        """Look, and yield what the shards hold of the wanted digests, shard by shard; it warns as `look` does."""
+        keys = {bytes.fromhex(digest) for digest in wanted}
+        while keys:
+            self.look()
+            gone: set[bytes] = set()
+            for name, own in self._by_shard(keys).items():
+                try:
+                    rows = self._read(name, own)
+                except FileNotFoundError:
+                    gone |= own
+                else:
+                    if rows.keys:
+                        yield rows
+            if gone:
+                self._index = _Index()  # they are in a large shard now, or nowhere
+            keys = gone
 
     def add(self, digests: Sequence[str], values: Floats, remarks: Sequence[int] = ()) -> None:
         """Commit rows as a new shard, with a code of what was remarked of each picture, where anything was.
@@ -263,19 +255,11 @@ class Store:
         """
         if not self.trusted:
             return
-        keys = np.frombuffer(b"".join(bytes.fromhex(digest) for digest in digests), dtype=np.uint8).reshape(-1, 32)
-        tensors: dict[str, NDArray[Any]] = {
-            "keys": keys.copy(),
-            "values": np.ascontiguousarray(values, dtype=np.float32),
-        }
-        if any(remarks):
-            tensors["remarks"] = np.array(remarks, dtype=np.int64)
-        metadata = {"recipe": self.recipe} | {name: _sha(tensor) for name, tensor in tensors.items()}
-        # named by what it holds, not by its bytes: safetensors writes the metadata in an order of its own
-        name = hashlib.sha256("".join(metadata.values()).encode()).hexdigest()[:32] + ".safetensors"
-        with storage_errors(self.folder, _HINT):
-            write_whole(self.folder / name, save(tensors, metadata), mode=0o600)
-        self._index.add(map(bytes.fromhex, digests), self._number(name))
+        codes = np.array(remarks or [0] * len(digests), dtype=np.int64)
+        self._commit(Rows([bytes.fromhex(digest) for digest in digests], values, codes))
+        light = sorted(name for name, rows in self._index.rows.items() if 0 < rows < LARGE_SHARD // 2)
+        if len(light) >= MANY_LIGHT:
+            self._merge(light)
 
     def remembered(self) -> Any:
         """Return what was remembered beside the vectors, plain JSON values; None if there is nothing to read."""
@@ -297,13 +281,70 @@ class Store:
             names = os.listdir(self.folder) if self.trusted else []
         except FileNotFoundError:  # somebody removed it
             return []
-        return [self.folder / n for n in sorted(names) if n.endswith(".safetensors") and n not in self._numbers]
+        return [self.folder / n for n in sorted(names) if n.endswith(".safetensors") and n not in self._index.rows]
 
-    def _number(self, name: str) -> int:
-        return self._numbers.setdefault(name, len(self._numbers))
+    def _note(self, name: str, keys: Sequence[bytes]) -> None:
+        self._looked += 1
+        self._index.add(name, keys)
+
+    def _by_shard(self, keys: Iterable[bytes]) -> dict[str, set[bytes]]:
+        """Return the name of each shard that holds any of the keys, with those that it holds."""
+        held: dict[str, set[bytes]] = defaultdict(set)
+        for key in keys:
+            if (name := self._index.find(key)) is not None:
+                held[name].add(key)
+        return held
+
+    def _read(self, name: str, wanted: set[bytes] | None = None) -> Rows:
+        """Return the wanted rows of a shard (None: all); none of one that is damaged.
+
+        Raises:
+            FileNotFoundError: It is not there any more.
+        """
+        path = self.folder / name
+        try:
+            rows = shards.read(path, self.recipe, wanted)
+            if rows.keys and rows.values.shape[1] != self.dim:
+                raise ValueError(f"its rows have {rows.values.shape[1]} features instead of {self.dim}")
+            with contextlib.suppress(OSError):
+                os.utime(path)  # when a file was last read many systems do not note
+        except FileNotFoundError:
+            raise
+        except (SafetensorError, OSError, ValueError) as error:
+            self._pass_over(path, error)
+            return Rows([], np.zeros((0, self.dim), dtype=np.float32), np.zeros(0, dtype=np.int64))
+        return rows
+
+    def _commit(self, rows: Rows) -> None:
+        name, content = shards.encode(self.recipe, rows)
+        with storage_errors(self.folder, _HINT):
+            write_whole(self.folder / name, content, mode=0o600)
+        self._note(name, rows.keys)
+
+    def _merge(self, light: Sequence[str]) -> None:
+        """Make a large shard of light ones, the lightest first; where another process does so, leave it to that.
+
+        Whoever is about to read one of them finds it gone, and looks for its rows again.
+        """
+        sizes = np.cumsum(sorted(self._index.rows[name] for name in light))
+        names = sorted(light, key=self._index.rows.__getitem__)[: int((sizes <= LARGE_SHARD).sum())]
+        try:
+            read = {name: self._read(name) for name in names}
+        except FileNotFoundError:
+            self._index = _Index()
+            return
+        keys = list(chain.from_iterable(rows.keys for rows in read.values()))
+        places = sorted({key: place for place, key in enumerate(keys)}.values())  # of each key one
+        values, remarks = (np.concatenate([rows[part] for rows in read.values()])[places] for part in (1, 2))
+        self._commit(Rows([keys[place] for place in places], values, remarks))
+        for name, rows in read.items():
+            if rows.keys:
+                self._index.forget(name)
+                with storage_errors(self.folder, _HINT):
+                    (self.folder / name).unlink(missing_ok=True)
 
     def _pass_over(self, path: Path, error: Exception) -> None:
-        self._index.forget(self._number(path.name))
+        self._index.forget(path.name)
         warnings.warn(
             f"The cache file {path} is damaged and not used: {error}. What it held is computed again; "
             "`headstart cache verify --remove` removes it.",
@@ -321,7 +362,7 @@ class Store:
             if not reason:
                 yield path
                 continue
-            self._number(path.name)
+            self._index.forget(path.name)
             refused.append(f"{path.name}: {reason}")
         if refused:
             warnings.warn(
@@ -330,46 +371,6 @@ class Store:
                 "is computed again; `headstart cache verify --remove` removes them.",
                 stacklevel=3,
             )
-
-
-def shards(folder: Path) -> list[Path]:
-    """Return the committed shards of a store."""
-    return sorted(folder.glob("*.safetensors"))
-
-
-def read_shard(path: Path, recipe: str, wanted: Container[bytes] | None = None) -> Rows:
-    """Return what a shard holds; the values are read only if it holds something wanted (None: always).
-
-    Raises:
-        ValueError: Its digests or its recipe do not agree.
-        SafetensorError: It is no safetensors file.
-    """
-    with safe_open(path, framework="numpy") as file:
-        metadata = file.metadata() or {}
-        held = _keys(file, metadata, recipe)
-        if wanted is not None and not any(key in wanted for key in held):
-            return Rows([], np.zeros((0, 0), dtype=np.float32), np.zeros(0, dtype=np.int64))
-        values: Floats = _tensor(file, metadata, "values")
-        known = "remarks" in metadata or "remarks" in file.keys()  # noqa: SIM118  # a file is no dict
-        remarks = _tensor(file, metadata, "remarks") if known else np.zeros(len(held), dtype=np.int64)
-    if values.dtype != np.float32 or values.ndim != 2 or len(values) != len(held):
-        raise ValueError(f"its values are {values.dtype} of shape {values.shape} for {len(held)} keys")
-    if remarks.dtype != np.int64 or remarks.shape != (len(held),):
-        raise ValueError(f"its remarks are {remarks.dtype} of shape {remarks.shape} for {len(held)} keys")
-    return Rows(held, values, remarks)
-
-
-def _keys(file: Any, metadata: Mapping[str, str], recipe: str) -> list[bytes]:
-    if metadata.get("recipe") != recipe:
-        raise ValueError("it belongs to another recipe")
-    return [key.tobytes() for key in _tensor(file, metadata, "keys")]
-
-
-def _tensor(file: Any, metadata: Mapping[str, str], name: str) -> Any:
-    tensor = file.get_tensor(name)
-    if _sha(tensor) != metadata.get(name):
-        raise ValueError(f"its {name} do not have the digest they should have")
-    return tensor
 
 
 def _trusts_folder(folder: Path) -> bool:
@@ -383,6 +384,10 @@ def _trusts_folder(folder: Path) -> bool:
     return False
 
 
+def _shards(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors"))
+
+
 def survey(cache: Path, *, verify: bool = False) -> list[ShardState]:
     """Return every shard of a cache with its size, and with `verify` whether its digests agree."""
     states = []
@@ -391,19 +396,43 @@ def survey(cache: Path, *, verify: bool = False) -> list[ShardState]:
             recipe = hashlib.sha256(read_regular(folder / "recipe.json", MOST_NOTES)).hexdigest()
         except (OSError, StorageError):
             recipe = ""
-        for path in shards(folder):
+        for path in _shards(folder):
+            try:
+                status = path.stat()
+            except FileNotFoundError:  # its rows are in a large shard by now, or it was removed
+                continue
             try:
                 if reason := distrust(path):
                     raise ValueError(reason)
                 if verify:
-                    rows = len(read_shard(path, recipe).keys)
+                    rows = len(shards.read(path, recipe).keys)
                 else:
                     with safe_open(path, framework="numpy") as file:
                         rows = file.get_slice("keys").get_shape()[0]
-                states.append(ShardState(path, rows, path.stat().st_size, ""))
+                states.append(ShardState(path, rows, status.st_size, status.st_mtime, ""))
             except (SafetensorError, OSError, ValueError) as error:
-                states.append(ShardState(path, 0, path.stat().st_size, str(error)))
+                states.append(ShardState(path, 0, status.st_size, status.st_mtime, str(error)))
     return states
+
+
+def trim(cache: Path, most: int) -> list[ShardState]:
+    """Remove shards until no more bytes of them are left, those first that were not used for longest; return them.
+
+    One that was used within the last hour stays. A process that is about to read one that goes computes its rows again.
+
+    Args:
+        cache: The folder.
+        most: Bytes that may stay.
+    """
+    states = survey(cache)
+    left, removed = sum(state.size for state in states), []
+    for state in sorted(states, key=lambda state: (state.used, state.path)):
+        if left > most and state.used < time.time() - IN_USE:
+            with storage_errors(state.path, _HINT):
+                state.path.unlink(missing_ok=True)
+            left -= state.size
+            removed.append(state)
+    return removed
 
 
 def clear(cache: Path) -> None:
@@ -414,10 +443,6 @@ def clear(cache: Path) -> None:
                 path.unlink(missing_ok=True)
     for folder in (cache / "features").glob("*/"):
         with storage_errors(folder, _HINT):
-            for path in [*shards(folder), folder / "recipe.json", folder / "remembered.json"]:
+            for path in [*_shards(folder), folder / "recipe.json", folder / "remembered.json"]:
                 path.unlink(missing_ok=True)
             remove_stale(folder)
-
-
-def _sha(array: NDArray[Any]) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()

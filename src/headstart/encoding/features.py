@@ -20,15 +20,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from headstart import arrays
 from headstart.data.pictures import InMemory
 from headstart.encoding import cache as caches
 from headstart.encoding import crops, reading, runtime, side_by_side
 from headstart.encoding.cache import open_cache
 from headstart.encoding.encoder import Agreement, Encoder
-from headstart.encoding.kept_properties import KeptProperties
+from headstart.encoding.kept_properties import KeptProperties, rows_of
 from headstart.encoding.reading import Loaded, Part
 from headstart.encoding.shelves import Opened, Shelves
-from headstart.inspection import properties
 from headstart.records import (
     Dataset,
     FeatureTable,
@@ -116,15 +116,24 @@ def kept(
     return rows, job.values[rows]
 
 
-def mean(values: Floats) -> Floats:
-    """Return (N, 1, D) float32: of (N, V, D) the sum in the order of the views, divided by their number."""
+def mean(values: Floats, folder: Path | None = None) -> Floats:
+    """Return (N, 1, D): of (N, V, D) the sum in the order of the views, divided by their number.
+
+    Args:
+        values: Of all pictures.
+        folder: Where they may lie in a file, if they are too many for memory; None: where temporary files do.
+    """
     if values.shape[1] == 1:
         return values
-    total = values[:, :1].copy()
-    for view in range(1, values.shape[1]):
-        total += values[:, view : view + 1]
-    total /= np.float32(values.shape[1])
-    return total
+    means = arrays.zeros((len(values), 1, values.shape[2]), folder, half=values.dtype == np.float16)
+    for part, block in arrays.blocks(values):
+        total = block[:, :1]
+        for view in range(1, values.shape[1]):
+            total += block[:, view : view + 1]
+        total /= np.float32(values.shape[1])
+        means[part] = total
+        arrays.release(means)
+    return means
 
 
 class _Wanted(NamedTuple):
@@ -158,7 +167,7 @@ class _Job:
         self.opened: Opened = {} if opened is None else opened
         ends = [0, *accumulate(encoder.dim for encoder in encoders)]
         self.columns = [slice(begin, end) for begin, end in pairwise(ends)]  # of each network
-        self.values: Floats = np.zeros((len(self.dataset), len(self.views), ends[-1]), dtype=np.float32)
+        self.values = arrays.zeros((len(self.dataset), len(self.views), ends[-1]), self.cache, half=True)
         self.known = np.zeros((len(self.dataset), len(encoders), len(self.views)), dtype=bool)
         self.codes = np.zeros(len(self.dataset), dtype=np.int64)  # of remarks
         self.properties: KeptProperties | None = None
@@ -203,6 +212,7 @@ class _Job:
                     if len(fresh) == caches.SHARD_ROWS:
                         self.shelves.add(fresh)
                         fresh = []
+                        arrays.release(self.values)
         finally:
             self.shelves.add(fresh)  # also when interrupted: what was computed is kept
             if self.properties is not None:
@@ -237,7 +247,7 @@ class _Job:
             self.encoded,
             tuple(self.changed),
             observations,
-            None if self.properties is None else properties.unpack(self.properties.values),
+            None if self.properties is None else self.properties.all(),
         )
 
     def recall(self) -> None:
@@ -329,9 +339,12 @@ class _Job:
         self.failures.update(dict.fromkeys(rows, problem))
         self._report()
 
-    def _know(self, rows: list[int], part: Part, vector: Floats) -> None:
+    def _know(self, rows: Sequence[int] | Integers, part: Part, vectors: Floats) -> None:
+        """Take features: one vector (D,) for all the rows, or (n, D) one for each."""
         network, view = part
-        self.values[rows, view, self.columns[network]] = vector
+        if not arrays.holds(self.values, vectors):
+            self.values = arrays.single(self.values, self.cache)
+        self.values[rows, view, self.columns[network]] = vectors
         self.known[rows, network, view] = True
 
     def _to_do(self) -> Iterator[list[int]]:
@@ -387,10 +400,12 @@ class _Job:
         rows = {digest: rows for digest, rows in self.missing().items() if not digest.startswith("row ")}
         if not rows:
             return
-        for part, (digest, vector, code) in self.shelves.take(rows):
-            if np.isfinite(vector).all():
-                self._know(rows[digest], part, vector)
-                self.codes[rows[digest]] = code
+        for part, held in self.shelves.take(rows):
+            places, own = rows_of([rows[key.hex()] for key in held.keys])
+            fine = np.isfinite(held.values[own]).all(axis=1)
+            self._know(places[fine], part, held.values[own[fine]])
+            self.codes[places[fine]] = held.remarks[own[fine]]
+            arrays.release(self.values)
         self.done = int(self.known.all(axis=(1, 2)).sum())
         self._report()
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
+from headstart import arrays
 from headstart.data import images
 from headstart.encoding import cache as caches
 from headstart.encoding.cache import Store
 from headstart.encoding.shelves import Opened
 from headstart.inspection import properties
-from headstart.records import Floats, ImageProperties, Preprocess
+from headstart.records import Floats, ImageProperties, Integers, Preprocess
 
 
 def properties_recipe(preprocess: Preprocess) -> dict[str, object]:
@@ -37,14 +39,15 @@ class KeptProperties:
             cache: The folder of the cache; None: nothing is kept.
             opened: As in `features.extract`.
         """
-        self.values: Floats = np.full((len(digests), properties.DIM), np.nan, dtype=np.float32)
-        self.values[:, len(ImageProperties.FIGURES) :] = 0
+        self.values = arrays.zeros((len(digests), properties.DIM), cache)
         self.known = np.zeros(len(digests), dtype=bool)
-        self._store = None if cache is None else _store(cache, preprocess, {} if opened is None else opened)
+        self._store = None if cache is None else store(cache, preprocess, {} if opened is None else opened)
         self._fresh: dict[str, Floats] = {}
         rows = self.missing(digests)
-        for digest, vector, _ in self._store.take(filter(None, rows)) if self._store is not None else ():
-            self._keep(rows[digest], vector)
+        for held in self._store.take(filter(None, rows)) if self._store is not None else ():
+            places, own = rows_of([rows[key.hex()] for key in held.keys])
+            self._keep(places, held.values[own])
+            arrays.release(self.values)
 
     def missing(self, digests: Sequence[str]) -> dict[str, list[int]]:
         """Return digest → rows whose properties are not known."""
@@ -59,6 +62,7 @@ class KeptProperties:
         self._fresh[digest] = vector
         if len(self._fresh) == caches.SHARD_ROWS:
             self.commit()
+            arrays.release(self.values)
 
     def commit(self) -> None:
         """Put what the cache does not hold yet into it."""
@@ -66,14 +70,26 @@ class KeptProperties:
             self._store.add(list(self._fresh), np.stack(list(self._fresh.values())))
         self._fresh = {}
 
-    def _keep(self, rows: Sequence[int], vector: Floats) -> None:
-        self.values[rows] = vector
+    def all(self) -> ImageProperties:
+        """Return the properties of all pictures; NaN for figures of those that are not known."""
+        unknown = np.flatnonzero(~self.known)
+        self.values[unknown, : len(ImageProperties.FIGURES)] = np.nan
+        return properties.unpack(self.values)
+
+    def _keep(self, rows: Sequence[int] | Integers, vectors: Floats) -> None:
+        self.values[rows] = vectors
         self.known[rows] = True
 
 
-def _store(cache: Path, preprocess: Preprocess, opened: Opened) -> Store:
+def store(cache: Path, preprocess: Preprocess, opened: Opened) -> Store:
     """Return the store of the properties, the one that was opened before where there is one."""
     told = properties_recipe(preprocess)
     if (key := f"{cache} {json.dumps(told, sort_keys=True)}") not in opened:
         opened[key] = Store(cache, told, properties.DIM)
     return opened[key]
+
+
+def rows_of(groups: Sequence[Sequence[int]]) -> tuple[Integers, Integers]:
+    """Return the rows of all groups, one after the other, and of each the number of its group."""
+    numbers = np.repeat(np.arange(len(groups)), [len(rows) for rows in groups])
+    return np.fromiter(chain.from_iterable(groups), np.int64, len(numbers)), numbers

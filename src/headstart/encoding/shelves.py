@@ -16,9 +16,10 @@ import numpy as np
 
 from headstart.data import images
 from headstart.encoding import crops
-from headstart.encoding.cache import Row, Store
+from headstart.encoding.cache import Store
 from headstart.encoding.encoder import Agreement, Encoder
 from headstart.encoding.reading import Part
+from headstart.encoding.shards import Rows
 from headstart.records import Floats
 
 AGREEMENT = {field.name for field in fields(Agreement)}
@@ -66,12 +67,12 @@ class Shelves:
         """Return whether shards appeared since rows were last taken."""
         return any(store.look() > self._taken[part] for part, store in self._stores.items())
 
-    def take(self, wanted: Iterable[str]) -> Iterator[tuple[Part, Row]]:
-        """Yield what the stores hold of the wanted digests, part by part; it warns as a store does."""
+    def take(self, wanted: Iterable[str]) -> Iterator[tuple[Part, Rows]]:
+        """Yield what the stores hold of the wanted digests, by part and shard; it warns as a store does."""
         wanted = list(wanted)
         for part, store in self._stores.items():
             self._taken[part] = store.look()
-            yield from ((part, row) for row in store.take(wanted))
+            yield from ((part, rows) for rows in store.take(wanted))
 
     def look(self) -> None:
         """Note which digests the stores hold, without reading what they hold of them."""

@@ -7,13 +7,15 @@ the thumbnails those on copies. They are one vector of numbers, so that it can b
 from __future__ import annotations
 
 import zlib
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from headstart import arrays
 from headstart.data.images import FORMATS, Picture
-from headstart.records import Floats, ImageProperties
+from headstart.records import Floats, ImageProperties, Integers
 
 VERSION = "properties/2"  # the digit counts changes of what is computed
 SIDE = 32  # of a thumbnail
@@ -64,6 +66,12 @@ def unpack(vectors: Floats) -> ImageProperties:
         thumbnails.reshape(-1, SIDE, SIDE),
         colours.reshape(-1, COLOUR_SIDE, COLOUR_SIDE, 2),
     )
+
+
+def select(pictures: ImageProperties, rows: Integers, folder: Path | None) -> ImageProperties:
+    """Return the properties of some rows, ascending; where they are many, mapped from a file in a folder."""
+    thumbnails, colours = (arrays.select(part, rows, folder) for part in (pictures.thumbnails, pictures.colours))
+    return ImageProperties(pictures.figures[rows], thumbnails, colours)
 
 
 def window(begin: float, width: float, side: int, cells: int) -> Floats:

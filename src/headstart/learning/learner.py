@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from headstart import arrays
 from headstart.encoding.ondemand import OnDemand
 from headstart.learning.heads import Head, Listener, Step, ignore
 from headstart.learning.prior import LabelRows
@@ -68,12 +69,15 @@ class Fitted:
 
     def embed(self, rows: Integers) -> Floats:
         """Return (M, D): what the backbone sees in these pictures."""
-        values: Floats = self.embeddings(rows)[rows]
-        return values
+        return arrays.take(self.embeddings(rows), rows)
 
     def logits(self, rows: Integers) -> Floats:
         """Return (M, K): what the head says of these pictures."""
-        return self.head.logits(self.embed(rows))
+        seen = self.embeddings(rows)
+        logits: Floats = np.empty((len(rows), self.head.shape.classes), dtype=np.float32)
+        for part, values in arrays.blocks(seen, rows):
+            logits[part] = self.head.logits(values)
+        return logits
 
 
 @dataclass(frozen=True, slots=True)

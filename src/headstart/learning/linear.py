@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from headstart.data import splits
 from headstart.learning import calibration, logistic, prior
 from headstart.learning.heads import Head, Listener, ignore
-from headstart.learning.learner import Fitted, InTurn, OutOfFold
+from headstart.learning.learner import NOBODY, Fitted, InTurn, OutOfFold
 from headstart.learning.prior import LabelRows, Prior
 from headstart.plans import HeadPlan
 from headstart.records import (
@@ -25,6 +26,10 @@ from headstart.records import (
     numbered,
     silence,
 )
+
+MANY = 100_000  # training rows beyond which not all of them choose the penalty
+CHOSEN_BY = 25_000  # of these so many do, or four for each class
+APART = 25_000  # … and so many others, held out once, calibrate
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +53,32 @@ class LogisticLearner:
     ) -> Fitted:
         """See `Learner`."""
         known = self._prior(train)
-        fold = splits.folds(self.features.dataset.select(train), groups[train], self.plan.folds, self.seed)
-        chosen = self._select(self._problem(known, train, views=1, fold=fold), begin)
-        held = OutOfFold(train[chosen.rows], fold[chosen.rows], chosen.logits)
-        return self._fitted(known, train, watch, chosen, held, listen)
+        few, apart = self._divided(train, groups)
+        share, fold = len(few) / len(train), self._folds(few, groups)
+        problem = self._problem(known, few, views=1, fold=fold)
+        chosen = self._select(problem, None if begin is None else begin / share)
+        if not len(apart):
+            held = OutOfFold(few[chosen.rows], fold[chosen.rows], chosen.logits)
+            return self._fitted(known, train, watch, chosen, held, listen)
+        start = None if chosen.weights is None else problem.head(np.mean(chosen.weights, axis=0))
+        chosen = replace(chosen, l2=chosen.l2 * share)
+        fitted = self._fitted(known, np.setdiff1d(train, apart), watch, chosen, None, listen, start)
+        return replace(fitted, held=OutOfFold(apart, np.zeros_like(apart), fitted.logits(apart)))
+
+    def _divided(self, train: Integers, groups: Integers) -> tuple[Integers, Integers]:
+        """Return rows whose folds choose the penalty, and rows held out once that calibrate: all, and none.
+
+        Of very many a part chooses, and another part, not learned from, is enough to calibrate by.
+        """
+        classes = len(self.features.classes)
+        few, apart = _drawn(
+            train, groups, self.seed, (max(CHOSEN_BY, 4 * classes), min(APART, logistic.HELD // classes))
+        )
+        many = len(train) > MANY and 2 * (len(few) + len(apart)) < len(train)  # groups may be as large as folds
+        return (few, apart) if many else (train, NOBODY)
+
+    def _folds(self, rows: Integers, groups: Integers) -> Integers:
+        return splits.folds(self.features.dataset.select(rows), groups[rows], self.plan.folds, self.seed)
 
     def in_turn(
         self, rows: Integers, watch: Integers, fold: Integers, groups: Integers, *, listen: Listener = ignore
@@ -93,13 +120,17 @@ class LogisticLearner:
         rows: Integers,
         watch: Integers,
         chosen: logistic.Selection,
-        held: OutOfFold,
+        held: OutOfFold | None,
         listen: Listener = ignore,
+        begin: Head | None = None,
     ) -> Fitted:
-        """Fit a head on rows with the penalty that was chosen, from the prior on."""
+        """Fit a head on rows with the penalty that was chosen, from the prior or a head on."""
         problem = self._problem(known, rows)
-        history = logistic.History(problem, self.features.values, watch, self.features.targets[watch], listen)
-        head = problem.head(problem.fit(chosen.l2, iterations=self.plan.max_iterations, watch=history))
+        start = None if begin is None else problem.weights_of(begin)
+        values, targets = self.features.values, self.features.targets[watch]
+        history = logistic.History(problem, values, watch, targets, listen, start=start)
+        weights = problem.fit(chosen.l2, start=start, iterations=self.plan.max_iterations, watch=history)
+        head = problem.head(weights)
         steps, remarks = tuple(history.steps), self._remarks(chosen)
         return Fitted(head, self.features, chosen.l2, held, steps, _told(known, chosen), remarks)
 
@@ -119,7 +150,7 @@ class LogisticLearner:
 
     def out_of_fold(self, rows: Integers, fold: Integers, *, tolerance: float | None = None) -> OutOfFold:
         """See `Learner`."""
-        problem = self._problem(self._prior(rows), rows, views=1, fold=fold)
+        problem = self._problem(self._prior(rows), rows, views=1, fold=fold, held=sys.maxsize)
         l2, iterations = logistic.default_l2(problem.prior_known), self.plan.max_iterations
 
         def report(place: int) -> None:
@@ -137,14 +168,14 @@ class LogisticLearner:
         known = np.arange(len(classes)) if known is None else known
         targets = np.searchsorted(known, self.features.targets[rows])
         names = ClassNames(classes[k] for k in known)
-        return prior.foreign(names, self.label_rows, self.features.values[rows, 0], targets)
+        return prior.foreign(names, self.label_rows, self.features.values[:, 0], targets, rows)
 
     def probe(self, rows: Integers, known: Integers, *, of: Fitted | None = None) -> Callable[[Floats], Floats]:
         """See `Learner`."""
         names = ClassNames(self.features.classes[k] for k in known)
         targets = np.searchsorted(known, self.features.targets[rows])
         values = (self.features.values[:, 0] if of is None else of.embeddings(rows))[:, None]
-        start = self._start(names, values[rows, 0], targets)
+        start = self._start(names, values[:, 0], targets, rows)
         problem = logistic.Problem(values, rows, targets, start)
         l2 = logistic.default_l2(problem.prior_known)
         return problem.head(problem.fit(l2, tolerance=logistic.ROUGH)).logits
@@ -159,18 +190,25 @@ class LogisticLearner:
         return logistic.select_l2(problem, self.plan.l2, begin=begin, iterations=iterations, progress=self.progress)
 
     def _prior(self, rows: Integers) -> Prior:
-        return self._start(self.features.classes, self.features.values[rows, 0], self.features.targets[rows])
+        return self._start(self.features.classes, self.features.values[:, 0], self.features.targets[rows], rows)
 
-    def _start(self, names: ClassNames, values: Floats, targets: Integers) -> Prior:
+    def _start(self, names: ClassNames, values: Floats, targets: Integers, rows: Integers) -> Prior:
         if self.plan.prior == "none":
             return prior.none(values.shape[1], len(names))
-        return prior.match(names, self.label_rows, values, targets)
+        return prior.match(names, self.label_rows, values, targets, rows)
 
     def _problem(
-        self, known: Prior, rows: Integers, *, views: int | None = None, fold: Integers | None = None
+        self,
+        known: Prior,
+        rows: Integers,
+        *,
+        views: int | None = None,
+        fold: Integers | None = None,
+        held: int = logistic.HELD,
     ) -> logistic.Problem:
         values, targets = self.features.values[:, :views], self.features.targets[rows]
-        return logistic.Problem(values, rows, targets, known, balanced=self.plan.class_weight == "balanced", fold=fold)
+        balanced = self.plan.class_weight == "balanced"
+        return logistic.Problem(values, rows, targets, known, balanced=balanced, fold=fold, held=held)
 
     def _remarks(self, chosen: logistic.Selection) -> tuple[Finding, ...]:
         held = len(chosen.rows)
@@ -189,6 +227,15 @@ class LogisticLearner:
                 "leave one out.",
             )
         )
+
+
+def _drawn(rows: Integers, groups: Integers, seed: int, counts: tuple[int, int]) -> list[Integers]:
+    """Return at least so many of the rows for each count, while there are any, by whole groups, no group twice."""
+    known, member = np.unique(groups[rows], return_inverse=True)
+    place = np.random.default_rng(seed).permutation(len(known))[member]  # of each row's group in a random order
+    order = np.argsort(place, kind="stable")
+    last = place[order[[min(end, len(rows)) - 1 for end in np.cumsum(counts)]]]  # groups with which the counts are full
+    return [np.sort(part) for part in np.split(rows[order], np.searchsorted(place[order], last, side="right"))[:2]]
 
 
 def _told(known: Prior, chosen: logistic.Selection) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from headstart.arrays import blocks, take
+from headstart.arrays import mean as mean_of
 from headstart.inspection import similarity
 from headstart.learning import exact
 from headstart.learning.prior import NO_LABELS, LabelRows
@@ -140,38 +142,59 @@ def findings(rule: OutOfDistributionRule | None) -> list[Finding]:
 
 
 def learn(
-    score: Score, features: Floats, targets: Integers, seed: int = 0, foreign: LabelRows | None = None
+    score: Score,
+    features: Floats,
+    targets: Integers,
+    rows: Integers | None = None,
+    seed: int = 0,
+    foreign: LabelRows | None = None,
 ) -> dict[str, Floats]:
     """Return what a score has to know of the pictures that were learned from; nothing where there are none.
 
     Args:
         score: Which.
-        features: (N, D).
-        targets: (N,) classes.
+        features: (all pictures, D).
+        targets: (all pictures,) classes.
+        rows: (N,) which pictures were learned from; None: all.
         seed: Of the choice of pictures that are kept, where there are more than `MOST_KEPT`.
         foreign: What the backbone knows beside the classes.
     """
     if score == "labels" and foreign is not None and len(foreign.weights):
         # half precision is what is stored with the model, so it is what is measured
         return {"rows": foreign.weights.astype(np.float16).astype(np.float32), "offsets": foreign.offsets}
-    if not len(features):
+    rows = np.arange(len(features)) if rows is None else rows
+    if not len(rows):
         return {}
     if score == "neighbours":
-        mean = features.mean(axis=0)
-        rows = np.sort(np.random.default_rng(seed).permutation(len(features))[:MOST_KEPT])
-        kept = similarity.directions(features[rows], mean).astype(np.float16)  # as above
+        mean = mean_of(features, rows)
+        chosen = rows[np.sort(np.random.default_rng(seed).permutation(len(rows))[:MOST_KEPT])]
+        kept = similarity.directions(take(features, chosen), mean).astype(np.float16)  # as above
         return {"mean": mean, "kept": kept.astype(np.float32)}
     if score == "mahalanobis":
-        present, member = np.unique(targets, return_inverse=True)
-        means = np.stack([features[targets == k].mean(axis=0, dtype=np.float64) for k in present])
-        apart = features - means[member].astype(np.float32)
-        covariance = (apart.T @ apart).astype(np.float64) / len(features)
-        least = FLAT * np.square(features).mean(dtype=np.float64) + 1e-12  # where all pictures of a class are alike
+        means, covariance, square = _scatter(features, targets[rows], rows)
+        least = FLAT * square + 1e-12  # where all pictures of a class are alike
         spread = max(np.trace(covariance) / len(covariance), least)
         covariance = (1 - SHRINK) * covariance + SHRINK * spread * np.eye(len(covariance))
         whitening = np.linalg.cholesky(np.linalg.inv(covariance))
         return {"means": (means @ whitening).astype(np.float32), "whitening": whitening.astype(np.float32)}
     return {}
+
+
+def _scatter(features: Floats, targets: Integers, rows: Integers) -> tuple[Array, Array, float]:
+    """Return the (C, D) means of the classes that occur, the (D, D) covariance within them, and the mean square."""
+    _, member, counts = np.unique(targets, return_inverse=True, return_counts=True)
+    sums, square = np.zeros((len(counts), features.shape[1])), 0.0
+    for part, values in blocks(features, rows):
+        order = np.argsort(member[part], kind="stable")
+        present, begins = np.unique(member[part][order], return_index=True)
+        sums[present] += np.add.reduceat(values[order], begins, axis=0, dtype=np.float64)
+        square += float(np.square(values).sum(dtype=np.float64))
+    means = sums / counts[:, None]
+    covariance = np.zeros((features.shape[1], features.shape[1]))
+    for part, values in blocks(features, rows):
+        apart = values - means[member[part]].astype(np.float32)
+        covariance += apart.T @ apart
+    return means, covariance / len(rows), square / (len(rows) * features.shape[1])
 
 
 def familiarity(score: Score, logits: Floats, features: Floats, arrays: Mapping[str, Floats]) -> Array:
@@ -266,13 +289,13 @@ def held_out(
         foreign: Rows to learn from → what the backbone knows beside the classes.
     """
     if score in OF_LOGITS:
-        return familiarity(score, logits, features[rows], {})
+        return familiarity(score, logits, features[:0], {})
     result = np.empty(len(rows))
     for number in np.unique(fold):
         own = fold == number
         others = np.setdiff1d(learned, rows[own])
-        arrays = learn(score, features[others], targets[others], foreign=foreign(others))
-        result[own] = familiarity(score, logits[own], features[rows[own]], arrays)
+        known = learn(score, features, targets, others, foreign=foreign(others))
+        result[own] = familiarity(score, logits[own], take(features, rows[own]), known)
     return result
 
 
@@ -315,11 +338,11 @@ def compare(
             continue  # of many classes of few pictures none may be among those tried
         known = np.setdiff1d(present, left_out)
         logits_of, others = fitted(learned, known), foreign(learned, known)
-        of_new, of_strange = logits_of(features[new]), logits_of(features[strange])
+        of_new, of_strange = (logits_of(take(features, part)) for part in (new, strange))
         for score in scores:
-            arrays = learn(score, features[learned], targets[learned], seed, others)
-            high = familiarity(score, of_new, features[new], arrays)
-            low = familiarity(score, of_strange, features[strange], arrays)
+            arrays = learn(score, features, targets, learned, seed, others)
+            high = familiarity(score, of_new, take(features, new), arrays)
+            low = familiarity(score, of_strange, take(features, strange), arrays)
             if np.isfinite(high).all() and np.isfinite(low).all():
                 areas[score].append(_area(high, low))
     return {score: float(np.mean(values)) for score, values in areas.items() if values}

@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from headstart import arrays
 from headstart.records import ClassNames, Floats, Integers
 
+SEEN = 1000  # pictures of a class that are asked what is meant by its name
 MEANT = 0.2  # of a class's pictures, for which a label comes first: then it may be the class by another name
 
 
@@ -75,7 +77,7 @@ def candidates(classes: ClassNames, labels: Sequence[str]) -> dict[str, list[int
     return {name: hits for name, hits in found.items() if hits}
 
 
-def match(classes: ClassNames, known: LabelRows, features: Floats, targets: Integers) -> Prior:
+def match(classes: ClassNames, known: LabelRows, features: Floats, targets: Integers, rows: Integers) -> Prior:
     """Return the prior of these classes.
 
     Where several labels have the class's name (`cardigan` is a corgi and a garment), the one is taken whose row scores
@@ -84,25 +86,26 @@ def match(classes: ClassNames, known: LabelRows, features: Floats, targets: Inte
     Args:
         classes: K names.
         known: The classifier that is asked.
-        features: (N, D) of training pictures.
-        targets: (N,) their classes.
+        features: (all rows, D).
+        targets: (N,) classes of the training pictures.
+        rows: (N,) which these are.
     """
     prior = none(features.shape[1], len(classes))
     if not len(known.weights):
         return prior
-    for name, rows in candidates(classes, known.labels).items():
+    for name, named in candidates(classes, known.labels).items():
         k = classes.index(name)
-        row = rows[0]
-        if len(rows) > 1:
-            own = features[targets == k]
-            row = rows[int(np.argmax((own @ known.weights[rows].T + known.offsets[rows]).mean(axis=0)))]
-            prior.ambiguous[name] = len(rows)
+        row = named[0]
+        if len(named) > 1:
+            own = arrays.take(features, rows[targets == k][:SEEN])
+            row = named[int(np.argmax((own @ known.weights[named].T + known.offsets[named]).mean(axis=0)))]
+            prior.ambiguous[name] = len(named)
         prior.weights[:, k], prior.bias[k] = known.weights[row], known.offsets[row]
         prior.matched[name] = known.labels[row]
     return prior
 
 
-def foreign(classes: ClassNames, known: LabelRows, features: Floats, targets: Integers) -> LabelRows:
+def foreign(classes: ClassNames, known: LabelRows, features: Floats, targets: Integers, rows: Integers) -> LabelRows:
     """Return the part of a pre-trained classifier whose labels stand for none of these classes.
 
     A class stands for the labels that have its name; one that no label is named like, for those that are the first of
@@ -111,14 +114,15 @@ def foreign(classes: ClassNames, known: LabelRows, features: Floats, targets: In
     Args:
         classes: K names.
         known: The classifier.
-        features: (N, D) of training pictures.
-        targets: (N,) their classes.
+        features: (all rows, D).
+        targets: (N,) classes of the training pictures.
+        rows: (N,) which these are.
     """
     named = candidates(classes, known.labels)
-    own = {row for rows in named.values() for row in rows}
+    own = {row for its in named.values() for row in its}
     for k, name in enumerate(classes if len(known.weights) else ()):
-        if name not in named and (targets == k).any():
-            first = (features[targets == k] @ known.weights.T + known.offsets).argmax(axis=1)
+        if name not in named and len(its := rows[targets == k][:SEEN]):
+            first = (arrays.take(features, its) @ known.weights.T + known.offsets).argmax(axis=1)
             own.update(np.flatnonzero(np.bincount(first) >= MEANT * len(first)).tolist())
     rest = [row for row in range(len(known.weights)) if row not in own]
     return LabelRows(tuple(known.labels[row] for row in rest), known.weights[rest], known.offsets[rest])

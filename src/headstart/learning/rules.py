@@ -6,12 +6,13 @@ piece, applied in one call.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from headstart import arrays
 from headstart.config import CalibrationConfig
 from headstart.learning import calibration, conformal, out_of_distribution
 from headstart.learning.calibration import Calibration
@@ -57,6 +58,24 @@ class Applied:
     sets: NDArray[np.bool_] | None
     p_value: NDArray[np.float64] | None
     known: NDArray[np.bool_] | None
+
+
+def apply_to(rules: PredictionRules, fitted: Fitted, rows: Integers) -> Applied:
+    """Return what the rules make of some rows of a fit's features, a block at a time."""
+    seen, classes = fitted.embeddings(rows), fitted.head.shape.classes
+    strange = rules.out_of_distribution is not None
+    applied = Applied(
+        np.empty((len(rows), classes)),
+        None if rules.sets is None else np.empty((len(rows), classes), dtype=bool),
+        np.empty(len(rows)) if strange else None,
+        np.empty(len(rows), dtype=bool) if strange else None,
+    )
+    for part, values in arrays.blocks(seen, rows):
+        said = apply(rules, fitted.head.logits(values), values)
+        for name in (column.name for column in fields(Applied)):
+            if (whole := getattr(applied, name)) is not None:
+                whole[part] = getattr(said, name)
+    return applied
 
 
 def apply(rules: PredictionRules, logits: Floats, features: Floats) -> Applied:
@@ -114,8 +133,8 @@ def _fit_out_of_distribution(
     if not len(rows):
         return None
     own = out_of_distribution.held_out(score, values, targets, rows, fold, logits, train, foreign)
-    arrays = out_of_distribution.learn(score, values[train], targets[train], learner.seed, foreign(train))
-    return out_of_distribution.fit(score, plan.refused, own, arrays, compared)
+    known = out_of_distribution.learn(score, values, targets, train, learner.seed, foreign(train))
+    return out_of_distribution.fit(score, plan.refused, own, known, compared)
 
 
 def carried(rules: PredictionRules, saved: Fitted, rows: Integers, seed: int) -> PredictionRules:
@@ -132,8 +151,8 @@ def carried(rules: PredictionRules, saved: Fitted, rows: Integers, seed: int) ->
     rule = rules.out_of_distribution
     if saved.tuned is None or rule is None or not rule.arrays:
         return rules
-    arrays = out_of_distribution.learn(rule.score, saved.embed(rows), saved.features.targets[rows], seed)
-    return replace(rules, out_of_distribution=replace(rule, arrays=arrays))
+    known = out_of_distribution.learn(rule.score, saved.embeddings(rows), saved.features.targets, rows, seed)
+    return replace(rules, out_of_distribution=replace(rule, arrays=known))
 
 
 def findings(rules: PredictionRules, fitted: Fitted, groups: Integers) -> list[Finding]:

@@ -18,13 +18,12 @@ from typing import Any, Self
 import numpy as np
 
 from headstart.config import EncoderConfig
-from headstart.encoding import features, runtime
+from headstart.encoding import features, kept_properties, runtime
 from headstart.encoding.cache import open_cache
 from headstart.encoding.encoder import Encoder
 from headstart.encoding.graph import Graph
-from headstart.encoding.kept_properties import KeptProperties
 from headstart.encoding.network import Network
-from headstart.encoding.shelves import Opened
+from headstart.encoding.shelves import Opened, Shelves
 from headstart.errors import ConfigError, StorageError, asked_for
 from headstart.plans import EncoderPlan
 from headstart.records import Dataset, Preprocess, Progress, silence
@@ -91,7 +90,7 @@ class Filling:
         if self.address is None or self.cache is None:
             return {}
         cache = open_cache(self.cache)
-        lacking = _lacking(dataset, digests, encoders, views, cache, with_properties=with_properties)
+        lacking = _lacking(digests, encoders, views, cache, with_properties=with_properties)
         if not lacking:
             return {}
         cluster = self._open(encoders[0].plan, progress)
@@ -267,23 +266,26 @@ def _blocks(dataset: Dataset, digests: Sequence[str], parts: Sequence[Sequence[S
 
 
 def _lacking(
-    dataset: Dataset,
-    digests: Sequence[str],
-    encoders: Sequence[Encoder],
-    views: Sequence[str],
-    cache: Path,
-    *,
-    with_properties: bool,
+    digests: Sequence[str], encoders: Sequence[Encoder], views: Sequence[str], cache: Path, *, with_properties: bool
 ) -> dict[str, list[int]]:
-    """Return digest → rows of readable pictures of which the cache lacks features, or properties where these count."""
-    wanted = {digests[row] for row in features.missing(dataset, digests, encoders, views=views, cache=cache)}
-    if with_properties:
-        wanted |= KeptProperties(digests, encoders[0].preprocess, cache).missing(digests).keys()
+    """Return digest → rows of readable pictures of which the cache lacks features, or properties where these count.
+
+    Only keys are looked at: what the cache holds is read once, by whoever takes it.
+    """
+    shelves = Shelves(cache, encoders, views, {})
+    shelves.look()
+    seen = kept_properties.store(cache, encoders[0].preprocess, {}) if with_properties else None
+    if seen is not None:
+        seen.look()
     rows: dict[str, list[int]] = defaultdict(list)
     for row, digest in enumerate(digests):
-        if digest and digest in wanted:
+        if digest:
             rows[digest].append(row)
-    return dict(rows)
+    return {
+        digest: same
+        for digest, same in rows.items()
+        if shelves.lacking(digest) or not (seen is None or seen.holds(bytes.fromhex(digest)))
+    }
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from headstart import arrays
 from headstart.data import splits
 from headstart.encoding import crops, features
 from headstart.encoding.backbone import Backbone
@@ -98,7 +99,7 @@ def _tried(
     dataset = whole.dataset.select(rows)
     known = LabelledFeatures(
         dataset,
-        whole.values[rows, :1, : network.dim],
+        arrays.take(whole.values, rows)[:, :1, : network.dim],
         dataset.classes,
         dataset.classes.encode(dataset.labels),
         tuple(whole.digests[row] for row in rows),
@@ -138,9 +139,15 @@ def _cropped(
     some = known.dataset.select(rows)
     deadly = {} if filling is None else filling(some, digests, encoders, views=views, progress=told)
     table = features.extract(some, digests, encoders, views=views, cache=cache, progress=told, failures=deadly).table
-    values = np.zeros((len(known), len(views), known.values.shape[2]), dtype=np.float32)
-    values[rows] = table.values
+    pictures, own, dim = known.values.shape
+    half = np.float16 in (known.values.dtype, table.values.dtype)
+    values = arrays.zeros((pictures, own + len(views), dim), cache, half=half)
+    for part, block in arrays.blocks(known.values):
+        values[part, :own] = block
+    for part, block in arrays.blocks(table.values):
+        values[rows[part], own:] = block
     for place, row in enumerate(rows):
         if place in table.failures or table.digests[place] != digests[place]:  # the file changed since it was encoded
-            values[row] = known.values[row, 0]
-    return replace(known, values=np.concatenate([known.values, values], axis=1))
+            values[row, own:] = known.values[row, 0]
+    arrays.release(values)
+    return replace(known, values=values)

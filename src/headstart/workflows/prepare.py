@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from headstart import arrays
 from headstart.config import TrainConfig, apply_recipe
 from headstart.data import splits
 from headstart.encoding import features, runtime, sizes, wanted
@@ -21,7 +22,7 @@ from headstart.encoding.backbone import Backbone
 from headstart.encoding.cache import FITS
 from headstart.encoding.encoder import Agreement, Encoder
 from headstart.encoding.features import Extraction
-from headstart.inspection import duplicates, files, quality, shortcuts
+from headstart.inspection import duplicates, files, properties, quality, shortcuts
 from headstart.inspection.duplicates import Resemblance
 from headstart.inspection.files import Inspection
 from headstart.learning import learners, prior
@@ -175,11 +176,12 @@ def encode(
     extraction = features.extract(*asked, **wanted, cache=cache, failures=deadly)
     plan = replace(plan, encoder=extraction.encoders[0].plan)  # the engine may have fallen back to a safer one
     progress("Examining", 0, 1)
-    labelled, kept, unusable = _labelled(inspection.dataset, extraction, averaged=plan.predict.views == "mirror")
+    averaged = plan.predict.views == "mirror"
+    labelled, kept, unusable = _labelled(inspection.dataset, extraction, averaged=averaged, cache=cache)
     table = extraction.table
     assert table.properties is not None  # noqa: S101  # asked for above
-    properties = table.properties.select(kept)
-    resemblance = duplicates.find(properties, labelled.values[:, 0], labelled.targets, labelled.digests, plan.seed)
+    seen = properties.select(table.properties, kept, cache)
+    resemblance = duplicates.find(seen, labelled.values[:, 0], labelled.targets, labelled.digests, plan.seed)
     dataset, classes = labelled.dataset, labelled.classes
     groups = splits.united(splits.group_ids(dataset, labelled.digests), resemblance.near_duplicates)
     fold = splits.folds(dataset, groups, FOLDS, plan.seed)
@@ -189,8 +191,8 @@ def encode(
         *files.remarks(table.observations),
         *unusable,
         *duplicates.findings(dataset, resemblance, labelled.digests),
-        *quality.inspect(dataset, properties, sizes.trained_on(backbone.networks[0])),
-        *shortcuts.inspect(dataset, properties, labelled.targets, classes, fold),
+        *quality.inspect(dataset, seen, sizes.trained_on(backbone.networks[0])),
+        *shortcuts.inspect(dataset, seen, labelled.targets, classes, fold),
         *_overlap(classes, backbone, plan),
     )
     progress("Examining", 1, 1)
@@ -199,7 +201,7 @@ def encode(
 
 
 def _labelled(
-    dataset: Dataset, extraction: Extraction, *, averaged: bool
+    dataset: Dataset, extraction: Extraction, *, averaged: bool, cache: Path | None
 ) -> tuple[LabelledFeatures, np.ndarray, list[Finding]]:
     """Return the features of the pictures that could be decoded, their rows, and what is told of the others."""
     table = extraction.table
@@ -207,8 +209,8 @@ def _labelled(
     unusable = files.unusable(dataset, table.failures)
     usable = dataset.select(kept)
     files.refuse_one_class(usable, unusable)
-    values = table.values if len(kept) == len(table.values) else table.values[kept]
-    values = features.mean(values) if averaged else values
+    values = arrays.select(table.values, kept, cache)
+    values = features.mean(values, cache) if averaged else values
     classes = usable.classes
     digests = tuple(table.digests[row] for row in kept)
     return LabelledFeatures(usable, values, classes, classes.encode(usable.labels), digests), kept, unusable

@@ -240,7 +240,7 @@ def _predict(rounds: list[Round], last: Round, groups: Integers) -> dict[str, Pr
 
 def _said(one: Round, rows: Integers, groups: Integers) -> Predictions:
     features = one.fitted.features
-    applied = rules.apply(one.rules, one.fitted.logits(rows), one.fitted.embed(rows))
+    applied = rules.apply_to(one.rules, one.fitted, rows)
     return Predictions(
         features.names(rows),
         features.classes,

@@ -1,0 +1,124 @@
+"""Arrays too large for memory ⇄ files that nobody else sees; and rows of either kind, as float32, a block at a time.
+
+Up to `RESIDENT` bytes an array lies in memory. A larger one is mapped from a file that has no name any more, so that it
+goes with the process, and the system keeps in memory what there is room for.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart.records import Floats, Integers
+from headstart.storage import storage_errors
+
+RESIDENT = 1 << 29  # bytes of an array that is kept in memory
+BLOCK = 4096  # rows that are worked on at once
+NEAR = 1 << 16  # rows of a file that lie so near each other that reading them in any order costs nothing
+HALF = 60_000.0  # a number that half precision still holds
+
+_HINT = "Make room, or name another folder with HEADSTART_CACHE."
+
+
+def zeros(shape: tuple[int, ...], folder: Path | None, *, half: bool = False) -> Floats:
+    """Return an array of zeros, float32, in memory or mapped from a file.
+
+    Args:
+        shape: Of the array.
+        folder: Where a file may lie; None: where temporary files do.
+        half: Whether a mapped one may be float16; float32 otherwise.
+
+    Raises:
+        StorageError: There is no room for the file.
+    """
+    if 4 * int(np.prod(shape, dtype=np.int64)) <= RESIDENT:
+        return np.zeros(shape, dtype=np.float32)
+    return _mapped(shape, np.dtype(np.float16 if half else np.float32), folder or Path(tempfile.gettempdir()))
+
+
+def single(values: NDArray[np.floating], folder: Path | None) -> Floats:
+    """Return the same numbers as float32; see `zeros`."""
+    wide = zeros(values.shape, folder)
+    for part in parts(len(values)):
+        wide[part] = values[part]
+        release(wide)
+    return wide
+
+
+def holds(values: NDArray[np.floating], numbers: Floats) -> bool:
+    """Return whether an array can hold these numbers."""
+    return values.dtype != np.float16 or bool(np.abs(numbers).max(initial=0) <= HALF)
+
+
+def parts(count: int, size: int = BLOCK) -> Iterator[slice]:
+    """Yield slices of so many rows at most."""
+    return (slice(begin, min(begin + size, count)) for begin in range(0, count, size))
+
+
+def take(values: Floats, rows: Integers | slice) -> Floats:
+    """Return a copy of some rows as float32; what was read of a file to get them does not stay with the process."""
+    taken: Floats = np.array(values[rows], dtype=np.float32, subok=False)
+    release(values)
+    return taken
+
+
+def blocks(values: Floats, rows: Integers | None = None) -> Iterator[tuple[slice, Floats]]:
+    """Yield copies of rows (all, where none are named), `BLOCK` at a time, with their places among those asked for."""
+    for part in parts(len(values) if rows is None else len(rows)):
+        yield part, take(values, part if rows is None else rows[part])
+
+
+def select(values: Floats, rows: Integers, folder: Path | None) -> Floats:
+    """Return some rows, ascending, as an array of the same kind; of all rows, the array itself."""
+    if len(rows) == len(values):
+        return values
+    if not is_mapped(values):
+        return values[rows]
+    chosen = zeros((len(rows), *values.shape[1:]), folder, half=values.dtype == np.float16)
+    for part, block in blocks(values, rows):
+        chosen[part] = block
+        release(chosen)
+    return chosen
+
+
+def mean(values: Floats, rows: Integers | None = None) -> Floats:
+    """Return the (…) mean over some rows of (N, …), as float32."""
+    total = np.zeros(values.shape[1:], dtype=np.float64)
+    for _, block in blocks(values, rows):
+        total += block.sum(axis=0, dtype=np.float64)
+    result: Floats = (total / (len(values) if rows is None else len(rows))).astype(np.float32)
+    return result
+
+
+def is_mapped(values: NDArray[np.generic]) -> bool:
+    """Return whether an array, or what it is a view of, lies in a file."""
+    return _file_of(values) is not None
+
+
+def release(values: NDArray[np.generic]) -> None:
+    """Let go of the memory that parts of a mapped array take; what was written stays written."""
+    file = _file_of(values)
+    if file is not None and hasattr(mmap, "MADV_DONTNEED"):
+        file.madvise(mmap.MADV_DONTNEED)
+
+
+def _file_of(values: object) -> mmap.mmap | None:
+    while isinstance(values, np.ndarray | memoryview):
+        values = values.obj if isinstance(values, memoryview) else values.base
+    return values if isinstance(values, mmap.mmap) else None
+
+
+def _mapped(shape: tuple[int, ...], kind: np.dtype[np.floating], folder: Path) -> Floats:
+    size = kind.itemsize * int(np.prod(shape, dtype=np.int64))
+    with storage_errors(folder, _HINT), tempfile.TemporaryFile(dir=folder) as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)  # now, for a full disk ends the process later
+        else:
+            file.truncate(size)
+        return np.memmap(file, kind, "r+", shape=shape)
