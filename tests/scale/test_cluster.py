@@ -162,6 +162,7 @@ def test_G2_a_driver_is_killed_at_half_and_little_is_done_twice(machines: Any, d
     told = {"tests": HERE, "photos": str(dataset.root), "address": machines.address, "cache": str(cache)}
     ran = subprocess.run([sys.executable, "-c", DRIVER.format(**told)], capture_output=True, text=True, timeout=120)
     assert ran.returncode == -signal.SIGKILL, ran.stderr
+    psutil.wait_procs(workers(), 60)  # which Ray ends, since their driver has gone
     before = stored(cache)
     assert len(dataset) / 2 <= before < len(dataset)
     assert fill(dataset, machines.address, cache) == {}

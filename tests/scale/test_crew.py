@@ -156,10 +156,8 @@ def test_workers_that_die_before_they_can_work_are_not_begun_for_ever():
 
 def test_a_cluster_without_a_free_processor_is_refused_soon(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(crew, "PATIENCE", 0)
-    team = Team(fine, free=0)
-    monkeypatch.setattr(Player, "ask", lambda *_: None)
-    with pytest.raises(ConfigError, match="0 of the 2 processors are free"):
-        worked(team)
+    with pytest.raises(ConfigError, match="0 of the cluster's 2 processors are free"):
+        worked(Team(fine, free=0))
 
 
 def test_pictures_that_a_worker_does_not_see_end_the_work(tmp_path: Path):

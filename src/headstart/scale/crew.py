@@ -25,7 +25,7 @@ CAREFUL = 2  # workers that died of a block before its pictures are looked at on
 MOST_TRIES = 5  # of a block
 MOST_BEGINS = 3  # workers at a place that died before they could work
 REVIEW = 5.0  # seconds between two looks at which machines there are
-PATIENCE = 10.0  # seconds in which the first worker finds a processor
+PATIENCE = 10.0  # seconds in which a processor becomes free
 LONGEST = 300.0  # seconds in which the first worker can work
 AHEAD = 2  # blocks for each worker that may be done before it is the turn of the first
 STAGE = "Starting workers"
@@ -86,8 +86,12 @@ class Crew:
             job: What they are told.
             recipe: What decides the results here, and must be the same there.
             progress: Hears how many have begun.
+
+        Raises:
+            ConfigError: No processor is free.
         """
         self.team, self.recipe, self.progress = team, recipe, progress
+        self._wait_for_room()
         self._told = team.shared(job)
         self._members: dict[str, _Member] = {}  # place → who is there
         self._lost: Counter[str] = Counter()  # place → workers that died there before they could work
@@ -108,7 +112,7 @@ class Crew:
             in_order: Whether an answer waits for those before it; few are worked on ahead then.
 
         Raises:
-            ConfigError: Nobody can work: no processor is free, or other versions are installed there.
+            ConfigError: Other versions are installed there.
             StorageError: Workers do not see the pictures.
             HeadstartError: A block, or every worker, failed again and again.
         """
@@ -145,17 +149,23 @@ class Crew:
                 if place.name not in self._members and self._lost[place.name] < MOST_BEGINS:
                     self._members[place.name] = _Member(self.team.hire(place))
             self._tell()
-        waited = now - self._begun
-        if self._ready or waited < PATIENCE:
-            return
-        coming = [one for one in self._members.values() if one.at is _At.COMING]
-        if len(coming) == len(self._members) and self.team.free() < 1:
-            raise ConfigError(
-                f"No worker can begin: {self.team.free():g} of the {self.team.total():g} processors are free.",
-                "Others work on it; wait for them, or add machines.",
-            )
-        if waited > LONGEST:
+        if not self._ready and now - self._begun > LONGEST:
             raise HeadstartError(f"No worker could begin within {LONGEST:.0f} seconds.{self._because()}")
+
+    def _wait_for_room(self) -> None:
+        """Wait for a free processor, for a while: Ray would wait for ever, without a word.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        end = time.monotonic() + PATIENCE
+        while (free := self.team.free()) < 1:
+            if time.monotonic() > end:
+                raise ConfigError(
+                    f"No worker can begin: {free:g} of the cluster's {self.team.total():g} processors are free.",
+                    "Others work on it; wait for them, or add machines.",
+                )
+            time.sleep(0.2)
 
     def _give(self, member: _Member, block: Block) -> None:
         member.at, member.block = _At.A_BLOCK, block
