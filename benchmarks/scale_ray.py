@@ -61,22 +61,20 @@ def encode(folder: Path, cluster: str, cores: int) -> None:
     digests, _ = files.fingerprints(dataset)  # and the files are in memory
     wanted: dict[str, Any] = {"views": ("original",), "with_properties": True}
     begun = time.monotonic()
-    first: list[float] = []
+    first: list[float] = []  # when the work began
 
     def hear(stage: str, done: int, total: int) -> None:
-        if stage == "Encoding" and not first:
+        begins = done == total if cluster else stage == "Encoding"
+        if begins and not first:
             first.append(time.monotonic())
-        if stage == "Starting workers" and done == total:
-            first[:] = [time.monotonic()]
 
     with tempfile.TemporaryDirectory() as cache, Filling(cluster or None, Path(cache)) as fill:
         fill(dataset, digests, encoders, **wanted, progress=hear)
         filled = time.monotonic()
         features.extract(dataset, digests, encoders, **wanted, cache=Path(cache), progress=hear)
         ended = time.monotonic()
-    start = first[0] - begun
-    work = (filled if cluster else ended) - first[0]
-    print(json.dumps({"pictures": len(dataset), "start": start, "work": work, "taking": ended - filled}))
+    told = {"start": first[0] - begun, "work": ended - first[0], "taking": ended - filled if cluster else 0.0}
+    print(json.dumps({"pictures": len(dataset)} | told))
 
 
 class Sleepers:

@@ -34,7 +34,7 @@ from headstart.errors import ConfigError, StorageError
 from headstart.inspection import files
 from headstart.model.artifact import load_classifier
 from headstart.records import Dataset, silence
-from headstart.scale import hand
+from headstart.scale import encoding, hand
 from headstart.scale.encoding import Filling
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("_this_machine_only")]
@@ -212,12 +212,16 @@ def test_G4_a_cluster_of_another_version_is_refused(
     assert stored(tmp_path / "cache") == 0
 
 
-def test_a_head_trained_with_a_cluster_is_that_trained_without(machines: Any, small_result: Any, tmp_path: Path):
+def test_a_head_trained_with_a_cluster_is_that_trained_without(
+    machines: Any, small_result: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(encoding, "MANY", 1)  # files are read there, too
     asked = read_config(None, flags=SMALL)
     result = headstart.train(small_result.dataset, asked, cache=tmp_path / "cache", cluster=machines.address)
     theirs, ours = (one.classifier.head.tensors for one in (result, small_result))
     assert theirs.keys() == ours.keys()
     assert all(theirs[name].tobytes() == ours[name].tobytes() for name in ours)
+    assert result.digests == small_result.digests
     assert result.evaluation.overall == small_result.evaluation.overall
 
 

@@ -154,6 +154,19 @@ def test_workers_that_die_before_they_can_work_are_not_begun_for_ever():
     assert len(team.hired) <= 2 * crew.MOST_BEGINS
 
 
+def test_a_cluster_whose_machines_have_all_gone_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(crew, "LONGEST", 0.5)
+    team = Team(fine)
+
+    def said(place: str, block: Block, careful: bool) -> Any:
+        team.there = []
+        return Died("the node has gone")
+
+    team.said = said
+    with pytest.raises(HeadstartError, match="no worker could work. The last one that ended said: the node has gone"):
+        worked(team)
+
+
 def test_a_cluster_without_a_free_processor_is_refused_soon(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(crew, "PATIENCE", 0)
     with pytest.raises(ConfigError, match="0 of the cluster's 2 processors are free"):

@@ -6,7 +6,7 @@ What cannot be used is left out and named; nothing is repaired or guessed.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -17,6 +17,7 @@ from headstart.errors import DataError, PictureError
 from headstart.records import Dataset, Finding, Progress, found, silence
 
 READERS = 4
+Reading = Callable[[Dataset, Progress], tuple[tuple[str, ...], dict[int, str]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,9 @@ def fingerprints(dataset: Dataset, progress: Progress = silence) -> tuple[tuple[
     return tuple(digests), failures
 
 
-def inspect(dataset: Dataset, progress: Progress = silence, *, keep_conflicting: bool = False) -> Inspection:
+def inspect(
+    dataset: Dataset, progress: Progress = silence, *, keep_conflicting: bool = False, read: Reading = fingerprints
+) -> Inspection:
     """Look at a labelled dataset and leave out what must not be learned from.
 
     The result is in the order of the names: the order in which a disk or a table gave them decides nothing.
@@ -63,13 +66,14 @@ def inspect(dataset: Dataset, progress: Progress = silence, *, keep_conflicting:
         dataset: With labels.
         progress: Hears of every file.
         keep_conflicting: Whether byte-identical pictures with different labels stay, for whoever wants to mend them.
+        read: What finds out the digests; `fingerprints`, or what does the same elsewhere.
 
     Raises:
         DataError: Fewer than two classes are left.
     """
     refuse_one_class(dataset, dataset.findings)
     dataset = dataset.select(sorted(range(len(dataset)), key=lambda row: dataset[row].name))
-    digests, failures = fingerprints(dataset, progress)
+    digests, failures = read(dataset, progress)
     conflicting = [] if keep_conflicting else _conflicting(dataset, digests)
     out = set(failures) | {row for rows in conflicting for row in rows}
     kept = [row for row in range(len(dataset)) if row not in out]

@@ -26,7 +26,8 @@ MOST_TRIES = 5  # of a block
 MOST_BEGINS = 3  # workers at a place that died before they could work
 REVIEW = 5.0  # seconds between two looks at which machines there are
 PATIENCE = 10.0  # seconds in which a processor becomes free
-LONGEST = 300.0  # seconds in which the first worker can work
+LONGEST = 300.0  # seconds in which somebody can work, at the beginning and after all have died
+PAUSE = 0.2  # seconds between two looks at whatever may happen
 AHEAD = 2  # blocks for each worker that may be done before it is the turn of the first
 STAGE = "Starting workers"
 
@@ -98,9 +99,8 @@ class Crew:
         self._deaths: Counter[int] = Counter()  # block → workers that died of it
         self._again: deque[Block] = deque()
         self._warned: set[str] = set()
-        self._reason = ""
-        self._begun = time.monotonic()
-        self._ready = False
+        self._reason, self._last_told = "", (0, 0)
+        self._worked = time.monotonic()  # when somebody could work, last
         self._reviewed = float("-inf")
         self._review()
 
@@ -149,8 +149,10 @@ class Crew:
                 if place.name not in self._members and self._lost[place.name] < MOST_BEGINS:
                     self._members[place.name] = _Member(self.team.hire(place))
             self._tell()
-        if not self._ready and now - self._begun > LONGEST:
-            raise HeadstartError(f"No worker could begin within {LONGEST:.0f} seconds.{self._because()}")
+        if self._working():
+            self._worked = now
+        elif now - self._worked > LONGEST:
+            raise HeadstartError(f"For {LONGEST:.0f} seconds no worker could work.{self._because()}")
 
     def _wait_for_room(self) -> None:
         """Wait for a free processor, for a while: Ray would wait for ever, without a word.
@@ -165,7 +167,7 @@ class Crew:
                     f"No worker can begin: {free:g} of the cluster's {self.team.total():g} processors are free.",
                     "Others work on it; wait for them, or add machines.",
                 )
-            time.sleep(0.2)
+            time.sleep(PAUSE)
 
     def _give(self, member: _Member, block: Block) -> None:
         member.at, member.block = _At.A_BLOCK, block
@@ -174,7 +176,9 @@ class Crew:
     def _answers(self) -> Iterator[Answer]:
         """Hear what there is to hear, and yield the answers to blocks among it."""
         by_worker = {one.worker: one for one in self._members.values()}
-        for worker, word in self.team.hear(by_worker, 0.2):
+        if not by_worker:
+            time.sleep(PAUSE)
+        for worker, word in self.team.hear(by_worker, PAUSE):
             member = by_worker[worker]
             if isinstance(word, HeadstartError):
                 raise word
@@ -185,7 +189,7 @@ class Crew:
                 worker.ask("begin", self._told)
             elif member.at is _At.BEGINNING:
                 self._compare(member, word)
-                member.at, self._ready = _At.NOTHING, True
+                member.at = _At.NOTHING
                 self._tell()
             else:
                 yield self._heard(member, word)
@@ -238,15 +242,20 @@ class Crew:
             self._again.append(block)
         else:
             self._lost[place] += 1
-            if not self._members and all(self._lost[one.name] >= MOST_BEGINS for one in self.team.places()):
+            left = [one for one in self.team.places() if self._lost[one.name] < MOST_BEGINS]
+            if not (self._members or left):
                 raise HeadstartError(f"No worker of the cluster could begin.{self._because()}")
 
     def _because(self) -> str:
         return f" The last one that ended said: {self._reason}" if self._reason else ""
 
     def _tell(self) -> None:
-        working = sum(one.at in (_At.NOTHING, _At.A_BLOCK) for one in self._members.values())
-        self.progress(STAGE, working, len(self._members))
+        if (told := (self._working(), len(self._members))) != self._last_told:
+            self._last_told = told
+            self.progress(STAGE, *told)
+
+    def _working(self) -> int:
+        return sum(one.at in (_At.NOTHING, _At.A_BLOCK) for one in self._members.values())
 
 
 @contextmanager

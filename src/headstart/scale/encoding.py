@@ -25,6 +25,7 @@ from headstart.encoding.graph import Graph
 from headstart.encoding.network import Network
 from headstart.encoding.shelves import Opened, Shelves
 from headstart.errors import ConfigError, StorageError, asked_for
+from headstart.inspection import files
 from headstart.plans import EncoderPlan
 from headstart.records import Dataset, Preprocess, Progress, silence
 from headstart.scale import address as addresses
@@ -33,6 +34,7 @@ from headstart.scale.cluster import Cluster
 from headstart.scale.hand import Block, Done, Recipe, compared, recipe
 
 LEAST, MOST = 32, 1024  # pictures of a block; a worker commits every 256 of them
+MANY = 20_000  # files that are worth reading elsewhere, of a cluster that is more than this machine
 BLOCKS = 4  # for each worker at least, so that all end at about the same time
 
 
@@ -93,17 +95,38 @@ class Filling:
         lacking = _lacking(digests, encoders, views, cache, with_properties=with_properties)
         if not lacking:
             return {}
-        cluster = self._open(encoders[0].plan, progress)
+        cluster = self._open(progress, graphics=encoders[0].plan.device == "cuda")
         with _marked(cache) as mark:
             networks = tuple(Shipped.of(one, cache) for one in encoders)
             job = Encoding(networks, encoders[0].plan, tuple(views), with_properties, cache.resolve(), mark)
             with crews.gathered(cluster, job, recipe(encoders), progress) as crew:
                 return _computed(crew, dataset, digests, list(lacking.values()), len(cluster.places()), progress)
 
-    def _open(self, plan: EncoderPlan, progress: Progress) -> Cluster:
-        if self._cluster is None:
-            assert self.address is not None  # noqa: S101  # asked by the only caller
-            opening = crews.opened(self.address, progress, graphics=plan.device == "cuda")
+    def fingerprints(self, dataset: Dataset, progress: Progress = silence) -> tuple[tuple[str, ...], dict[int, str]]:
+        """Return what `files.fingerprints` does; many files are read by the machines of the cluster."""
+        if self.address is None or not self.address.place or len(dataset) < MANY:
+            return files.fingerprints(dataset, progress)
+        digests: list[str] = [""] * len(dataset)
+        failures: dict[int, str] = {}
+        begins = range(0, len(dataset), MOST)
+        rows = [range(begin, min(begin + MOST, len(dataset))) for begin in begins]
+        blocks = (Block.of(number, dataset.select(part)) for number, part in enumerate(rows))
+        cluster, done = self._open(progress), 0
+        with crews.gathered(cluster, Hashing(), recipe(()), progress) as crew:
+            for answer in crew.work(blocks):
+                part = rows[answer.number]
+                found, failed = answer.value
+                digests[part.start : part.stop] = found
+                failures |= {part[place]: reason for place, reason in failed.items()}
+                done += len(part)
+                progress("Reading", done, len(dataset))
+        return tuple(digests), failures
+
+    def _open(self, progress: Progress, *, graphics: bool = False) -> Cluster:
+        if self._cluster is None or self._cluster.graphics != graphics:
+            assert self.address is not None  # noqa: S101  # asked by the callers
+            self._closing.close()
+            opening = crews.opened(self.address, progress, graphics=graphics)
             self._cluster = self._closing.enter_context(opening)
         return self._cluster
 
@@ -225,6 +248,27 @@ class Encoders:
             failures=deadly,
         ).table
         return Done(table.encoded, sorted(table.failures))
+
+
+@dataclass(frozen=True)
+class Hashing:
+    """The job of a worker that reads files to know their digests; its own work, since there is nothing to load."""
+
+    preprocesses: tuple[Preprocess, ...] = ()
+
+    @property
+    def recipe(self) -> Recipe:
+        """See `Work`."""
+        return recipe(())
+
+    def begin(self) -> Self:
+        """Load nothing."""
+        return self
+
+    def do(self, block: Block, deadly: Mapping[int, str]) -> Done:
+        """Return what `files.fingerprints` does."""
+        digests, failures = files.fingerprints(block.dataset)
+        return Done((digests, failures), sorted(failures))
 
 
 def _computed(

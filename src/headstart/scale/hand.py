@@ -83,7 +83,7 @@ class Work(Protocol):
 
     @property
     def preprocesses(self) -> Sequence[Preprocess]:
-        """What each network has pictures prepared by."""
+        """What each network has pictures prepared by; nothing where none is decoded."""
 
     def do(self, block: Block, deadly: Mapping[int, str]) -> Done:
         """Work on a block; the pictures of its deadly rows are not touched, and are told as these say."""
@@ -126,7 +126,7 @@ class Station:
         """Work on a block, and carefully where processes died of it: who kills is found out first."""
         paths = [sample.path for sample in block.dataset]
         try:
-            deadly = screening.deadly(paths, self._work.preprocesses) if careful else {}
+            deadly = screening.deadly(paths, self._work.preprocesses) if careful and self._work.preprocesses else {}
             with warnings.catch_warnings(record=True) as caught:
                 warnings.filterwarnings("default", category=UserWarning, module=r"headstart\..*")
                 done = self._work.do(block, deadly)

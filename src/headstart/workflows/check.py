@@ -36,8 +36,8 @@ def check(
         BackboneError: The backbone's weights cannot be had.
     """
     filling = Filling(cluster, folder := caches.resolve(cache))
-    begun = prepare.begin(sources.dataset_of(data), config or TrainConfig(), progress=progress)
     with filling:
+        begun = prepare.begin(sources.dataset_of(data), config or TrainConfig(), progress=progress, filling=filling)
         prepared = prepare.encode(begun, cache=folder, progress=progress, filling=filling)
     decided = grouping.decide(prepared.learner(), prepared.resemblance, prepared.plan.split, progress=progress)
     given = splits.is_given(prepared.features.dataset)

@@ -125,6 +125,7 @@ def begin(
     cache: Path | None = None,
     progress: Progress = silence,
     keep_conflicting: bool = False,
+    filling: Filling | None = None,
 ) -> Begun:
     """Refuse what cannot be done, read the files, load the backbone, and decide what the configuration left open.
 
@@ -134,6 +135,7 @@ def begin(
         cache: The folder of the cache, where there is a budget; None: keep nothing.
         progress: Hears of every file.
         keep_conflicting: Whether byte-identical pictures with different labels stay.
+        filling: What reads many files elsewhere; None: all are read here.
 
     Raises:
         DataError: The data cannot be learned from.
@@ -145,7 +147,8 @@ def begin(
     refuse_contradictions(asked)
     wanted.refuse_contradictions(asked.encoder.backbone, asked.encoder.weights)
     splits.check(dataset, config.split, watches_validation(asked))
-    inspection = files.inspect(dataset, progress, keep_conflicting=keep_conflicting)
+    read = files.fingerprints if filling is None else filling.fingerprints
+    inspection = files.inspect(dataset, progress, keep_conflicting=keep_conflicting, read=read)
     if config.budget:
         decision, spent = budget.spend(config, inspection, begun=begun, cache=cache, progress=progress)
         return Begun(inspection, decision.backbone, decision.plan, spent)

@@ -154,10 +154,10 @@ def train(
     started, folder = time.monotonic(), caches.resolve(cache)
     filling = Filling(cluster, folder)
     asked = resume.heeded(previous, config or TrainConfig())
-    begun = prepare.begin(sources.dataset_of(data), asked, cache=folder, progress=progress)
-    arrived = resume.arrivals(previous, begun.inspection.dataset, begun.inspection.digests)
-    planned(begun)
     with filling:
+        begun = prepare.begin(sources.dataset_of(data), asked, cache=folder, progress=progress, filling=filling)
+        arrived = resume.arrivals(previous, begun.inspection.dataset, begun.inspection.digests)
+        planned(begun)
         prepared = prepare.encode(begun, cache=folder, progress=progress, filling=filling)
         prepared = crops.add(prepared, begun.budget, cache=folder, progress=progress, filling=filling)
     features, plan = prepared.features, prepared.plan
