@@ -64,7 +64,7 @@ def encode(folder: Path, cluster: str, cores: int) -> None:
     first: list[float] = []  # when the work began
 
     def hear(stage: str, done: int, total: int) -> None:
-        begins = done == total if cluster else stage == "Encoding"
+        begins = stage == "Starting workers" and done == total if cluster else stage == "Encoding" and done > 0
         if begins and not first:
             first.append(time.monotonic())
 

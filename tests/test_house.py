@@ -433,11 +433,16 @@ def loaded_after(code: str) -> set[str]:
     return set(ran.stdout.rpartition("LOADED")[2].split())
 
 
-HEAVY = {"torch", "timm", "openvino", "matplotlib", "scipy", "sklearn", "PIL", "torchvision", "huggingface_hub"}
+HEAVY = {"ray", "torch", "timm", "openvino", "matplotlib", "scipy", "sklearn", "PIL", "torchvision", "huggingface_hub"}
 
 
 def test_importing_loads_nothing():
     assert not loaded_after("import headstart; headstart.__version__; dir(headstart)") & (HEAVY | {"numpy", "rich"})
+
+
+def test_work_without_a_cluster_does_not_load_ray():
+    modules = "headstart.workflows.train, headstart.workflows.check, headstart.delivery.streaming, headstart.scale.crew"
+    assert "ray" not in loaded_after(f"import {modules}")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"], ["settings"]])

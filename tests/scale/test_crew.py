@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from headstart.errors import ConfigError, HeadstartError, StorageError
+from headstart.errors import ConfigError, HeadstartError, MissingExtraError, StorageError
 from headstart.records import Dataset, Preprocess, Sample, silence
 from headstart.scale import address, crew, screening
-from headstart.scale.cluster import Died, Place
+from headstart.scale.cluster import Cluster, Died, Place
 from headstart.scale.crew import Crew
 from headstart.scale.hand import Answer, Block
 
@@ -186,6 +187,13 @@ def test_what_workers_warn_of_is_told_once():
     with pytest.warns(UserWarning, match="mind the gap") as told:
         worked(Team(lambda place, block, careful: Answer(block.number, None, {}, (), ("mind the gap",))))
     assert len(told) == 1
+
+
+def test_where_ray_is_not_installed_it_is_told_how_to_install_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtraError, match="A cluster needs an optional part") as told:
+        Cluster(address.parse("local:1"))
+    assert told.value.hint == "pip install 'headstart[ray]'"
 
 
 @pytest.mark.parametrize(
