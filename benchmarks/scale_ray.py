@@ -53,7 +53,7 @@ def encode(folder: Path, cluster: str, cores: int) -> None:
     from headstart.data import sources
     from headstart.encoding import backbone, features, runtime
     from headstart.inspection import files
-    from headstart.scale.encoding import Filling
+    from headstart.scale.filling import Filling
 
     asked = EncoderConfig(backbone="lite0", device="cpu")
     encoders = runtime.build_all(backbone.load(asked.backbone), runtime.choose(asked))

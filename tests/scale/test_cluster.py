@@ -34,8 +34,8 @@ from headstart.errors import ConfigError, StorageError
 from headstart.inspection import files
 from headstart.model.artifact import load_classifier
 from headstart.records import Dataset, silence
-from headstart.scale import encoding, hand
-from headstart.scale.encoding import Filling
+from headstart.scale import filling, hand
+from headstart.scale.filling import Filling
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("_this_machine_only")]
 _this_machine_only = pytest.fixture(loopback)
@@ -58,7 +58,7 @@ sys.path.insert(0, {tests!r})
 import contracts
 from headstart.data import sources
 from headstart.inspection import files
-from headstart.scale.encoding import Filling
+from headstart.scale.filling import Filling
 def die(stage, done, total):
     if stage == "Encoding" and done >= total / 2:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -83,6 +83,7 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_worker_niceness": "0",
     }
     with pytest.MonkeyPatch.context() as patch:
         for name, value in surroundings.items():
@@ -106,8 +107,8 @@ def fill(dataset: Dataset, cluster: str, cache: Path, progress: Any = silence) -
     """Have a cluster compute what a cache lacks."""
     digests, _ = files.fingerprints(dataset)
     asked: Any = {"views": ("original",), "with_properties": True, "progress": progress}
-    with Filling(cluster, cache) as filling:
-        return filling(dataset, digests, [contracts.encoder()], **asked)
+    with Filling(cluster, cache) as fill_it:
+        return fill_it(dataset, digests, [contracts.encoder()], **asked)
 
 
 def extracted(dataset: Dataset, cache: Path | None) -> Any:
@@ -215,7 +216,7 @@ def test_G4_a_cluster_of_another_version_is_refused(
 def test_a_head_trained_with_a_cluster_is_that_trained_without(
     machines: Any, small_result: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(encoding, "MANY", 1)  # files are read there, too
+    monkeypatch.setattr(filling, "MANY", 1)  # files are read there, too
     asked = read_config(None, flags=SMALL)
     result = headstart.train(small_result.dataset, asked, cache=tmp_path / "cache", cluster=machines.address)
     theirs, ours = (one.classifier.head.tensors for one in (result, small_result))

@@ -10,7 +10,7 @@ from headstart.encoding import cache as caches
 from headstart.experiments import grouping, leakage
 from headstart.experiments.leakage import LeakageReport
 from headstart.records import Finding, Progress, silence
-from headstart.scale.encoding import Filling
+from headstart.scale.filling import Filling
 from headstart.workflows import prepare
 
 

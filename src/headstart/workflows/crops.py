@@ -23,7 +23,7 @@ from headstart.learning import learners
 from headstart.learning.prior import LabelRows
 from headstart.predictions import Interval
 from headstart.records import Finding, Integers, LabelledFeatures, Progress, silence
-from headstart.scale.encoding import Filling
+from headstart.scale.filling import Filling
 from headstart.workflows.budget import Budget
 from headstart.workflows.prepare import Prepared
 

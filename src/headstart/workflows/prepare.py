@@ -32,7 +32,7 @@ from headstart.learning.prior import LabelRows
 from headstart.learning.tuner import Tuning
 from headstart.plans import Plan, refuse_contradictions, watches_validation
 from headstart.records import ClassNames, Dataset, Finding, LabelledFeatures, Progress, found, silence
-from headstart.scale.encoding import Filling
+from headstart.scale.filling import Filling
 from headstart.workflows import budget, decide, quantizing
 from headstart.workflows.budget import Budget
 

@@ -40,7 +40,7 @@ from headstart.model.classifier import Classifier
 from headstart.plans import Plan
 from headstart.predictions import Evaluation, Predictions, joined
 from headstart.records import Dataset, Displayable, Finding, Integers, Progress, Provenance, Splits, silence
-from headstart.scale.encoding import Filling
+from headstart.scale.filling import Filling
 from headstart.workflows import crops, decide, prepare, provenance, resume
 from headstart.workflows.prepare import Begun, Prepared
 from headstart.workflows.resume import PreviousRun
