@@ -323,7 +323,7 @@ def _alone(work: Path) -> dict[str, str]:
 def difference(exam: Exam, one: Result, other: Result, metric: str) -> Interval:
     """Return one's figure minus the other's, with the interval of resamples that both share."""
     measure = metrics.OVERALL[metric]
-    weights = metrics.resample(len(exam.targets), exam.groups, rounds=1000, seed=0)
+    weights = np.concatenate([*metrics.resample(len(exam.targets), exam.groups, rounds=1000, seed=0)])
     value = measure(one.probabilities, exam.targets) - measure(other.probabilities, exam.targets)
     draws = measure(one.probabilities, exam.targets, weights) - measure(other.probabilities, exam.targets, weights)
     low, high = np.percentile(draws, [2.5, 97.5])

@@ -41,7 +41,8 @@ def auroc(own: metrics.Array, foreign: metrics.Array, of_own: Integers, of_forei
     """
     above = (own[:, None] > foreign).astype(np.float32) + 0.5 * (own[:, None] == foreign).astype(np.float32)  # (N, M)
     ours, theirs = (
-        metrics.resample(len(groups), groups, ROUNDS, seed) for seed, groups in enumerate((of_own, of_foreign))
+        np.concatenate([*metrics.resample(len(groups), groups, ROUNDS, seed)])
+        for seed, groups in enumerate((of_own, of_foreign))
     )
     drawn = ((ours.astype(np.float32) @ above) * theirs).sum(axis=1) / (ours.sum(axis=1) * theirs.sum(axis=1))
     return Interval(float(above.mean(dtype=np.float64)), *(float(end) for end in np.percentile(drawn, [2.5, 97.5])))

@@ -6,9 +6,9 @@ import os
 import socket
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 # Before anything loads OpenMP: small matrices are fitted faster by one thread, and tests run side by side.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -17,6 +17,9 @@ os.environ["COLUMNS"] = "200"  # read once, by whichever test prints first
 import numpy as np
 import pytest
 from PIL import Image
+
+if TYPE_CHECKING:
+    from bucket import Bucket
 
 HUES = {"ash": (60, 60, 60), "birch": (200, 190, 60), "cedar": (60, 140, 220), "elm": (210, 70, 160)}
 SMALL = {"encoder.backbone": "tf_efficientnet_lite0", "pictures.size": 64}
@@ -125,6 +128,25 @@ def model_folder(small_result: object, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("saved") / "model"
     run.save(small_result, folder)
     return folder
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """An object store on loopback, with the environment that leads to it; who asks in vain is not patient."""
+    from bucket import environment, serving
+
+    from headstart.data import stores
+
+    for name in [name for name in os.environ if name.startswith(("AWS_", "GOOGLE_", "AZURE_"))]:
+        monkeypatch.delenv(name)
+    for name, value in {"PAUSE": 0.001, "TIMEOUT": 1.0, "RETRIES": 3}.items():
+        monkeypatch.setattr(stores, name, value)
+    with serving() as served:
+        for name, value in environment(served.url).items():
+            monkeypatch.setenv(name, value)
+        stores.forget_connections()
+        yield served
+    stores.forget_connections()
 
 
 def scene(seed: int, size: tuple[int, int] = (96, 80)) -> Image.Image:

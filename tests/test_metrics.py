@@ -104,12 +104,14 @@ def test_ece_counts_a_confidence_on_a_bin_edge_once():
 def test_confusion_is_that_of_scikit_learn():
     said, targets = simulated()
     wanted = reference.confusion_matrix(targets, said.argmax(axis=1), labels=range(8))
-    np.testing.assert_array_equal(metrics.confusion(said, targets), wanted)
+    given, predicted, counts = metrics.confusion(metrics.look(said, targets)).T
+    np.testing.assert_array_equal(counts, wanted[given, predicted])
+    assert counts.sum() == len(targets)
 
 
 def test_reliability_accounts_for_every_row_and_for_the_ece():
     said, targets = simulated()
-    rows = metrics.reliability(said, targets)
+    rows = metrics.reliability(metrics.look(said, targets))
     assert sum(count for *_, count in rows) == len(targets)
     gap = sum(count * abs(confidence - right) for confidence, right, count in rows) / len(targets)
     assert gap == pytest.approx(metrics.ece(said, targets))
@@ -187,13 +189,40 @@ def test_groups_may_have_any_numbers():
 
 
 def test_resampling_draws_as_many_rows_as_there_are():
-    counts = metrics.resample(50, None, 20, 0)
+    counts = np.concatenate([*metrics.resample(50, None, 20, 0)])
     np.testing.assert_array_equal(counts.sum(axis=1), 50)
+
+
+def test_figures_do_not_depend_on_how_much_is_held_at_once(monkeypatch: pytest.MonkeyPatch):
+    said, targets = simulated(rows=200)
+    groups = np.arange(200) // 3
+    whole = metrics.overall_intervals(said, targets, groups, 100), metrics.class_intervals(said, targets, groups, 100)
+    mean = metrics.mean_interval(said.max(axis=1), groups)
+    monkeypatch.setattr(metrics, "BLOCK", 1500)  # 187 rows, seven rounds
+    parts = metrics.overall_intervals(said, targets, groups, 100), metrics.class_intervals(said, targets, groups, 100)
+    for name, figure in whole[0].items():
+        assert parts[0][name] == pytest.approx(figure, abs=1e-12)
+    for k, figures in whole[1].items():
+        for name, figure in figures.items():
+            assert parts[1][k][name] == pytest.approx(figure, abs=1e-12)
+    assert metrics.mean_interval(said.max(axis=1), groups) == pytest.approx(mean, abs=1e-12)
+
+
+@pytest.mark.parametrize("groups", [None, np.arange(400) // 2])
+def test_many_units_are_drawn_by_the_same_law(groups: np.ndarray | None, monkeypatch: pytest.MonkeyPatch):
+    said, targets = simulated(rows=400)
+    few = metrics.overall_intervals(said, targets, groups)
+    monkeypatch.setattr(metrics, "MANY", 0)
+    counts = np.concatenate([*metrics.resample(400, groups, 200, 0)])
+    assert (counts.sum() if groups is None else counts[:, ::2].sum()) == 200 * (400 if groups is None else 200)
+    for name, (value, low, high) in metrics.overall_intervals(said, targets, groups).items():
+        assert value == few[name].value
+        assert (low, high) == pytest.approx(few[name][1:], abs=0.15 * (few[name].high - few[name].low))
 
 
 def test_resampling_draws_groups_as_a_whole():
     groups = np.array([4, 4, 4, 9, 9, 2])
-    counts = metrics.resample(6, groups, 50, 0)
+    counts = np.concatenate([*metrics.resample(6, groups, 50, 0)])
     assert (counts[:, 0] == counts[:, 2]).all()
     assert (counts[:, 3] == counts[:, 4]).all()
     assert (counts[:, 0] != counts[:, 3]).any()

@@ -4,14 +4,16 @@ for few rows as well. Nothing here knows pictures, files or names.
 
 Throughout: `probabilities` (N, K) with rows that sum to 1, `targets` (N,) positions of the true classes, `weights`
 (..., N) how often each row counts (None: once). The result has the leading shape of `weights`; figures are in [0, 1]
-unless stated otherwise.
+unless stated otherwise. Probabilities are looked at once, block by block (`look`), and resamples are drawn some rounds
+at a time: memory grows with N and with K, not with their product nor with the rounds.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
@@ -26,6 +28,58 @@ Metric = Callable[[Array, Integers, Array | None], Any]
 
 SMALLEST = 1e-15  # what a probability is clipped to before its logarithm, as in scikit-learn's log_loss of old
 BINS = 15
+BLOCK = 2**23  # numbers that are held at once: of probabilities that are looked at, of counts that are drawn
+MANY = 25_000  # units from which on they are drawn one by one, at a tenth of the time: the same law by other numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What the figures need of each row; every array is (N,).
+
+    Attributes:
+        classes: K.
+        targets: True classes.
+        predicted: The most probable ones.
+        confidence: Their probabilities.
+        bins: Which of the `BINS` of confidence each row falls into.
+        right: 1 where the most probable class is the true one, else 0.
+        among_five: 1 where fewer than five other classes are at least as probable as the true one, else 0.
+        losses: -ln(probability of the true class), in nats.
+        brier: Squared distances to the one-hot targets.
+    """
+
+    classes: int
+    targets: Integers
+    predicted: Integers
+    confidence: Array
+    bins: Integers
+    right: Array
+    among_five: Array
+    losses: Array
+    brier: Array
+
+
+def look(probabilities: Array, targets: Integers, rows: Integers | None = None) -> Answers:
+    """Return what the figures need of rows of probabilities.
+
+    Args:
+        probabilities: (M, K).
+        targets: (N,) true classes of the rows.
+        rows: (N,) which rows; None: all M.
+    """
+    size, classes = len(targets), probabilities.shape[1]
+    predicted = np.empty(size, dtype=np.int64)
+    confidence, own, among_five, distances = np.empty((4, size))
+    step = max(1, BLOCK // max(classes, 1))
+    for part in (slice(begin, begin + step) for begin in range(0, size, step)):
+        block = probabilities[part if rows is None else rows[part]]
+        true = block[np.arange(len(block)), targets[part]]
+        predicted[part], confidence[part], own[part] = block.argmax(axis=1), block.max(axis=1), true
+        among_five[part] = (block >= true[:, None]).sum(axis=1) <= 5  # itself among them
+        distances[part] = (block**2).sum(axis=1) - 2 * true + 1
+    bins = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    right = np.asarray(predicted == targets, dtype=float)
+    return Answers(classes, targets, predicted, confidence, bins, right, among_five, _losses(own), distances)
 
 
 def _mean(values: Array, weights: Array | None) -> Any:
@@ -38,12 +92,12 @@ def _mean(values: Array, weights: Array | None) -> Any:
 
 def accuracy(probabilities: Array, targets: Integers, weights: Array | None = None) -> Any:
     """Return the share of rows whose most probable class is the true one."""
-    return _mean(_right(probabilities, targets), weights)
+    return _mean(look(probabilities, targets).right, weights)
 
 
 def top5_accuracy(probabilities: Array, targets: Integers, weights: Array | None = None) -> Any:
     """Return the share of rows whose true class is among the five most probable; ties count against."""
-    return _mean(_among_five(probabilities, targets), weights)
+    return _mean(look(probabilities, targets).among_five, weights)
 
 
 def log_loss(probabilities: Array, targets: Integers, weights: Array | None = None) -> Any:
@@ -53,26 +107,36 @@ def log_loss(probabilities: Array, targets: Integers, weights: Array | None = No
 
 def losses(probabilities: Array, targets: Integers) -> Array:
     """Return (N,) the log-loss of each row, in nats."""
-    own = probabilities[np.arange(len(targets)), targets]
+    return _losses(probabilities[np.arange(len(targets)), targets])
+
+
+def _losses(own: Array) -> Array:
     return np.asarray(-np.log(np.clip(own, SMALLEST, 1.0)), dtype=float)
 
 
 def brier(probabilities: Array, targets: Integers, weights: Array | None = None) -> Any:
     """Return the mean squared distance to the one-hot targets, in [0, 2] (Brier 1950, all classes summed)."""
-    own = probabilities[np.arange(len(targets)), targets]
-    return _mean((probabilities**2).sum(axis=1) - 2 * own + 1, weights)
+    return _mean(look(probabilities, targets).brier, weights)
 
 
 def ece(probabilities: Array, targets: Integers, weights: Array | None = None) -> Any:
     """Return the expected calibration error of the top class in 15 equal-width bins (Guo et al. 2017)."""
-    bins, gaps = _bins(probabilities, targets)
-    member = np.eye(BINS)[bins] * gaps[:, None]  # (N, BINS): confidence minus correctness, in the row's bin
-    return np.abs(_mean(member, weights)).sum(axis=-1)
+    return _ece(look(probabilities, targets), weights)
+
+
+def _ece(answers: Answers, weights: Array | None) -> Any:
+    weights = np.ones(len(answers.targets)) if weights is None else weights
+    gaps = _sums(answers.bins, BINS, weights * (answers.confidence - answers.right))
+    return np.abs(gaps).sum(axis=-1) / weights.sum(axis=-1)
 
 
 def macro_f1(probabilities: Array, targets: Integers, weights: Array | None = None) -> Any:
     """Return the unweighted mean of the F1 of every class that occurs in the targets or in the predictions."""
-    hits, predicted, actual = _counts(probabilities, targets, weights)
+    return _macro_f1(look(probabilities, targets), weights)
+
+
+def _macro_f1(answers: Answers, weights: Array | None) -> Any:
+    hits, predicted, actual = _counts(answers, np.ones(len(answers.targets)) if weights is None else weights)
     occurs = (predicted + actual) > 0
     f1 = np.divide(2 * hits, predicted + actual, out=np.zeros_like(hits), where=occurs)
     return f1.sum(axis=-1) / np.maximum(occurs.sum(axis=-1), 1)
@@ -86,25 +150,30 @@ OVERALL: dict[str, Metric] = {
     "brier": brier,
     "ece": ece,
 }
+_DRAWN: dict[str, Callable[[Answers, Array | None], Any]] = {  # overall figures that resamples give an interval
+    "log_loss": lambda answers, weights: _mean(answers.losses, weights),
+    "macro_f1": _macro_f1,
+    "brier": lambda answers, weights: _mean(answers.brier, weights),
+    "ece": _ece,
+}
+BY_CLASS = ("recall", "precision", "f1", "top5_accuracy", "log_loss", "brier", "ece")
+_DRAWN_BY_CLASS = ("precision", "f1", "log_loss", "brier", "ece")
 RATES = ("macro_f1", "precision", "f1")  # in [0, 1], yet no shares of rows that are known beforehand
 POINTS = 50  # of a risk-coverage curve
 Z = NormalDist().inv_cdf(0.975)  # 97.5 % of the normal distribution lie below
 
 
-def confusion(probabilities: Array, targets: Integers) -> Integers:
-    """Return (K, K) counts: rows are the true classes, columns the predicted ones."""
-    classes = probabilities.shape[1]
-    flat = targets * classes + probabilities.argmax(axis=1)
-    return np.bincount(flat, minlength=classes * classes).reshape(classes, classes)
+def confusion(answers: Answers) -> Integers:
+    """Return (C, 3) true class, predicted class and count of the pairs that occur, in their order."""
+    pairs, counts = np.unique(answers.targets * answers.classes + answers.predicted, return_counts=True)
+    return np.stack([*np.divmod(pairs, answers.classes), counts], axis=1)
 
 
-def reliability(probabilities: Array, targets: Integers) -> tuple[tuple[float, float, int], ...]:
+def reliability(answers: Answers) -> tuple[tuple[float, float, int], ...]:
     """Return (mean confidence, accuracy, count) for each of the 15 confidence bins that holds a row."""
-    bins, gaps = _bins(probabilities, targets)
-    confidence = probabilities.max(axis=1)
-    correct = confidence - gaps
+    bins, confidence, right = answers.bins, answers.confidence, answers.right
     rows = [(bins == index) for index in range(BINS)]
-    return tuple((float(confidence[r].mean()), float(correct[r].mean()), int(r.sum())) for r in rows if r.any())
+    return tuple((float(confidence[r].mean()), float(right[r].mean()), int(r.sum())) for r in rows if r.any())
 
 
 def risk_coverage(confidence: Array, correct: NDArray[np.bool_]) -> tuple[tuple[float, float], ...]:
@@ -117,14 +186,21 @@ def risk_coverage(confidence: Array, correct: NDArray[np.bool_]) -> tuple[tuple[
         confidence: (N,) in any unit; only the order counts.
         correct: (N,) whether the answer is right.
     """
-    risk = _selective_risk(confidence, correct)
+    _, block = np.unique(-confidence, return_inverse=True)
+    risk = _risk(block, ~correct.astype(bool), np.ones(len(block)))
     answered = np.unique(np.arange(1, POINTS + 1) * len(risk) // POINTS)
     return tuple((float(n / len(risk)), float(risk[n - 1])) for n in answered[answered > 0])
 
 
-def aurc(confidence: Array, correct: NDArray[np.bool_]) -> float:
+def aurc(confidence: Array, correct: NDArray[np.bool_], weights: Array | None = None) -> Any:
     """Return the area under the whole risk-coverage curve: the mean over its N points (Geifman and El-Yaniv 2017)."""
-    return float(_selective_risk(confidence, correct).mean()) if len(correct) else np.nan
+    if not len(correct):
+        return np.nan
+    _, block = np.unique(-confidence, return_inverse=True)
+    wrong = ~correct.astype(bool)
+    if weights is None:
+        return float(_risk(block, wrong, np.ones(len(block))).mean())
+    return np.array([_risk(block, wrong, times).mean() for times in weights])
 
 
 def share_interval(hits: NDArray[Any], groups: Integers | None = None) -> Interval:
@@ -156,8 +232,16 @@ def mean_interval(values: Array, groups: Integers | None = None, rounds: int = 1
         rounds: Bootstrap resamples.
         seed: Of the resampling; with the same one, and the same groups, the same rows are drawn.
     """
-    drawn = _mean(values, resample(len(values), groups, rounds, seed))
-    return _interval("mean", values.mean(), drawn, _units(groups, np.ones(len(values), dtype=bool)))
+    return _interval(
+        "mean", values.mean(), drawn_means(values, groups, rounds, seed), _units(groups, np.arange(len(values)))
+    )
+
+
+def drawn_means(values: Array, groups: Integers | None, rounds: int, seed: int) -> Array:
+    """Return the (rounds, ...) means of (N, ...) values in each of the resamples of `mean_interval`."""
+    flat = values.reshape(len(values), -1)
+    means = [_mean(flat, weights) for weights in resample(len(values), groups, rounds, seed)]
+    return np.concatenate(means).reshape(rounds, *values.shape[1:])
 
 
 def change_interval(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Interval:
@@ -182,81 +266,89 @@ def change_interval(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Inte
 
 
 def overall_intervals(
-    probabilities: Array,
-    targets: Integers,
-    groups: Integers | None = None,
-    rounds: int = 1000,
-    seed: int = 0,
-    *,
-    weights: Array | None = None,
+    probabilities: Array, targets: Integers, groups: Integers | None = None, rounds: int = 1000, seed: int = 0
 ) -> dict[str, Interval]:
-    """Return every overall figure with its interval: `share_interval` for shares, else a bootstrap's (Efron 1979).
-
-    Args:
-        probabilities: (N, K).
-        targets: (N,).
-        groups: (N,) rows of one group are drawn together, since they are not independent; None: rows one by one.
-        rounds: Bootstrap resamples.
-        seed: Of the resampling.
-        weights: What `resample` drew, where it is at hand.
-    """
-    weights = resample(len(targets), groups, rounds, seed) if weights is None else weights
-    size = _units(groups, np.ones(len(targets), dtype=bool))
-    return {
-        name: share_interval(SHARES[name](probabilities, targets), groups)
-        if name in SHARES
-        else _interval(name, metric(probabilities, targets, None), metric(probabilities, targets, weights), size)
-        for name, metric in OVERALL.items()
-    }
+    """Return `overall` of probabilities."""
+    return overall(look(probabilities, targets), groups, rounds, seed)
 
 
 def class_intervals(
-    probabilities: Array,
-    targets: Integers,
-    groups: Integers | None = None,
-    rounds: int = 1000,
-    seed: int = 0,
-    *,
-    weights: Array | None = None,
+    probabilities: Array, targets: Integers, groups: Integers | None = None, rounds: int = 1000, seed: int = 0
+) -> dict[int, dict[str, Interval]]:
+    """Return `by_class` of probabilities."""
+    return by_class(look(probabilities, targets), groups, rounds, seed)
+
+
+def overall(answers: Answers, groups: Integers | None = None, rounds: int = 1000, seed: int = 0) -> dict[str, Interval]:
+    """Return every overall figure with its interval: `share_interval` for shares, else a bootstrap's (Efron 1979).
+
+    Args:
+        answers: To N pictures.
+        groups: (N,) rows of one group are drawn together, since they are not independent; None: rows one by one.
+        rounds: Bootstrap resamples.
+        seed: Of the resampling.
+    """
+    size = len(answers.targets)
+    drawn: dict[str, list[Array]] = {name: [] for name in _DRAWN}
+    for weights in resample(size, groups, rounds, seed):
+        for name, figure in _DRAWN.items():
+            drawn[name].append(figure(answers, weights))
+    shares = {"accuracy": answers.right, "top5_accuracy": answers.among_five}
+    return {
+        name: share_interval(shares[name], groups)
+        if name in shares
+        else _interval(name, _DRAWN[name](answers, None), np.concatenate(drawn[name]), _units(groups, np.arange(size)))
+        for name in OVERALL
+    }
+
+
+def by_class(
+    answers: Answers, groups: Integers | None = None, rounds: int = 1000, seed: int = 0
 ) -> dict[int, dict[str, Interval]]:
     """Return, for each class that occurs in the targets, its figures with intervals.
 
     `recall` (the accuracy on that class's pictures), `precision` and `f1` look at all rows; `top5_accuracy`,
-    `log_loss`, `brier` and `ece` at the rows that truly belong to the class. Arguments as in `overall_intervals`.
+    `log_loss`, `brier` and `ece` at the rows that truly belong to the class. Arguments as in `overall`.
     """
-    weights = resample(len(targets), groups, rounds, seed) if weights is None else weights
-    once = np.ones((1, len(targets)))
-    point = _class_rates(probabilities, targets, once)
-    spread = _class_rates(probabilities, targets, weights)
-    support = np.bincount(targets, minlength=probabilities.shape[1])
+    size = len(answers.targets)
+    present = np.unique(answers.targets)
+    point = _of_class(answers, np.ones(size))[:, present]
+    drawn = np.empty((len(_DRAWN_BY_CLASS), len(present), rounds))
+    every = (times for weights in resample(size, groups, rounds, seed) for times in weights)
+    for number, times in enumerate(every):
+        drawn[:, :, number] = _of_class(answers, times)[:, present]
+    shares = {"recall": answers.right, "top5_accuracy": answers.among_five}
+    order = np.argsort(answers.targets, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(answers.targets[order])) + 1)
     result: dict[int, dict[str, Interval]] = {}
-    for k in np.flatnonzero(support):
-        own = targets == k
-        size = _units(groups, own)
-        drawn = weights[:, own]
-        drawn = drawn[drawn.sum(axis=1) > 0]  # a resample without the class says nothing about it
-        family = None if groups is None else groups[own]
-        figures = {
-            "recall": share_interval(_right(probabilities[own], targets[own]), family),
-            "precision": _interval("precision", point["precision"][0, k], spread["precision"][:, k], size),
-            "f1": _interval("f1", point["f1"][0, k], spread["f1"][:, k], size),
-            "top5_accuracy": share_interval(_among_five(probabilities[own], targets[own]), family),
+    for place, (k, own) in enumerate(zip(present.tolist(), members, strict=True)):
+        units, family = _units(groups, own), None if groups is None else groups[own]
+        told = {name: share_interval(hits[own], family) for name, hits in shares.items()} | {
+            name: _interval(name, point[row, place], drawn[row, place], units)
+            for row, name in enumerate(_DRAWN_BY_CLASS)
         }
-        for name in ("log_loss", "brier", "ece"):
-            value = OVERALL[name](probabilities[own], targets[own], None)
-            rows = OVERALL[name](probabilities[own], targets[own], drawn)
-            figures[name] = _interval(name, value, rows, size)
-        result[int(k)] = figures
+        result[k] = {name: told[name] for name in BY_CLASS}
     return result
 
 
-def resample(size: int, groups: Integers | None, rounds: int, seed: int) -> Array:
-    """Return (rounds, N) counts: how often each row was drawn in each bootstrap resample of the groups."""
+def resample(size: int, groups: Integers | None, rounds: int, seed: int) -> Iterator[Array]:
+    """Yield, some rounds at a time, (R, N) counts: how often each row was drawn in a bootstrap resample of the groups.
+
+    Fewer rounds with the same seed are the first of more.
+    """
     generator = np.random.default_rng(seed)
     _, member = np.unique(np.arange(size) if groups is None else groups, return_inverse=True)
     units = int(member.max(initial=-1)) + 1
-    counts = generator.multinomial(units, np.full(units, 1 / max(units, 1)), size=rounds)
-    return counts[:, member].astype(float)
+    step = max(1, BLOCK // max(size, 1))
+    for begin in range(0, rounds, step):
+        yield _drawn(generator, units, min(step, rounds - begin))[:, member].astype(float)
+
+
+def _drawn(generator: np.random.Generator, units: int, rounds: int) -> Integers:
+    """Return (rounds, units) counts of as many draws, with replacement, as there are units."""
+    if units < MANY:
+        return generator.multinomial(units, np.full(units, 1 / max(units, 1)), size=rounds)
+    return np.stack([np.bincount(generator.integers(0, units, units), minlength=units) for _ in range(rounds)])
 
 
 def wilson(share: float, size: float) -> tuple[float, float]:
@@ -327,54 +419,52 @@ def _without_noise(value: float, draws: Array, low: float, high: float) -> tuple
     return max(0.0, low - added * np.sqrt(2) / (np.sqrt(2) - 1)), high - added
 
 
-def _units(groups: Integers | None, rows: NDArray[np.bool_]) -> int:
+def _units(groups: Integers | None, rows: Integers) -> int:
     """Return how many independent observations these rows are."""
-    return int(rows.sum()) if groups is None else len(np.unique(groups[rows]))
+    return len(rows) if groups is None else len(np.unique(groups[rows]))
 
 
-def _right(probabilities: Array, targets: Integers) -> Array:
-    """Return (N,) 1 where the most probable class is the true one, else 0."""
-    return np.asarray(probabilities.argmax(axis=1) == targets, dtype=float)
+def _risk(block: Integers, wrong: NDArray[np.bool_], times: Array) -> Array:
+    """Return the error among the i + 1 most confident rows.
+
+    Args:
+        block: (N,) place of each row's confidence among all, the largest first.
+        wrong: (N,)
+        times: (N,) how often each row counts.
+    """
+    size, errors = np.bincount(block, weights=times), np.bincount(block, weights=times * wrong)
+    present = size > 0
+    share = errors[present] / size[present]
+    risk = np.cumsum(np.repeat(share, size[present].astype(np.int64)))
+    return np.asarray(risk / np.arange(1, len(risk) + 1))
 
 
-def _among_five(probabilities: Array, targets: Integers) -> Array:
-    """Return (N,) 1 where fewer than five other classes are at least as probable as the true one, else 0."""
-    own = probabilities[np.arange(len(targets)), targets]
-    better = (probabilities >= own[:, None]).sum(axis=1) - 1
-    return np.asarray(better < 5, dtype=float)
+def _sums(index: Integers, size: int, weights: Array) -> Array:
+    """Return (..., size) sums of the (..., N) weights of the rows of each index (N,)."""
+    rows = weights.reshape(-1, weights.shape[-1])
+    sums: Array = np.stack([np.bincount(index, weights=row, minlength=size) for row in rows])
+    return sums.reshape(*weights.shape[:-1], size)
 
 
-SHARES = {"accuracy": _right, "top5_accuracy": _among_five}  # overall figures that are shares of rows → their hits
-
-
-def _selective_risk(confidence: Array, correct: NDArray[np.bool_]) -> Array:
-    """Return (N,): the error among the i + 1 most confident rows."""
-    _, block, size = np.unique(-confidence, return_inverse=True, return_counts=True)
-    wrong = np.bincount(block, weights=~correct.astype(bool)) / size
-    return np.cumsum(np.repeat(wrong, size)) / np.arange(1, len(correct) + 1)
-
-
-def _bins(probabilities: Array, targets: Integers) -> tuple[Integers, Array]:
-    """Return each row's confidence bin and its confidence minus its correctness."""
-    confidence = probabilities.max(axis=1)
-    bins = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
-    return bins, confidence - (probabilities.argmax(axis=1) == targets)
-
-
-def _counts(probabilities: Array, targets: Integers, weights: Array | None) -> tuple[Array, Array, Array]:
+def _counts(answers: Answers, weights: Array) -> tuple[Array, Array, Array]:
     """Return (..., K) weighted counts: right, predicted, actual."""
-    classes = probabilities.shape[1]
-    predicted = np.eye(classes)[probabilities.argmax(axis=1)]
-    actual = np.eye(classes)[targets]
-    weights = np.ones(len(targets)) if weights is None else weights
-    return weights @ (predicted * actual), weights @ predicted, weights @ actual
+    size, targets = answers.classes, answers.targets
+    hits = _sums(targets, size, weights * answers.right)
+    return hits, _sums(answers.predicted, size, weights), _sums(targets, size, weights)
 
 
-def _class_rates(probabilities: Array, targets: Integers, weights: Array) -> dict[str, Array]:
-    hits, predicted, actual = _counts(probabilities, targets, weights)
-    absent = np.full_like(hits, np.nan)
-    return {
-        # Never predicted: 0, as scikit-learn has it, if there was something to find; else nothing can be said.
-        "precision": np.divide(hits, predicted, out=np.where(actual > 0, 0.0, absent), where=predicted > 0),
-        "f1": np.divide(2 * hits, predicted + actual, out=absent.copy(), where=actual > 0),
-    }
+def _of_class(answers: Answers, weights: Array) -> Array:
+    """Return (5, K) the figures `_DRAWN_BY_CLASS` by weights (N,); NaN where there is nothing of a class."""
+    size, targets = answers.classes, answers.targets
+    hits, predicted, actual = _counts(answers, weights)
+    gaps = _sums(targets * BINS + answers.bins, size * BINS, weights * (answers.confidence - answers.right))
+    gaps = np.abs(gaps).reshape(size, BINS).sum(axis=1)
+    losses, distances = (_sums(targets, size, weights * values) for values in (answers.losses, answers.brier))
+    absent = np.full(size, np.nan)
+    means = [
+        np.divide(total, count, out=absent.copy(), where=actual > 0)
+        for total, count in ((2 * hits, predicted + actual), (losses, actual), (distances, actual), (gaps, actual))
+    ]
+    # Never predicted: 0, as scikit-learn has it, if there was something to find; else nothing can be said.
+    precision = np.divide(hits, predicted, out=np.where(actual > 0, 0.0, absent), where=predicted > 0)
+    return np.stack([precision, *means])

@@ -171,7 +171,7 @@ class Evaluation(Displayable):
             says "none of these" refused (share of these pictures refused); aurc (area under `risk_coverage`).
         per_class: Class → figure → interval, for classes that occur.
         support: (K,) pictures of each class.
-        confusion: (K, K) counts; rows are the given labels, columns the predictions.
+        cells: (C, 3) given label, prediction and number of pictures of the pairs of classes that occur, in their order.
         confused: The most confused pairs (given, predicted, count), worst first.
         reliability: Per confidence bin: (mean confidence, accuracy, count); empty bins left out.
         risk_coverage: (share answered, share of wrong answers among them), the least probable answers withheld first.
@@ -183,11 +183,19 @@ class Evaluation(Displayable):
     overall: Mapping[str, Interval]
     per_class: Mapping[str, Mapping[str, Interval]]
     support: Integers
-    confusion: Integers
+    cells: Integers
     confused: tuple[tuple[str, str, int], ...]
     reliability: tuple[tuple[float, float, int], ...]
     risk_coverage: tuple[tuple[float, float], ...] = ()
     failures: int = 0
+
+    @property
+    def confusion(self) -> Integers:
+        """The (K, K) counts; rows are the given labels, columns the predictions. For very many classes see `cells`."""
+        counts = np.zeros((len(self.classes), len(self.classes)), dtype=np.int64)
+        given, predicted, pictures = self.cells.T
+        counts[given, predicted] = pictures
+        return counts
 
     def __repr__(self) -> str:
         """Return e.g. `Evaluation(372 pictures, 10 classes, accuracy 0.901 [0.868, 0.930])`."""

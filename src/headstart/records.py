@@ -9,7 +9,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
@@ -49,18 +49,85 @@ class Displayable:
 
 
 @dataclass(frozen=True, slots=True)
+class Locator:
+    """Where something lies that is no file of its own on this machine; a million of them fit into memory.
+
+    Attributes:
+        base: What goes before, the same text for many: of an object of a store the URI of its folder, ending in `/`;
+            else the file that it lies in, by its path or URI.
+        inner: The rest: of an object its key below that folder, of a member of a tar its name, of a cell its column.
+        kind: An "object" of a store, a "member" of a tar, or a "cell" of a table.
+        number: Of a member its first byte in the tar; of a cell its row, from 0.
+        size: In bytes, -1 where that is not known.
+        mark: A number that is another one once the file has another content; 0 where nothing tells.
+        query: What a URL asks its server for besides, perhaps signed; it is never shown and never kept.
+    """
+
+    base: str
+    inner: str = ""
+    kind: Literal["object", "member", "cell"] = "object"
+    number: int = 0
+    size: int = -1
+    mark: int = 0
+    query: str = field(default="", repr=False, compare=False)
+
+    @property
+    def file(self) -> str:
+        """The path or URI of the file."""
+        return self.base + self.inner if self.kind == "object" else self.base
+
+    @property
+    def name(self) -> str:
+        """The last part, e.g. `1.jpg`."""
+        return str(self).rstrip("/").rpartition("/")[2]
+
+    @property
+    def suffix(self) -> str:
+        """How the name of a file ends, e.g. `.jpg`; a cell has no such name."""
+        return "" if self.kind == "cell" else PurePosixPath(self.name).suffix
+
+    def __str__(self) -> str:
+        """Return it for a person."""
+        if self.kind == "object":
+            return self.file
+        return f"{self.base}/{self.inner}" if self.kind == "member" else f"{self.base}, row {self.number}"
+
+    def __truediv__(self, name: str) -> Locator:
+        """Return what lies below this folder of a store under a relative name."""
+        return Locator(f"{self.file.rstrip('/')}/", name, query=self.query)
+
+    def to_text(self) -> str:
+        """Return it as `from_text` reads it, without what nobody may see."""
+        if self.kind == "object":
+            return self.file
+        return f"{self.base}#{self.kind}={self.number},{self.size},{self.inner}"
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """Return what `to_text` told."""
+        told = re.fullmatch(r"(.*)#(member|cell)=(\d+),(-?\d+),(.*)", text, re.S)
+        if told is None:
+            return cls(text)
+        base, kind, number, size, inner = told.groups()
+        return cls(base, inner, "member" if kind == "member" else "cell", int(number), int(size))
+
+
+Place = Path | Locator
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One picture and what is known of it.
 
     Attributes:
-        path: Where the file lies, verified to be under the dataset's root.
+        path: Where it lies; a file was verified to be under the dataset's root.
         name: What the user calls it: its id in the table, or its path relative to the root.
         label: Its class, always a string; None where it is not known.
         group: Whatever must not straddle a split (a patient, a camera); None without a group column.
         split: "train", "validation" or "test" where the data brings its own split, else None.
     """
 
-    path: Path
+    path: Place
     name: str
     label: str | None = None
     group: str | None = None
@@ -139,13 +206,13 @@ class Dataset(Displayable):
     """Pictures with names and, where known, labels, in a stable order.
 
     Attributes:
-        root: The folder that every picture lies under.
+        root: The folder that every picture lies under, or the file that holds them.
         samples: One per picture.
         findings: What was met while reading.
         layout: "folders", "table", "kaggle" or "pictures".
     """
 
-    root: Path
+    root: Place
     samples: tuple[Sample, ...]
     findings: tuple[Finding, ...] = ()
     layout: str = "pictures"
@@ -297,7 +364,9 @@ class ImageProperties:
         return column
 
     def select(self, rows: Integers) -> ImageProperties:
-        """Return the properties of these rows."""
+        """Return the properties of these rows; all of them in their order are these, and nothing is copied."""
+        if len(rows) == len(self) and (rows == np.arange(len(self))).all():
+            return self
         return ImageProperties(self.figures[rows], self.thumbnails[rows], self.colours[rows])
 
 

@@ -21,6 +21,7 @@ from typing import BinaryIO
 from headstart.errors import StorageError
 
 STALE_SECONDS = 24 * 3600
+MOST_TRUSTED = 1 << 30  # bytes of a file of the cache; 16,384 rows of a thousand features are 67 MB
 
 
 def read_regular(path: Path, most: int) -> bytes:
@@ -58,6 +59,29 @@ def _require_regular(path: Path, status: os.stat_result, most: int) -> int:
 
 def _too_large(path: Path, most: int) -> StorageError:
     return StorageError(f"{path} is larger than {most:,} bytes, the most that is read here")
+
+
+def distrust(path: Path) -> str:
+    """Return why what lies at a path must not be used, e.g. "it belongs to another user"; empty if it may.
+
+    Told are whatever is neither a folder nor a regular file of at most `MOST_TRUSTED` bytes (opening a FIFO hangs),
+    and, where files have owners, what is not the user's own or may be written by others.
+
+    Raises:
+        OSError: There is nothing, or it cannot be asked.
+    """
+    state = path.stat()
+    if not stat.S_ISDIR(state.st_mode):
+        if not stat.S_ISREG(state.st_mode):
+            return "it is no regular file"
+        if state.st_size > MOST_TRUSTED:
+            return f"it has {state.st_size:,} bytes, more than {MOST_TRUSTED:,}"
+    if os.name == "posix":
+        if state.st_uid != os.geteuid():
+            return "it belongs to another user"
+        if state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            return f"others may write it (mode {stat.S_IMODE(state.st_mode):o})"
+    return ""
 
 
 def write_whole(path: Path, content: bytes, mode: int = 0o666) -> None:

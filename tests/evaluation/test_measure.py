@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,6 +42,27 @@ def test_confusions_are_counted_by_given_label_and_listed_worst_first():
     np.testing.assert_array_equal(result.confusion, [[1, 3, 0], [1, 0, 1], [0, 0, 0]])
     assert result.confused == (("ash", "birch", 3), ("birch", "ash", 1), ("birch", "cedar", 1))
     assert result.support.tolist() == [4, 2, 0]
+
+
+def test_ten_thousand_classes_take_no_table_of_all_pairs(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(measure, "RESAMPLES", 20)
+    monkeypatch.setattr(measure, "ROUNDS", 10)
+    generator = np.random.default_rng(0)
+    classes, rows = ClassNames(f"{number:05d}" for number in range(10_000)), 2000
+    truth = generator.integers(0, 10_000, rows)
+    answers = np.where(generator.random(rows) < 0.7, truth, (truth + 1) % 10_000)
+    shares = np.zeros((rows, 10_000), dtype=np.float32)
+    shares[np.arange(rows), answers] = 1
+    names = tuple(map(str, range(rows)))
+    given = Predictions(names, classes, shares, targets=tuple(classes[k] for k in truth))
+    tracemalloc.start()
+    result = measure.measure(given)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 150e6  # 800 MB would be the table of all pairs alone
+    assert result.cells[:, 2].sum() == rows
+    assert result.overall["accuracy"].value == pytest.approx((answers == truth).mean())
+    assert len(result.per_class) == len(np.unique(truth))
 
 
 def test_classes_without_pictures_are_in_no_figure_per_class():

@@ -130,3 +130,18 @@ def test_nothing_is_said_of_what_chance_does_to_few_pictures(seed: int):
     targets = random.permutation(np.arange(24) % 2)
     findings = shortcuts.inspect(DATASET.select(rows), alike().select(rows), targets, CLASSES, np.arange(24) % 4)
     assert findings == []
+
+
+def test_of_very_many_pictures_as_many_of_each_class_are_looked_at(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(shortcuts, "MOST_ROWS", 150)
+    rows = shortcuts._some(np.arange(len(TRUTH)), TRUTH, np.bincount(TRUTH))
+    assert set(np.bincount(TRUTH[rows]).tolist()) == {12, 13}
+    assert set(inspect(alike(border_red=0, border_contrast=1))) == {"shortcut-border"}
+
+
+def test_of_very_many_classes_the_largest_are_looked_at(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(shortcuts, "MOST_CLASSES", 3)
+    held = np.bincount(TRUTH)
+    held[[2, 3, 7]] += 1
+    rows = shortcuts._some(np.arange(len(TRUTH)), TRUTH, held)
+    assert set(TRUTH[rows].tolist()) == {2, 3, 7}

@@ -30,7 +30,7 @@ from headstart.cli.options import (
 from headstart.errors import ConfigError
 
 if TYPE_CHECKING:
-    from headstart.records import Preprocess
+    from headstart.records import Place, Preprocess
 
 
 def check(
@@ -176,7 +176,7 @@ def _check_png(out: Path) -> None:
         raise ConfigError(f"--out is {str(out)!r}, but must end in .png.")
 
 
-def _print_rows(root: Path, table: Path | None, rows: int) -> None:
+def _print_rows(root: Place, table: Place | None, rows: int) -> None:
     from headstart.data import images
     from headstart.report import gallery
 
@@ -212,14 +212,17 @@ class Tried(Source):
     """Which labelled pictures backbones are tried on."""
 
     data: Annotated[
-        Path | None,
-        typer.Option("--try", help="Rank the backbones at hand on a sample of this data: what `train` takes."),
+        str | None,
+        typer.Option(
+            "--try", metavar="PATH", help="Rank the backbones at hand on a sample of this data: what `train` takes."
+        ),
     ] = None
 
     @property
     def tables(self) -> list[Path]:
-        """The table of labels that was named, if any."""
-        return [path for path in (self.labels, self.data) if path is not None and path.is_file()]
+        """The table of labels of this machine that was named, if any."""
+        named = [Path(one) for one in (self.labels, self.data) if one is not None]
+        return [path for path in named if path.is_file()]
 
 
 @dataclass(frozen=True)

@@ -27,14 +27,22 @@ from headstart.errors import ConfigError
 if TYPE_CHECKING:
     from headstart.config import EncoderConfig
     from headstart.model.classifier import Classifier
-    from headstart.records import Dataset
+    from headstart.records import Dataset, Place
 
+# paths or URIs, which a path would not keep as they are
 Data = Annotated[
-    Path | None,
-    typer.Argument(help="A folder with one folder per class, a Kaggle competition folder, or a CSV/TSV of labels."),
+    str | None,
+    typer.Argument(
+        help="A folder with one folder per class, a Kaggle competition folder, a CSV/TSV of labels, or tars or Parquet"
+        " that hold pictures; here or on a store (s3://, gs://, az://, https://).",
+    ),
 ]
-Labels = Annotated[Path | None, typer.Option("--labels", help="A CSV or TSV with an id and a label column.")]
-Images = Annotated[Path | None, typer.Option("--images", help="The folder that the ids of the table are relative to.")]
+Labels = Annotated[
+    str | None, typer.Option("--labels", metavar="PATH", help="A CSV or TSV with an id and a label column, or Parquet.")
+]
+Images = Annotated[
+    str | None, typer.Option("--images", metavar="PATH", help="The folder that the ids of the table are relative to.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.")]
 Open = Annotated[bool, typer.Option("--open", help="Open the page in the browser.")]
@@ -77,7 +85,7 @@ class Source:
         return not (self.data is None and self.labels is None and self.images is None)
 
     @property
-    def root(self) -> Path:
+    def root(self) -> Place:
         """The folder of the pictures."""
         return locate(self.data, self.labels, self.images)[0]
 
@@ -145,26 +153,30 @@ class Engine:
         return read_config(None, flags=self.flags).encoder if any(self.flags.values()) else None
 
 
-def locate(data: Path | None, labels: Path | None, images: Path | None) -> tuple[Path, Path | None]:
+def locate(data: str | None, labels: str | None, images: str | None) -> tuple[Place, Place | None]:
     """Return (folder of pictures, table or None) of the ways in which data can be named.
 
     Raises:
         ConfigError: Nothing is named, or too much, or what is not there.
     """
-    if data is not None and data.is_file():
-        if labels is not None:
-            raise ConfigError(f"{data} and --labels {labels} are both tables; one is enough.")
-        data, labels = None, data
-    if data is not None and images is not None:
-        raise ConfigError(f"{data} and --images {images} are both folders of pictures; one is enough.")
-    root = data or images or (labels.parent if labels is not None else None)
+    from headstart.data import sources, stores
+
+    table, folder = (None if one is None else stores.place(one) for one in (labels, images))
+    named = None if data is None else stores.place(data)
+    if named is not None and sources.is_table(named):
+        if table is not None:
+            raise ConfigError(f"{named} and --labels {table} are both tables; one is enough.")
+        named, table = None, named
+    if named is not None and folder is not None:
+        raise ConfigError(f"{named} and --images {folder} are both folders of pictures; one is enough.")
+    root = named or folder or (sources.parent(table) if table is not None else None)
     if root is None:
         raise ConfigError("Which pictures?", "headstart train photos/, or --labels labels.csv --images photos/")
-    for path, expected in ((root, "a folder of pictures"), (labels, "a table of labels")):
-        if path is not None and not path.exists():
+    for path, expected in ((root, "a folder of pictures"), (table, "a table of labels")):
+        if isinstance(path, Path) and not path.exists() and not (path is root and sources.is_pattern(path)):
             hint = "DATA is a folder of pictures, or a table of labels beside them; --images names another folder."
             raise ConfigError(f"{path} is not there; {expected} was expected.", hint)
-    return root, labels
+    return root, table
 
 
 def seconds_of(text: str) -> float:
@@ -193,13 +205,15 @@ def given(group: Any) -> list[str]:
 
 def typed(source: Source) -> str:
     """Return the arguments that name the same pictures to another verb."""
+    from headstart.data import stores
+
     values = {f.name: getattr(source, f.name) for f in dataclasses.fields(source)}
     data = values.pop("data")
     words = [] if data is None else [str(data)]
     for flag in given(source):
         value = values.get(flag.removeprefix("--").replace("-", "_"))
         words += [] if value is None else [flag] if value is True else [flag, str(value)]
-    return shlex.join(words)
+    return shlex.join(map(stores.shown, words))
 
 
 def unfolded(command: Callable[..., None]) -> Callable[..., None]:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headstart import storage
-from headstart.errors import ArtifactError, ConfigError
+from headstart.errors import ArtifactError, ConfigError, StorageError
 
 if TYPE_CHECKING:
-    from headstart.records import Dataset
+    from headstart.records import Dataset, Locator, Place
 
 
 def quoted(path: Path) -> str:
@@ -51,7 +51,7 @@ def check_model(model: Path) -> None:
         raise ArtifactError(f"There is no model at {model}.", "`headstart train DATA --out FOLDER` makes one.")
 
 
-def check_out(out: Path, inputs: Iterable[Path]) -> None:
+def check_out(out: Path, inputs: Iterable[Place]) -> None:
     """Refuse a file that cannot be written, or that is one of those that are read.
 
     Raises:
@@ -60,12 +60,48 @@ def check_out(out: Path, inputs: Iterable[Path]) -> None:
     """
     if out.is_dir():
         raise ConfigError(f"--out {out} is a folder; a file was expected.")
-    if out.exists() and any(path.exists() and out.samefile(path) for path in inputs):
+    if out.exists() and any(isinstance(p, Path) and p.exists() and out.samefile(p) for p in inputs):
         raise ConfigError(f"--out {out} is one of the files that are read; it would be lost.")
     if not out.parent.is_dir():
         raise ConfigError(f"--out {out}: there is no folder {out.parent}.")
     with storage.storage_errors(out, "Name another file with --out."), tempfile.TemporaryFile(dir=out.parent):
         return  # found out now, not after the work
+
+
+def outgoing(out: Locator, inputs: Iterable[Place]) -> Path:
+    """Return where a file grows that shall lie on a store at the end: in the cache, so that the same command goes on.
+
+    Raises:
+        ConfigError: It is one of those that are read, or has no name.
+        StorageError: The store does not answer, or refuses; or the cache cannot be written.
+    """
+    import hashlib
+
+    from headstart.data import stores
+    from headstart.encoding import cache as caches
+
+    if str(out) in map(str, inputs):
+        raise ConfigError(f"--out {out} is one of the files that are read; it would be lost.")
+    stores.there(out)  # found out now, not after the work
+    folder = caches.open_cache(caches.default_cache()) / "outgoing"
+    with storage.storage_errors(folder, "Name another cache with HEADSTART_CACHE."):
+        folder.mkdir(exist_ok=True, mode=0o700)
+    return folder / f"{hashlib.sha256(str(out).encode()).hexdigest()[:16]}-{out.name}"
+
+
+def send(file: Path, out: Locator) -> None:
+    """Move a file to a store.
+
+    Raises:
+        StorageError: It could not be written there, and lies where it was.
+    """
+    from headstart.data import stores
+
+    try:
+        stores.put(file, out)
+    except StorageError as error:
+        raise StorageError(f"{error.message} The answers are in {file}.", error.hint) from error
+    file.unlink()
 
 
 def show(page: Path, asked: bool | None) -> None:
@@ -77,7 +113,7 @@ def show(page: Path, asked: bool | None) -> None:
         webbrowser.open(page.resolve().as_uri())
 
 
-def check_folder(out: Path, inputs: Sequence[Path]) -> None:
+def check_folder(out: Path, inputs: Sequence[Place]) -> None:
     """Refuse a folder that cannot be made or written, or in which something lies that is read.
 
     Raises:
@@ -86,7 +122,8 @@ def check_folder(out: Path, inputs: Sequence[Path]) -> None:
     """
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out} is a file; a folder was expected.")
-    if inside := next((path for path in inputs if path.parent.resolve() == out.resolve()), None):
+    files = [path for path in inputs if isinstance(path, Path)]
+    if inside := next((path for path in files if path.parent.resolve() == out.resolve()), None):
         raise ConfigError(f"--out {out} holds {inside.name}, which is read.", "Name a folder of its own.")
     with storage.storage_errors(out, "Name another folder with --out."):
         out.mkdir(parents=True, exist_ok=True)

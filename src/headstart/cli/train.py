@@ -116,9 +116,9 @@ def train(
     """
     root = source.root
     asked = wishes.read(shown, engine, extras.previous)
-    out = out or Path("runs") / root.resolve().name
+    out = out or Path("runs") / (root.resolve() if isinstance(root, Path) else root).name
     dataset = places.corrected(source.read(), corrections)
-    if dataset.layout == "folders" and out.resolve().is_relative_to(root.resolve()):
+    if isinstance(root, Path) and dataset.layout == "folders" and out.resolve().is_relative_to(root.resolve()):
         raise ConfigError(
             f"--out {out} lies in {root}, where the next training would take its plots for pictures of a class.",
             "Name a place outside of the folder of pictures.",
@@ -254,9 +254,10 @@ def _report(result: TrainingResult, out: Path, moved: Path | None, *, as_json: b
 
 
 def _save(result: TrainingResult, out: Path) -> None:
+    from headstart.data import stores
     from headstart.report import run
 
-    run.save(result, out, command=shlex.join(["headstart", *sys.argv[1:]]))
+    run.save(result, out, command=shlex.join(["headstart", *map(stores.shown, sys.argv[1:])]))
 
 
 def audit(

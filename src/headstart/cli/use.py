@@ -32,7 +32,12 @@ STDIN = "-"  # a picture's name that means standard input
 class Answers:
     """Where the answers go, and in which form."""
 
-    out: Annotated[Path | None, typer.Option(help="The file to write; default: stdout.")] = None
+    out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH", help="The file to write, here or on a store, e.g. s3://bucket/answers.csv; default: stdout."
+        ),
+    ] = None
     form: Annotated[
         str | None,
         typer.Option(
@@ -64,8 +69,8 @@ class Answers:
         flag = "--json" if self.as_json else "--format"
         form = "jsonl" if self.as_json else self.form
         if form is None:
-            named = self.out is not None and self.out.suffix.lower() == ".parquet"
-            flag, form = (f"--out {self.out}", PARQUET) if named else (flag, "labels")
+            named = self.out is not None and self.out.lower().endswith(".parquet")
+            flag, form = ("an --out that ends in .parquet", PARQUET) if named else (flag, "labels")
         if self.like is not None and form != "labels":
             raise ConfigError(f"--like decides the columns, so it does not go with {flag}.")
         if self.fill_missing and self.like is None:
@@ -112,7 +117,9 @@ def predict(
     model: Model,
     pictures: Annotated[
         list[str],
-        typer.Argument(help="Files, folders, glob patterns, a Kaggle folder's test/, or - for a picture on stdin."),
+        typer.Argument(
+            help="Files, folders, glob patterns, tars, a Kaggle folder's test/, here or on a store; - for one on stdin."
+        ),
     ],
     follow_links: FollowLinks = False,
     *,
@@ -133,28 +140,33 @@ def predict(
     places.check_model(model)
     if cluster is not None:
         _check_cluster(cluster, workers)
-    from headstart.data import listings
+    from headstart.data import listings, stores
     from headstart.delivery import streaming
 
     answers = answers.checked()
     sample, piped = answers.sample(), _piped(pictures)
     listed = listings.of(pictures, follow_links=follow_links) if piped is None else listings.Listing.named([STDIN])
-    if answers.out is not None:
-        read = [model / "model.json", *([answers.like] if answers.like else [])]
-        places.check_out(answers.out, chain(read, (one.path for one in listed)))
+    out = None if answers.out is None else stores.place(answers.out)
+    read = [model / "model.json", *([answers.like] if answers.like else [])]
+    inputs = chain(read, (one.path for one in listed))
+    if isinstance(out, Path):
+        places.check_out(out, inputs)
+    file = out if out is None or isinstance(out, Path) else places.outgoing(out, inputs)
     classifier = engine.load(model)
     form = answers.written(classifier.classes, sample, listed)
     cache = places.cache(no_cache)
     request = streaming.Request(model, engine.asked(), classifier, listed, form, cache, workers, piped, cluster)
     with terminal.progress(quiet) as progress:
-        if answers.out is None:
+        if file is None:
             report = streaming.to_stream(request, terminal.print_bytes, progress)
         else:
             say = partial(terminal.say, quiet)
-            report = streaming.to_file(request, answers.out, progress, say)
-    if answers.out is not None:
+            report = streaming.to_file(request, file, progress, say)
+    if file is not None:
+        if out is not None and not isinstance(out, Path):
+            places.send(file, out)
         rows = len(listed if form.order is None else form.order)
-        terminal.say(quiet, f"Wrote {rows} rows to {answers.out}.")
+        terminal.say(quiet, f"Wrote {rows} rows to {out}.")
     _tell(listed, report, form.order, header=answers.form not in ("jsonl", PARQUET), quiet=quiet)
     if report.failed:
         raise typer.Exit(1)
@@ -253,8 +265,10 @@ class Variant:
         typer.Option(help="Files, folders, glob patterns to compare on; default: those that the model was made from."),
     ] = None
     labelled: Annotated[
-        Path | None,
-        typer.Option(help="A folder or table of labelled pictures to measure int8 on; default: those held out."),
+        str | None,
+        typer.Option(
+            metavar="PATH", help="A folder or table of labelled pictures to measure int8 on; default: those held out."
+        ),
     ] = None
 
 

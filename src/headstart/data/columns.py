@@ -61,10 +61,10 @@ def decide(table: Table, asked: Columns, file_of: FileOf) -> Decided:
         _check_there(table, wanted, kind)
     pictures, seen = _picture_column(table, asked, file_of)
     free = [column for column in table.header if column not in (pictures, asked.label, asked.group, asked.split)]
-    label = asked.label or _usual(free, LABEL_COLUMNS)
+    label = asked.label or usual(free, LABEL_COLUMNS)
     free = [column for column in free if column != label]
-    group = _usual(free, GROUP_COLUMNS) if asked.group is None else asked.group or None
-    split = _usual(free, SPLIT_COLUMNS) if asked.split is None else asked.split or None
+    group = usual(free, GROUP_COLUMNS) if asked.group is None else asked.group or None
+    split = usual(free, SPLIT_COLUMNS) if asked.split is None else asked.split or None
     looked = [f"the pictures are in the column {pictures!r}"] if seen else []
     if label is None:
         label = _only_other(table, [column for column in free if column != split], group)
@@ -84,11 +84,11 @@ def _picture_column(table: Table, asked: Columns, file_of: FileOf) -> tuple[str,
     if asked.id is not None:
         return asked.id, False
     free = [column for column in table.header if column not in (asked.label, asked.group, asked.split)]
-    usual = _usual(free, ID_COLUMNS)
-    if usual is not None and any(file_of(cell) is not None for cell in table.column(usual)):
-        return usual, False
+    named = usual(free, ID_COLUMNS)
+    if named is not None and any(file_of(cell) is not None for cell in table.column(named)):
+        return named, False
     naming = [column for column in free if _names_files(table.column(column), file_of)]
-    best = _usual(naming, ID_COLUMNS) or (naming[0] if len(naming) == 1 else None)
+    best = usual(naming, ID_COLUMNS) or (naming[0] if len(naming) == 1 else None)
     if best is not None:
         if file_of(best) is not None:
             raise DataError(
@@ -98,12 +98,12 @@ def _picture_column(table: Table, asked: Columns, file_of: FileOf) -> tuple[str,
         return best, True
     if naming:
         raise _undecided(table, "id", f"The cells of {_quoted(naming)} all name pictures")
-    if usual is None:
+    if named is None:
         why = (
             f"None of {_quoted(table.header)} has a usual name ({', '.join(ID_COLUMNS)}) or names files that are there"
         )
         raise _undecided(table, "id", why)
-    return usual, False  # its pictures are missing, and are told by name
+    return named, False  # its pictures are missing, and are told by name
 
 
 def _names_files(cells: Sequence[str], file_of: FileOf) -> bool:
@@ -121,7 +121,8 @@ def _only_other(table: Table, free: Sequence[str], group: str | None) -> str:
     raise _undecided(table, "label", f"There is no other column; there are {_quoted(table.header)}")
 
 
-def _usual(columns: Sequence[str], names: Sequence[str]) -> str | None:
+def usual(columns: Sequence[str], names: Sequence[str]) -> str | None:
+    """Return the column that is called like the first of some names that one is called like, in any letter case."""
     by_name = {column.lower(): column for column in columns}
     return next((by_name[name] for name in names if name in by_name), None)
 

@@ -1,4 +1,4 @@
-"""A folder → the picture files under it, in one order on every machine, and findings of what was passed over.
+"""A folder, here or on a store → the picture files under it, in one order on every machine, and what was passed over.
 
 Files are told by their suffix and not opened; links are followed only as far as they stay inside, or as asked. Names
 are kept as text: a million paths would take five times the memory.
@@ -7,24 +7,70 @@ are kept as text: a million paths would take five times the memory.
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from headstart.data import stores
 from headstart.data.images import SUFFIXES
-from headstart.records import Finding, found, numbered
+from headstart.records import Finding, Locator, Place, found, numbered
 
 JUNK = ("thumbs.db", "desktop.ini", "__macosx", "ehthumbs.db")
+# of a name with its folders, up to the first part that is hidden or the system's
+_HIDDEN = re.compile(rf"(?:[^/]+/)*?(?:\.[^/]*|{'|'.join(map(re.escape, JUNK))})(?:/|$)", re.IGNORECASE)
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
 
 
-def walk(root: Path, follow_links: bool) -> tuple[list[Path], list[Finding]]:
-    """Return the picture files under a folder in code-point order of their relative paths, and what was passed over."""
-    found_names, findings = names(root, follow_links)
-    return [root / name for name in found_names], findings
+class Walked(NamedTuple):
+    """The picture files under a folder.
+
+    Attributes:
+        names: Relative to the folder, with `/` between their parts, in code-point order.
+        place: The number of one → where it lies.
+        findings: What was passed over.
+    """
+
+    names: Sequence[str]
+    place: Callable[[int], Place]
+    findings: list[Finding]
 
 
-def names(root: Path, follow_links: bool) -> tuple[list[str], list[Finding]]:
-    """Return the same as `walk` by relative names, with `/` between their parts."""
+def walk(root: Place, follow_links: bool) -> Walked:
+    """Return the picture files under a folder, here or on a store."""
+    if isinstance(root, Locator):
+        return _listed(root)
+    names, findings = _names(root, follow_links)
+    return Walked(names, lambda row: root / names[row], findings)
+
+
+def _listed(root: Locator) -> Walked:
+    hidden: dict[str, None] = {}
+    skipped: Counter[str] = Counter()
+
+    def wanted(name: str) -> bool:
+        if junk := _HIDDEN.match(name):
+            hidden[junk[0]] = None
+            return False
+        suffix = os.path.splitext(name)[1].lower()
+        if suffix not in SUFFIXES:
+            skipped[suffix] += 1
+        return suffix in SUFFIXES
+
+    found_there = stores.listed(root, wanted)
+    return Walked(found_there.names, found_there.place, _passed_over(list(hidden), skipped))
+
+
+def _names(root: Path, follow_links: bool) -> tuple[list[str], list[Finding]]:
     top = root.resolve()
     files: list[str] = []
     hidden: list[str] = []
@@ -43,24 +89,34 @@ def names(root: Path, follow_links: bool) -> tuple[list[str], list[Finding]]:
             if _is_junk(name):
                 hidden.append(prefix + name)
             elif suffix not in SUFFIXES:
-                skipped[suffix if len(suffix) > 1 else "(no suffix)"] += 1
+                skipped[suffix] += 1
             elif name in links and not follow_links and escapes(folder / name, top):
                 outside.append(prefix + name)
             else:
                 files.append(prefix + name)
     files.sort()
-    kinds = [f"{count} {suffix}" for suffix, count in sorted(skipped.items())]
     return files, [
-        *found("hidden-files", "note", "{n} hidden or system [file is|files are] ignored", hidden),
-        *found("other-suffixes", "note",
-               numbered("{n} [file is no picture by its|files are no pictures by their] suffix and ignored",
-                        sum(skipped.values())), kinds, f"Read are {', '.join(SUFFIXES)}."),
+        *_passed_over(hidden, skipped),
         *found("folder-links", "warning",
                "{n} [link leads|links lead] to a folder that is read already; not followed", loops),
         *found("links-outside", "error",
                "{n} [link leads|links lead] out of the folder and [is|are] not followed", outside,
                "Follow them with --follow-links."),
         *found("unreadable-folders", "error", "{n} [folder|folders] cannot be read", denied),
+    ]  # fmt: skip
+
+
+def _passed_over(hidden: Sequence[str], skipped: Counter[str]) -> list[Finding]:
+    """Return findings of hidden files, and of suffixes that are no picture's, each with how many there are."""
+    told: Counter[str] = Counter()
+    for suffix, count in skipped.items():
+        told[suffix if len(suffix) > 1 else "(no suffix)"] += count
+    kinds = [f"{count} {suffix}" for suffix, count in sorted(told.items())]
+    return [
+        *found("hidden-files", "note", "{n} hidden or system [file is|files are] ignored", hidden),
+        *found("other-suffixes", "note",
+               numbered("{n} [file is no picture by its|files are no pictures by their] suffix and ignored",
+                        sum(skipped.values())), kinds, f"Read are {', '.join(SUFFIXES)}."),
     ]  # fmt: skip
 
 

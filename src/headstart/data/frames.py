@@ -15,7 +15,9 @@ from typing import Protocol, runtime_checkable
 from headstart.data.columns import GROUP_COLUMNS, ID_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS
 from headstart.data.tables import Table
 from headstart.errors import DataError
-from headstart.records import listing
+from headstart.records import Place, listing
+
+FRAME = Path("The DataFrame")  # what it is called in messages
 
 
 @runtime_checkable
@@ -30,7 +32,7 @@ class Frame(Protocol):
         """Return the values of one column."""
 
 
-def to_table(frame: Frame, used: Iterable[str | None] = ()) -> Table:
+def to_table(frame: Frame, used: Iterable[str | None] = (), called: Place = FRAME) -> Table:
     """Return the columns of text as a table whose rows are counted from 0.
 
     A column that holds anything else is left out, unless it is asked for or called like one that means something.
@@ -38,13 +40,15 @@ def to_table(frame: Frame, used: Iterable[str | None] = ()) -> Table:
     Args:
         frame: A DataFrame.
         used: Columns that are asked for.
+        called: What it is, for messages.
 
     Raises:
         DataError: Columns that share a name, a column of numbers that should be text, or no rows.
     """
     names = [str(name) for name in frame.columns]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError(f"The DataFrame has several columns called {repeated[0]!r}.", "Give each a name of its own.")
+        raise DataError(f"{called} has several columns called {repeated[0]!r}.", "Give each a name of its own.")
+    whose = "the DataFrame" if called == FRAME else called
     kept: dict[str, list[str]] = {}
     for original, name in zip(frame.columns, names, strict=True):
         cells = [_text(value) for value in frame[original]]  # type: ignore[index]  # names may be numbers
@@ -53,13 +57,13 @@ def to_table(frame: Frame, used: Iterable[str | None] = ()) -> Table:
             kept[name] = [cell for cell in cells if cell is not None]
         elif name in used or name.lower() in (*ID_COLUMNS, *LABEL_COLUMNS, *GROUP_COLUMNS, *SPLIT_COLUMNS):
             raise DataError(
-                f"The column {name!r} of the DataFrame holds values that are no text in {listing(wrong)}.",
+                f"The column {name!r} of {whose} holds values that are no text in {listing(wrong)}.",
                 f"Make them text first: frame[{name!r}].astype(str) (pandas), .cast(str) (polars).",
             )
     rows = tuple(zip(*kept.values(), strict=True))
     if not rows:
-        raise DataError("The DataFrame has no rows of text.", "Give it a column of paths and one of labels.")
-    return Table(Path("The DataFrame"), tuple(kept), rows, tuple(range(len(rows))), "row")
+        raise DataError(f"{called} has no rows of text.", "Give it a column of paths and one of labels.")
+    return Table(called, tuple(kept), rows, tuple(range(len(rows))), "row")
 
 
 def _text(value: object) -> str | None:

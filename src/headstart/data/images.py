@@ -26,9 +26,9 @@ import PIL
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from headstart import storage
-from headstart.data import limits
+from headstart.data import arrows, limits, stores
 from headstart.errors import ConfigError, PictureError, StorageError
-from headstart.records import Pixels, Preprocess
+from headstart.records import Locator, Pixels, Place, Preprocess
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # JPEG also opens MPO, whose first frame is a JPEG
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
@@ -75,12 +75,43 @@ class Picture(NamedTuple):
     facts: Facts
 
 
-def read_bytes(path: Path) -> bytes:
-    """Return the bytes of a regular file.
+def read_bytes(path: Place) -> bytes:
+    """Return the bytes of a regular file, or of whatever else a picture lies in.
 
     Raises:
         PictureError: The file is missing, empty, too large, not readable, or no regular file (a pipe would never end).
+        StorageError: Nothing has been had for a while of the store that it lies on.
     """
+    return fetch(path)[0]
+
+
+def fetch(path: Place) -> tuple[bytes, Place]:
+    """Return the same, and where it lies: of an object of a store with size and mark as it was read."""
+    if isinstance(path, Path):
+        return _read_file(path), path
+    if path.kind == "cell":
+        return arrows.cell(path, limits.MOST_BYTES), path
+    if stores.is_uri(path.base):
+        return stores.fetch(path, limits.MOST_BYTES)
+    return _read_member(path), path
+
+
+def _read_member(member: Locator) -> bytes:
+    """Return the bytes of a member of a tar of this machine."""
+    if not 0 < member.size <= limits.MOST_BYTES:
+        raise PictureError("is empty" if not member.size else f"is larger than {limits.MOST_BYTES:,} bytes")
+    try:
+        with stores.Ranges(Path(member.base)) as tar:
+            tar.seek(member.number)
+            data = tar.read(member.size)
+    except (OSError, StorageError) as error:
+        raise PictureError(f"cannot be read: {getattr(error, 'strerror', '') or error}") from error
+    if len(data) != member.size or member.mark not in (0, tar.mark):
+        raise PictureError(f"{member.base} is not the file any more whose members were looked up")
+    return data
+
+
+def _read_file(path: Path) -> bytes:
     try:
         data = storage.read_regular(path, limits.MOST_BYTES)
     except StorageError as error:

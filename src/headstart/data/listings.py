@@ -1,4 +1,4 @@
-"""Files, folders and glob patterns → the names of pictures to predict, as lean as names can be.
+"""Files, folders, glob patterns, tars and tables → the names of pictures to predict, as lean as names can be.
 
 A million pictures are a million short strings; the record and the path of one are made when it is asked for.
 """
@@ -9,27 +9,27 @@ import glob
 import hashlib
 import os
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
-from headstart.data import folders
+from headstart.data import folders, shards, stores
 from headstart.data.images import SUFFIXES
 from headstart.errors import ConfigError
-from headstart.records import Dataset, Finding, Sample, listing
+from headstart.records import Dataset, Finding, Locator, Place, Sample, listing
 
 
 class _Stretch(NamedTuple):
-    """Names of one source: relative to its folder, if it is one, and what goes before them in what they are called."""
+    """Names of one source, where each lies, where all lie, and what goes before them in what they are called."""
 
-    folder: Path | None
-    prefix: str
     names: Sequence[str]
+    place: Callable[[int], Place]
+    root: str = ""
+    prefix: str = ""
 
-    def sample(self, place: int) -> Sample:
-        name = self.names[place]
-        return Sample(Path(name) if self.folder is None else self.folder / name, self.prefix + name)
+    def sample(self, row: int) -> Sample:
+        return Sample(self.place(row), self.prefix + self.names[row])
 
 
 class Listing:
@@ -44,7 +44,7 @@ class Listing:
     @classmethod
     def named(cls, names: Sequence[str]) -> Listing:
         """Return files that are called by their paths."""
-        return cls([_Stretch(None, "", names)])
+        return cls([_of_files(names)])
 
     def __len__(self) -> int:
         """Return the number of pictures."""
@@ -74,40 +74,71 @@ class Listing:
         """Return a digest of all names, where they lie and their order."""
         told = hashlib.sha256()
         for stretch in self._stretches:
-            told.update(f"{os.path.abspath(stretch.folder or '')}\0{stretch.prefix}\0".encode(errors="surrogateescape"))
+            root = stretch.root if stores.is_uri(stretch.root) else os.path.abspath(stretch.root)
+            told.update(f"{root}\0{stretch.prefix}\0".encode(errors="surrogateescape"))
             for name in stretch.names:
                 told.update(os.fsencode(name) + b"\0")
         return told.hexdigest()
 
 
-def of(sources: Sequence[str | Path], *, follow_links: bool = False) -> Listing:
-    """Return the pictures of files, folders (searched through) and glob patterns, in this order.
+def of(sources: Sequence[str | Path | Locator], *, follow_links: bool = False) -> Listing:
+    """Return the pictures of files, folders (searched through), glob patterns, tars and tables, in this order.
 
     A Kaggle competition folder (with `test/` beside `labels.csv`) stands for its `test/`.
 
     Raises:
         ConfigError: A source matches nothing, or is not there and has no suffix of a picture. A picture that is not
             there is one of those that cannot be used.
+        DataError: A tar or a table is damaged.
+        StorageError: A store does not answer.
     """
     stretches: list[_Stretch] = []
     findings: list[Finding] = []
     for source in sources:
-        path = Path(source)
-        if path.is_dir():
-            if (path / "labels.csv").is_file() and (path / "test").is_dir():
-                path = path / "test"
-            names, found = folders.names(path, follow_links)
-            findings += found
-            prefix = f"{path.as_posix()}/" if len(sources) > 1 else ""  # two folders may each have a 1.jpg
-            stretches.append(_Stretch(path, prefix, names))
-        else:
-            stretches.append(_Stretch(None, "", _files(str(source))))
+        stretch, met = _stretch(source, follow_links, several=len(sources) > 1)
+        stretches.append(stretch)
+        findings += met
     pictures = Listing(stretches, findings)
     if not pictures:
         raise ConfigError(
-            f"No picture was found in {listing([str(s) for s in sources])}.", f"Looked for {', '.join(SUFFIXES)}."
+            f"No picture was found in {listing([stores.shown(str(s)) for s in sources])}.",
+            f"Looked for {', '.join(SUFFIXES)}.",
         )
     return pictures
+
+
+def _stretch(source: str | Path | Locator, follow_links: bool, *, several: bool) -> tuple[_Stretch, list[Finding]]:
+    """Return the names of one source, and what was met; of several, each name begins with that of its source."""
+    place = stores.place(source)
+    if isinstance(place, Locator) and place.suffix.lower() in SUFFIXES:
+        return _Stretch([str(place)], lambda _: place), []
+    if isinstance(place, Path) and not place.is_dir() and not shards.is_shard(place):
+        return _of_files(_files(str(place if stores.is_uri(str(source)) else source))), []
+    if shards.is_shard(place):
+        walked = shards.pictures(shards.shards(place))
+    else:
+        place = _tested(place)
+        walked = folders.walk(place, follow_links)
+        if not walked.names and (some := shards.shards(place)):
+            walked = shards.pictures(some)
+    called = place.as_posix() if isinstance(place, Path) else str(place)
+    prefix = f"{called}/" if several else ""  # two folders may each have a 1.jpg
+    return _Stretch(walked.names, walked.place, str(place), prefix), walked.findings
+
+
+def _of_files(names: Sequence[str]) -> _Stretch:
+    return _Stretch(names, lambda row: Path(names[row]))
+
+
+def _tested(folder: Place) -> Place:
+    """Return the folder of pictures to predict of a Kaggle competition, of any other itself."""
+    if isinstance(folder, Path):
+        kaggle = (folder / "labels.csv").is_file() and (folder / "test").is_dir()
+    elif stores.is_web(folder) or stores.there(folder / "labels.csv") is None:
+        kaggle = False
+    else:
+        kaggle = bool(folders.walk(folder / "test", False).names)
+    return folder / "test" if kaggle else folder
 
 
 def _files(source: str) -> list[str]:

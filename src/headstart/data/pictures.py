@@ -20,7 +20,7 @@ from PIL import Image
 
 from headstart.data import images, sources
 from headstart.errors import ConfigError, PictureError
-from headstart.records import Dataset, Finding, Preprocess, Sample
+from headstart.records import Dataset, Finding, Locator, Place, Preprocess, Sample
 
 InMemory = bytes | Image.Image | NDArray[Any]
 AnyPicture = str | os.PathLike[str] | InMemory
@@ -65,7 +65,7 @@ def gather(pictures: Pictures) -> tuple[Dataset, Mapping[int, InMemory]]:
     """Return a dataset of pictures, and row → the picture for those that are not files.
 
     Args:
-        pictures: A dataset; a picture; or several, mixed as you like: files, folders, glob patterns, and pictures in
+        pictures: A dataset; a picture; or several, mixed as you like: what `listings.of` takes, and pictures in
             memory, which are called `picture i` by their place in the list, counted from 0. An array
             (N, H, W, 1 | 3 | 4) is N pictures.
 
@@ -91,15 +91,15 @@ def gather(pictures: Pictures) -> tuple[Dataset, Mapping[int, InMemory]]:
     return Dataset(Path(), tuple(samples), tuple(findings)), memory
 
 
-def read(source: Path | InMemory, preprocess: Preprocess) -> Content:
+def read(source: Place | InMemory, preprocess: Preprocess) -> Content:
     """Return a picture with its digest; a file is read here, once, and not yet decoded.
 
     Raises:
         ConfigError: An array or an image is not what `images.from_array` or `images.from_pil` takes.
         PictureError: It cannot be read, or not be used.
     """
-    if isinstance(source, Path | bytes):
-        data = images.read_bytes(source) if isinstance(source, Path) else source
+    if isinstance(source, Path | Locator | bytes):
+        data = source if isinstance(source, bytes) else images.read_bytes(source)
         if not data:
             raise PictureError("it holds no bytes")
         return Content(images.digest(data), len(data), data)

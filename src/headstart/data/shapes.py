@@ -4,6 +4,7 @@ few of them, so that it can be said before any work.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,9 +13,10 @@ import numpy as np
 from PIL import Image
 
 from headstart.data import images
-from headstart.records import Preprocess
+from headstart.records import Place, Preprocess
 
 SAMPLE = 200  # the median of so many is within a few percent of that of all
+FAR = 16  # of these that are no files of this machine
 LARGE = 0.25  # of a picture, cut away because it is no square: as much as of a photograph of 4:3
 
 
@@ -47,19 +49,25 @@ def cropped(sizes: Iterable[tuple[int, int]], preprocess: Preprocess) -> Cropped
     return Cropped(float(np.median(shares)), float(np.median(shapes)), len(sizes))
 
 
-def sample(paths: Sequence[Path], seed: int = 0) -> list[tuple[int, int]]:
-    """Return widths and heights of at most `SAMPLE` of these files, drawn at random; none of what is no picture."""
+def sample(paths: Sequence[Place], seed: int = 0) -> list[tuple[int, int]]:
+    """Return widths and heights of at most `SAMPLE` of these files, drawn at random; none of what is no picture.
+
+    Of what lies elsewhere only few are drawn: each header is a request.
+    """
     rows = np.random.default_rng(seed).permutation(len(paths))[:SAMPLE]
+    far = [row for row in rows if not isinstance(paths[row], Path)][FAR:]
+    rows = np.setdiff1d(rows, far) if far else rows
     with images.quiet_pillow():
         sizes = [_size(paths[row]) for row in rows]
     return [size for size in sizes if size is not None]
 
 
-def _size(path: Path) -> tuple[int, int] | None:
-    if not path.is_file():  # a pipe would never end
+def _size(path: Place) -> tuple[int, int] | None:
+    if isinstance(path, Path) and not path.is_file():  # a pipe would never end
         return None
     try:
-        with Image.open(path, formats=images.FORMATS) as image:
+        file = path if isinstance(path, Path) else io.BytesIO(images.read_bytes(path))
+        with Image.open(file, formats=images.FORMATS) as image:
             return image.size
     except Exception:  # whatever is wrong with it, whoever decodes it will say so
         return None

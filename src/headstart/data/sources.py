@@ -12,26 +12,20 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from headstart.data import folders, frames, listings
+from headstart.data import arrows, folders, frames, listings, shards, stores
+from headstart.data.columns import ID_COLUMNS, Decided, decide, usual
 from headstart.data.columns import Columns as Columns
-from headstart.data.columns import Decided, decide
+from headstart.data.folders import SPLITS
 from headstart.data.images import SUFFIXES
 from headstart.data.tables import Table, read_table
 from headstart.errors import ConfigError, DataError
-from headstart.records import Dataset, Finding, Sample, found, listing
+from headstart.records import Dataset, Finding, Locator, Place, Sample, found, listing
 
-SPLIT_FOLDERS = {
-    "train": "train",
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-    "testing": "test",
-}
+TABLES = (".csv", ".tsv", ".txt")  # of what lies on a store: there nothing else tells a table from a folder
+
 _FORBIDDEN = re.compile(r"\x00|^[A-Za-z]:[\\/]|^[A-Za-z][A-Za-z0-9+.-]+://|^~|^[\\/]")
 
 
@@ -50,9 +44,9 @@ def dataset_of(data: Dataset | str | os.PathLike[str] | frames.Frame, columns: C
         DataError: The pictures or labels cannot be used; everything that is wrong is listed.
         ConfigError: It is none of these, or a named column or folder does not exist.
     """
-    if isinstance(data, str | os.PathLike):
-        path = Path(data)
-        return read(path.parent, path, columns=columns) if path.is_file() else read(path, columns=columns)
+    if isinstance(data, str | os.PathLike | Locator):
+        place = stores.place(data)
+        return read(parent(place), place, columns=columns) if is_table(place) else read(place, columns=columns)
     if isinstance(data, frames.Frame):
         return _read_frame(data, columns or Columns())
     if not isinstance(data, Dataset):
@@ -65,9 +59,26 @@ def dataset_of(data: Dataset | str | os.PathLike[str] | frames.Frame, columns: C
     return data
 
 
+def is_table(place: Place) -> bool:
+    """Return whether something is a file that holds labels, and no folder and no tar."""
+    if shards.is_shard(place):
+        return place.name.lower().endswith(arrows.SUFFIXES)
+    return place.is_file() if isinstance(place, Path) else place.suffix.lower() in TABLES
+
+
+def is_pattern(path: Path) -> bool:
+    """Return whether a path that is not there stands for tars or tables that are."""
+    return shards.is_shard(path) and any(one.place != path for one in shards.shards(path))
+
+
+def parent(place: Place) -> Place:
+    """Return the folder that something lies in."""
+    return place.parent if isinstance(place, Path) else Locator(place.file.rpartition("/")[0], query=place.query)
+
+
 def read(
-    data: str | Path,
-    labels: str | Path | None = None,
+    data: str | Path | Locator,
+    labels: str | Path | Locator | None = None,
     *,
     columns: Columns | None = None,
     missing: str = "error",
@@ -77,8 +88,9 @@ def read(
 
     Args:
         data: A folder with one folder per class (possibly under `train/`, `val/`, `test/`), a Kaggle competition
-            folder (`labels.csv` and `train/`), or, with `labels`, the folder that the table's ids are relative to.
-        labels: A CSV or TSV file. Its ids may leave out the suffix of the picture.
+            folder (`labels.csv` and `train/`), tars or tables that hold pictures (see `shards`), or, with `labels`, the
+            folder that the table's ids are relative to. All of these may lie on a store: `s3://bucket/photos`.
+        labels: A CSV or TSV file, or Parquet. Its ids may leave out the suffix of the picture, or be URIs.
         columns: Which columns mean what, where neither their names nor a look at them tells.
         missing: "error" refuses a table that names pictures which are not there; "drop" leaves those rows out.
         follow_links: Whether links may lead out of the folder.
@@ -87,35 +99,55 @@ def read(
         DataError: The table or the folder cannot be used; everything that is wrong is listed.
         ConfigError: A named column or folder does not exist.
     """
-    root = Path(data)
+    root, named = stores.place(data), None if labels is None else stores.place(labels)
     check_root(root)
     if missing not in ("error", "drop"):
         raise ConfigError(f"missing is {missing!r}, but must be 'error' or 'drop'.")
-    kaggle = labels is None and (root / "labels.csv").is_file() and (root / "train").is_dir()
-    if labels is None and not kaggle:
-        if columns is not None and columns != Columns():
-            raise ConfigError("Columns were named, but there is no table: name it with --labels FILE.")
-        return _read_folders(root, follow_links)
-    table = read_table(Path(labels) if labels is not None else root / "labels.csv")
-    dataset = _read_labelled(table, root / "train" if kaggle else root, columns or Columns(), missing, follow_links)
-    return replace(dataset, layout="kaggle" if kaggle else "table")
+    kaggle = named is None and not shards.is_shard(root) and _is_kaggle(root)
+    how = _How(columns or Columns(), missing, follow_links)
+    if kaggle:
+        return replace(_read_labelled(read_table(root / "labels.csv"), root / "train", how), layout="kaggle")
+    if named is not None and not shards.is_shard(named):
+        return _read_labelled(read_table(named), root, how)
+    walked = None if named is not None or shards.is_shard(root) else folders.walk(root, follow_links)
+    if (walked is None or not walked.names) and (some := shards.shards(named or root)):
+        return _read_shards(some, root, how)
+    if how.columns != Columns():
+        raise ConfigError("Columns were named, but there is no table: name it with --labels FILE.")
+    return _read_folders(root, walked or folders.Walked((), root.__truediv__, []))  # type: ignore[arg-type]
 
 
-def check_root(root: Path) -> None:
+class _How(NamedTuple):
+    """How a table is read; fields as the arguments of `read`."""
+
+    columns: Columns
+    missing: str
+    follow_links: bool
+
+
+def _is_kaggle(root: Place) -> bool:
+    if isinstance(root, Path):
+        return (root / "labels.csv").is_file() and (root / "train").is_dir()
+    if stores.is_web(root) or stores.there(root / "labels.csv") is None:
+        return False
+    return bool(folders.walk(root / "train", False).names)
+
+
+def check_root(root: Place) -> None:
     """Refuse a place that is no folder; cheap, so that a slip of the pen is told before anything is loaded.
 
     Raises:
         ConfigError: It is not there, or is a file.
     """
-    if not root.is_dir():
+    if isinstance(root, Path) and not root.is_dir() and not shards.is_shard(root):
         raise ConfigError(
             f"{root} is {'a file' if root.exists() else 'not there'}; a folder was expected.",
             "A table of labels goes with --labels FILE, and DATA is then the folder of its pictures.",
         )
 
 
-def read_pictures(sources: Sequence[str | Path], *, follow_links: bool = False) -> Dataset:
-    """Read pictures without labels, to predict them: files, folders (searched through) and globs, in this order.
+def read_pictures(sources: Sequence[str | Path | Locator], *, follow_links: bool = False) -> Dataset:
+    """Read pictures without labels, to predict them: what `listings.of` takes, in this order.
 
     A Kaggle competition folder (with `test/` beside `labels.csv`) stands for its `test/`.
 
@@ -126,21 +158,21 @@ def read_pictures(sources: Sequence[str | Path], *, follow_links: bool = False) 
     return listings.of(sources, follow_links=follow_links).dataset()
 
 
-def _read_folders(root: Path, follow_links: bool) -> Dataset:
-    files, findings = folders.walk(root, follow_links)
-    relative = [file.relative_to(root).parts for file in files]
+def _read_folders(root: Place, walked: folders.Walked) -> Dataset:
+    findings = list(walked.findings)
+    relative = [tuple(name.split("/")) for name in walked.names]
     tops = {parts[0] for parts in relative if len(parts) > 1}
     # `train/` and `test/` are splits if nothing else is beside them and the classes lie inside
-    given = bool(tops) and all(top.lower() in SPLIT_FOLDERS for top in tops) and any(len(p) > 2 for p in relative)
+    given = bool(tops) and all(top.lower() in SPLITS for top in tops) and any(len(p) > 2 for p in relative)
     samples: list[Sample] = []
     loose: list[str] = []
     unlabelled: list[str] = []
-    for file, parts in zip(files, relative, strict=True):
-        split = SPLIT_FOLDERS[parts[0].lower()] if given and len(parts) > 1 else None
+    for row, parts in enumerate(relative):
+        split = SPLITS[parts[0].lower()] if given and len(parts) > 1 else None
         folder = parts[1:-1] if split else parts[:-1]
         name = "/".join(parts)
         if folder:
-            samples.append(Sample(file, name, "/".join(folder), split=split))
+            samples.append(Sample(walked.place(row), name, "/".join(folder), split=split))
         else:
             (unlabelled if split else loose).append(name)
     findings += found(
@@ -163,48 +195,151 @@ def _read_folders(root: Path, follow_links: bool) -> Dataset:
     return Dataset(root, tuple(samples), (*findings, *_similar_classes(samples)), "folders")
 
 
-def _read_labelled(table: Table, root: Path, asked: Columns, missing: str, follow_links: bool) -> Dataset:
-    files, findings = folders.walk(root, follow_links)
-    by_name = _by_name(root, files)
-    decided = decide(table, asked, lambda cell: next(iter(by_name.get(cell.removeprefix("./"), ())), None))
-    rows = _rows(table, decided, inside=True)
-    matched, absent = _match(table, rows, root, by_name, follow_links)
-    if absent and (missing == "error" or not matched):
+def _read_shards(some: Sequence[shards.Shard], root: Place, how: _How) -> Dataset:
+    """Read tars or tables that hold pictures, or tables that name them."""
+    if not shards.is_tar(some[0]):
+        table, held = shards.from_tables(some)
+        return _read_held(table, held, root, how) if held else _read_labelled(table, root, how)
+    if how.columns != Columns():
+        raise ConfigError("Columns were named, but a tar has none.", "The class of NAME.jpg is in NAME.cls beside it.")
+    samples, findings = shards.from_tars(some)
+    labelled = tuple(sample for sample in samples if sample.label is not None)
+    if not labelled:
         raise DataError(
-            f"{table.path} names {len(absent)} of {len(rows):,} pictures that are not under {root}: "
-            f"{listing([repr(name) for name in absent])}.",
-            "Correct the folder or the ids, or leave those rows out with --missing drop.",
+            f"No labelled picture was found in {some[0].place}.",
+            "Expected NAME.jpg with NAME.cls or NAME.json beside it, or a folder for each class in the tar.",
         )
-    findings += found(
-        "missing-files", "error", "{n} [row names|rows name] a file that is not there and [is|are] left out", absent
-    )
-    extra = [file.relative_to(root).as_posix() for file in files if file not in matched]
+    return Dataset(root, labelled, (*findings, *_similar_classes(labelled)), "table")
+
+
+def _read_held(table: Table, held: Mapping[str, Locator], root: Place, how: _How) -> Dataset:
+    """Read a table that holds its pictures; rows without a label are left out."""
+    asked = replace(how.columns, id=how.columns.id or next(one for one in table.header if table.column(one)[0] in held))
+    decided = decide(table, asked, held.get)
+    labels = table.column(decided.label)
+    told = [row for row, label in enumerate(labels) if label.strip()]
+    findings = found(
+        "unlabelled-pictures", "note", "{n} [row has|rows have] no label and [is|are] left out",
+        [name for name, label in zip(table.column(decided.id), labels, strict=True) if not label.strip()],
+    )  # fmt: skip
+    kept = replace(table, rows=tuple(table.rows[i] for i in told), lines=tuple(table.lines[i] for i in told))
+    matched: dict[Place, list[Sample]] = {
+        held[row.name]: [row.sample(held[row.name])] for row in _rows(kept, decided, inside=False)
+    }
+    return _assembled(table, root, matched, [*findings, *decided.findings])
+
+
+def _read_labelled(table: Table, root: Place, how: _How) -> Dataset:
+    far = _uris(table)
+    named = how.columns.id or usual(table.header, ID_COLUMNS)
+    if named in far:
+        return _read_far(table, str(named), root, how)
+    walked = _NOTHING if stores.is_web(root) else folders.walk(root, how.follow_links)
+    by_name = _by_name(walked)
+    if named is None and len(far) == 1 and not any(cell in by_name for cells in table.rows for cell in cells):
+        return _read_far(table, far[0], root, how)
+    decided = decide(table, how.columns, lambda cell: next(iter(by_name.get(cell.removeprefix("./"), ())), None))
+    rows = _rows(table, decided, inside=True)
+    matched, absent = _match(table, rows, root, by_name, how.follow_links)
+    findings = [*walked.findings, *_absent(table, rows, absent, f"under {root}", how, any_left=bool(matched))]
+    extra = [name for row, name in enumerate(walked.names) if walked.place(row) not in matched]
     findings += found(
         "unlisted-files", "warning", "{n} [picture is|pictures are] not in the table and [is|are] left out", extra
     )
     return _assembled(table, root, matched, [*findings, *decided.findings])
 
 
-def _read_frame(frame: frames.Frame, asked: Columns) -> Dataset:
-    """Read a DataFrame, whose paths are taken as they are: absolute, or from the working directory."""
-    table = frames.to_table(frame, (asked.id, asked.label, asked.group, asked.split))
-    decided = decide(table, asked, lambda cell: cell if os.path.isfile(cell) else None)
+def _read_far(table: Table, column: str, root: Place, how: _How) -> Dataset:
+    """Read a table whose column of pictures holds URIs."""
+    lying = _lying(table, column)
+    decided = decide(table, replace(how.columns, id=column), lambda cell: lying.get(_called(cell)))
     rows = _rows(table, decided, inside=False)
-    if absent := [f"row {row.line}: {row.name!r}" for row in rows if not os.path.isfile(row.name)]:
+    matched: dict[Place, list[Sample]] = defaultdict(list)
+    for row in rows:
+        if row.name in lying:
+            matched[lying[row.name]].append(row.sample(lying[row.name]))
+    absent = [row.name for row in rows if row.name not in lying]
+    findings = _absent(table, rows, absent, "there", how, any_left=bool(matched))
+    return _assembled(table, root, matched, [*findings, *decided.findings])
+
+
+def _absent(
+    table: Table, rows: Sequence[_Row], absent: Sequence[str], where: str, how: _How, *, any_left: bool
+) -> list[Finding]:
+    """Return the finding of rows whose picture is not there.
+
+    Raises:
+        DataError: They are not to be left out, or nothing would be left.
+    """
+    if absent and (how.missing == "error" or not any_left):
+        raise DataError(
+            f"{table.path} names {len(absent)} of {len(rows):,} pictures that are not {where}: "
+            f"{listing([repr(name) for name in absent])}.",
+            "Correct the folder or the ids, or leave those rows out with --missing drop.",
+        )
+    return found(
+        "missing-files", "error", "{n} [row names|rows name] a file that is not there and [is|are] left out", absent
+    )
+
+
+_NOTHING = folders.Walked((), Path, [])  # type: ignore[arg-type]  # no number is asked for
+
+
+def _uris(table: Table) -> list[str]:
+    """Return the columns all of whose cells are URIs."""
+    return [one for one in table.header if all(map(stores.is_read, table.column(one)))]
+
+
+def _lying(table: Table, column: str) -> dict[str, Place]:
+    """Return where the URIs of a column lead, by what the pictures are called; those that are not there are missing.
+
+    Raises:
+        DataError: One is of a kind that is not read, or holds credentials.
+    """
+    places: dict[str, Place] = {}
+    problems: list[str] = []
+    for line, cell in zip(table.lines, table.column(column), strict=True):
+        try:
+            places[_called(cell)] = stores.place(cell)
+        except ConfigError as error:
+            problems.append(f"{table.unit} {line}: {error.message.rstrip('.')}")
+    if problems:
+        raise DataError(f"{table.path}: {listing(problems)}.", "Credentials are taken from the environment.")
+    there = stores.looked_up([place for place in places.values() if isinstance(place, Locator)])
+    lying: dict[str, Place] = {}
+    for name, place in places.items():
+        now = there.get(place.file) if isinstance(place, Locator) else place if place.is_file() else None
+        lying |= {} if now is None else {name: now}
+    return lying
+
+
+def _read_frame(frame: frames.Frame, asked: Columns) -> Dataset:
+    """Read a DataFrame, whose paths are taken as they are: absolute, or from the working directory; or URIs."""
+    table = frames.to_table(frame, (asked.id, asked.label, asked.group, asked.split))
+    far = [one for one in _uris(table) if asked.id in (None, one)]
+    lying = _lying(table, far[0]) if len(far) == 1 else {}
+
+    def file_of(cell: str) -> str | None:
+        return cell if _called(cell) in lying or os.path.isfile(cell) else None
+
+    decided = decide(table, asked, file_of)
+    rows = _rows(table, decided, inside=False)
+    if absent := [f"row {row.line}: {row.name!r}" for row in rows if file_of(row.name) is None]:
         raise DataError(
             f"{table.path} names {len(absent)} of {len(rows):,} pictures that are not there: {listing(absent)}.",
             f"Paths are absolute or begin at the working directory, {Path.cwd()}.",
         )
-    matched: dict[Path, list[Sample]] = defaultdict(list)
+    matched: dict[Place, list[Sample]] = defaultdict(list)
     for row in rows:
-        matched[Path(row.name)].append(row.sample(Path(row.name)))
-    tops = {os.path.dirname(os.path.abspath(path)) for path in matched}
+        place = lying.get(row.name) or Path(row.name)
+        matched[place].append(row.sample(place))
+    tops = {os.path.dirname(os.path.abspath(path)) for path in matched if isinstance(path, Path)}
     same_drive = len({os.path.splitdrive(top)[0] for top in tops}) == 1
     return _assembled(table, Path(os.path.commonpath(tops)) if same_drive else Path(), matched, decided.findings)
 
 
 def _assembled(
-    table: Table, root: Path, matched: Mapping[Path, Sequence[Sample]], findings: Sequence[Finding]
+    table: Table, root: Place, matched: Mapping[Place, Sequence[Sample]], findings: Sequence[Finding]
 ) -> Dataset:
     """Return the dataset of pictures and what the rows say of each."""
     kept, more = _collapse(matched)
@@ -221,8 +356,8 @@ class _Row(NamedTuple):
     group: str | None
     split: str | None
 
-    def sample(self, path: Path) -> Sample:
-        split = SPLIT_FOLDERS[self.split.strip().lower()] if self.split is not None else None
+    def sample(self, path: Place) -> Sample:
+        split = SPLITS[self.split.strip().lower()] if self.split is not None else None
         return Sample(path, self.name, self.label, self.group or None, split)
 
 
@@ -231,15 +366,16 @@ def _rows(table: Table, decided: Decided, *, inside: bool) -> list[_Row]:
     ids, labels = table.column(decided.id), table.column(decided.label)
     groups = table.column(decided.group) if decided.group else [None] * len(ids)
     splits = table.column(decided.split) if decided.split else [None] * len(ids)
+    ids = tuple(map(_called, ids))
     rows = [_Row(*cells) for cells in zip(table.lines, ids, labels, groups, splits, strict=True)]
     problems: list[str] = []
     for row in rows:
         if not row.name.strip() or not row.label.strip():
             problems.append(f"{table.unit} {row.line} has an empty {'id' if not row.name.strip() else 'label'}")
         elif inside and (_FORBIDDEN.search(row.name) or ".." in re.split(r"[\\/]", row.name)):
-            problems.append(f"line {row.line}: the id {row.name!r} is no plain path inside the folder")
-        elif row.split is not None and row.split.strip().lower() not in SPLIT_FOLDERS:
-            problems.append(f"{table.unit} {row.line}: the split {row.split!r} is none of {', '.join(SPLIT_FOLDERS)}")
+            problems.append(f"line {row.line}: the id {stores.shown(row.name)!r} is no plain path inside the folder")
+        elif row.split is not None and row.split.strip().lower() not in SPLITS:
+            problems.append(f"{table.unit} {row.line}: the split {row.split!r} is none of {', '.join(SPLITS)}")
     if problems:
         raise DataError(
             f"{table.path}: {listing(problems)}.",
@@ -248,38 +384,52 @@ def _rows(table: Table, decided: Decided, *, inside: bool) -> list[_Row]:
     return rows
 
 
-def _by_name(root: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
+def _called(name: str) -> str:
+    """Return what a picture is called whose id this is: a URI without what nobody may see."""
+    if not stores.is_read(name):
+        return name
+    try:
+        place = stores.place(name)
+    except ConfigError:  # it is told where it is wanted
+        return stores.shown(name)
+    return name if isinstance(place, Path) else str(place)
+
+
+def _by_name(walked: folders.Walked) -> dict[str, list[Place]]:
     """Return what an id may be → the pictures that it then means: with its suffix one, without perhaps several."""
-    by_name = {file.relative_to(root).as_posix(): [file] for file in files}
-    bare: dict[str, list[Path]] = defaultdict(list)
-    for file in files:
-        bare[file.relative_to(root).with_suffix("").as_posix()].append(file)
+    by_name = {name: [walked.place(row)] for row, name in enumerate(walked.names)}
+    bare: dict[str, list[Place]] = defaultdict(list)
+    for name, (place,) in by_name.items():
+        bare[PurePosixPath(name).with_suffix("").as_posix()].append(place)
     for name, candidates in bare.items():
         by_name.setdefault(name, candidates)  # a whole name goes before one without its suffix
     return by_name
 
 
 def _match(
-    table: Table, rows: Sequence[_Row], root: Path, by_name: Mapping[str, Sequence[Path]], follow_links: bool
-) -> tuple[dict[Path, list[Sample]], list[str]]:
+    table: Table,
+    rows: Sequence[_Row],
+    root: Place,
+    by_name: Mapping[str, Sequence[Place]],
+    follow_links: bool,
+) -> tuple[dict[Place, list[Sample]], list[str]]:
     """Return picture → what the rows say of it, and the ids that have no picture.
 
     Raises:
         DataError: An id fits several pictures, or its file leads out of the root.
     """
-    top = root.resolve()
-    matched: dict[Path, list[Sample]] = defaultdict(list)
+    top = root.resolve() if isinstance(root, Path) else None
+    matched: dict[Place, list[Sample]] = defaultdict(list)
     absent: list[str] = []
     problems: list[str] = []
     for row in rows:
         name = row.name.removeprefix("./")
-        # a file that the walk passed over, for its suffix or as a link, may be meant all the same
-        matches = by_name.get(name) or [path for path in [root / name] if os.path.lexists(path) and not path.is_dir()]
+        matches = by_name.get(name) or _unwalked(root, name)
         if not matches:
             absent.append(row.name)
         elif len(matches) > 1:
             problems.append(f"line {row.line}: {row.name!r} may be any of {listing([m.name for m in matches])}")
-        elif name not in by_name and not follow_links and folders.escapes(matches[0], top):
+        elif name not in by_name and not follow_links and _escapes(matches[0], top):
             problems.append(f"line {row.line}: {row.name!r} leads out of {root} through a link")
         else:
             matched[matches[0]].append(row.sample(matches[0]))
@@ -291,7 +441,19 @@ def _match(
     return matched, absent
 
 
-def _collapse(matched: Mapping[Path, Sequence[Sample]]) -> tuple[list[Sample], list[Finding]]:
+def _unwalked(root: Place, name: str) -> list[Place]:
+    """Return what an id means that the walk passed over, for its suffix or as a link; of a web server, any."""
+    if isinstance(root, Locator):
+        return [root / name] if stores.is_web(root) else []
+    path = root / name
+    return [path] if os.path.lexists(path) and not path.is_dir() else []
+
+
+def _escapes(place: Place, top: Path | None) -> bool:
+    return isinstance(place, Path) and top is not None and folders.escapes(place, top)
+
+
+def _collapse(matched: Mapping[Place, Sequence[Sample]]) -> tuple[list[Sample], list[Finding]]:
     """Return one sample per picture; rows that disagree leave their picture out."""
     kept: list[Sample] = []
     same: list[str] = []

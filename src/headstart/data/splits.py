@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,7 @@ Parts = NDArray[np.str_]  # (N,) "train", "validation", "test", or "" for pictur
 _ALONE = "[has|have] a single picture (or group): learned, but cannot be measured"
 
 
-@dataclass(frozen=True, slots=True)
-class _Unit:
+class _Unit(NamedTuple):
     """Rows that must stay together, and how many of each label they hold."""
 
     rows: tuple[int, ...]
@@ -54,8 +53,14 @@ def joined(groups: Integers, pairs: Integers) -> Integers:
         if (ends[:, 0] == ends[:, 1]).all():
             return called
         np.minimum.at(called, ends[:, 1], ends[:, 0])
-        while (called[called] != called).any():
-            called = called[called]
+        called = settled(called)
+
+
+def settled(called: Integers) -> Integers:
+    """Return (N,) what each row is called in the end, where rows are called by rows that may be called by others."""
+    while (called[called] != called).any():
+        called = called[called]
+    return called
 
 
 def united(one: Integers, other: Integers) -> Integers:
@@ -272,8 +277,11 @@ def folds(dataset: Dataset, groups: Integers, number: int, seed: int) -> Integer
     ):  # stable: large groups first, they are hardest to place
         if any(occurrences[label] == 1 for label in unit.labels):
             continue
-        cost = [(sum(count * held[label][f] for label, count in unit.labels.items()), total[f]) for f in range(number)]
-        best = min(range(number), key=cost.__getitem__)
+        if len(unit.labels) == 1:
+            load = held[next(iter(unit.labels))]
+        else:
+            load = [sum(count * held[label][f] for label, count in unit.labels.items()) for f in range(number)]
+        best = min(zip(load, total, range(number), strict=True))[2]
         fold[list(unit.rows)] = best
         total[best] += len(unit.rows)
         for label, count in unit.labels.items():
@@ -351,8 +359,8 @@ def _brought(dataset: Dataset, part: Parts, grouping: Grouping, origin: Literal[
 
 def _without(rows: Integers, out: Rows, kinds: NDArray[np.generic]) -> Integers:
     """Return the rows that are not `out`; of a kind that would vanish, all."""
-    vanishing = [kind for kind in np.unique(kinds) if out[kinds == kind].all()]
-    left: Integers = rows[~out | np.isin(kinds, vanishing)]
+    _, kind = np.unique(kinds, return_inverse=True)
+    left: Integers = rows[~out | (np.bincount(kind, weights=~out) == 0)[kind]]
     return left
 
 

@@ -8,11 +8,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from headstart.data import stores
 from headstart.errors import DataError
-from headstart.records import listing
+from headstart.records import Place, listing
 
+MOST_BYTES = 1 << 31  # of a table on a store
 _SPECIAL = re.compile(r'[,"\r\n]')
 
 
@@ -28,7 +29,7 @@ class Table:
         unit: What these numbers count, for messages.
     """
 
-    path: Path
+    path: Place
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     lines: tuple[int, ...]
@@ -40,15 +41,16 @@ class Table:
         return tuple(row[index] for row in self.rows)
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Place) -> Table:
     """Read a CSV or TSV file; the delimiter (comma, semicolon, tab) is the one that the header line holds most of.
 
     Raises:
         DataError: Not UTF-8, an empty file, a repeated column, a row of another length, or a quote that is never
             closed; with the line's number.
+        StorageError: It lies on a store, and cannot be had.
     """
     try:
-        raw = path.read_bytes()
+        raw = stores.read_all(path, MOST_BYTES)
     except OSError as error:
         raise DataError(f"The table {path} cannot be read: {error.strerror}.") from error
     text = _decode_text(path, raw)
@@ -111,7 +113,7 @@ def _quoted(cell: str) -> str:
     return cell if plain else '"' + cell.replace('"', '""') + '"' if cell else ""
 
 
-def _decode_text(path: Path, raw: bytes) -> str:
+def _decode_text(path: Place, raw: bytes) -> str:
     for mark, encoding in ((b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16")):
         if raw.startswith(mark):
             raise DataError(f"The table {path} is in {encoding}; UTF-8 was expected.", "Save it as CSV UTF-8.")

@@ -29,7 +29,7 @@ from headstart.encoding.network import Network, quiet
 from headstart.errors import ConfigError, MissingExtraError
 from headstart.model.classifier import Classifier
 from headstart.model.portable import Input, Portable
-from headstart.records import Preprocess, Progress, silence
+from headstart.records import Place, Preprocess, Progress, silence
 
 Form = Literal["onnx", "openvino", "timm"]
 Quantize = Literal["none", "int8"]
@@ -113,8 +113,8 @@ def quantize(
     source: Path,
     target: Target,
     folder: Path,
-    feed: Callable[[Path], Tensors],
-    pictures: Sequence[Path],
+    feed: Callable[[Place], Tensors],
+    pictures: Sequence[Place],
     progress: Progress = silence,
 ) -> None:
     """Write what `write` left in a folder once more into another one, its networks in 8-bit integers.

@@ -28,7 +28,7 @@ from headstart.evaluation import comparison
 from headstart.model.classifier import Classifier
 from headstart.model.portable import Input
 from headstart.predictions import Interval
-from headstart.records import Dataset, Floats, Progress, Sample, numbered, silence
+from headstart.records import Dataset, Floats, Place, Progress, Sample, numbered, silence
 
 EXACT, ALLOWED = 0.002, 0.01  # shares of labels that may differ: from float32, and from what the model runs on
 RESIZED = 0.05  # and where a runtime prepares pictures by rules of its own
@@ -186,7 +186,7 @@ def prove(
     classifier: Classifier,
     target: Target,
     folder: Path,
-    pictures: Sequence[Path],
+    pictures: Sequence[Place],
     labelled: Labelled | None = None,
     progress: Progress = silence,
 ) -> Parity:
@@ -225,9 +225,9 @@ def prove(
 
 def _labels(
     classifier: Classifier,
-    given: Mapping[Path, Floats],
-    own: Mapping[Path, Floats],
-    pictures: Sequence[Path],
+    given: Mapping[Place, Floats],
+    own: Mapping[Place, Floats],
+    pictures: Sequence[Place],
     progress: Progress,
 ) -> list[Comparison]:
     """Compare with the engine in float32 and, where that is another one, with what the classifier runs on."""
@@ -242,8 +242,8 @@ def _labels(
 def _through_timm(
     classifier: Classifier,
     runtime: Runtime,
-    given: Mapping[Path, Floats],
-    pictures: Sequence[Path],
+    given: Mapping[Place, Floats],
+    pictures: Sequence[Place],
     progress: Progress,
 ) -> list[Comparison]:
     """Compare with the engine in float32: the network and head alone, then with timm's own way to prepare a picture."""
@@ -266,8 +266,8 @@ def in_float32(classifier: Classifier) -> Classifier:
 
 
 def answers(
-    classifier: Classifier, taken: Input, runtime: Runtime, paths: Sequence[Path], progress: Progress = silence
-) -> tuple[dict[Path, Floats], float]:
+    classifier: Classifier, taken: Input, runtime: Runtime, paths: Sequence[Place], progress: Progress = silence
+) -> tuple[dict[Place, Floats], float]:
     """Return what an export says of files, (K,) probabilities each, and the median of its milliseconds.
 
     Files that cannot be used, e.g. because they have changed since, are left out.
@@ -275,7 +275,7 @@ def answers(
     Raises:
         ConfigError: None of them can be used.
     """
-    given, seconds = dict[Path, Floats](), list[float]()
+    given, seconds = dict[Place, Floats](), list[float]()
     for row, path in enumerate(paths):
         progress("Running the export", row, len(paths))
         try:
@@ -291,7 +291,7 @@ def answers(
     return given, 1000 * statistics.median(seconds)
 
 
-def timed(classifier: Classifier, target: Target, folders: Sequence[Path], paths: Iterable[Path]) -> list[float]:
+def timed(classifier: Classifier, target: Target, folders: Sequence[Path], paths: Iterable[Place]) -> list[float]:
     """Return the median milliseconds of a picture of each of several exports, which take turns.
 
     Args:
@@ -317,7 +317,7 @@ def listed(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
     return {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in contents.items()}
 
 
-def _said(classifier: Classifier, paths: Sequence[Path], progress: Progress) -> dict[Path, Floats]:
+def _said(classifier: Classifier, paths: Sequence[Place], progress: Progress) -> dict[Place, Floats]:
     dataset = Dataset(Path(), tuple(Sample(path, str(path)) for path in paths))
     said = classifier.predict_many(dataset, progress=progress)
     return {path: said.probabilities[row] for row, path in enumerate(paths) if row not in said.errors}
@@ -325,9 +325,9 @@ def _said(classifier: Classifier, paths: Sequence[Path], progress: Progress) -> 
 
 def _compared(
     classifier: Classifier,
-    said: Mapping[Path, Floats],
-    given: Mapping[Path, Floats],
-    paths: Iterable[Path],
+    said: Mapping[Place, Floats],
+    given: Mapping[Place, Floats],
+    paths: Iterable[Place],
     allowed: float | None,
 ) -> Comparison:
     usable = [path for path in paths if path in said and path in given]
@@ -341,7 +341,7 @@ def _compared(
 
 
 def _accuracy(
-    classifier: Classifier, labelled: Labelled, said: Mapping[Path, Floats], given: Mapping[Path, Floats]
+    classifier: Classifier, labelled: Labelled, said: Mapping[Place, Floats], given: Mapping[Place, Floats]
 ) -> Accuracy:
     kept = [one for one in labelled.dataset if one.path in said and one.path in given]
     if not kept:

@@ -21,7 +21,6 @@ from headstart.data.listings import Listing
 from headstart.delivery import forms
 from headstart.delivery.forms import Form, Part
 from headstart.delivery.reports import Told
-from headstart.encoding.cache import distrust
 from headstart.errors import StorageError
 from headstart.model.classifier import Classifier
 from headstart.records import listing
@@ -107,7 +106,7 @@ class Parts:
         with storage.storage_errors(self.folder, "Name another file with --out."):
             if not self.folder.exists():
                 self.folder.mkdir(mode=0o700)
-            elif reason := distrust(self.folder):
+            elif reason := storage.distrust(self.folder):
                 raise StorageError(f"{self.folder} is not used: {reason}.", "Remove it, or name another file.")
             storage.write_whole(self.folder / "job.json", json.dumps(self.job).encode())
             for note in self.folder.glob(f"{'[0-9]' * 6}.json"):

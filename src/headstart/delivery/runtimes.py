@@ -25,7 +25,7 @@ from headstart.errors import ArtifactError
 from headstart.model import portable
 from headstart.model.classifier import Classifier
 from headstart.model.portable import Input
-from headstart.records import Floats, Pixels, Preprocess
+from headstart.records import Floats, Pixels, Place, Preprocess
 
 Run = Callable[[Tensors], Floats]  # the inputs of one picture → (K,) probabilities
 
@@ -57,7 +57,7 @@ def opened(target: Target, folder: Path) -> Runtime:
     return Runtime(f"{name} {importlib.metadata.version(name).partition('-')[0]}", run)
 
 
-def fed(classifier: Classifier, taken: Input, path: Path) -> Tensors:
+def fed(classifier: Classifier, taken: Input, path: Place) -> Tensors:
     """Return what an export of a classifier is given of one file.
 
     Raises:

@@ -26,11 +26,12 @@ import numpy as np
 import platformdirs
 from safetensors import SafetensorError, safe_open
 
+from headstart.data import manifest
 from headstart.encoding import shards
 from headstart.encoding.shards import Rows
 from headstart.errors import StorageError
 from headstart.records import Floats, numbered
-from headstart.storage import read_regular, remove_stale, storage_errors, write_whole
+from headstart.storage import distrust, read_regular, remove_stale, storage_errors, write_whole
 
 SHARD_ROWS = 256  # rows that are committed together: what a killed process loses at most
 LARGE_SHARD = 1 << 14  # rows of a large shard at most; one of less than half of them is light
@@ -38,7 +39,6 @@ MANY_LIGHT = 64  # light shards from which on they are made large ones
 MERGED_KEYS = 1 << 16  # keys that an index holds apart before it sorts them in
 FITS = "fits"  # where fits in epochs keep their state
 QUANTIZED = "quantized"  # where networks in 8-bit integers are kept
-MOST_BYTES = 1 << 30  # of a file of the cache; 16,384 rows of a thousand features are 67 MB
 IN_USE = 3600.0  # seconds after its last use in which a shard is not removed to make room
 MOST_NOTES = 1 << 20  # bytes of a recipe or of what is remembered
 
@@ -109,29 +109,6 @@ def open_cache(folder: Path) -> Path:
             "Name another with HEADSTART_CACHE, or work without one: --no-cache.",
         )
     return folder
-
-
-def distrust(path: Path) -> str:
-    """Return why what lies at a path must not be used, e.g. "it belongs to another user"; empty if it may.
-
-    Told are whatever is neither a folder nor a regular file of at most `MOST_BYTES` (opening a FIFO hangs), and, where
-    files have owners, what is not the user's own or may be written by others.
-
-    Raises:
-        OSError: There is nothing, or it cannot be asked.
-    """
-    state = path.stat()
-    if not stat.S_ISDIR(state.st_mode):
-        if not stat.S_ISREG(state.st_mode):
-            return "it is no regular file"
-        if state.st_size > MOST_BYTES:
-            return f"it has {state.st_size:,} bytes, more than {MOST_BYTES:,}"
-    if os.name == "posix":
-        if state.st_uid != os.geteuid():
-            return "it belongs to another user"
-        if state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            return f"others may write it (mode {stat.S_IMODE(state.st_mode):o})"
-    return ""
 
 
 class _Index:
@@ -436,7 +413,10 @@ def trim(cache: Path, most: int) -> list[ShardState]:
 
 
 def clear(cache: Path) -> None:
-    """Remove features, quantized networks and the state of killed fits, and nothing else that may lie in the folder."""
+    """Remove features, quantized networks, the state of killed fits and what is known of stores, and nothing else that
+    may lie in the folder.
+    """
+    manifest.clear(cache)
     for kept, digits in ((cache / FITS, 32), (cache / QUANTIZED, 64)):
         with storage_errors(kept, _HINT):
             for path in kept.glob(f"{'[0-9a-f]' * digits}.safetensors"):

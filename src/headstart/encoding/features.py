@@ -34,6 +34,7 @@ from headstart.records import (
     FeatureTable,
     Floats,
     Integers,
+    Locator,
     Pixels,
     Progress,
     silence,
@@ -159,6 +160,7 @@ class _Job:
     ) -> None:
         self.dataset, digests, self.views, with_properties, self.memory = wanted
         self.encoders = tuple(encoders)
+        self.far = any(isinstance(sample.path, Locator) for sample in self.dataset)
         self.preprocesses = [encoder.preprocess for encoder in encoders]
         self.blind = digests is None
         self.digests = [""] * len(self.dataset) if digests is None else list(digests)
@@ -227,7 +229,7 @@ class _Job:
             return
         rows = [rows for rows in self.properties.missing(self.digests).values() if rows[0] not in self.failures]
         try:
-            with closing(reading.ahead(self._load, rows)) as source:
+            with closing(reading.ahead(self._load, rows, far=self.far)) as source:
                 for done, (same, outcome) in enumerate(source, start=1):
                     if outcome.properties is not None and outcome.digest == self.digests[same[0]]:
                         self.properties.take(same, outcome.digest, outcome.properties)
@@ -277,7 +279,7 @@ class _Job:
         """Yield each missing picture with the rows that it is for, and what its parts are computed of."""
         self.first: dict[str, int] = {}  # digest → row that is encoded
         self.copies: list[tuple[int, int]] = []  # row, and the row whose features are its own too
-        with closing(reading.ahead(self._load, self._to_do(), len(self.encoders))) as source:
+        with closing(reading.ahead(self._load, self._to_do(), len(self.encoders), far=self.far)) as source:
             for rows, outcome in source:
                 if same := self._receive(rows, outcome):
                     yield (same, outcome), [(network, self._view(outcome, network, v)) for network, v in outcome.parts]

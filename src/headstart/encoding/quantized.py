@@ -11,12 +11,11 @@ import io
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from headstart.encoding.network import quiet
 from headstart.errors import MissingExtraError
-from headstart.records import Pixels
+from headstart.records import Pixels, Place
 
 
 def keep_private() -> None:
@@ -63,8 +62,8 @@ def quantize(model: Any, pictures: Sequence[Pixels]) -> Any:
 
 def quantize_but(
     model: Any,
-    pictures: Sequence[Path],
-    feed: Callable[[Path], Any],
+    pictures: Sequence[Place],
+    feed: Callable[[Place], Any],
     precise: Sequence[str],
     *,
     one_range: bool = False,

@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -19,11 +18,13 @@ from headstart.data.pictures import Content, InMemory
 from headstart.encoding import crops, runtime
 from headstart.errors import PictureError
 from headstart.inspection import properties
-from headstart.records import Dataset, Floats, Integers, Pixels, Preprocess
+from headstart.records import Dataset, Floats, Integers, Pixels, Place, Preprocess
 
 # Bits of a code, kept in caches, so new ones go to the end. Above them lies the format: 1 + its place in FORMATS.
 REMARKS = ("many-frames", "sixteen-bit")
 _FORMAT_SHIFT = 32
+
+FAR_READERS = 16  # threads at least that wait for pictures of a store
 
 Part = tuple[int, int]  # of the features of a picture: which network, and which view
 
@@ -52,7 +53,7 @@ class Loaded:
 
 
 def load(
-    source: Path | InMemory,
+    source: Place | InMemory,
     preprocesses: Sequence[Preprocess],
     lacking: Callable[[str], tuple[Part, ...]],
     *,
@@ -108,17 +109,19 @@ def _decoded(
 
 
 def ahead(
-    load: Callable[[int], Loaded], wanted: Iterable[list[int]], networks: int = 1
+    load: Callable[[int], Loaded], wanted: Iterable[list[int]], networks: int = 1, *, far: bool = False
 ) -> Generator[tuple[list[int], Loaded]]:
     """Yield each list of rows with its first picture, loaded by threads.
 
-    At most eight prepared pictures a core wait in memory (though two a core are read whatever the number of networks).
-    Closed early, or after an error, what was not begun is not begun any more.
+    At most eight prepared pictures a core wait in memory (though two a core are read whatever the number of networks);
+    some more where the bytes are `far` away, for there threads mostly wait. Closed early, or after an error, what was
+    not begun is not begun any more.
     """
     cores = runtime.available_cores()
-    most = cores * max(2, 8 // networks)
+    threads = max(cores, FAR_READERS) if far else cores
+    most = max(cores * max(2, 8 // networks), 2 * threads if far else 0)
     waiting: deque[tuple[list[int], Future[Loaded]]] = deque()
-    pool = ThreadPoolExecutor(cores)
+    pool = ThreadPoolExecutor(threads)
     try:
         for rows in wanted:
             waiting.append((rows, pool.submit(load, rows[0])))

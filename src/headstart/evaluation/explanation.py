@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +21,7 @@ from headstart.inspection import similarity
 from headstart.model import attribution
 from headstart.model.classifier import Classifier
 from headstart.predictions import Prediction
-from headstart.records import Dataset, Floats, Integers, Pixels, Progress, Sample, silence
+from headstart.records import Dataset, Floats, Integers, Pixels, Place, Progress, Sample, silence
 
 NEAREST, BATCH = 3, 8
 GRID = 16  # rows and columns of a heat map among plain values
@@ -139,7 +138,7 @@ def explain(
 
 
 def _looked(
-    classifier: Classifier, sources: Sequence[Path | InMemory], said: Sequence[Prediction]
+    classifier: Classifier, sources: Sequence[Place | InMemory], said: Sequence[Prediction]
 ) -> Iterator[dict[str, Any]]:
     """Yield of each picture what it looks like to the network, its heat maps and its rival."""
     backbone, index = classifier.backbone, {name: k for k, name in enumerate(classifier.classes)}

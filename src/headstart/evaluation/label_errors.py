@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from headstart.records import ClassNames, Integers
 
+BLOCK = 1024  # rows of probabilities that are copied at once
 SHOWN = 20  # one in so many pictures is listed even where fewer labels are estimated to be wrong
 
 
@@ -67,19 +68,23 @@ def find_suspects(
         most: How many to return; None: as many as are estimated to be wrong, at least one in `SHOWN`.
     """
     judged: NDArray[np.bool_] = np.isfinite(probabilities.sum(axis=1))
-    known = np.where(judged[:, None], probabilities, 1 / len(classes))
-    rows = np.arange(len(targets))
-    others = known.copy()
-    others[rows, targets] = -1
-    suggested = others.argmax(axis=1)
+    known = _Known(probabilities, judged)
+    rows, suggested = np.arange(len(targets)), np.empty(len(targets), dtype=np.int64)
+    for begin in range(0, len(rows), BLOCK):
+        part = rows[begin : begin + BLOCK]
+        others = known.of(part)
+        others[np.arange(len(part)), targets[part]] = -1
+        suggested[part] = others.argmax(axis=1)
     outvoted = _outvoted(targets, known, [sorted(group, key=names.__getitem__) for group in near_duplicates])
     for row, winner in outvoted.items():
         suggested[row] = winner
-    odds = known[rows, targets] / np.maximum(known[rows, suggested], np.finfo(np.float64).tiny)
+    odds = known.each(targets) / np.maximum(known.each(suggested), np.finfo(np.float64).tiny)
     order = sorted(
         {*np.flatnonzero(judged).tolist(), *outvoted}, key=lambda row: (row not in outvoted, odds[row], names[row])
     )
-    likely = max(len(outvoted), _count_errors(targets[judged], probabilities[judged]))
+    likely = max(
+        len(outvoted), _count_errors(targets[judged], probabilities if judged.all() else probabilities[judged])
+    )
     listed = order[: max(likely, math.ceil(len(order) / SHOWN))][:most]
     twins = _twins(names, targets, suggested, near_duplicates)
     return tuple(
@@ -95,14 +100,30 @@ def find_suspects(
     )
 
 
-def _outvoted(
-    targets: Integers, probabilities: NDArray[np.float64], near_duplicates: Sequence[Sequence[int]]
-) -> Mapping[int, int]:
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Probabilities (N, K) without a copy of them; those of rows that were not judged (N,) are equal."""
+
+    probabilities: NDArray[np.float64]
+    judged: NDArray[np.bool_]
+
+    def of(self, rows: Integers | Sequence[int]) -> NDArray[np.float64]:
+        """Return a copy of some rows."""
+        equal = 1 / self.probabilities.shape[1]
+        return np.where(self.judged[rows][:, None], self.probabilities[rows], equal)
+
+    def each(self, classes: Integers) -> NDArray[np.float64]:
+        """Return (N,) the probability of one class for each row."""
+        own = self.probabilities[np.arange(len(classes)), classes]
+        return np.where(self.judged, own, 1 / self.probabilities.shape[1])
+
+
+def _outvoted(targets: Integers, known: _Known, near_duplicates: Sequence[Sequence[int]]) -> Mapping[int, int]:
     """Return row → the label of most of its near-duplicates, which is not its own; the probabilities decide a tie."""
     outvoted: dict[int, int] = {}
     for rows in near_duplicates:
-        votes = np.bincount(targets[rows], minlength=probabilities.shape[1])
-        mean = probabilities[rows].mean(axis=0)
+        votes = np.bincount(targets[rows], minlength=known.probabilities.shape[1])
+        mean = known.of(rows).mean(axis=0)
         winner = int(np.where(votes == votes.max(), mean, -1).argmax())
         outvoted |= {row: winner for row in rows if targets[row] != winner}
     return outvoted

@@ -75,25 +75,23 @@ def measure(predictions: Predictions, seed: int = 0) -> Evaluation:
         raise DataError(f"None of the {len(predictions)} pictures can be used, so nothing can be measured.")
     classes = predictions.classes
     targets = classes.encode(predictions.targets[row] for row in usable)
-    probabilities = predictions.probabilities[usable]
+    answers = metrics.look(predictions.probabilities, targets, usable)
     groups = None if predictions.groups is None else predictions.groups[usable]
-    confusion = metrics.confusion(probabilities, targets)
-    weights = metrics.resample(len(usable), groups, RESAMPLES, seed)  # drawn once for all figures
-    per_class = metrics.class_intervals(probabilities, targets, groups, weights=weights)
-    off = confusion * (1 - np.eye(len(classes), dtype=np.int64))
-    worst = np.argsort(-off, axis=None, kind="stable")[:MOST_PAIRS]
-    pairs = [divmod(int(cell), len(classes)) for cell in worst]
+    cells = metrics.confusion(answers)
+    off = cells[cells[:, 0] != cells[:, 1]]
+    worst = off[np.argsort(-off[:, 2], kind="stable")[:MOST_PAIRS]]
+    per_class = metrics.by_class(answers, groups, RESAMPLES, seed)
     return Evaluation(
         pictures=len(usable),
         classes=classes,
-        overall=metrics.overall_intervals(probabilities, targets, groups, weights=weights)
-        | _beyond_the_label(predictions, usable, targets, groups, weights[:ROUNDS]),
+        overall=metrics.overall(answers, groups, RESAMPLES, seed)
+        | _beyond_the_label(predictions, usable, answers, groups, seed),
         per_class={classes[k]: figures for k, figures in per_class.items()},
-        support=confusion.sum(axis=1),
-        confusion=confusion,
-        confused=tuple((classes[i], classes[j], int(off[i, j])) for i, j in pairs if off[i, j]),
-        reliability=metrics.reliability(probabilities, targets),
-        risk_coverage=metrics.risk_coverage(probabilities.max(axis=1), probabilities.argmax(axis=1) == targets),
+        support=np.bincount(targets, minlength=len(classes)),
+        cells=cells,
+        confused=tuple((classes[i], classes[j], count) for i, j, count in worst.tolist()),
+        reliability=metrics.reliability(answers),
+        risk_coverage=metrics.risk_coverage(answers.confidence, answers.right > 0),
         failures=len(predictions.errors),
     )
 
@@ -106,8 +104,9 @@ def findings(evaluation: Evaluation) -> list[Finding]:
     that one is ever said.
     """
     accuracy, pictures = evaluation.overall["accuracy"], evaluation.pictures
-    said, given = evaluation.confusion.sum(axis=0) / pictures, evaluation.confusion.sum(axis=1) / pictures
-    chance = float(said @ given)
+    _, predicted, count = evaluation.cells.T
+    said = np.bincount(predicted, weights=count, minlength=len(evaluation.classes)) / pictures
+    chance = float(said @ (evaluation.support / pictures))
     return found(
         "no-better-than-chance",
         "warning",
@@ -119,23 +118,16 @@ def findings(evaluation: Evaluation) -> list[Finding]:
 
 
 def _beyond_the_label(
-    predictions: Predictions,
-    rows: Integers,
-    targets: Integers,
-    groups: Integers | None,
-    weights: NDArray[np.float64],
+    predictions: Predictions, rows: Integers, answers: metrics.Answers, groups: Integers | None, seed: int
 ) -> dict[str, Interval]:
     """Return the figures of withheld answers, of sets and of refusals."""
-    probabilities = predictions.probabilities[rows]
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
-    drawn = [np.repeat(np.arange(len(rows)), times.astype(np.int64)) for times in weights]
-    areas = [metrics.aurc(confidence[draw], right[draw]) for draw in drawn]
-    figures = {"aurc": _spread(metrics.aurc(confidence, right), areas)}
+    confidence, right = answers.confidence, answers.right > 0
+    areas = [metrics.aurc(confidence, right, weights) for weights in metrics.resample(len(rows), groups, ROUNDS, seed)]
+    figures = {"aurc": _spread(metrics.aurc(confidence, right), np.concatenate(areas))}
     if predictions.sets is not None:
-        sets = predictions.sets[rows]
-        size = sets.sum(axis=1)
-        figures["coverage"] = metrics.share_interval(sets[np.arange(len(rows)), targets], groups)
-        figures["set_size"] = _spread(float(size.mean()), weights @ size / weights.sum(axis=1))
+        size = predictions.sets.sum(axis=1)[rows]
+        figures["coverage"] = metrics.share_interval(predictions.sets[rows, answers.targets], groups)
+        figures["set_size"] = _spread(float(size.mean()), metrics.drawn_means(size, groups, ROUNDS, seed))
     if predictions.known is not None:
         figures["refused"] = metrics.share_interval(~predictions.known[rows], groups)
     return figures

@@ -73,15 +73,13 @@ def expect(learner: Learner, turns: Sequence[Turn], saved: Integers, groups: Int
     if (sizes[:-1] == sizes[1:]).all(axis=1).any():
         return None
     before, now = _compared(learner, turns, fewer)
-    weights = metrics.resample(
-        len(now), groups[np.concatenate([turn.measured for turn in turns])], ROUNDS, learner.seed
-    )
-    weights /= weights.sum(axis=1, keepdims=True)  # groups differ in size
+    families = groups[np.concatenate([turn.measured for turn in turns])]
+    drawn = metrics.drawn_means(np.stack([now - before, now], axis=1), families, ROUNDS, learner.seed)
     factors, generator = _factor(sizes, EXPONENTS), np.random.default_rng(learner.seed)
     gain = float(factors.mean() * (now - before).mean())
-    brought = weights @ (now - before) + _luck(now - before, turns) * generator.normal(size=ROUNDS)
+    brought = drawn[:, 0] + _luck(now - before, turns) * generator.normal(size=ROUNDS)
     gains = generator.choice(factors, size=ROUNDS) * brought
-    accuracy = _around(float(np.clip(now.mean() + gain, 0, 1)), np.clip(weights @ now + gains, 0, 1))
+    accuracy = _around(float(np.clip(now.mean() + gain, 0, 1)), np.clip(drawn[:, 1] + gains, 0, 1))
     return Expectation(
         accuracy, _around(gain, gains), len(saved), round(float(np.mean([len(t.learned) for t in turns])))
     )

@@ -81,8 +81,7 @@ def same_object_gap(learner: Learner, kept: Integers, alike: Integers) -> Interv
     if len(both) < FEWEST:
         return None
     lost = right[0, both] - right[1, both]
-    weights = metrics.resample(len(both), alike[both], 1000, seed)
-    low, high = np.percentile(weights @ lost / weights.sum(axis=1), [2.5, 97.5])
+    low, high = np.percentile(metrics.drawn_means(lost, alike[both], 1000, seed), [2.5, 97.5])
     return Interval(float(lost.mean()), float(low), float(high))
 
 
@@ -132,11 +131,11 @@ def _measurable(grouping: Grouping, features: LabelledFeatures, known: Integers)
 
 def _measured_classes(groups: Integers, aside: NDArray[np.bool_], features: LabelledFeatures) -> NDArray[np.bool_]:
     """Return (K,) whether a class has a group that can be measured, and another one to learn from."""
-    pairs, first = np.unique(np.stack([features.targets, groups], axis=1), axis=0, return_index=True)
-    barred = np.isin(groups[first], groups[aside])
     size = len(features.classes)
-    result: NDArray[np.bool_] = (np.bincount(pairs[:, 0], minlength=size) > 1) & (
-        np.bincount(pairs[~barred, 0], minlength=size) > 0
+    pairs, first = np.unique(groups * size + features.targets, return_index=True)
+    barred = np.isin(groups[first], groups[aside])
+    result: NDArray[np.bool_] = (np.bincount(pairs % size, minlength=size) > 1) & (
+        np.bincount(pairs[~barred] % size, minlength=size) > 0
     )
     return result
 

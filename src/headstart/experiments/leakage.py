@@ -16,7 +16,7 @@ from headstart.data.splits import Grouping
 from headstart.experiments import random_split
 from headstart.experiments.grouping import MATTERS
 from headstart.experiments.random_split import Measured, RandomSplit
-from headstart.inspection import similarity
+from headstart.inspection import blocks, similarity
 from headstart.inspection.duplicates import Resemblance
 from headstart.learning.learner import Fitted, Learner
 from headstart.plans import Plan
@@ -24,6 +24,7 @@ from headstart.predictions import Interval
 from headstart.records import Finding, Integers, Splits, found
 
 WORTH_SAYING = 0.01
+MOST_PAIRS = 5_000_000_000  # of measured and learned pictures, whose similarities take some minutes
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ def report(
 
 
 def bands(fitted: Fitted, measured: Measured, groups: Integers, resemblance: Resemblance) -> tuple[Band, ...]:
-    """Return measured pictures by the similarity of the nearest picture that was learned from.
+    """Return measured pictures, of very many a sample, by the similarity of the nearest one that was learned from.
 
     Args:
         fitted: With the features.
@@ -109,10 +110,12 @@ def bands(fitted: Fitted, measured: Measured, groups: Integers, resemblance: Res
         resemblance: Whose similarities divide the bands.
     """
     seen = fitted.features.values[:, 0]  # of the frozen network, whose similarities these are
-    known = seen[measured.learned]
-    mean = known.mean(axis=0)
+    known = blocks.some(seen, measured.learned)
+    mean = blocks.mean(known)
+    some = _some(len(measured.rows), len(known))
+    measured = Measured(measured.rows[some], measured.right[some], measured.learned)
     queries = similarity.directions(seen[measured.rows], mean)
-    nearest = similarity.nearest(queries, similarity.directions(known, mean))[:, 0]
+    nearest = similarity.nearest(queries, similarity.away(known, mean))[:, 0]
     edges = [-np.inf, resemblance.unlike, max(resemblance.alike, resemblance.unlike), np.inf]
     result: list[Band] = []
     for name, low, high in zip(("unlike", "between", "same-object"), edges, edges[1:], strict=False):
@@ -122,6 +125,12 @@ def bands(fitted: Fitted, measured: Measured, groups: Integers, resemblance: Res
             limits = float(nearest[own].min()), float(nearest[own].max())
             result.append(Band(name, *limits, int(own.sum()), float(own.mean()), accuracy))
     return tuple(result)
+
+
+def _some(measured: int, learned: int) -> Integers:
+    """Return which of the measured pictures to compare with all learned ones."""
+    most = min(measured, max(1, MOST_PAIRS // max(learned, 1)))
+    return np.unique(np.linspace(0, measured - 1, most).astype(np.int64))
 
 
 def findings(report: LeakageReport) -> list[Finding]:

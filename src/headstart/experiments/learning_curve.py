@@ -154,10 +154,8 @@ def measure(
     progress("Measuring the learning curve", len(jobs), len(jobs))
     sizes = np.array([np.mean([len(rows) for rows in part]) for part in parts])
     measured = None if groups is None else groups[validation]
-    weights = metrics.resample(len(validation), measured, ROUNDS, seed)
-    weights /= weights.sum(axis=1, keepdims=True)  # groups differ in size
     units = len(validation) if measured is None else len(np.unique(measured))
-    drawn = np.tensordot(weights, right, axes=(1, 2))  # (rounds, P, repeats) accuracies
+    drawn = metrics.drawn_means(right.transpose(2, 0, 1), measured, ROUNDS, seed)  # (rounds, P, repeats) accuracies
     points = tuple(
         Point(
             pictures_per_class=float(sizes[p] / len(classes)),

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import DisjointSet
 
-from headstart.data.splits import joined
-from headstart.inspection import scenes, similarity, thumbnails
+from headstart.data.splits import joined, settled
+from headstart.inspection import blocks, scenes, similarity, thumbnails
+from headstart.inspection.blocks import Rows
 from headstart.inspection.properties import SIDE
 from headstart.inspection.scenes import Scene
 from headstart.records import Dataset, Finding, Floats, ImageProperties, Integers, found
@@ -33,6 +33,8 @@ MOST_OF_CLASS = 0.8  # a group of same-object pictures is no larger, so that som
 _SAMPLE = 500  # pictures from which similarities to expect are estimated
 _MOST = 20  # pairs a picture whose thumbnails are compared, those of the most alike descriptors or features
 _LINKS = 30  # pairs a picture that may join groups of same-object pictures
+_SCENES = 20  # of which it is asked whether a picture is a part of them, those of the most alike descriptors
+_AT_ONCE = 100_000  # pairs of same-object pictures that are looked at together
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +46,15 @@ class Resemblance:
         same_object: (N,) integers, equal for these and for further photographs of one thing.
         alike: The similarity from which on pictures of a class are same-object pictures.
         unlike: The similarity that half of the pictures have to no picture of another class.
+        recall: Where an index proposed the pairs that are compared, the share that it found of those of a sample;
+            None: all pictures were compared with all.
     """
 
     near_duplicates: Integers
     same_object: Integers
     alike: float
     unlike: float
+    recall: float | None = None
 
 
 def find(
@@ -59,25 +64,26 @@ def find(
 
     Args:
         properties: Of N pictures; those without detail are near-duplicates by their bytes only.
-        features: (N, D).
+        features: (N, D), in memory or in a file.
         targets: (N,) classes; same-object pictures are of one class, near-duplicates of any.
         digests: (N,) of the files; equal ones are near-duplicates.
         seed: Of the sample from which similarities are estimated.
     """
-    mean = features.mean(axis=0)
-    vectors = similarity.directions(features, mean)
-    alike, unlike, candidate = _expected(vectors, targets, seed)
+    vectors = blocks.held(similarity.away(features, blocks.mean(features)))
+    alike, unlike, candidate, known = _expected(vectors, targets, seed)
     near, _ = similarity.pairs(vectors, candidate, most=_MOST * len(vectors))
+    recall = None if len(vectors) <= blocks.FEW else _share(known, near, len(vectors))
     same = _near_duplicates(properties, near)
     copies = joined(np.unique(digests, return_inverse=True)[1], same)
-    return Resemblance(copies, _same_object(copies, _own_class(vectors, targets, alike), targets), alike, unlike)
+    together = _same_object(copies, _own_class(vectors, targets, alike), targets)
+    return Resemblance(copies, together, alike, unlike, recall)
 
 
 def findings(dataset: Dataset, resemblance: Resemblance, digests: Sequence[str]) -> list[Finding]:
     """Return what to know of the copies: how many there are, and which carry different labels."""
     sets = [rows for rows in members(resemblance.near_duplicates) if len({digests[row] for row in rows}) > 1]
     apart = [rows for rows in sets if len({dataset[row].label for row in rows}) > 1]
-    agreed = [rows for rows in sets if rows not in apart]
+    agreed = [rows for rows in sets if len({dataset[row].label for row in rows}) == 1]
     return [
         *found(
             "near-duplicates",
@@ -95,14 +101,23 @@ def findings(dataset: Dataset, resemblance: Resemblance, digests: Sequence[str])
             [" = ".join(f"{dataset[row].name} ({dataset[row].label})" for row in rows) for rows in apart],
             "Look at them before anything is removed: `headstart audit` puts them first in its sheet.",
         ),
+        *found(
+            "sought-by-index",
+            "note",
+            f"there are too many pictures to compare all with all: an index of features proposed which to compare, and "
+            f"it found {resemblance.recall or 0:.1%} of the alike pairs of a sample",
+            [] if resemblance.recall is None else [f"{resemblance.recall:.4f}"],
+        ),
     ]
 
 
 def members(groups: Integers) -> list[list[int]]:
     """Return the rows of each group of two or more, in the order of their first rows."""
-    order = np.argsort(groups, kind="stable")
-    cuts = np.flatnonzero(np.diff(groups[order])) + 1
-    return sorted(part.tolist() for part in np.split(order, cuts) if len(part) > 1)
+    _, member, size = np.unique(groups, return_inverse=True, return_counts=True)
+    rows = np.flatnonzero(size[member] > 1)
+    order = rows[np.argsort(member[rows], kind="stable")]
+    cuts = np.flatnonzero(np.diff(member[order])) + 1
+    return sorted(part.tolist() for part in np.split(order, cuts) if len(part))
 
 
 def conflicting(copies: Integers, targets: Integers) -> NDArray[np.bool_]:
@@ -115,20 +130,36 @@ def conflicting(copies: Integers, targets: Integers) -> NDArray[np.bool_]:
     return mixed
 
 
-def _expected(vectors: Floats, targets: Integers, seed: int) -> tuple[float, float, float]:
-    """Return the similarities of same-object pictures, of unlike pictures, and from which on copies are sought.
+def _expected(vectors: Rows, targets: Integers, seed: int) -> tuple[float, float, float, Integers]:
+    """Return the similarities of same-object pictures, of unlike pictures, and from which on copies are sought; and
+    the pairs (P, 2) of a sample that are so alike.
 
     So many pairs are sought among as there are pictures, whatever the backbone calls alike.
     """
-    size = len(targets)
-    rows = np.sort(np.random.default_rng(seed).permutation(size)[:_SAMPLE])
-    best = vectors[rows] @ vectors.T
-    best[np.arange(len(rows)), rows] = -1
-    kept = min(best.size, 2 * len(rows))  # of all pairs, so many as there are pictures
-    candidate = max(LEAST_ALIKE, float(np.partition(best, best.size - kept, axis=None)[best.size - kept]))
-    best[targets[rows][:, None] == targets[None]] = -1
-    unlike, alike = np.percentile(best.max(axis=1), [50, ALIKE_SHARE])
-    return float(alike), float(unlike), candidate
+    rows = np.sort(np.random.default_rng(seed).permutation(len(targets))[:_SAMPLE])
+    sample, most = vectors[rows], 2 * len(rows)  # of all pairs, so many as there are pictures
+    others = np.full(len(rows), -1, dtype=np.float32)
+    pairs, values = np.zeros((0, 2), dtype=np.int64), np.zeros(0, dtype=np.float32)
+    for begin in range(0, len(targets), blocks.FEW):
+        block = sample @ vectors[begin : begin + blocks.FEW].T
+        own = targets[begin : begin + blocks.FEW]
+        inside = np.flatnonzero((rows >= begin) & (rows < begin + len(own)))
+        block[inside, rows[inside] - begin] = -1
+        best = np.argpartition(block, -min(most, block.size), axis=None)[-min(most, block.size) :]
+        first, second = np.divmod(best, len(own))
+        pairs = np.concatenate([pairs, np.stack([rows[first], begin + second], axis=1)])
+        pairs, values = similarity.most_alike(pairs, np.concatenate([values, block[first, second]]), most)
+        block[targets[rows][:, None] == own] = -1
+        others = np.maximum(others, block.max(axis=1))
+    candidate = max(LEAST_ALIKE, float(values.min()))
+    unlike, alike = np.percentile(others, [50, ALIKE_SHARE])
+    return float(alike), float(unlike), candidate, np.sort(pairs[values >= candidate], axis=1)
+
+
+def _share(known: Integers, found: Integers, size: int) -> float:
+    """Return the share of known pairs (P, 2) of rows that were found, 1 if there are none."""
+    codes, wanted = (pairs[:, 0] * size + pairs[:, 1] for pairs in (found, known))
+    return float(np.isin(wanted, codes).mean()) if len(known) else 1.0
 
 
 def _near_duplicates(properties: ImageProperties, near: Integers) -> Integers:
@@ -139,15 +170,15 @@ def _near_duplicates(properties: ImageProperties, near: Integers) -> Integers:
     for scene in shared:
         alone[scene.rows] = False
     rows = np.flatnonzero(alone)
-    described = thumbnails.descriptors(properties.thumbnails[rows])
+    described = blocks.each(lambda part: thumbnails.descriptors(properties.thumbnails[part]), rows)
     turned = rows[similarity.pairs(described, DESCRIBED, most=_MOST * max(1, len(rows)))[0]]
     cropped = near[alone[near].all(axis=1)]
     pairs = np.concatenate(
         [turned[thumbnails.same(properties, turned)], cropped[thumbnails.within(properties, cropped)]]
     )
-    inside = np.concatenate([np.zeros((0, 2), dtype=np.int64), *map(scenes.alike, shared)])
-    inside = inside[thumbnails.same(properties, inside)]
-    return np.concatenate([pairs[~_parts_of_scenes(properties, pairs, shared)], inside])
+    pairs = pairs[~_parts_of_scenes(properties, pairs, shared)]
+    inside = (scenes.alike(scene) for scene in shared)
+    return np.concatenate([pairs, *(proposed[thumbnails.same(properties, proposed)] for proposed in inside)])
 
 
 def _parts_of_scenes(properties: ImageProperties, pairs: Integers, shared: Sequence[Scene]) -> NDArray[np.bool_]:
@@ -155,23 +186,33 @@ def _parts_of_scenes(properties: ImageProperties, pairs: Integers, shared: Seque
     rows = np.unique(pairs)
     if not shared or not len(rows):
         return np.zeros(len(pairs), dtype=bool)
-    both = ImageProperties(
-        np.concatenate([properties.figures[rows], np.zeros((len(shared), properties.figures.shape[1]))]),
-        np.concatenate([properties.thumbnails[rows], [scene.mean for scene in shared]]),
-        np.concatenate([properties.colours[rows], [scene.colours for scene in shared]]),
-    )
-    which, scene = np.meshgrid(np.arange(len(rows)), len(rows) + np.arange(len(shared)), indexing="ij")
-    asked = np.stack([which.ravel(), scene.ravel()], axis=1)
-    parts = rows[np.unique(asked[thumbnails.within(both, asked, roughly=True), 0])]
+    most = len(shared) if len(properties) <= blocks.FEW else min(len(shared), _SCENES)
+    step = max(1, _AT_ONCE // most)
+    parts = rows[blocks.each(lambda part: _is_part(properties.select(part), shared, most), rows, step)]
     return np.asarray(np.isin(pairs, parts).any(axis=1))
 
 
-def _own_class(vectors: Floats, targets: Integers, alike: float) -> Integers:
+def _is_part(pictures: ImageProperties, shared: Sequence[Scene], most: int) -> NDArray[np.bool_]:
+    """Return (R,) whether pictures are parts of one of the `most` scenes with the most alike descriptors."""
+    rows = np.arange(len(pictures))
+    both = ImageProperties(
+        np.concatenate([pictures.figures, np.zeros((len(shared), pictures.figures.shape[1]))]),
+        np.concatenate([pictures.thumbnails, [scene.mean for scene in shared]]),
+        np.concatenate([pictures.colours, [scene.colours for scene in shared]]),
+    )
+    described = thumbnails.descriptors(both.thumbnails)
+    alike = described[: len(rows)] @ described[len(rows) :].T
+    scene = len(rows) + np.argsort(-alike, axis=1, kind="stable")[:, :most]
+    asked = np.stack([np.repeat(rows, most), scene.ravel()], axis=1)
+    return np.isin(rows, asked[thumbnails.within(both, asked, roughly=True), 0])
+
+
+def _own_class(vectors: Rows, targets: Integers, alike: float) -> Integers:
     """Return the pairs of one class that are same-object pictures, the most alike first."""
     found, values = [np.zeros((0, 2), dtype=np.int64)], [np.zeros(0, dtype=np.float32)]
-    for rows in members(targets):
-        close, similar = similarity.pairs(vectors[rows], alike, most=_LINKS * len(rows))
-        found.append(np.array(rows)[close])
+    for rows in map(np.array, members(targets)):
+        close, similar = similarity.pairs(blocks.some(vectors, rows), alike, most=_LINKS * len(rows))
+        found.append(rows[close])
         values.append(similar)
     pairs = np.concatenate(found)
     order = np.lexsort((pairs[:, 1], pairs[:, 0], -np.concatenate(values)))
@@ -181,24 +222,31 @@ def _own_class(vectors: Floats, targets: Integers, alike: float) -> Integers:
 
 def _same_object(copies: Integers, pairs: Integers, targets: Integers) -> Integers:
     """Join same-object pictures, the most alike first (single linkage), never past `MOST_OF_CLASS` of their class."""
-    groups = DisjointSet(range(len(copies)))
-    for rows in members(copies):
-        for row in rows[1:]:
-            groups.merge(rows[0], row)
+    called = joined(copies, np.zeros((0, 2), dtype=np.int64))
+    size = np.bincount(called, minlength=len(called))
     limit = np.maximum(2, MOST_OF_CLASS * np.bincount(targets))
-    for first, second in pairs.tolist():
-        if not groups.connected(first, second):
-            together = groups.subset_size(first) + groups.subset_size(second)
-            if together <= limit[targets[first]]:
-                groups.merge(first, second)
-    result = np.empty(len(copies), dtype=np.int64)
-    for group in groups.subsets():
-        result[list(group)] = min(group)
-    return result
+    for begin in range(0, len(pairs), _AT_ONCE):
+        part, called = pairs[begin : begin + _AT_ONCE], settled(called)
+        ends, largest = called[part], limit[targets[part[:, 0]]]
+        # groups only grow: what is one already, or would be too large, stays so
+        fits = (ends[:, 0] != ends[:, 1]) & (size[ends].sum(axis=1) <= largest)
+        for (one, other), most in zip(ends[fits].tolist(), largest[fits].tolist(), strict=True):
+            first, second = sorted((_called(called, one), _called(called, other)))
+            if first != second and size[first] + size[second] <= most:
+                called[second] = first
+                size[first] += size[second]
+    return settled(called)
+
+
+def _called(called: Integers, row: int) -> int:
+    while (first := int(called[row])) != row:
+        row = first
+    return row
 
 
 def _telling(properties: ImageProperties) -> NDArray[np.bool_]:
     """Return (N,) whether a thumbnail shows enough to know its picture by."""
     side = np.minimum(properties.figure("width"), properties.figure("height"))
-    telling: NDArray[np.bool_] = (properties.thumbnails.std(axis=(1, 2)) > FLAT) & (side >= SMALLEST)
+    deviation = blocks.each(lambda part: part.std(axis=(1, 2)), properties.thumbnails)
+    telling: NDArray[np.bool_] = (deviation > FLAT) & (side >= SMALLEST)
     return telling

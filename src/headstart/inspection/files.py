@@ -10,14 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Literal
 
-from headstart.data import images
+from headstart.data import images, manifest
 from headstart.errors import DataError, PictureError
-from headstart.records import Dataset, Finding, Progress, found, silence
+from headstart.records import Dataset, Finding, Place, Progress, found, silence
 
-READERS = 4
-Reading = Callable[[Dataset, Progress], tuple[tuple[str, ...], dict[int, str]]]
+READERS, FAR_READERS = 4, 32  # files that are read at once: of this machine, and where answers take their time
+NOTED = 50_000  # digests that are kept at once
+Reading = Callable[..., tuple[tuple[str, ...], dict[int, str]]]  # arguments as of `fingerprints`
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,28 +37,54 @@ class Inspection:
     findings: tuple[Finding, ...]
 
 
-def fingerprints(dataset: Dataset, progress: Progress = silence) -> tuple[tuple[str, ...], dict[int, str]]:
-    """Return the SHA-256 of every file ("" where it cannot be read), and row → why it cannot be read."""
+def fingerprints(
+    dataset: Dataset, progress: Progress = silence, *, cache: Path | None = None
+) -> tuple[tuple[str, ...], dict[int, str]]:
+    """Return the SHA-256 of every file ("" where it cannot be read), and row → why it cannot be read.
+
+    Args:
+        dataset: N samples.
+        progress: Hears of every file.
+        cache: Where it is kept what was read of stores: such files are read once; None: nowhere.
+    """
     failures: dict[int, str] = {}
-    digests: list[str] = []
+    digests = manifest.recall(dataset, cache)
+    lacking = [row for row, digest in enumerate(digests) if not digest]
+    far = any(not isinstance(dataset[row].path, Path) for row in lacking)
+    done, fresh = len(dataset) - len(lacking), dict[Place, str]()
 
-    def look(index: int) -> str:
+    def look(row: int) -> tuple[str, Place]:
         try:
-            return images.digest(images.read_bytes(dataset[index].path))
+            data, place = images.fetch(dataset[row].path)
+            return images.digest(data), place
         except PictureError as error:
-            failures[index] = error.message
-            return ""
+            failures[row] = error.message
+            return "", dataset[row].path
 
-    with ThreadPoolExecutor(READERS) as pool:
-        rows = iter(range(len(dataset)))
-        while block := list(islice(rows, 256)):  # in blocks, so that Ctrl-C waits for one block, not for all files
-            digests += pool.map(look, block)
-            progress("Reading", len(digests), len(dataset))
+    try:
+        with ThreadPoolExecutor(FAR_READERS if far else READERS) as pool:
+            rows = iter(lacking)
+            while block := list(islice(rows, 256)):  # in blocks, so that Ctrl-C waits for one block, not for all files
+                for row, (digest, place) in zip(block, pool.map(look, block), strict=True):
+                    digests[row] = digest
+                    fresh |= {} if isinstance(place, Path) else {place: digest}
+                done += len(block)
+                progress("Reading", done, len(dataset))
+                if len(fresh) >= NOTED:
+                    manifest.note(fresh, cache)
+                    fresh = {}
+    finally:
+        manifest.note(fresh, cache)  # also when interrupted
     return tuple(digests), failures
 
 
 def inspect(
-    dataset: Dataset, progress: Progress = silence, *, keep_conflicting: bool = False, read: Reading = fingerprints
+    dataset: Dataset,
+    progress: Progress = silence,
+    *,
+    keep_conflicting: bool = False,
+    cache: Path | None = None,
+    read: Reading = fingerprints,
 ) -> Inspection:
     """Look at a labelled dataset and leave out what must not be learned from.
 
@@ -66,6 +94,7 @@ def inspect(
         dataset: With labels.
         progress: Hears of every file.
         keep_conflicting: Whether byte-identical pictures with different labels stay, for whoever wants to mend them.
+        cache: As in `fingerprints`.
         read: What finds out the digests; `fingerprints`, or what does the same elsewhere.
 
     Raises:
@@ -73,7 +102,7 @@ def inspect(
     """
     refuse_one_class(dataset, dataset.findings)
     dataset = dataset.select(sorted(range(len(dataset)), key=lambda row: dataset[row].name))
-    digests, failures = read(dataset, progress)
+    digests, failures = read(dataset, progress, cache=cache)
     conflicting = [] if keep_conflicting else _conflicting(dataset, digests)
     out = set(failures) | {row for rows in conflicting for row in rows}
     kept = [row for row in range(len(dataset)) if row not in out]
@@ -97,6 +126,18 @@ def inspect(
     refuse_one_class(usable, findings)
     findings += _class_sizes(usable)
     return Inspection(usable, tuple(digests[row] for row in kept), tuple(findings))
+
+
+def correct(inspection: Inspection, digests: Sequence[str], cache: Path | None) -> None:
+    """Forget what was known of pictures whose bytes, as they were read last, have another digest.
+
+    Args:
+        inspection: What was known.
+        digests: Of the same pictures, as they were read last.
+        cache: As in `fingerprints`.
+    """
+    rows = zip(inspection.dataset, inspection.digests, digests, strict=True)
+    manifest.forget([sample.path for sample, known, now in rows if known != now], cache)
 
 
 def unusable(dataset: Dataset, failures: Mapping[int, str]) -> list[Finding]:

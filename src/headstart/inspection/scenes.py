@@ -7,12 +7,13 @@ left of two pictures (noise, a scratch, an animal) must correlate by itself, far
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from headstart.inspection import similarity, thumbnails
+from headstart.inspection import blocks, similarity, thumbnails
+from headstart.inspection.blocks import Computed, Rows
 from headstart.inspection.properties import SIDE
 from headstart.records import Floats, ImageProperties, Integers
 
@@ -27,6 +28,8 @@ _LOCAL = 3  # pixels over which what is smooth goes
 _COMMON = 16  # a direction in which so many pictures differ from the mean is common too: light, shaking
 _SAMPLE = 500  # pictures of a scene from which that is learned
 _MOST = 20  # pairs a picture that are proposed
+_CELLS, _COARSE = 16, 8  # of a side, on which company is counted, and very many pictures are looked through
+_LIKELY = 0.8  # correlation on the coarse ones below which a picture is not looked at for a scene
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,63 +39,84 @@ class Scene:
     Attributes:
         rows: (M,) which pictures.
         thumbnails: (M, 32, 32) of them, all turned like the first one.
+        mean: (32, 32) of these: what they share.
         colours: (8, 8, 2) of the first one.
     """
 
     rows: Integers
-    thumbnails: Floats
+    thumbnails: Rows
+    mean: Floats
     colours: Floats
-
-    @property
-    def mean(self) -> Floats:
-        """The (32, 32) thumbnail of what they share."""
-        mean: Floats = self.thumbnails.mean(axis=0)
-        return mean
 
 
 def find(pictures: ImageProperties, rows: Integers) -> list[Scene]:
     """Return the scenes that more than `COMPANY` + 1 of these rows (M,) of pictures share; no picture is in two."""
     if len(rows) <= COMPANY:
         return []
-    normed = thumbnails.normal(pictures.thumbnails[rows])
-    coarse = normed.reshape(-1, SIDE // 2, 2, SIDE // 2, 2).mean(axis=(2, 4))
-    company = similarity.company(thumbnails.normal(coarse).reshape(len(rows), -1), SHARED)
+    normed = blocks.held(Computed(len(rows), lambda part: thumbnails.normal(pictures.thumbnails[rows[part]])))
+    company = similarity.company(Computed(len(rows), lambda part: _reduced(normed[part], _CELLS)), SHARED)
+    coarse = None if len(rows) <= blocks.FEW else blocks.each(lambda part: _reduced(part, _COARSE), normed)
     free, found = company > COMPANY, []
     taken = np.zeros(len(rows), dtype=bool)
     while free.any():
         leader = int(np.where(free, company, -1).argmax())
-        own, turned = _of_scene(pictures, rows, normed, leader)
+        likely = np.arange(len(rows)) if coarse is None else _likely(coarse, leader)
+        own, turned = _of_scene(pictures, rows, normed, likely, leader)
         own, turned = own[~taken[own]], turned[~taken[own]]
         free[leader] = False
         free[own] = False
         if len(own) > COMPANY:
             taken[own] = True
-            likeness = _upright(pictures.thumbnails[rows[own]], turned)
-            found.append(Scene(rows[own], likeness, pictures.colours[rows[leader]]))
+            found.append(_scene(pictures, rows[own], turned, pictures.colours[rows[leader]]))
     return found
 
 
 def alike(scene: Scene) -> Integers:
     """Return (P, 2) rows, first before second, that have more in common than their scene."""
-    left = _without_common(scene.thumbnails)
+    left = blocks.held(_without_common(blocks.held(scene.thumbnails)))
     quiet = _quiet(left)
-    left = _normal_without_shared(left[quiet])
-    views = [np.ascontiguousarray(view).reshape(len(left), -1) for view in _views(left, scene.mean)]
+    left = blocks.held(_normal_without_shared(blocks.some(left, quiet)))
+    views = [blocks.held(view) for view in _views(left, scene.mean)]
     least, most = _least(views), _MOST * len(left)
     pairs = [similarity.pairs(views[0], least, most=most, others=view)[0] for view in views]
     result: Integers = np.unique(np.sort(scene.rows[quiet][np.concatenate(pairs)], axis=1), axis=0)
     return result
 
 
-def _of_scene(pictures: ImageProperties, rows: Integers, normed: Floats, leader: int) -> tuple[Integers, Integers]:
-    """Return which pictures show what the leader shows, and in which orientation of it."""
+def _reduced(normed: Floats, cells: int) -> Floats:
+    """Return (M, cells²) the means of (M, 32, 32) over cells, with mean 0 and norm 1."""
+    step = SIDE // cells
+    coarse = normed.reshape(-1, cells, step, cells, step).mean(axis=(2, 4))
+    return thumbnails.normal(coarse).reshape(-1, cells * cells)
+
+
+def _likely(coarse: Floats, leader: int) -> Integers:
+    """Return which of (M, `_COARSE`²) pictures may show what the leader shows."""
+    views = np.stack(thumbnails.orientations(coarse[leader].reshape(1, _COARSE, _COARSE))).reshape(8, -1)
+    return np.flatnonzero((coarse @ views.T).max(axis=1) >= _LIKELY)
+
+
+def _of_scene(
+    pictures: ImageProperties, rows: Integers, normed: Rows, likely: Integers, leader: int
+) -> tuple[Integers, Integers]:
+    """Return which of the likely pictures show what the leader shows, and in which orientation of it."""
     views = np.stack(thumbnails.orientations(normed[leader : leader + 1])).reshape(8, -1)
-    correlation = normed.reshape(len(normed), -1) @ views.T
-    own = np.flatnonzero(correlation.max(axis=1) >= FRINGE)
-    turned = correlation[own].argmax(axis=1)
-    colours = np.concatenate(thumbnails.orientations(pictures.colours[rows[leader]][None]))[turned]
-    fits = thumbnails.colours_agree(colours, pictures.colours[rows[own]], thumbnails.WHOLE)
+    correlation = blocks.each(lambda part: normed[part].reshape(-1, SIDE * SIDE) @ views.T, likely)
+    fits = correlation.max(axis=1) >= FRINGE
+    own, turned = likely[fits], correlation[fits].argmax(axis=1)
+    colours = np.concatenate(thumbnails.orientations(pictures.colours[rows[leader]][None]))
+    fits = blocks.each(
+        lambda part: thumbnails.colours_agree(
+            colours[turned[part]], pictures.colours[rows[own[part]]], thumbnails.WHOLE
+        ),
+        np.arange(len(own)),
+    )
     return own[fits], turned[fits]
+
+
+def _scene(pictures: ImageProperties, rows: Integers, turned: Integers, colours: Floats) -> Scene:
+    upright = Computed(len(rows), lambda part: _upright(pictures.thumbnails[rows[part]], turned[part]))
+    return Scene(rows, upright, blocks.mean(upright), colours)
 
 
 def _upright(pictures: Floats, turned: Integers) -> Floats:
@@ -104,41 +128,61 @@ def _upright(pictures: Floats, turned: Integers) -> Floats:
     return upright
 
 
-def _without_common(pictures: Floats) -> Floats:
+def _without_common(pictures: Rows) -> Computed:
     """Return what is left of (M, 32, 32) thumbnails of one scene, in levels.
 
     Light and contrast, the mean of all, and what is smooth (shadows, another lamp) are taken off.
     """
-    flat = pictures - pictures.mean(axis=(1, 2), keepdims=True)
-    mean = flat.mean(axis=0)
-    contrast = np.einsum("pij,ij->p", flat, mean) / np.maximum((mean * mean).sum(), 1e-6)
-    return thumbnails.fine(flat / contrast[:, None, None] - mean, _LOCAL)
+    flat = Computed(len(pictures), lambda part: _centred(pictures[part]))
+    mean = blocks.mean(flat)
+
+    def left(part: slice | Integers) -> Floats:
+        own = flat[part]
+        contrast = np.einsum("pij,ij->p", own, mean) / np.maximum((mean * mean).sum(), 1e-6)
+        return thumbnails.fine(own / contrast[:, None, None] - mean, _LOCAL)
+
+    return Computed(len(pictures), left)
 
 
-def _quiet(left: Floats) -> Integers:
+def _centred(pictures: Floats) -> Floats:
+    centred: Floats = pictures - pictures.mean(axis=(1, 2), keepdims=True)
+    return centred
+
+
+def _quiet(left: Rows) -> Integers:
     """Return which pictures differ from their scene in places only; of others, cropped or shaken, nothing is told."""
-    everywhere = np.median(np.abs(left), axis=(1, 2))
+    everywhere = blocks.each(lambda part: np.median(np.abs(part), axis=(1, 2)), left)
     quiet: Integers = np.flatnonzero(everywhere <= max(_LEVEL, _OUTLIER * float(np.quantile(everywhere, 0.25))))
     return quiet
 
 
-def _normal_without_shared(left: Floats) -> Floats:
+def _normal_without_shared(left: Rows) -> Computed:
     """Return what is left without what stands out and without directions that many share, with mean 0 and norm 1."""
-    limit = _OUTLIER * np.quantile(left.std(axis=(1, 2)), 0.25)
-    flat = np.clip(left, -limit, limit).reshape(len(left), -1)
+    limit = _OUTLIER * np.quantile(blocks.each(lambda part: part.std(axis=(1, 2)), left), 0.25)
+    flat = Computed(len(left), lambda part: np.clip(left[part], -limit, limit).reshape(-1, SIDE * SIDE))
     shared = _shared_directions(flat)
-    return thumbnails.normal((flat - (flat @ shared.T) @ shared).reshape(left.shape))
+
+    def normal(part: slice | Integers) -> Floats:
+        own = flat[part]
+        return thumbnails.normal((own - (own @ shared.T) @ shared).reshape(-1, SIDE, SIDE))
+
+    return Computed(len(left), normal)
 
 
-def _views(left: Floats, mean: Floats) -> list[Floats]:
-    """Return (M, 32, 32) as they are, and in those orientations in which their scene looks the same."""
+def _views(left: Rows, mean: Floats) -> list[Computed]:
+    """Return (M, 32²) as they are, and in those orientations in which their scene looks the same."""
     scenes = [thumbnails.normal(view).ravel() for view in thumbnails.orientations(mean[None])]
-    return [
-        view for view, scene in zip(thumbnails.orientations(left), scenes, strict=True) if scene @ scenes[0] >= FRINGE
-    ]
+    return [_view(left, number) for number, scene in enumerate(scenes) if scene @ scenes[0] >= FRINGE]
 
 
-def _shared_directions(left: Floats) -> Floats:
+def _view(left: Rows, number: int) -> Computed:
+    def turned(part: slice | Integers) -> Floats:
+        return np.ascontiguousarray(thumbnails.orientations(left[part])[number]).reshape(-1, SIDE * SIDE)
+
+    return Computed(len(left), turned)
+
+
+def _shared_directions(left: Rows) -> Floats:
     """Return the (C, D) unit directions along which more than a tenth of the pictures, and `_COMMON`, differ."""
     some = left[np.linspace(0, len(left) - 1, min(len(left), _SAMPLE)).astype(np.int64)]
     some = some / np.maximum(np.linalg.norm(some, axis=1, keepdims=True), 1e-6)
@@ -147,7 +191,7 @@ def _shared_directions(left: Floats) -> Floats:
     return shared
 
 
-def _least(views: list[NDArray[np.float32]]) -> float:
+def _least(views: Sequence[Rows]) -> float:
     """Return the correlation from which on what is left of two pictures is no chance: far above that of other pairs."""
     rows = np.linspace(0, len(views[0]) - 1, min(len(views[0]), _SAMPLE)).astype(np.int64)
     best = np.max([views[0][rows] @ view[rows].T for view in views], axis=0)

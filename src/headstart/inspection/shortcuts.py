@@ -24,6 +24,11 @@ F1_OF_CLASS = (
 )
 
 
+MOST_ROWS = 50_000  # that are looked at, as many of each class as there can be …
+MOST_CLASSES = 1000  # … of so many classes, those of which most is held out
+SEED = 0  # of that choice
+
+
 class _Property(NamedTuple):
     code: str
     name: str  # "… can be told from the {name} alone"
@@ -75,7 +80,7 @@ def inspect(
     """Return the properties that the label can be told from, at most one finding for each.
 
     A finding says that the labels as a whole can be told, or else that single classes can; it names the classes, the
-    one told best first.
+    one told best first. Of very many pictures or classes some are looked at, and the shares told are of these.
 
     Args:
         dataset: N pictures; not looked at, all inspections of properties are called alike.
@@ -86,8 +91,9 @@ def inspect(
     """
     usable = np.isfinite(properties.figures).all(axis=1)
     held = np.bincount(targets[usable & (fold >= 0)], minlength=len(classes))
-    rows = np.flatnonzero(usable & (held >= FEWEST_OF_CLASS)[targets])
-    properties, targets, fold = properties.select(rows), targets[rows], fold[rows]
+    rows = _some(np.flatnonzero(usable & (held >= FEWEST_OF_CLASS)[targets]), targets, held)
+    properties = ImageProperties(properties.figures[rows], properties.thumbnails[:0], properties.colours[:0])
+    targets, fold = targets[rows], fold[rows]
     measured = fold >= 0
     if measured.sum() < FEWEST_ROWS:
         return []
@@ -98,6 +104,25 @@ def inspect(
             answer = _predict(columns, targets, fold)
             findings += _judge(property_, answer[measured], targets[measured], classes)
     return findings
+
+
+def _some(rows: Integers, targets: Integers, held: Integers) -> Integers:
+    """Return (M,) rows, or of very many or of very many classes some: drawn, as many of each class as there can be.
+
+    Args:
+        rows: (M,) that may be looked at.
+        targets: (N,) classes.
+        held: (K,) pictures of each class that are held out.
+    """
+    rows = rows[np.isin(targets[rows], np.argsort(-held, kind="stable")[:MOST_CLASSES])]
+    if len(rows) <= MOST_ROWS:
+        return rows
+    shuffled = np.random.default_rng(SEED).permutation(rows)
+    order = np.argsort(targets[shuffled], kind="stable")
+    sizes = np.bincount(targets[rows])
+    place = np.empty(len(rows), dtype=np.int64)  # of each row within its class
+    place[order] = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.sort(shuffled[np.argsort(place, kind="stable")[:MOST_ROWS]])
 
 
 def _predict(columns: Floats, targets: Integers, fold: Integers) -> Integers:

@@ -1,6 +1,7 @@
 """Features → how alike pictures are: the cosine of their features once the mean of the dataset is taken off.
 
-Without that, all pictures of one kind point the same way and every cosine is close to 1.
+Without that, all pictures of one kind point the same way and every cosine is close to 1. Up to `blocks.FEW` rows are
+compared all with all; of more, each with its neighbours in an index.
 """
 
 from __future__ import annotations
@@ -9,20 +10,28 @@ import importlib
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from headstart.inspection import blocks, neighbours
+from headstart.inspection.blocks import Computed, Rows
 from headstart.records import Floats, Integers
 
 BLOCK = 2048  # rows of a block of products
 
 
-def directions(features: Floats, mean: Floats) -> Floats:
-    """Return (N, D) features as unit vectors away from the mean (D,)."""
-    shifted = features - mean
+def directions(features: NDArray[np.floating], mean: Floats) -> Floats:
+    """Return (N, D) features as float32 unit vectors away from the mean (D,)."""
+    shifted: Floats = features - mean
     shifted /= np.maximum(np.linalg.norm(shifted, axis=1, keepdims=True), 1e-12)
     return shifted
 
 
-def nearest(queries: Floats, references: Floats, count: int = 1) -> Floats:
+def away(features: Rows, mean: Floats) -> Computed:
+    """Return the `directions` of (N, D) features, which may lie in a file, as rows that are computed when asked for."""
+    return Computed(len(features), lambda part: directions(features[part], mean))
+
+
+def nearest(queries: Floats, references: Rows, count: int = 1) -> Floats:
     """Return the (M, count) largest similarities of each query to the references, largest first.
 
     Args:
@@ -31,18 +40,26 @@ def nearest(queries: Floats, references: Floats, count: int = 1) -> Floats:
         count: How many; at most N.
     """
     torch = _torch()
-    result = np.empty((len(queries), count), dtype=np.float32)
-    held = torch.from_numpy(references).T
-    for begin in range(0, len(queries), BLOCK):
-        block = torch.from_numpy(queries[begin : begin + BLOCK]) @ held
-        result[begin : begin + BLOCK] = block.topk(count, dim=1).values.numpy()
-    return result
+    result = torch.full((len(queries), count), -torch.inf)
+    for start in range(0, len(references), blocks.FEW):
+        known = torch.from_numpy(references[start : start + blocks.FEW]).T
+        for begin in range(0, len(queries), BLOCK):
+            block = torch.from_numpy(queries[begin : begin + BLOCK]) @ known
+            best = torch.cat([result[begin : begin + BLOCK], block], dim=1).topk(count, dim=1).values
+            result[begin : begin + BLOCK] = best
+    return np.asarray(result.numpy())
 
 
-def company(vectors: Floats, least: float) -> Integers:
-    """Return (N,) how many others of the (N, D) directions are at least this alike to each."""
+def company(vectors: Rows, least: float) -> Integers:
+    """Return (N,) how many others of the (N, D) directions are at least this alike to each.
+
+    Of very many directions, no more than an index gives are counted.
+    """
+    if len(vectors) > blocks.FEW:
+        found = [rows for rows, _, _ in neighbours.search(vectors, vectors, least)]
+        return np.bincount(np.concatenate(found), minlength=len(vectors))
     torch = _torch()
-    held, step = torch.from_numpy(vectors), BLOCK // 8  # a block is as wide as there are pictures
+    held, step = torch.from_numpy(vectors[:]), BLOCK // 8  # a block is as wide as there are pictures
     counts, block = np.empty(len(vectors), dtype=np.int64), torch.empty(step, len(vectors))
     for begin in range(0, len(held), step):
         rows = held[begin : begin + step]
@@ -52,7 +69,7 @@ def company(vectors: Floats, least: float) -> Integers:
 
 
 def pairs(
-    vectors: Floats, least: float, *, most: int | None = None, others: Floats | None = None
+    vectors: Rows, least: float, *, most: int | None = None, others: Rows | None = None
 ) -> tuple[Integers, Floats]:
     """Return the (P, 2) pairs of rows at least this alike, first row before second, and their (P,) similarities.
 
@@ -62,8 +79,16 @@ def pairs(
         most: So many pairs at most, the most alike; memory is bounded by it. None: all.
         others: (N, D) what the second row of a pair is taken from; None: `vectors`.
     """
+    others = vectors if others is None else others
+    found, values = (_compared if len(vectors) <= blocks.FEW else _indexed)(vectors, others, least, most)
+    return (found, values) if most is None else most_alike(found, values, most)
+
+
+def _compared(vectors: Rows, others: Rows, least: float, most: int | None) -> tuple[Integers, Floats]:
+    """Compare all with all; of many pairs some more than the `most` alike may be left."""
     torch = _torch()
-    one, other = torch.from_numpy(vectors), torch.from_numpy(vectors if others is None else others)
+    one = torch.from_numpy(vectors[:])
+    other = one if others is vectors else torch.from_numpy(others[:])
     found: list[Integers] = [np.zeros((0, 2), dtype=np.int64)]
     values: list[Floats] = [np.zeros(0, dtype=np.float32)]
     for row in range(0, len(one), BLOCK):
@@ -75,10 +100,19 @@ def pairs(
             found.append(np.stack([first[fits] + row, second[fits] + column], axis=1))
             values.append(alike[fits])
             if most is not None and sum(map(len, values)) > 2 * most:
-                kept, alike = _most_alike(np.concatenate(found), np.concatenate(values), most)
+                kept, alike = most_alike(np.concatenate(found), np.concatenate(values), most)
                 found, values, least = [kept], [alike], max(least, float(alike.min()))
-    result, alike = np.concatenate(found), np.concatenate(values)
-    return (result, alike) if most is None else _most_alike(result, alike, most)
+    return np.concatenate(found), np.concatenate(values)
+
+
+def _indexed(vectors: Rows, others: Rows, least: float, most: int | None) -> tuple[Integers, Floats]:
+    """Compare each of the others with its neighbours, whose number bounds that of the pairs."""
+    codes, values = [], []
+    for row, near, alike in neighbours.search(vectors, others, least):
+        codes.append(np.minimum(row, near) * len(vectors) + np.maximum(row, near))
+        values.append(alike)
+    code, first = np.unique(np.concatenate(codes), return_index=True)
+    return np.stack(np.divmod(code, len(vectors)), axis=1), np.concatenate(values)[first]
 
 
 def _torch() -> Any:
@@ -86,7 +120,7 @@ def _torch() -> Any:
     return importlib.import_module("torch")
 
 
-def _most_alike(found: Integers, values: Floats, most: int) -> tuple[Integers, Floats]:
+def most_alike(found: Integers, values: Floats, most: int) -> tuple[Integers, Floats]:
     """Return the `most` pairs of the largest values, in their order."""
     if len(values) <= most:
         return found, values

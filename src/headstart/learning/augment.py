@@ -7,7 +7,6 @@ beside it, so that a training that was killed goes on to the same bits.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from headstart.data import pictures
 from headstart.encoding import crops, reading
 from headstart.encoding.reading import Loaded
 from headstart.errors import PictureError
-from headstart.records import LabelledFeatures, Preprocess
+from headstart.records import LabelledFeatures, Place, Preprocess
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ class Augmentation:
         changed = not loaded.problem and loaded.digest != self.features.digests[row]
         return Loaded(loaded.digest, problem="it has changed") if changed else loaded
 
-    def _augmented(self, path: Path, row: int, epoch: int) -> Loaded:
+    def _augmented(self, path: Place, row: int, epoch: int) -> Loaded:
         largest = max(self.shown, key=lambda one: one.size)
         try:
             content = pictures.read(path, largest)

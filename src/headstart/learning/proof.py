@@ -86,10 +86,8 @@ def prove(frozen: Floats, epochs: Sequence[Floats], targets: Integers, groups: I
             scores, temperature = _chosen(candidates, targets, ~measuring)
             own[side, measuring] = losses(scores[measuring] / temperature, targets[measuring])
             right[side, measuring] = scores[measuring].argmax(axis=1) == targets[measuring]
-    weights = metrics.resample(len(targets), groups, ROUNDS, seed)
-    weights /= weights.sum(axis=1, keepdims=True)
     before, after = own.mean(axis=1).tolist()
-    loss, accuracy = (_interval(figure[1] - figure[0], weights) for figure in (own, right))
+    loss, accuracy = (_interval(figure[1] - figure[0], groups, seed) for figure in (own, right))
     return Proof(len(targets), before, after, loss, accuracy)
 
 
@@ -130,9 +128,9 @@ def _folds(groups: Integers, seed: int) -> Integers:
     return result
 
 
-def _interval(differences: NDArray[np.float64], weights: NDArray[np.float64]) -> Interval:
+def _interval(differences: NDArray[np.float64], groups: Integers, seed: int) -> Interval:
     value = float(differences.mean())
-    low, high = np.percentile(weights @ differences, [2.5, 97.5])
+    low, high = np.percentile(metrics.drawn_means(differences, groups, ROUNDS, seed), [2.5, 97.5])
     return Interval(value, min(float(low), value), max(float(high), value))
 
 

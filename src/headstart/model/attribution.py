@@ -33,7 +33,7 @@ from headstart.encoding.network import ONE_AT_A_TIME, Network
 from headstart.errors import ConfigError, PictureError
 from headstart.learning import modules
 from headstart.learning.heads import Head
-from headstart.records import Floats, Pixels
+from headstart.records import Floats, Locator, Pixels, Place
 
 Score = Callable[[Tensor], Tensor]  # (B, K) logits → (B,) what is explained
 
@@ -43,7 +43,7 @@ def widest(backbone: Backbone) -> int:
     return max(range(len(backbone.networks)), key=lambda number: _share(backbone.networks[number]))
 
 
-def prepared(backbone: Backbone, sources: Sequence[Path | InMemory]) -> list[list[Pixels]]:
+def prepared(backbone: Backbone, sources: Sequence[Place | InMemory]) -> list[list[Pixels]]:
     """Return of each network the pictures as it wants them, (S, S, 3).
 
     Raises:
@@ -54,7 +54,7 @@ def prepared(backbone: Backbone, sources: Sequence[Path | InMemory]) -> list[lis
     loaded = [reading.load(source, preprocesses, lambda _: parts) for source in sources]
     for source, one in zip(sources, loaded, strict=True):
         if one.problem:
-            raise PictureError(f"{source if isinstance(source, Path) else 'a picture'}: {one.problem}")
+            raise PictureError(f"{source if isinstance(source, Path | Locator) else 'a picture'}: {one.problem}")
     return [[one.pixels[number] for one in loaded] for number in range(len(preprocesses))]
 
 

@@ -110,8 +110,8 @@ class Classifier(Displayable):
         A picture that cannot be used keeps its row, marked with the reason, and changes no other row.
 
         Args:
-            pictures: A dataset, or pictures in any form, mixed as you like; paths may be files, folders and glob
-                patterns. An array (N, H, W, channels) is N pictures.
+            pictures: A dataset, or pictures in any form, mixed as you like; paths may be files, folders, glob
+                patterns, tars, and URIs of these. An array (N, H, W, channels) is N pictures.
             cache: A folder for features that are worth keeping, or `DEFAULT`; None: keep nothing.
             progress: Hears of every picture.
             failures: As in `features.extract`.

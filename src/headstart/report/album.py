@@ -11,14 +11,13 @@ import io
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from headstart.data import images
 from headstart.errors import ConfigError, PictureError
-from headstart.records import Pixels
+from headstart.records import Pixels, Place
 from headstart.report import summary
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ def _rows(shown: Showcase) -> Iterable[int]:
     yield from (row for row, _ in shown.suspects)
 
 
-def thumbnail(path: Path, digest: str = "") -> str:
+def thumbnail(path: Place, digest: str = "") -> str:
     """Return a small WebP in base64; empty where the picture is not to be had any more, or has not that digest."""
     try:
         data = images.read_bytes(path)

@@ -18,16 +18,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from headstart import storage
-from headstart.data import images
+from headstart.data import images, stores
 from headstart.data.pictures import Pictures
 from headstart.encoding.cache import DEFAULT, CacheChoice
-from headstart.errors import ArtifactError, PictureError
+from headstart.errors import ArtifactError, MissingExtraError, PictureError, StorageError
 from headstart.evaluation import explanation
 from headstart.evaluation.explanation import NEAREST, Explanation, Learned, Neighbour
 from headstart.model import artifact
 from headstart.model.classifier import Classifier
 from headstart.predictions import Prediction
-from headstart.records import SPLIT_NAMES, Dataset, Floats, Pixels, Progress, Sample, listing, silence
+from headstart.records import SPLIT_NAMES, Dataset, Floats, Locator, Pixels, Place, Progress, Sample, listing, silence
 from headstart.report import plots, stored
 
 NAME = "explanations.json"
@@ -79,15 +79,23 @@ def _of_parts(run: Path, parts: Collection[str]) -> Learned | None:
     if not path.is_file():
         return None
     try:
-        _, rows = stored.read_columns(path, stored.PICTURE_COLUMNS)
+        rows = stored.read_pictures(path)
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{run} does not tell what it learned from: {error}") from error
     rows = [row for row in rows if row[2] in parts]
-    if wrong := [digest for *_, digest in rows if not re.fullmatch("[0-9a-f]{64}", digest)]:
+    if wrong := [digest for _, _, _, digest, _ in rows if not re.fullmatch("[0-9a-f]{64}", digest)]:
         raise ArtifactError(f"{path} is damaged: {listing(wrong)} is no SHA-256.")
     root = Path((stored.read_journal(run) or {}).get("source", ""))
-    samples = tuple(Sample(root / name, name, label) for name, label, *_ in rows)
-    return Learned(Dataset(root, samples), tuple(digest for *_, digest in rows))
+    samples = tuple(Sample(_place(root, name, place), name, label) for name, label, _, _, place in rows)
+    return Learned(Dataset(root, samples), tuple(digest for _, _, _, digest, _ in rows))
+
+
+def _place(root: Path, name: str, place: str) -> Place:
+    """Return where a picture lay: below the folder of the data, if nothing else is told."""
+    if not place:
+        return root / name
+    told = Locator.from_text(place)
+    return told if told.kind != "object" or stores.is_read(place) else Path(place)
 
 
 def save(explanations: Sequence[Explanation], folder: Path) -> list[Path]:
@@ -175,10 +183,12 @@ def _read(neighbour: Neighbour) -> Pixels | None:
     return None
 
 
-def lies_at(path: Path, digest: str) -> Path | None:
+def lies_at(path: Place, digest: str) -> Place | None:
     """Return the file of this digest that lies at a place in a run; ids of tables may leave out its suffix."""
-    for candidate in (path, *sorted(path.parent.glob(f"{glob.escape(path.name)}.*"))):
-        with contextlib.suppress(PictureError):
+    longer = sorted(path.parent.glob(f"{glob.escape(path.name)}.*")) if isinstance(path, Path) else []
+    for candidate in (path, *longer):
+        # a store that is not to be had is as good as none
+        with contextlib.suppress(PictureError, StorageError, MissingExtraError):
             if images.digest(images.read_bytes(candidate)) == digest:
                 return candidate
     return None

@@ -25,7 +25,7 @@ from headstart.evaluation.explanation import Learned
 from headstart.model import artifact
 from headstart.model.classifier import Classifier
 from headstart.model.portable import Input
-from headstart.records import Dataset, Progress, Sample, silence
+from headstart.records import Dataset, Place, Progress, Sample, silence
 from headstart.report import explained, usage
 
 PARITY, CARD = "parity.json", "README.md"
@@ -36,7 +36,7 @@ CALIBRATED, MEASURED = 300, 2000  # pictures that int8 is calibrated with, and t
 class _Chosen(NamedTuple):
     """Pictures that labels are compared on, and those that the accuracy of 8-bit integers is measured on."""
 
-    compared: list[Path]
+    compared: list[Place]
     labelled: Labelled | None = None
 
 
@@ -190,7 +190,7 @@ def _choose(
     return _Chosen([one.path for one in measured.dataset][:MOST], measured)
 
 
-def _pictures(run: Path, classifier: Classifier, asked: Sequence[str | Path] | None) -> list[Path]:
+def _pictures(run: Path, classifier: Classifier, asked: Sequence[str | Path] | None) -> list[Place]:
     """Return which pictures are compared on, at most `MOST`, the same ones each time."""
     if asked is not None:
         paths = [sample.path for sample in sources.read_pictures([str(one) for one in asked])]
@@ -227,7 +227,7 @@ def _labelled(run: Path, classifier: Classifier, asked: str | Path) -> Labelled:
     return Labelled(dataset, sum(digest in known for digest in _digests(one.path for one in dataset)))
 
 
-def _calibrated(run: Path, classifier: Classifier, chosen: _Chosen) -> list[Path]:
+def _calibrated(run: Path, classifier: Classifier, chosen: _Chosen) -> list[Place]:
     """Return pictures that the model learned from and that nothing is measured on."""
     learned, found = explained.learned(run, classifier), list[Sample]()
     measured = () if chosen.labelled is None else (one.path for one in chosen.labelled.dataset)
@@ -258,7 +258,7 @@ def _lying(of: Learned, rows: Iterable[int]) -> Iterator[Sample]:
             yield replace(sample, path=path)
 
 
-def _digests(paths: Iterable[Path]) -> Iterator[str]:
+def _digests(paths: Iterable[Place]) -> Iterator[str]:
     for path in paths:
         try:
             yield images.digest(images.read_bytes(path))

@@ -9,13 +9,13 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from headstart.data import images, sources
+from headstart.data import images, shards, sources
 from headstart.data.images import Picture
 from headstart.data.shapes import Cropped, cropped
 from headstart.data.tables import read_table
 from headstart.errors import ConfigError, DataError, PictureError
 from headstart.evaluation.label_errors import Suspect
-from headstart.records import Dataset, Finding, Pixels, Preprocess, Sample
+from headstart.records import Dataset, Finding, Pixels, Place, Preprocess, Sample
 from headstart.report import plots, summary
 
 GRID, BATCH, SHEET = 25, 16, 36
@@ -23,7 +23,7 @@ _THUMBNAIL = Preprocess(220, 1.0, "bicubic", (0, 0, 0), (1, 1, 1), resize="lette
 _BLANK: Pixels = np.full((_THUMBNAIL.size, _THUMBNAIL.size, 3), 255, np.uint8)
 
 
-def open_any(root: Path, table: Path | None) -> Dataset:
+def open_any(root: Place, table: Place | None) -> Dataset:
     """Return the labelled dataset at this place, or its pictures where there are no labels.
 
     Raises:
@@ -34,15 +34,15 @@ def open_any(root: Path, table: Path | None) -> Dataset:
     try:
         return sources.read(root, table, missing="drop")
     except DataError:
-        if table is not None or (root / "labels.csv").is_file():
+        if table is not None or (isinstance(root, Path) and (root / "labels.csv").is_file()):
             raise
         return sources.read_pictures([root])
 
 
-def rows(root: Path, table: Path | None) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def rows(root: Place, table: Place | None) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Return header and rows: of a table as they stand in the file, else of the pictures that were found."""
     if table is not None:
-        read = read_table(table)
+        read = shards.from_tables(shards.shards(table))[0] if shards.is_shard(table) else read_table(table)
         return read.header, list(read.rows)
     return ("name", "label", "file"), [(s.name, s.label or "", str(s.path)) for s in open_any(root, table)]
 

@@ -16,7 +16,7 @@ import numpy as np
 from headstart.data.tables import to_csv
 from headstart.errors import ArtifactError
 from headstart.predictions import Predictions
-from headstart.records import SPLIT_NAMES, ClassNames
+from headstart.records import SPLIT_NAMES, ClassNames, Locator
 from headstart.schema import (
     FLAG,
     SECTION,
@@ -43,6 +43,7 @@ FINDINGS, HISTORY, ALBUM, JOURNAL = "findings.json", "history.csv", "album.json"
 MODEL = "model.json"
 
 PICTURE_COLUMNS = ["path", "label", "split", "sha256"]
+PLACE = "place"  # a column after these, where pictures are no files below the folder of the data
 HELD_OUT_COLUMNS = ["path", "split", "label", "predicted"]
 CLASS_COLUMN = (
     "probability:"  # before the name of a class, which may itself be `path` or differ from another by a space
@@ -320,7 +321,24 @@ def write_pictures(path: Path, result: TrainingResult) -> None:
     for name in SPLIT_NAMES:
         part |= dict.fromkeys(result.splits.part(name).tolist(), name)
     pictures = enumerate(zip(result.dataset, result.digests, strict=True))
-    _write_rows(path, [PICTURE_COLUMNS], ([s.name, str(s.label), part[row], digest] for row, (s, digest) in pictures))
+    rows = ([s.name, str(s.label), part[row], digest] for row, (s, digest) in pictures)
+    if all(isinstance(sample.path, Path) for sample in result.dataset):
+        _write_rows(path, [PICTURE_COLUMNS], rows)
+        return
+    places = (s.path.to_text() if isinstance(s.path, Locator) else str(s.path) for s in result.dataset)
+    _write_rows(path, [[*PICTURE_COLUMNS, PLACE]], ([*row, place] for row, place in zip(rows, places, strict=True)))
+
+
+def read_pictures(path: Path) -> list[tuple[str, ...]]:
+    """Return the rows of `write_pictures`; those of the fifth column are empty where it is not there.
+
+    Raises:
+        ValueError: It is no such table; `OSError` where it cannot be read.
+    """
+    header, rows = read_columns(path, PICTURE_COLUMNS)
+    if header[len(PICTURE_COLUMNS) :] != [PLACE]:
+        return [(*row, "") for row in rows]
+    return read_columns(path, header)[1]
 
 
 def _write_rows(path: Path, *parts: Iterable[Sequence[str]]) -> None:

@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from headstart.predictions import Evaluation, Interval
 from headstart.records import Finding
 
@@ -40,15 +38,16 @@ OF_A_FINDING = 6  # pictures that are shown
 
 def of_evaluation(evaluation: Evaluation) -> dict[str, Any]:
     """Return every figure as `[value, low, high]`."""
+    classes = evaluation.classes
+    support = dict(zip(classes, evaluation.support.tolist(), strict=True))
     return {
         "pictures": evaluation.pictures,
         "failures": evaluation.failures,
         "interval": "95 %",
-        "classes": list(evaluation.classes),
+        "classes": list(classes),
         "overall": {name: _numbers(figure) for name, figure in evaluation.overall.items()},
         "per_class": {
-            name: {"pictures": int(evaluation.support[evaluation.classes.index(name)])}
-            | {key: _numbers(figure) for key, figure in figures.items()}
+            name: {"pictures": support[name]} | {key: _numbers(figure) for key, figure in figures.items()}
             for name, figures in evaluation.per_class.items()
         },
         "most_confused": [
@@ -56,12 +55,8 @@ def of_evaluation(evaluation: Evaluation) -> dict[str, Any]:
             for given, predicted, count in evaluation.confused
         ],
         "confusion": [
-            {
-                "given": evaluation.classes[i],
-                "predicted": evaluation.classes[j],
-                "pictures": int(evaluation.confusion[i, j]),
-            }
-            for i, j in np.argwhere(evaluation.confusion)
+            {"given": classes[given], "predicted": classes[predicted], "pictures": pictures}
+            for given, predicted, pictures in evaluation.cells.tolist()
         ],
         "risk_coverage": [
             {"answered": round(share, 4), "wrong": round(risk, 6)} for share, risk in evaluation.risk_coverage

@@ -13,6 +13,7 @@ import warnings
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 from headstart.errors import ConfigError, HeadstartError, StorageError
@@ -200,7 +201,7 @@ class Crew:
             if text not in self._warned:
                 self._warned.add(text)
                 warnings.warn(text, stacklevel=2)
-        here = next((path for path in answer.unseen if path.exists()), None)
+        here = next((path for path in answer.unseen if isinstance(path, Path) and path.exists()), None)
         if here is not None:
             raise StorageError(
                 f"{member.name} does not see {here}, which is there on this machine.",

@@ -100,10 +100,16 @@ class Filling:
             with crews.gathered(cluster, job, recipe(encoders), progress) as crew:
                 return _computed(crew, dataset, digests, list(lacking.values()), len(cluster.places()), progress)
 
-    def fingerprints(self, dataset: Dataset, progress: Progress = silence) -> tuple[tuple[str, ...], dict[int, str]]:
-        """Return what `files.fingerprints` does; many files are read by the machines of the cluster."""
-        if self.address is None or not self.address.place or len(dataset) < MANY:
-            return files.fingerprints(dataset, progress)
+    def fingerprints(
+        self, dataset: Dataset, progress: Progress = silence, *, cache: Path | None = None
+    ) -> tuple[tuple[str, ...], dict[int, str]]:
+        """Return what `files.fingerprints` does; many files are read by the machines of the cluster.
+
+        What lies on stores is read here: where it was read before, its version tells its digest.
+        """
+        here = self.address is None or not self.address.place or len(dataset) < MANY
+        if here or not all(isinstance(sample.path, Path) for sample in dataset):
+            return files.fingerprints(dataset, progress, cache=cache)
         digests: list[str] = [""] * len(dataset)
         failures: dict[int, str] = {}
         begins = range(0, len(dataset), MOST)

@@ -19,7 +19,7 @@ from headstart.data.images import DECODER
 from headstart.encoding import runtime
 from headstart.encoding.encoder import Encoder
 from headstart.errors import HeadstartError
-from headstart.records import Dataset, Preprocess
+from headstart.records import Dataset, Place, Preprocess
 from headstart.scale import screening
 
 PACKAGES = ("headstart", "numpy", "pillow")
@@ -42,9 +42,7 @@ class Block(NamedTuple):
     @classmethod
     def of(cls, number: int, dataset: Dataset, digests: Sequence[str] | None = None) -> Block:
         """Return the block of these pictures."""
-        samples = tuple(
-            one if one.path.is_absolute() else replace(one, path=Path(os.path.abspath(one.path))) for one in dataset
-        )
+        samples = tuple(replace(one, path=path) if (path := _absolute(one.path)) else one for one in dataset)
         return cls(number, replace(dataset, samples=samples, findings=()), None if digests is None else tuple(digests))
 
 
@@ -70,7 +68,7 @@ class Answer:
     number: int
     value: Any
     deadly: Mapping[int, str]
-    unseen: tuple[Path, ...]
+    unseen: tuple[Place, ...]
     warned: tuple[str, ...]
 
 
@@ -132,9 +130,21 @@ class Station:
                 done = self._work.do(block, deadly)
         except HeadstartError as error:
             return error
-        unseen = tuple(paths[row] for row in done.failed if row not in deadly and not paths[row].exists())
+        unseen = tuple(path for row in done.failed if row not in deadly and _is_unseen(path := paths[row]))
         told = dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, UserWarning))
         return Answer(block.number, done.value, deadly, unseen, tuple(told))
+
+
+def _absolute(place: Place) -> Place | None:
+    """Return a place by the path that leads there from everywhere; None if it is told so already."""
+    if isinstance(place, Path):
+        return None if place.is_absolute() else Path(os.path.abspath(place))
+    there = place.kind == "object" or "://" in place.base or os.path.isabs(place.base)
+    return None if there else replace(place, base=os.path.abspath(place.base))
+
+
+def _is_unseen(place: Place) -> bool:
+    return isinstance(place, Path) and not place.exists()
 
 
 def compared(encoder: Encoder) -> Encoder:

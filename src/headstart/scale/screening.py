@@ -11,16 +11,15 @@ import multiprocessing
 import signal
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 from headstart.encoding import reading
-from headstart.records import Preprocess
+from headstart.records import Place, Preprocess
 
 PATIENCE = 120.0  # seconds in which a picture is decoded, or never
 
 
-def deadly(paths: Sequence[Path], preprocesses: Sequence[Preprocess]) -> dict[int, str]:
+def deadly(paths: Sequence[Place], preprocesses: Sequence[Preprocess]) -> dict[int, str]:
     """Return place → why, of the pictures that cannot be decoded in any process.
 
     Args:
@@ -39,7 +38,7 @@ def deadly(paths: Sequence[Path], preprocesses: Sequence[Preprocess]) -> dict[in
     return found
 
 
-def _tried(paths: Sequence[Path], preprocesses: Sequence[Preprocess]) -> tuple[int, str] | None:
+def _tried(paths: Sequence[Place], preprocesses: Sequence[Preprocess]) -> tuple[int, str] | None:
     """Return at which picture a child ended, and how; None if it came to the end."""
     context = multiprocessing.get_context("spawn")  # threads of an engine do not survive a fork
     pipe, other = context.Pipe(duplex=False)
@@ -60,7 +59,7 @@ def _tried(paths: Sequence[Path], preprocesses: Sequence[Preprocess]) -> tuple[i
     return place, why or f"ends its process: {_end(child.exitcode or 0)}"
 
 
-def _decode(pipe: Connection[Any, Any], paths: Sequence[Path], preprocesses: Sequence[Preprocess]) -> None:
+def _decode(pipe: Connection[Any, Any], paths: Sequence[Place], preprocesses: Sequence[Preprocess]) -> None:
     """Be such a child."""
     every = tuple((network, 0) for network in range(len(preprocesses)))
     for place, path in enumerate(paths):

@@ -194,7 +194,8 @@ def _nearest(one: Explanation) -> Iterator[dict[str, Any]]:
     from headstart.report import album, explained
 
     for neighbour in one.nearest:
-        path = explained.lies_at(neighbour.sample.path, neighbour.digest)
+        lay = neighbour.sample.path  # a server asks nothing of any store
+        path = explained.lies_at(lay, neighbour.digest) if isinstance(lay, Path) else None
         small = album.thumbnail(path) if path is not None else _Loaded.album.get(neighbour.sample.name, "")
         yield {
             "label": neighbour.sample.label,

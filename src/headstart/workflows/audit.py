@@ -38,8 +38,9 @@ def audit(
         BackboneError: The backbone's weights cannot be had.
     """
     dataset = sources.dataset_of(data)
-    begun = prepare.begin(dataset, config or TrainConfig(), progress=progress, keep_conflicting=True)
-    prepared = prepare.encode(begun, cache=caches.resolve(cache), progress=progress)
+    folder, asked = caches.resolve(cache), config or TrainConfig()
+    begun = prepare.begin(dataset, asked, cache=folder, progress=progress, keep_conflicting=True)
+    prepared = prepare.encode(begun, cache=folder, progress=progress)
     features, plan, near = prepared.features, prepared.plan, prepared.resemblance.near_duplicates
     rows = np.arange(len(features))
     groups = splits.united(splits.group_ids(features.dataset, features.digests), near)

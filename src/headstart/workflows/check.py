@@ -37,7 +37,9 @@ def check(
     """
     filling = Filling(cluster, folder := caches.resolve(cache))
     with filling:
-        begun = prepare.begin(sources.dataset_of(data), config or TrainConfig(), progress=progress, filling=filling)
+        begun = prepare.begin(
+            sources.dataset_of(data), config or TrainConfig(), cache=folder, progress=progress, filling=filling
+        )
         prepared = prepare.encode(begun, cache=folder, progress=progress, filling=filling)
     decided = grouping.decide(prepared.learner(), prepared.resemblance, prepared.plan.split, progress=progress)
     given = splits.is_given(prepared.features.dataset)

@@ -132,7 +132,7 @@ def begin(
     Args:
         dataset: Labelled pictures.
         config: What was asked for.
-        cache: The folder of the cache, where there is a budget; None: keep nothing.
+        cache: The folder of the cache; None: keep nothing.
         progress: Hears of every file.
         keep_conflicting: Whether byte-identical pictures with different labels stay.
         filling: What reads many files elsewhere; None: all are read here.
@@ -148,7 +148,7 @@ def begin(
     wanted.refuse_contradictions(asked.encoder.backbone, asked.encoder.weights)
     splits.check(dataset, config.split, watches_validation(asked))
     read = files.fingerprints if filling is None else filling.fingerprints
-    inspection = files.inspect(dataset, progress, keep_conflicting=keep_conflicting, read=read)
+    inspection = files.inspect(dataset, progress, keep_conflicting=keep_conflicting, cache=cache, read=read)
     if config.budget:
         decision, spent = budget.spend(config, inspection, begun=begun, cache=cache, progress=progress)
         return Begun(inspection, decision.backbone, decision.plan, spent)
@@ -177,6 +177,7 @@ def encode(
     wanted: dict[str, Any] = {"views": plan.views, "with_properties": True, "progress": progress}
     deadly = {} if filling is None else filling(*asked, **wanted)
     extraction = features.extract(*asked, **wanted, cache=cache, failures=deadly)
+    files.correct(inspection, extraction.table.digests, cache)
     plan = replace(plan, encoder=extraction.encoders[0].plan)  # the engine may have fallen back to a safer one
     progress("Examining", 0, 1)
     averaged = plan.predict.views == "mirror"

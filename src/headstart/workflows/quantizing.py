@@ -36,7 +36,7 @@ from headstart.learning.prior import LabelRows
 from headstart.plans import Plan, SplitPlan, resolve_head
 from headstart.predictions import Interval
 from headstart.records import Dataset, Finding, Integers, LabelledFeatures, Pixels, Progress, silence
-from headstart.storage import read_regular, write_whole
+from headstart.storage import distrust, read_regular, write_whole
 
 CALIBRATING, COMPARING = "Calibrating int8", "Comparing int8"  # stages
 CALIBRATED = 128  # pictures; 300 took longer, and heads did no better
@@ -122,7 +122,7 @@ def _kept(cache: Path | None, key: str) -> Graph | None:
         return None
     path = _path(caches.open_cache(cache), key)
     try:
-        if caches.distrust(path.parent) or caches.distrust(path):
+        if distrust(path.parent) or distrust(path):
             return None
         return Graph.of_content(read_regular(path, MOST_BYTES))
     except (OSError, StorageError, BackboneError):

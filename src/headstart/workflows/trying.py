@@ -79,7 +79,7 @@ def try_backbones(
         dict.fromkeys(one for name in (at_hand.names() if names is None else names) for one in at_hand.candidates(name))
     )
     sample = _sample(sources.dataset_of(data), pictures, config.seed)
-    inspection = files.inspect(sample, progress)
+    inspection = files.inspect(sample, progress, cache=caches.resolve(cache))
     tried = []
     with _kept(cache) as folder:
         bench = _Bench(inspection, config, engine, folder, progress, download=names is not None)

@@ -1,0 +1,261 @@
+"""Whether heads of a million pictures are fitted in the memory of a laptop, and a second run over them is quick.
+
+Sections, each run by its name, every measurement in a process of its own:
+
+- `train`: what `headstart train` does once features are there: split, choose the penalty, fit, calibrate, learn what is
+  none of the classes, answer the validation part, measure, fit once more on everything. Measured at a quarter, a half
+  and the whole of the pictures.
+- `warm`: what a second `headstart train` does before that: know the digests of pictures on a store, and take their
+  features and properties from the cache. Their places do not exist, so that nothing can be read.
+
+Features are drawn, not computed: clouds in 64 dimensions, seen through 1,280 and rectified, with noise.
+
+    python benchmarks/scale_train.py train|warm [--pictures N] [--classes N] [--work FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import side_by_side
+from scale import DIM, LATENT, anonymous
+from side_by_side import MB, Bound, say
+
+from headstart import arrays
+from headstart.records import ClassNames, Dataset, Floats, LabelledFeatures, Sample
+
+CHILD = "--child"
+SPREAD = 3.0  # of a class around its centre; centres are about 11 from each other
+
+
+class Clock:
+    """Seconds of each stage."""
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Take the time of a stage, and tell it."""
+        begun = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - begun
+        say(f"{name}: {self.seconds[name]:,.1f} s")
+
+
+# ---- in the child -------------------------------------------------------------------------------------------------
+
+
+def drawn(pictures: int, classes: int, folder: Path) -> LabelledFeatures:
+    """Return features of so many pictures, in memory or mapped from a file, as an extraction leaves them."""
+    world = np.random.default_rng(1)
+    centres, mixing = world.normal(size=(classes, LATENT)), world.normal(size=(LATENT, DIM)) / LATENT**0.5
+    targets = np.random.default_rng(0).permutation(np.arange(pictures) % classes)
+    values = arrays.zeros((pictures, 1, DIM), folder, half=True)
+    for part in arrays.parts(pictures, 25_000):
+        own = np.random.default_rng([2, part.start])
+        latent = centres[targets[part]] + SPREAD * own.normal(size=(part.stop - part.start, LATENT))
+        noise = 0.2 * own.standard_normal((part.stop - part.start, DIM), dtype=np.float32)
+        values[part, 0] = np.maximum(0, (latent @ mixing).astype(np.float32) + noise)
+        arrays.release(values)
+    names = ClassNames(f"class-{number:05d}" for number in range(classes))
+    samples = (Sample(Path(f"{row}.jpg"), f"{row}.jpg", names[k]) for row, k in enumerate(targets.tolist()))
+    digests = tuple(f"{row:064x}" for row in range(pictures))
+    return LabelledFeatures(Dataset(Path(), tuple(samples)), values, names, targets, digests)
+
+
+def train(folder: Path, pictures: int, classes: int) -> dict[str, object]:
+    """Fit and measure; return seconds, bytes and figures."""
+    from headstart.config import TrainConfig, apply_recipe
+    from headstart.data import splits
+    from headstart.evaluation import measure
+    from headstart.learning import learners, rules
+    from headstart.learning.prior import NO_LABELS
+    from headstart.plans import resolve_head
+    from headstart.predictions import Predictions
+
+    config, clock = apply_recipe(TrainConfig()), Clock()
+    with anonymous() as peak:
+        with clock.stage("drawing"):
+            features = drawn(pictures, classes, folder)
+        groups = np.arange(pictures)
+        learner = learners.build(features, resolve_head(config.head), NO_LABELS, 0)
+        with clock.stage("splitting"):
+            split = splits.split(features.dataset, groups, 0.2, 0)
+        with clock.stage("choosing the penalty and fitting"):
+            fitted = learner.fit(split.train, split.validation, groups)
+        with clock.stage("calibration, sets, none of these"):
+            made = rules.fit(learner, fitted, split.train, groups, config.calibration)
+        with clock.stage("answering"):
+            said = rules.apply_to(made, fitted, split.validation)
+        with clock.stage("measuring"):
+            labels = features.dataset.select(split.validation).labels
+            answers = Predictions(
+                features.names(split.validation),
+                features.classes,
+                said.probabilities,
+                targets=labels,
+                groups=groups[split.validation],
+                sets=said.sets,
+                p_value=said.p_value,
+                known=said.known,
+            )
+            evaluation = measure.measure(answers, 0)
+        with clock.stage("fitting on everything"):
+            learner.refit(np.arange(pictures), fitted.best, begin=fitted)
+    figures = {name: evaluation.overall[name].value for name in ("accuracy", "log_loss", "ece")}
+    return {"seconds": clock.seconds, "anonymous": peak[0], "figures": figures}
+
+
+def warm(folder: Path, pictures: int, classes: int) -> dict[str, object]:
+    """Take digests, features and properties of pictures that were seen before; return seconds and bytes."""
+    from headstart.config import EncoderConfig
+    from headstart.encoding import backbone, features, runtime
+    from headstart.inspection import files
+    from headstart.records import Locator
+
+    asked = EncoderConfig(backbone="lite0", device="cpu")
+    encoders, clock = runtime.build_all(backbone.load("lite0"), runtime.choose(asked)), Clock()
+    samples = tuple(
+        Sample(
+            Locator("s3://nowhere/", f"{row:07d}.jpg", size=1000, mark=row + 1), f"{row:07d}.jpg", f"{row % classes}"
+        )
+        for row in range(pictures)
+    )
+    dataset = Dataset(Locator("s3://nowhere"), samples)
+    with clock.stage("filling the cache"):
+        digests = fill(folder, dataset, encoders)
+    with anonymous() as peak:
+        with clock.stage("digests"):
+            known, failures = files.fingerprints(dataset, cache=folder)
+        with clock.stage("features and properties"):
+            table = features.extract(dataset, known, encoders, with_properties=True, cache=folder).table
+    right = known == digests and not failures and not table.failures and not table.encoded
+    return {"seconds": clock.seconds, "anonymous": peak[0], "figures": {"right": float(right)}}
+
+
+def fill(cache: Path, dataset: Dataset, encoders: tuple[object, ...]) -> tuple[str, ...]:
+    """Put features, properties and digests of pictures into a cache, and return the digests."""
+    from headstart.data import manifest
+    from headstart.encoding import kept_properties
+    from headstart.encoding.cache import LARGE_SHARD, Store
+    from headstart.encoding.shelves import recipe
+    from headstart.inspection import properties
+
+    cache.mkdir(mode=0o700, exist_ok=True)
+    digests = tuple(hashlib.sha256(str(row).encode()).hexdigest() for row in range(len(dataset)))
+    manifest.note({sample.path: digest for sample, digest in zip(dataset, digests, strict=True)}, cache)
+    (encoder,) = encoders
+    stores = [
+        Store(cache, recipe(encoder, "original"), encoder.dim),
+        Store(cache, kept_properties.properties_recipe(encoder.preprocess), properties.DIM),
+    ]
+    generator = np.random.default_rng(0)
+    for part in arrays.parts(len(dataset), LARGE_SHARD):
+        for store in stores:
+            values: Floats = generator.standard_normal((part.stop - part.start, store.dim), dtype=np.float32)
+            store.add(digests[part], values)
+    return digests
+
+
+# ---- in the parent ------------------------------------------------------------------------------------------------
+
+
+def measure_training(arguments: argparse.Namespace) -> int:
+    """Measure heads, print, write the section."""
+    about = side_by_side.machine()
+    answers = {}
+    for pictures in (arguments.pictures // 4, arguments.pictures // 2, arguments.pictures):
+        say(f"{pictures:,} pictures")
+        answers[pictures] = run("train", pictures, arguments)
+    small, large = (answers[pictures]["anonymous"] for pictures in (min(answers), max(answers)))
+    rows = [
+        (
+            f"{pictures:,}",
+            f"{sum(one['seconds'].values()) - one['seconds']['drawing']:,.0f}",
+            f"{one['anonymous'] / MB:,.0f}",
+            f"{one['figures']['accuracy']:.4f}",
+            f"{one['figures']['log_loss']:.4f}",
+            f"{one['figures']['ece']:.4f}",
+        )
+        for pictures, one in answers.items()
+    ]
+    stages = [(name, f"{seconds:,.0f}") for name, seconds in answers[max(answers)]["seconds"].items()]
+    lines = [
+        *(f"- {line}" for line in about),
+        f"- Measured: {arguments.classes:,} classes, features (N, 1, {DIM}) drawn at random, in float16 in a mapped "
+        "file where they are more than 512 MB. Memory is what a process holds besides mapped files.",
+        "",
+        *side_by_side.table(("pictures", "seconds", "MB", "accuracy", "log-loss", "ECE"), rows),
+        "",
+        *side_by_side.table((f"stage, of {max(answers):,}", "seconds"), stages),
+    ]
+    bounds = [
+        Bound("memory besides mapped files", large / MB, "<=", 4000, "{:,.0f} MB"),
+        Bound("growth of memory from a quarter to the whole", large / small - 1, "<=", 0.15),
+    ]
+    name = f"scale-train-{arguments.classes}"
+    return side_by_side.report(name, f"Heads of a million pictures, {arguments.classes:,} classes", lines, bounds,
+                               arguments.results)  # fmt: skip
+
+
+def measure_warm(arguments: argparse.Namespace) -> int:
+    """Measure a second run, print, write the section."""
+    about = side_by_side.machine()
+    answer = run("warm", arguments.pictures, arguments)
+    seconds = {name: value for name, value in answer["seconds"].items() if name != "filling the cache"}
+    lines = [
+        *(f"- {line}" for line in about),
+        f"- Measured: digests of {arguments.pictures:,} places on a store that does not exist, then their features "
+        f"({DIM}) and properties, from the cache. Nothing is decoded, and nothing could be read.",
+        "",
+        *side_by_side.table(("stage", "seconds"), [(name, f"{value:,.1f}") for name, value in seconds.items()]),
+    ]
+    bounds = [
+        Bound("seconds in all", sum(seconds.values()), "<=", 60, "{:.1f}"),
+        Bound("memory besides mapped files", answer["anonymous"] / MB, "<=", 4000, "{:,.0f} MB"),
+        Bound("all digests known, nothing encoded", answer["figures"]["right"], ">=", 1, "{:.0f}"),
+    ]
+    return side_by_side.report("scale-warm", "A second run over a million names", lines, bounds, arguments.results)
+
+
+def run(section: str, pictures: int, arguments: argparse.Namespace) -> dict[str, object]:
+    """Return what a child answers."""
+    with side_by_side.workplace(arguments.work) as work:
+        given = [section, str(work / "cache"), str(pictures), str(arguments.classes)]
+        command = [sys.executable, str(Path(__file__).resolve()), CHILD, *given]
+        return side_by_side.run_child(command, work / "cache").answer()
+
+
+SECTIONS: dict[str, Callable[[argparse.Namespace], int]] = {"train": measure_training, "warm": measure_warm}
+CHILDREN: dict[str, Callable[[Path, int, int], dict[str, object]]] = {"train": train, "warm": warm}
+
+
+def main() -> int:
+    """Run a section."""
+    parser = argparse.ArgumentParser(description="Heads of a million pictures, and a second run over them.")
+    parser.add_argument("section", choices=list(SECTIONS))
+    parser.add_argument("--pictures", type=int, default=1_000_000, help="how many (default: %(default)s)")
+    parser.add_argument("--classes", type=int, default=100, help="how many (default: %(default)s)")
+    parser.add_argument("--work", type=Path, help="where files go; what is written there is removed")
+    parser.add_argument("--results", type=Path, default=side_by_side.RESULTS, help="the file whose section is replaced")
+    arguments = parser.parse_args()
+    return SECTIONS[arguments.section](arguments)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == [CHILD]:
+        place = Path(sys.argv[3])
+        place.mkdir(parents=True, exist_ok=True, mode=0o700)
+        print(json.dumps(CHILDREN[sys.argv[2]](place, *map(int, sys.argv[4:]))))
+    else:
+        sys.exit(side_by_side.guarded(main))

@@ -1,0 +1,253 @@
+"""Tars and tables that hold pictures (WebDataset, Parquet, folders of Hugging Face's `datasets`) → what lies where in
+them, and what they say of it. Nothing is unpacked.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from headstart import storage
+from headstart.data import arrows, frames, stores, tars
+from headstart.data.folders import SPLITS, Walked, escapes
+from headstart.data.images import SUFFIXES
+from headstart.data.tables import Table
+from headstart.errors import ConfigError, DataError, StorageError
+from headstart.records import Finding, Locator, Place, Sample, found, listing
+
+READERS = 32  # tars whose headers are read at once: on a store, answers take their time
+LABELS = (".cls", ".json")  # members that tell the class of the picture of their name; the first goes before
+SPLIT = "split"  # the column that tables are given whose names tell it
+
+_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_STATE, _SPLITS = "state.json", "dataset_dict.json"  # of a folder that `datasets` wrote
+_MOST_NOTES = 1 << 24  # bytes of these
+
+
+class Shard(NamedTuple):
+    """One of several files that hold pictures together: what it is called, where it lies, and the split it is of."""
+
+    called: str
+    place: Place
+    split: str | None = None
+
+
+def is_shard(place: Place) -> bool:
+    """Return whether something is a tar, a pattern of tars, or a table that may hold pictures, by its name."""
+    named = place.name.lower().endswith((tars.SUFFIX, *arrows.SUFFIXES))
+    return named and not (isinstance(place, Path) and place.is_dir())
+
+
+def shards(place: Place) -> list[Shard]:
+    """Return the tars or tables that lie at a place, or that a pattern such as `train-{000..012}.tar` stands for.
+
+    A folder that Hugging Face's `datasets` wrote has those that its notes name; any other folder all that are under it.
+    Their split is told by their notes, or where it is of all of them by the first word of their names, or their folder.
+    """
+    if is_shard(place):
+        return _split([Shard(one.name, one) for one in _expanded(place)])
+    if isinstance(place, Locator):
+        try:
+            names = stores.listed(place, lambda name: name.lower().endswith((tars.SUFFIX, *arrows.PARQUET))).names
+        except ConfigError:  # of a web server
+            return []
+        return _split([Shard(name, place / name) for name in names])
+    if not place.is_dir():
+        return []
+    if (place / _STATE).is_file() or (place / _SPLITS).is_file():
+        return _of_datasets(place)
+    files = [(file.relative_to(place).as_posix(), file) for file in sorted(place.rglob("*")) if _is_inside(file, place)]
+    return _split([Shard(name, file) for name, file in files if not name.startswith(".") and "/." not in name])
+
+
+def _is_inside(file: Path, folder: Path) -> bool:
+    """Return whether something is a tar or a table below a folder, also once links are resolved."""
+    wanted = file.suffix.lower() in (tars.SUFFIX, *arrows.PARQUET) and file.is_file()
+    return wanted and not (file.is_symlink() and escapes(file, folder.resolve()))
+
+
+def is_tar(shard: Shard) -> bool:
+    """Return whether a shard is a tar, by its name."""
+    return shard.place.name.lower().endswith(tars.SUFFIX)
+
+
+def pictures(some: Sequence[Shard]) -> Walked:
+    """Return the pictures of tars or tables, whatever is known of them.
+
+    Raises:
+        ConfigError: There is no picture in it.
+        DataError: One is damaged.
+    """
+    if is_tar(some[0]):
+        samples, findings = from_tars(some)
+        return Walked([sample.name for sample in samples], lambda row: samples[row].path, findings)
+    table, held = from_tables(some)
+    if not held:
+        raise ConfigError(f"{table.path} holds no pictures, only {listing(table.header, 12)}.", _ONLY_NAMES)
+    places = list(held.values())
+    return Walked(list(held), places.__getitem__, [])
+
+
+_ONLY_NAMES = "Pictures are in a binary column, or in one with the fields `bytes` and `path`."
+
+
+def from_tars(some: Sequence[Shard]) -> tuple[list[Sample], list[Finding]]:
+    """Return the pictures of tars, each with the class that `NAME.cls` or the `label` of `NAME.json` beside it names.
+
+    Where there is no such member at all, pictures have the class of their folder in the tar.
+
+    Raises:
+        DataError: One is no tar, or cut off.
+    """
+    with ThreadPoolExecutor(READERS) as pool:
+        indexed = list(pool.map(lambda shard: tars.index(shard.place, _tells_label), some))
+    labelled = any(one.texts for one in indexed)
+    samples, bad, strange, none = list[Sample](), list[str](), list[str](), list[str]()
+    for shard, one in zip(some, indexed, strict=True):
+        prefix = f"{shard.called}/" if len(some) > 1 else ""
+        labels = _labels(one.texts, prefix, bad)
+        strange += [prefix + name for name in one.strange]
+        for member in one.members:
+            if os.path.splitext(member.inner)[1].lower() not in SUFFIXES:
+                continue
+            label = labels.get(_key(member.inner)) if labelled else os.path.dirname(member.inner) or None
+            samples.append(Sample(member, prefix + member.inner, label, split=shard.split))
+            none += [] if label is not None else [prefix + member.inner]
+    return samples, [
+        *found("strange-members", "error", "{n} [member|members] of a tar [is|are] left out", strange,
+               "Links, names that lead elsewhere and names that occur twice are never read."),
+        *found("unreadable-labels", "error", "{n} [label|labels] in a tar cannot be read", bad,
+               f"A .cls holds a number or a name, a .json an object with `label`; at most {tars.MOST_TEXT:,} bytes."),
+        *found("unlabelled-pictures", "note", "{n} [picture of a tar has|pictures of tars have] no label", none),
+    ]  # fmt: skip
+
+
+def _tells_label(name: str) -> bool:
+    return name.endswith(LABELS)
+
+
+def _key(name: str) -> str:
+    """Return what the members of a sample have in common: all before the first dot of the last part."""
+    folder, _, last = name.rpartition("/")
+    return f"{folder}/{last.partition('.')[0]}"
+
+
+def _labels(texts: dict[str, bytes], prefix: str, bad: list[str]) -> dict[str, str]:
+    labels: dict[str, str] = {}
+    for name in sorted(texts, key=lambda name: LABELS.index(PurePosixPath(name).suffix), reverse=True):
+        try:
+            text = texts[name].decode("utf-8-sig")
+            label = json.loads(text).get("label") if name.endswith(".json") else text.strip()
+            if label is None or isinstance(label, bool) or not isinstance(label, str | int) or label == "":
+                raise ValueError
+            labels[_key(name)] = str(label)
+        except (ValueError, AttributeError, RecursionError):
+            bad.append(prefix + name)
+    return labels
+
+
+def from_tables(some: Sequence[Shard]) -> tuple[Table, dict[str, Locator]]:
+    """Return tables of one kind as one of text, and name → where the picture lies of those that they hold.
+
+    The names are in the column of the pictures: the table's name and the number of the row.
+
+    Raises:
+        DataError: One is damaged or has other columns than the first, or it is not known which column holds pictures.
+    """
+    read = [arrows.read(shard.place) for shard in some]
+    first, called = read[0], some[0].place
+    for shard, one in zip(some, read, strict=True):
+        if (one.pictures, list(one.values)) != (first.pictures, list(first.values)):
+            raise DataError(f"{shard.place} has other columns than {called}.", "Name one of them as DATA.")
+    if len(first.pictures) > 1:
+        raise DataError(f"{called} holds pictures in several columns: {listing(first.pictures)}.", "Keep one of them.")
+    values: dict[str, list[Any]] = {name: [v for one in read for v in one.values[name]] for name in first.values}
+    if SPLIT not in values and any(shard.split for shard in some):
+        values[SPLIT] = [shard.split for shard, one in zip(some, read, strict=True) for _ in range(one.rows)]
+    held: dict[str, Locator] = {}
+    for column in first.pictures:
+        for shard, one in zip(some, read, strict=True):
+            cells = arrows.cells(shard.place, column, one.rows)
+            held |= {f"{shard.called}/{cell.number}": cell for cell in cells}
+        values[column] = list(held)
+    return frames.to_table(_Frame(values), first.pictures, called), held
+
+
+class _Frame:
+    """Columns, as `frames.Frame` has them."""
+
+    def __init__(self, values: dict[str, list[Any]]) -> None:
+        self._values = values
+
+    @property
+    def columns(self) -> Iterable[object]:
+        return list(self._values)
+
+    def __getitem__(self, column: str, /) -> Iterable[object]:
+        return self._values[column]
+
+
+def _expanded(place: Place) -> list[Place]:
+    text = str(place)
+    if braces := _BRACES.search(text):
+        width, first, last = len(braces[1]), int(braces[1]), int(braces[2])
+        if not first <= last < first + 1_000_000:
+            raise ConfigError(f"{braces[0]} in {text} is no range.", "Write e.g. shard-{000..012}.tar.")
+        texts = [f"{text[: braces.start()]}{one:0{width}d}{text[braces.end() :]}" for one in range(first, last + 1)]
+        places = (Path(one) if isinstance(place, Path) else Locator(one, query=place.query) for one in texts)
+        return [other for one in places for other in _expanded(one)]
+    if isinstance(place, Path) and not place.exists() and (matches := sorted(glob.glob(text))):
+        return [Path(one) for one in matches]
+    return [place]
+
+
+def _split(some: list[Shard]) -> list[Shard]:
+    """Return shards with their split, where the names of all of them begin with one and there are several."""
+    words = [re.split(r"[-_./]", shard.called.lower(), maxsplit=1)[0] for shard in some]
+    folders = [PurePosixPath(shard.called).parent.name.lower() for shard in some]
+    for told in (words, folders):
+        splits = [SPLITS.get(word) for word in told]
+        if None not in splits and len(set(splits)) > 1:
+            return [shard._replace(split=split) for shard, split in zip(some, splits, strict=True)]
+    return some
+
+
+def _of_datasets(folder: Path) -> list[Shard]:
+    """Return the files of a folder that `datasets` wrote: of a dataset, or of one for each split.
+
+    Raises:
+        DataError: It is not whole, or was chosen from without being written anew.
+    """
+    if not (folder / _SPLITS).is_file():
+        return [Shard(one.name, one) for one in _files(folder)]
+    names = _noted(folder / _SPLITS).get("splits")
+    if not isinstance(names, list) or not all(isinstance(name, str) and name in SPLITS for name in names):
+        raise DataError(
+            f"{folder} has the splits {names}; they are called {', '.join(SPLITS)}.", "Name the folder of one as DATA."
+        )
+    return [Shard(f"{name}/{one.name}", one, SPLITS[name]) for name in names for one in _files(folder / name)]
+
+
+def _files(folder: Path) -> list[Path]:
+    noted = _noted(folder / _STATE)
+    named = noted.get("_data_files")
+    if noted.get("_indices_data_files") or not isinstance(named, list) or not named:
+        raise DataError(f"{folder} was not written as a whole dataset.", "Write it with save_to_disk once more.")
+    names = [one.get("filename") if isinstance(one, dict) else None for one in named]
+    if wrong := [name for name in names if not isinstance(name, str) or name != os.path.basename(name)]:
+        raise DataError(f"{folder / _STATE} names a file {wrong[0]!r} that is none of this folder.")
+    return [folder / str(name) for name in names]
+
+
+def _noted(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(storage.read_regular(file, _MOST_NOTES))
+    except (OSError, ValueError, RecursionError, StorageError) as error:
+        raise DataError(f"{file} cannot be read: {error}.") from error
+    return content if isinstance(content, dict) else {}
