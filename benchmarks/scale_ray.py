@@ -3,7 +3,8 @@
 Measured, each run in a process of its own with an empty cache, on the CPU:
 
 - `alone`: this process, all processors;
-- `one worker`: `local:1`, all processors; what is more than alone is the start, which is told apart, and the overhead;
+- `one worker`: `local:1`, all processors; what is more than alone is the start, which is told apart, and the overhead
+  (in seconds of processors, too, which other programs disturb less);
 - `halved`: `local:2` of which each worker has half of the processors, against `half`, `local:1` on one half;
 - `driver`: 64 workers that sleep for as long as their pictures take at the measured rate, begun, asked and heard by the
   very crew: how many pictures a second that is, of the 64 times the rate that is possible.
@@ -26,6 +27,8 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 WORKERS = 64
 BLOCK = 1024
@@ -62,11 +65,15 @@ def encode(folder: Path, cluster: str, cores: int) -> None:
     wanted: dict[str, Any] = {"views": ("original",), "with_properties": True}
     begun = time.monotonic()
     first: list[float] = []  # when the work began
+    spent: list[float] = []  # seconds of processors, when it began and when it ended
 
     def hear(stage: str, done: int, total: int) -> None:
         begins = stage == "Starting workers" and done == total if cluster else stage == "Encoding" and done > 0
         if begins and not first:
             first.append(time.monotonic())
+            spent.append(busy())
+        if stage == "Encoding" and done == total and len(spent) == 1:
+            spent.append(busy())
 
     with tempfile.TemporaryDirectory() as cache, Filling(cluster or None, Path(cache)) as fill:
         fill(dataset, digests, encoders, **wanted, progress=hear)
@@ -74,7 +81,14 @@ def encode(folder: Path, cluster: str, cores: int) -> None:
         features.extract(dataset, digests, encoders, **wanted, cache=Path(cache), progress=hear)
         ended = time.monotonic()
     told = {"start": first[0] - begun, "work": ended - first[0], "taking": ended - filled if cluster else 0.0}
-    print(json.dumps({"pictures": len(dataset)} | told))
+    print(json.dumps({"pictures": len(dataset), "processor": spent[1] - spent[0]} | told))
+
+
+def busy() -> float:
+    """Return how many seconds of processors this process and its workers have had."""
+    inner = psutil.Process().children(recursive=True)
+    own = (one for one in inner if (one.cmdline() or [""])[0].startswith("ray::Station"))
+    return time.process_time() + sum(sum(one.cpu_times()[:2]) for one in own)
 
 
 class Sleepers:
@@ -190,9 +204,10 @@ def main() -> None:
             "halved": measured(folder, "local:2"),
         }
         for name, one in runs.items():
-            told = ", ".join(f"{key} {one[key]:.1f} s" for key in ("start", "work", "taking"))
+            told = ", ".join(f"{key} {one[key]:.1f} s" for key in ("start", "work", "processor", "taking"))
             print(f"{name}: {one['rate']:.0f} pictures a second ({told})", flush=True)
-        print(f"overhead of one worker: {runs['alone']['rate'] / runs['one worker']['rate'] - 1:+.1%}")
+        for kind in ("work", "processor"):
+            print(f"overhead of one worker, {kind}: {runs['one worker'][kind] / runs['alone'][kind] - 1:+.1%}")
         print(f"two workers against one, each with {half} cores: {runs['halved']['rate'] / runs['half']['rate']:.2f}")
         rate = runs["alone"]["rate"]
     print(f"driver with {WORKERS} workers of {rate:.0f} pictures a second: {drive(WORKERS, rate):.1%} of what they can")

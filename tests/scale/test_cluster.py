@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -233,17 +234,24 @@ def test_rows_predicted_with_a_cluster_are_those_predicted_without(
     classifier = load_classifier(model_folder)
     listed = listings.of([dataset.root])
     form = forms.Lines("table", classifier.classes)
-    outs = []
-    for cluster in (None, machines.address):
-        out = tmp_path / f"{len(outs)}.csv"
-        request = streaming.Request(model_folder, None, classifier, listed, form, None, cluster=cluster)
-        streaming.to_file(request, out, silence, print)
-        outs.append(out.read_bytes())
-    assert outs[0] == outs[1]
+    alone = streaming.Request(model_folder, None, classifier, listed, form)
+    shared = replace(alone, cluster=machines.address)
+    streaming.to_file(alone, tmp_path / "alone.csv", silence, print)
+    expected = (tmp_path / "alone.csv").read_bytes()
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if done > 64:
+            raise KeyboardInterrupt
+
+    said: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        streaming.to_file(shared, tmp_path / "shared.csv", stop, said.append)
+    streaming.to_file(shared, tmp_path / "shared.csv", silence, said.append)
+    assert (tmp_path / "shared.csv").read_bytes() == expected
+    assert "Going on: " in said[-1]
     lines: list[bytes] = []
-    request = streaming.Request(model_folder, None, classifier, listed, form, None, cluster=machines.address)
-    streaming.to_stream(request, lines.append, silence)
-    assert b"".join(lines) == outs[0]
+    streaming.to_stream(shared, lines.append, silence)
+    assert b"".join(lines) == expected
 
 
 def test_a_cluster_that_sees_another_folder_is_refused(dataset: Dataset, tmp_path: Path):
