@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
+import subprocess
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -684,3 +687,33 @@ def test_A22_a_folder_to_predict_is_not_left_through_links(tmp_path: Path):
     (tmp_path / "root/2.png").symlink_to(tmp_path / "outside/2.png")
     assert names(sources.read_pictures([tmp_path / "root"])) == ["1.png"]
     assert names(sources.read_pictures([tmp_path / "root"], follow_links=True)) == ["1.png", "2.png"]
+
+
+MANY_ROWS = """
+import json, resource, sys
+from pathlib import Path
+from headstart.data import sources
+first = sources.read(Path(sys.argv[1]) / "few", Path(sys.argv[1]) / "few.csv")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+many = sources.read(Path(sys.argv[1]) / "many", Path(sys.argv[1]) / "many.csv")
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(json.dumps([len(many), len(many.classes), grown * (1 if sys.platform == "darwin" else 1024) / len(many)]))
+"""
+
+
+@pytest.mark.slow
+def test_B15_a_table_takes_less_than_three_kilobytes_a_row(tmp_path: Path):
+    for name, count in (("few", 10), ("many", 20_000)):
+        lines = ["id,label"]
+        for number in range(count):
+            folder = tmp_path / name / f"{number // 1000:02d}"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{number:07d}.jpg").touch()
+            lines.append(f"{number // 1000:02d}/{number:07d}.jpg,breed {number % 120}")
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines))
+    ran = subprocess.run(
+        [sys.executable, "-c", MANY_ROWS, str(tmp_path)], capture_output=True, text=True, check=True, timeout=120
+    )
+    rows, classes, bytes_a_row = json.loads(ran.stdout)
+    assert (rows, classes) == (20_000, 120)
+    assert bytes_a_row < 3000  # 1,420 where 200,000 were read

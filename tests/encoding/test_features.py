@@ -598,7 +598,12 @@ def test_an_index_finds_the_last_shard_of_a_key_and_none_that_is_forgotten(monke
     assert [index.find(key) for key in keys] == [f"{number // 10}" for number in range(200)]
     index.add("20", keys[:5])
     assert [index.find(key) for key in keys[:10]] == ["20"] * 5 + ["0"] * 5
+    assert {name: len(own) for name, own in index.by_shard([*keys, bytes(32)]).items()} == {"0": 5, "20": 5} | {
+        f"{number}": 10 for number in range(1, 20)
+    }
+    assert index.by_shard(keys[:10])["20"] == set(keys[:5])
     index.forget("20")
+    assert index.by_shard(keys[:10]) == {"0": set(keys[5:10])}
     assert [index.find(key) for key in keys[:10]] == [None] * 5 + ["0"] * 5
     assert index.find(bytes(32)) is None
 

@@ -15,7 +15,7 @@ from headstart.config import SplitConfig, read_config
 from headstart.data import splits
 from headstart.data.splits import Grouping
 from headstart.errors import ConfigError
-from headstart.learning import calibration, learners, linear, rules, sgd
+from headstart.learning import calibration, learners, linear, logistic, rules, sgd
 from headstart.learning.calibration import Calibration
 from headstart.learning.heads import Head
 from headstart.learning.learner import NOBODY, Fitted, Learner
@@ -376,3 +376,26 @@ def test_where_a_group_holds_most_pictures_the_folds_decide_as_they_do_of_few():
     own, parts = build(given.features, decide()), given.parts
     fitted = own.fit(parts.train, parts.validation, given.groups)
     assert len(fitted.held.rows) > 100
+
+
+@pytest.mark.slow
+def test_B14_thousands_of_classes_are_learned(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(logistic, "MANY_WEIGHTS", 1000)  # as of 10,000 classes and 1,280 features
+    monkeypatch.setattr(logistic, "HELD", 1 << 20)
+    classes, each = 1000, 4
+    targets = np.arange(classes * each) % classes
+    centres = np.random.default_rng(0).normal(0, 1, (classes, 24))
+    values = centres[targets] + np.random.default_rng(1).normal(0, 0.25, (len(targets), 24))
+    names = [f"species {number:04d}" for number in range(classes)]
+    dataset = Dataset(Path(), tuple(Sample(Path(), f"{row}", names[k]) for row, k in enumerate(targets)))
+    digests = tuple(f"{row:064d}" for row in range(len(targets)))
+    features = LabelledFeatures(dataset, values.astype(np.float32)[:, None], dataset.classes, targets, digests)
+    none = np.zeros((0, 24), np.float32)
+    own = learners.build(features, decide("head.l2=[0.01,0.001]").head, LabelRows((), none, none[:, 0]), 0)
+    groups = np.arange(len(targets))
+    train, held = groups[: 3 * classes], groups[3 * classes :]
+    fitted = own.fit(train, held, groups)
+    assert len(fitted.held.rows) <= (1 << 20) // classes
+    made = rules.fit(own, fitted, train, groups, decide().calibration)
+    said = rules.apply_to(made, fitted, held)
+    assert (said.probabilities.argmax(axis=1) == targets[held]).mean() > 0.9

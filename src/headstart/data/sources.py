@@ -12,7 +12,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 from headstart.data import arrows, folders, frames, listings, shards, stores
@@ -242,7 +242,7 @@ def _read_labelled(table: Table, root: Place, how: _How) -> Dataset:
     rows = _rows(table, decided, inside=True)
     matched, absent = _match(table, rows, root, by_name, how.follow_links)
     findings = [*walked.findings, *_absent(table, rows, absent, f"under {root}", how, any_left=bool(matched))]
-    extra = [name for row, name in enumerate(walked.names) if walked.place(row) not in matched]
+    extra = [name for name in walked.names if by_name[name][0] not in matched]
     findings += found(
         "unlisted-files", "warning", "{n} [picture is|pictures are] not in the table and [is|are] left out", extra
     )
@@ -400,7 +400,7 @@ def _by_name(walked: folders.Walked) -> dict[str, list[Place]]:
     by_name = {name: [walked.place(row)] for row, name in enumerate(walked.names)}
     bare: dict[str, list[Place]] = defaultdict(list)
     for name, (place,) in by_name.items():
-        bare[PurePosixPath(name).with_suffix("").as_posix()].append(place)
+        bare[os.path.splitext(name)[0]].append(place)
     for name, candidates in bare.items():
         by_name.setdefault(name, candidates)  # a whole name goes before one without its suffix
     return by_name

@@ -16,7 +16,6 @@ import os
 import stat
 import time
 import warnings
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -130,11 +129,7 @@ class _Index:
         self._names.append(name)
         self._recent.update((_beginning(key), number) for key in keys)
         if len(self._recent) >= MERGED_KEYS:
-            keys_known = np.concatenate([np.fromiter(self._recent.keys(), np.uint64), self._sorted[0]])
-            shards_known = np.concatenate([np.fromiter(self._recent.values(), np.int32), self._sorted[1]])
-            beginnings, first = np.unique(keys_known, return_index=True)
-            self._sorted = beginnings, shards_known[first]
-            self._recent = {}  # last, so that nothing is missed in between
+            self._sort()
 
     def forget(self, name: str) -> None:
         """Find nothing in a shard any more."""
@@ -151,6 +146,31 @@ class _Index:
                 number = int(numbers[place])
         name = "" if number is None else self._names[number]
         return name if self.rows.get(name) else None
+
+    def by_shard(self, keys: Sequence[bytes]) -> dict[str, set[bytes]]:
+        """Return the name of each shard that holds any of the keys, with those that it holds."""
+        self._sort()
+        beginnings, numbers = self._sorted
+        if not (len(keys) and len(beginnings)):
+            return {}
+        wanted = np.frombuffer(b"".join(keys), dtype=">u8").reshape(len(keys), -1)[:, 0].astype(np.uint64)
+        places = np.minimum(np.searchsorted(beginnings, wanted), len(beginnings) - 1)
+        known = np.flatnonzero(beginnings[places] == wanted)
+        known = known[np.argsort(numbers[places[known]], kind="stable")]
+        found, begins = np.unique(numbers[places[known]], return_index=True)
+        parts = zip(found.tolist(), np.split(known, begins[1:]), strict=True) if len(found) else ()
+        held = {self._names[number]: {keys[place] for place in part.tolist()} for number, part in parts}
+        return {name: own for name, own in held.items() if self.rows[name]}
+
+    def _sort(self) -> None:
+        """Sort in the keys that are held apart."""
+        recent = dict(self._recent)
+        if recent:
+            keys_known = np.concatenate([np.fromiter(recent.keys(), np.uint64), self._sorted[0]])
+            shards_known = np.concatenate([np.fromiter(recent.values(), np.int32), self._sorted[1]])
+            beginnings, first = np.unique(keys_known, return_index=True)
+            self._sorted = beginnings, shards_known[first]
+            self._recent = {}  # last, so that nothing is missed in between
 
 
 def _beginning(key: bytes) -> int:
@@ -212,7 +232,7 @@ class Store:
         while keys:
             self.look()
             gone: set[bytes] = set()
-            for name, own in self._by_shard(keys).items():
+            for name, own in self._index.by_shard(list(keys)).items():
                 try:
                     rows = self._read(name, own)
                 except FileNotFoundError:
@@ -263,14 +283,6 @@ class Store:
     def _note(self, name: str, keys: Sequence[bytes]) -> None:
         self._looked += 1
         self._index.add(name, keys)
-
-    def _by_shard(self, keys: Iterable[bytes]) -> dict[str, set[bytes]]:
-        """Return the name of each shard that holds any of the keys, with those that it holds."""
-        held: dict[str, set[bytes]] = defaultdict(set)
-        for key in keys:
-            if (name := self._index.find(key)) is not None:
-                held[name].add(key)
-        return held
 
     def _read(self, name: str, wanted: set[bytes] | None = None) -> Rows:
         """Return the wanted rows of a shard (None: all); none of one that is damaged.

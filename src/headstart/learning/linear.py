@@ -204,7 +204,7 @@ class LogisticLearner:
         *,
         views: int | None = None,
         fold: Integers | None = None,
-        held: int = logistic.HELD,
+        held: int | None = None,
     ) -> logistic.Problem:
         values, targets = self.features.values[:, :views], self.features.targets[rows]
         balanced = self.plan.class_weight == "balanced"

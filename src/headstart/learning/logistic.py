@@ -100,7 +100,7 @@ class Problem:
         *,
         balanced: bool = False,
         fold: Integers | None = None,
-        held: int = HELD,
+        held: int | None = None,
     ) -> None:
         """Standardise the rows.
 
@@ -111,7 +111,8 @@ class Problem:
             prior: What the weights are pulled towards.
             balanced: Weigh each class as much as any other.
             fold: (N,) the fold of each row, -1 for rows that are never held out.
-            held: How many numbers the logits of rows held out may be; of more rows, evenly spaced ones have them.
+            held: How many numbers the logits of rows held out may be, of more rows evenly spaced ones have them; None:
+                `HELD`.
         """
         # Sorted by fold within stretches, leaving one out is few slices and copies nothing.
         fold = np.full(len(rows), -1) if fold is None else fold
@@ -120,7 +121,7 @@ class Problem:
         self.rows = _Standardised(features, rows[order])
         self.mean, self.deviation = self.rows.mean, self.rows.deviation
         self.targets = torch.from_numpy(targets[order]).repeat_interleave(self.views)
-        self.classes, self.held = prior.bias.size, held
+        self.classes, self.held = prior.bias.size, HELD if held is None else held
         self.weights = self._row_weights() if balanced else None
         start = torch.from_numpy(prior.weights).double()
         shift = self.mean.double() @ start
