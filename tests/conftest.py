@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 HUES = {"ash": (60, 60, 60), "birch": (200, 190, 60), "cedar": (60, 140, 220), "elm": (210, 70, 160)}
 SMALL = {"encoder.backbone": "tf_efficientnet_lite0", "pictures.size": 64}
 LONGEST = (
+    "test_cluster.py",
     *("test_docs.py", "test_server.py", "test_crash.py", "test_cli.py", "test_exports.py", "test_page_for_people.py"),
     *("test_tutorial.py", "test_cli_trust.py", "test_finetune.py", "test_train.py"),
 )

@@ -85,6 +85,14 @@ ORDER = [
     "encoding.features",
     "encoding.ondemand",
     "encoding.stages",
+    "scale.address",
+    "scale.screening",
+    "scale.hand",
+    "scale.cluster",
+    "scale.crew",
+    "scale.shipped",
+    "scale.encoding",
+    "scale.filling",
     "learning.prior",
     "learning.calibration",
     "learning.conformal",
@@ -144,6 +152,7 @@ ORDER = [
     "delivery.parts",
     "delivery.blocks",
     "delivery.workers",
+    "delivery.clustered",
     "delivery.streaming",
     "delivery.integers",
     "delivery.exports",
@@ -201,6 +210,7 @@ DOORS = {
     "onnxruntime": {"delivery.integers", "delivery.runtimes"},
     "obstore": {"data.stores"},
     "pyarrow": {"data.arrows", "delivery.parquet"},
+    "ray": {"scale.cluster"},
     "safetensors": {
         "delivery.exports",
         "encoding.weights",
@@ -321,6 +331,7 @@ TRAIN_FLAGS = [
     "--precision",
     "--config",
     "--set",
+    "--cluster",
     "--no-cache",
     "--json",
     "--quiet",
@@ -434,11 +445,16 @@ def loaded_after(code: str) -> set[str]:
     return set(ran.stdout.rpartition("LOADED")[2].split())
 
 
-HEAVY = {"torch", "timm", "openvino", "matplotlib", "scipy", "sklearn", "PIL", "torchvision", "huggingface_hub"}
+HEAVY = {"ray", "torch", "timm", "openvino", "matplotlib", "scipy", "sklearn", "PIL", "torchvision", "huggingface_hub"}
 
 
 def test_importing_loads_nothing():
     assert not loaded_after("import headstart; headstart.__version__; dir(headstart)") & (HEAVY | {"numpy", "rich"})
+
+
+def test_work_without_a_cluster_does_not_load_ray():
+    modules = "headstart.workflows.train, headstart.workflows.check, headstart.delivery.streaming, headstart.scale.crew"
+    assert "ray" not in loaded_after(f"import {modules}")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"], ["settings"]])

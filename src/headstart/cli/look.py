@@ -21,6 +21,7 @@ from headstart.cli.options import (
     Labels,
     Model,
     NoCache,
+    OnCluster,
     Quiet,
     Shown,
     Source,
@@ -39,6 +40,7 @@ def check(
     *,
     shown: Shown,
     engine: Engine,
+    cluster: OnCluster = None,
     no_cache: NoCache = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -58,7 +60,8 @@ def check(
     from headstart.workflows import check as workflow
 
     with terminal.progress(quiet) as progress:
-        findings = workflow.check(dataset, asked, cache=places.cache(no_cache), progress=progress)
+        cache = places.cache(no_cache)
+        findings = workflow.check(dataset, asked, cache=cache, progress=progress, cluster=cluster)
     if out is not None:
         from headstart.report import gallery, plots
 

@@ -47,6 +47,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.")]
 Open = Annotated[bool, typer.Option("--open", help="Open the page in the browser.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep computed features.")]
+OnCluster = Annotated[
+    str | None,
+    typer.Option("--cluster", help="Share the work: local:N workers, or a Ray cluster: auto or HOST:PORT."),
+]
 Corrections = Annotated[
     Path | None, typer.Option("--corrections", help="A sheet of `headstart audit` that was filled in.")
 ]

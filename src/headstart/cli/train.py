@@ -15,7 +15,7 @@ import typer
 
 from headstart import terminal
 from headstart.cli import places
-from headstart.cli.options import AsJson, Corrections, Engine, NoCache, Quiet, Shown, Source, seconds_of
+from headstart.cli.options import AsJson, Corrections, Engine, NoCache, OnCluster, Quiet, Shown, Source, seconds_of
 from headstart.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ class Extras:
     log: Annotated[
         list[str] | None, typer.Option("--log", help="tensorboard or mlflow: log the fit there as well.")
     ] = None
+    cluster: OnCluster = None
     no_cache: NoCache = False
     as_json: AsJson = False
     quiet: Quiet = False
@@ -163,6 +164,7 @@ def _fit(dataset: Dataset, asked: TrainConfig, out: Path, extras: Extras) -> Tra
             planned=planned,
             previous=None if extras.previous is None else stored.read_previous(extras.previous),
             learning_curve=extras.learning_curve,
+            cluster=extras.cluster,
         )
         for conclude in concluded:
             conclude(result)

@@ -14,7 +14,7 @@ import typer
 
 from headstart import terminal
 from headstart.cli import places
-from headstart.cli.options import AsJson, Engine, FollowLinks, Model, NoCache, Quiet
+from headstart.cli.options import AsJson, Engine, FollowLinks, Model, NoCache, OnCluster, Quiet
 from headstart.errors import ConfigError, PictureError
 
 if TYPE_CHECKING:
@@ -129,6 +129,7 @@ def predict(
     workers: Annotated[
         int, typer.Option(min=1, help="Processes that predict side by side, each with a model of its own in memory.")
     ] = 1,
+    cluster: OnCluster = None,
     no_cache: NoCache = False,
     quiet: Quiet = False,
 ) -> None:
@@ -138,6 +139,8 @@ def predict(
     goes on where it was.
     """
     places.check_model(model)
+    if cluster is not None:
+        _check_cluster(cluster, workers)
     from headstart.data import listings, uris
     from headstart.delivery import streaming
 
@@ -155,7 +158,7 @@ def predict(
     file = out if out is None or isinstance(out, Path) else places.outgoing(out, inputs)
     classifier = engine.load(model)
     form = answers.written(classifier.classes, sample, listed)
-    request = streaming.Request(model, engine.asked(), classifier, listed, form, cache, workers, piped)
+    request = streaming.Request(model, engine.asked(), classifier, listed, form, cache, workers, piped, cluster)
     with terminal.progress(quiet) as progress:
         if file is None:
             report = streaming.to_stream(request, terminal.print_bytes, progress)
@@ -170,6 +173,19 @@ def predict(
     _tell(listed, report, form.order, header=answers.form not in ("jsonl", PARQUET), quiet=quiet)
     if report.failed:
         raise typer.Exit(1)
+
+
+def _check_cluster(cluster: str, workers: int) -> None:
+    """Refuse a mistyped cluster at once, and processes besides its workers.
+
+    Raises:
+        ConfigError: With what is wrong.
+    """
+    from headstart.scale import address
+
+    address.parse(cluster)
+    if workers > 1:
+        raise ConfigError(f"--workers {workers} and --cluster {cluster} are two ways to share the work.", "Take one.")
 
 
 def _tell(pictures: Listing, report: Report, order: Sequence[int] | None, *, header: bool, quiet: bool) -> None:

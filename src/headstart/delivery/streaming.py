@@ -12,13 +12,14 @@ from pathlib import Path
 from headstart import storage
 from headstart.config import EncoderConfig
 from headstart.data.listings import Listing
-from headstart.delivery import blocks, forms, workers
+from headstart.delivery import blocks, clustered, forms, workers
 from headstart.delivery.blocks import Gauge
 from headstart.delivery.forms import Form, Lines
 from headstart.delivery.parts import Computed, Held, Parts, differing, job
 from headstart.delivery.reports import Report, told
 from headstart.model.classifier import Classifier
 from headstart.records import Progress
+from headstart.scale import address as addresses
 
 SOON = 256  # pictures of a block whose rows somebody waits for
 _HINT = "Make room, or name another file with --out; the same command then goes on from what is there."
@@ -37,6 +38,7 @@ class Request:
         cache: As in `Classifier.predict_many`.
         processes: How many predict side by side.
         piped: The bytes of the only picture, where it is no file.
+        cluster: Whose workers predict, as `scale.address.parse` takes it; None: this machine does.
     """
 
     model: Path
@@ -47,6 +49,7 @@ class Request:
     cache: Path | None = None
     processes: int = 1
     piped: bytes | None = None
+    cluster: str | None = None
 
     def computed(self, numbers: Sequence[int], size: int, gauge: Gauge, *, in_order: bool) -> Iterator[Computed]:
         """Yield blocks of so many pictures as they are computed.
@@ -62,11 +65,14 @@ class Request:
             said = replace(said, names=tuple(self.pictures.names()))
             return gauge.watched([Computed(0, self.form.encode(said), told(said))])
         tasks, processes = blocks.tasks(self.pictures, numbers, size), min(self.processes, len(numbers))
+        crew = workers.Job(self.model, self.asked, self.cache, self.form.encode)
+        if self.cluster is not None and numbers:
+            place = addresses.parse(self.cluster)
+            return gauge.watched(clustered.in_cluster(place, crew, self.classifier, tasks, gauge, in_order=in_order))
         if processes < 2:
             return gauge.watched(
                 blocks.in_turn(self.classifier, tasks, self.form, cache=self.cache, progress=gauge.hear)
             )
-        crew = workers.Job(self.model, self.asked, self.cache, self.form.encode)
         return gauge.watched(workers.in_parallel(processes, crew, tasks, hear=gauge.hear, in_order=in_order))
 
 

@@ -64,6 +64,7 @@ def extract(
     progress: Progress = silence,
     memory: Mapping[int, InMemory] | None = None,
     opened: Opened | None = None,
+    failures: Mapping[int, str] = MappingProxyType({}),
 ) -> Extraction:
     """Return the features of every picture, and its properties if asked for, computing what the cache lacks.
 
@@ -82,12 +83,14 @@ def extract(
         memory: Row → its picture, where that is not a file.
         opened: Stores of the cache that an earlier call opened, and where this one leaves its own; they need not be
             looked through again.
+        failures: Row → why its picture cannot be used, where that is known beforehand: it is not touched.
 
     Raises:
         StorageError: The cache cannot be used.
     """
     wanted = _Wanted(dataset, digests, tuple(views), with_properties, memory or {})
     job = _Job(wanted, encoders, cache, progress, opened)
+    job.failures |= failures
     agreement = job.choose_engines()
     while job.missing():  # once, unless files change while they are read
         job.compute()
@@ -169,7 +172,9 @@ class _Job:
         self.values = arrays.zeros((len(self.dataset), len(self.views), ends[-1]), self.cache, half=True)
         self.known = np.zeros((len(self.dataset), len(encoders), len(self.views)), dtype=bool)
         self.codes = np.zeros(len(self.dataset), dtype=np.int64)  # of remarks
-        self.properties = KeptProperties(self.digests, self.preprocesses[0], self.cache) if with_properties else None
+        self.properties: KeptProperties | None = None
+        if with_properties:
+            self.properties = KeptProperties(self.digests, self.preprocesses[0], self.cache, self.opened)
         self.failures: dict[int, str] = {}
         self.done = 0  # rows with all their parts
         self.encoded = 0

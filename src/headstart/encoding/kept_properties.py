@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import chain
@@ -13,6 +14,7 @@ from headstart import arrays
 from headstart.data import images
 from headstart.encoding import cache as caches
 from headstart.encoding.cache import Store
+from headstart.encoding.shelves import Opened
 from headstart.inspection import properties
 from headstart.records import Floats, ImageProperties, Integers, Preprocess
 
@@ -26,11 +28,20 @@ def properties_recipe(preprocess: Preprocess) -> dict[str, object]:
 class KeptProperties:
     """The properties of a dataset while it is worked on: what is known, and what the cache does not hold yet."""
 
-    def __init__(self, digests: Sequence[str], preprocess: Preprocess, cache: Path | None) -> None:
-        """Take what the cache holds of files of these digests, seen as a network's pictures are decoded."""
+    def __init__(
+        self, digests: Sequence[str], preprocess: Preprocess, cache: Path | None, opened: Opened | None = None
+    ) -> None:
+        """Take what the cache holds of files of these digests, seen as a network's pictures are decoded.
+
+        Args:
+            digests: SHA-256 of each.
+            preprocess: Of the network.
+            cache: The folder of the cache; None: nothing is kept.
+            opened: As in `features.extract`.
+        """
         self.values = arrays.zeros((len(digests), properties.DIM), cache)
         self.known = np.zeros(len(digests), dtype=bool)
-        self._store = None if cache is None else Store(cache, properties_recipe(preprocess), properties.DIM)
+        self._store = None if cache is None else store(cache, preprocess, {} if opened is None else opened)
         self._fresh: dict[str, Floats] = {}
         rows = self.missing(digests)
         for held in self._store.take(filter(None, rows)) if self._store is not None else ():
@@ -68,6 +79,14 @@ class KeptProperties:
     def _keep(self, rows: Sequence[int] | Integers, vectors: Floats) -> None:
         self.values[rows] = vectors
         self.known[rows] = True
+
+
+def store(cache: Path, preprocess: Preprocess, opened: Opened) -> Store:
+    """Return the store of the properties, the one that was opened before where there is one."""
+    told = properties_recipe(preprocess)
+    if (key := f"{cache} {json.dumps(told, sort_keys=True)}") not in opened:
+        opened[key] = Store(cache, told, properties.DIM)
+    return opened[key]
 
 
 def rows_of(groups: Sequence[Sequence[int]]) -> tuple[Integers, Integers]:

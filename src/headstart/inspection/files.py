@@ -6,7 +6,7 @@ What cannot be used is left out and named; nothing is repaired or guessed.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -19,6 +19,7 @@ from headstart.records import Dataset, Finding, Place, Progress, found, silence
 
 READERS, FAR_READERS = 4, 32  # files that are read at once: of this machine, and where answers take their time
 NOTED = 50_000  # digests that are kept at once
+Reading = Callable[..., tuple[tuple[str, ...], dict[int, str]]]  # arguments as of `fingerprints`
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,12 @@ def fingerprints(
 
 
 def inspect(
-    dataset: Dataset, progress: Progress = silence, *, keep_conflicting: bool = False, cache: Path | None = None
+    dataset: Dataset,
+    progress: Progress = silence,
+    *,
+    keep_conflicting: bool = False,
+    cache: Path | None = None,
+    read: Reading = fingerprints,
 ) -> Inspection:
     """Look at a labelled dataset and leave out what must not be learned from.
 
@@ -89,13 +95,14 @@ def inspect(
         progress: Hears of every file.
         keep_conflicting: Whether byte-identical pictures with different labels stay, for whoever wants to mend them.
         cache: As in `fingerprints`.
+        read: What finds out the digests; `fingerprints`, or what does the same elsewhere.
 
     Raises:
         DataError: Fewer than two classes are left.
     """
     refuse_one_class(dataset, dataset.findings)
     dataset = dataset.select(sorted(range(len(dataset)), key=lambda row: dataset[row].name))
-    digests, failures = fingerprints(dataset, progress, cache=cache)
+    digests, failures = read(dataset, progress, cache=cache)
     conflicting = [] if keep_conflicting else _conflicting(dataset, digests)
     out = set(failures) | {row for rows in conflicting for row in rows}
     kept = [row for row in range(len(dataset)) if row not in out]

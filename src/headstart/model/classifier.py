@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -97,7 +98,12 @@ class Classifier(Displayable):
         return prediction
 
     def predict_many(
-        self, pictures: Pictures, *, cache: CacheChoice = None, progress: Progress = silence
+        self,
+        pictures: Pictures,
+        *,
+        cache: CacheChoice = None,
+        progress: Progress = silence,
+        failures: Mapping[int, str] = MappingProxyType({}),
     ) -> Predictions:
         """Return calibrated probabilities of many pictures, in their order.
 
@@ -108,11 +114,12 @@ class Classifier(Displayable):
                 patterns, tars, and URIs of these. An array (N, H, W, channels) is N pictures.
             cache: A folder for features that are worth keeping, or `DEFAULT`; None: keep nothing.
             progress: Hears of every picture.
+            failures: As in `features.extract`.
 
         Raises:
             ConfigError: Something is no picture, or a path stands for none.
         """
-        return self._predict(*forms.gather(pictures), cache=cache, progress=progress)
+        return self._predict(*forms.gather(pictures), cache=cache, progress=progress, failures=failures)
 
     def predict_blocks(
         self, blocks: Iterable[Pictures], *, cache: CacheChoice = None, progress: Progress = silence
@@ -150,6 +157,7 @@ class Classifier(Displayable):
         progress: Progress = silence,
         memory: Mapping[int, InMemory] | None = None,
         opened: Opened | None = None,
+        failures: Mapping[int, str] = MappingProxyType({}),
     ) -> Extraction:
         """Return the features of a dataset as this classifier's encoders compute them; each file is read once.
 
@@ -161,6 +169,7 @@ class Classifier(Displayable):
             progress: Hears of every picture.
             memory: Row → its picture, where that is not a file.
             opened: As in `features.extract`.
+            failures: As in `features.extract`.
         """
         extraction = features.extract(
             dataset,
@@ -171,6 +180,7 @@ class Classifier(Displayable):
             progress=progress,
             memory=memory,
             opened=opened,
+            failures=failures,
         )
         table = extraction.table
         return extraction._replace(table=replace(table, values=features.mean(table.values)))
@@ -244,8 +254,11 @@ class Classifier(Displayable):
         cache: CacheChoice = None,
         progress: Progress = silence,
         opened: Opened | None = None,
+        failures: Mapping[int, str] = MappingProxyType({}),
     ) -> Predictions:
-        table = self.extract(dataset, cache=cache, progress=progress, memory=memory, opened=opened).table
+        table = self.extract(
+            dataset, cache=cache, progress=progress, memory=memory, opened=opened, failures=failures
+        ).table
         return self.predict_features(
             table.values[:, 0],
             [sample.name for sample in dataset],

@@ -10,6 +10,7 @@ from headstart.encoding import cache as caches
 from headstart.experiments import grouping, leakage
 from headstart.experiments.leakage import LeakageReport
 from headstart.records import Finding, Progress, silence
+from headstart.scale.filling import Filling
 from headstart.workflows import prepare
 
 
@@ -19,6 +20,7 @@ def check(
     *,
     cache: caches.CacheChoice = caches.DEFAULT,
     progress: Progress = silence,
+    cluster: str | None = None,
 ) -> tuple[Finding, ...]:
     """Return everything a person should know about labelled pictures before training.
 
@@ -27,16 +29,17 @@ def check(
         config: What to do differently from the defaults.
         cache: A folder where features are kept, for the training that follows; None: keep nothing.
         progress: Hears how far it is.
+        cluster: As in `train`.
 
     Raises:
         DataError: The data cannot be learned from.
         BackboneError: The backbone's weights cannot be had.
     """
-    folder = caches.resolve(cache)
-    begun = prepare.begin(
-        sources.dataset_of(data, cache=folder), config or TrainConfig(), cache=folder, progress=progress
-    )
-    prepared = prepare.encode(begun, cache=folder, progress=progress)
+    filling = Filling(cluster, folder := caches.resolve(cache))
+    with filling:
+        dataset = sources.dataset_of(data, cache=folder)
+        begun = prepare.begin(dataset, config or TrainConfig(), cache=folder, progress=progress, filling=filling)
+        prepared = prepare.encode(begun, cache=folder, progress=progress, filling=filling)
     decided = grouping.decide(prepared.learner(), prepared.resemblance, prepared.plan.split, progress=progress)
     given = splits.is_given(prepared.features.dataset)
     told = leakage.findings(LeakageReport(decided.gap, decided.same_object, given))

@@ -23,6 +23,7 @@ from headstart.learning import learners
 from headstart.learning.prior import LabelRows
 from headstart.predictions import Interval
 from headstart.records import Finding, Integers, LabelledFeatures, Progress, silence
+from headstart.scale.filling import Filling
 from headstart.workflows.budget import Budget
 from headstart.workflows.prepare import Prepared
 
@@ -34,7 +35,12 @@ ADVICE = "--set pictures.crops=4 learns from them anyway, 0 does not try."
 
 
 def add(
-    prepared: Prepared, budget: Budget | None, *, cache: Path | None = None, progress: Progress = silence
+    prepared: Prepared,
+    budget: Budget | None,
+    *,
+    cache: Path | None = None,
+    progress: Progress = silence,
+    filling: Filling | None = None,
 ) -> Prepared:
     """Return what was prepared, with further views that are learned from, and the plan that says how many.
 
@@ -45,6 +51,7 @@ def add(
         budget: How the time is spent that there is; None: it does not matter.
         cache: The folder of the cache; None: keep nothing.
         progress: Hears how far it is.
+        filling: What computes elsewhere what the cache lacks, but for the sample; None: all is computed here.
 
     Raises:
         StorageError: The cache cannot be written.
@@ -55,7 +62,7 @@ def add(
     if count == "if-better":
         count, told = _decided(prepared, rows, budget, cache, progress)
     if count:
-        known = _cropped(known, prepared.encoders, _views(prepared, count), rows, cache, progress)
+        known = _cropped(known, prepared.encoders, _views(prepared, count), rows, cache, progress, filling)
     plan = replace(plan, pictures=replace(plan.pictures, crops=count))
     return replace(prepared, features=known, plan=plan, findings=(*prepared.findings, *([told] if told else [])))
 
@@ -121,6 +128,7 @@ def _cropped(
     rows: Integers,
     cache: Path | None,
     progress: Progress,
+    filling: Filling | None = None,
 ) -> LabelledFeatures:
     """Return features with those of crops of some rows behind them; the other rows, never learned from, get zeros."""
     digests = [known.digests[row] for row in rows]
@@ -129,7 +137,8 @@ def _cropped(
         progress(STAGE if stage == "Encoding" else stage, done, total)
 
     some = known.dataset.select(rows)
-    table = features.extract(some, digests, encoders, views=views, cache=cache, progress=told).table
+    deadly = {} if filling is None else filling(some, digests, encoders, views=views, progress=told)
+    table = features.extract(some, digests, encoders, views=views, cache=cache, progress=told, failures=deadly).table
     pictures, own, dim = known.values.shape
     half = np.float16 in (known.values.dtype, table.values.dtype)
     values = arrays.zeros((pictures, own + len(views), dim), cache, half=half)

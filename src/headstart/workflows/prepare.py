@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +32,7 @@ from headstart.learning.prior import LabelRows
 from headstart.learning.tuner import Tuning
 from headstart.plans import Plan, refuse_contradictions, watches_validation
 from headstart.records import ClassNames, Dataset, Finding, LabelledFeatures, Progress, found, silence
+from headstart.scale.filling import Filling
 from headstart.workflows import budget, decide, quantizing
 from headstart.workflows.budget import Budget
 
@@ -123,6 +125,7 @@ def begin(
     cache: Path | None = None,
     progress: Progress = silence,
     keep_conflicting: bool = False,
+    filling: Filling | None = None,
 ) -> Begun:
     """Refuse what cannot be done, read the files, load the backbone, and decide what the configuration left open.
 
@@ -132,6 +135,7 @@ def begin(
         cache: The folder of the cache; None: keep nothing.
         progress: Hears of every file.
         keep_conflicting: Whether byte-identical pictures with different labels stay.
+        filling: What reads many files elsewhere; None: all are read here.
 
     Raises:
         DataError: The data cannot be learned from.
@@ -143,7 +147,8 @@ def begin(
     refuse_contradictions(asked)
     wanted.refuse_contradictions(asked.encoder.backbone, asked.encoder.weights)
     splits.check(dataset, config.split, watches_validation(asked))
-    inspection = files.inspect(dataset, progress, keep_conflicting=keep_conflicting, cache=cache)
+    read = files.fingerprints if filling is None else filling.fingerprints
+    inspection = files.inspect(dataset, progress, keep_conflicting=keep_conflicting, cache=cache, read=read)
     if config.budget:
         decision, spent = budget.spend(config, inspection, begun=begun, cache=cache, progress=progress)
         return Begun(inspection, decision.backbone, decision.plan, spent)
@@ -151,13 +156,16 @@ def begin(
     return Begun(inspection, decision.backbone, decision.plan)
 
 
-def encode(begun: Begun, *, cache: Path | None, progress: Progress = silence) -> Prepared:
+def encode(
+    begun: Begun, *, cache: Path | None, progress: Progress = silence, filling: Filling | None = None
+) -> Prepared:
     """Compute features and image properties, and look at everything that can be known before training.
 
     Args:
         begun: From `begin`.
         cache: The folder of the cache; None: keep nothing.
         progress: Hears of every picture.
+        filling: What computes elsewhere what the cache lacks; None: all is computed here.
 
     Raises:
         DataError: Fewer than two classes could be decoded.
@@ -165,15 +173,10 @@ def encode(begun: Begun, *, cache: Path | None, progress: Progress = silence) ->
     """
     inspection, backbone, plan = begun.inspection, begun.backbone, begun.plan
     encoders, told = quantizing.choose(inspection, backbone, plan, cache=cache, progress=progress)
-    extraction = features.extract(
-        inspection.dataset,
-        inspection.digests,
-        encoders,
-        views=plan.views,
-        with_properties=True,
-        cache=cache,
-        progress=progress,
-    )
+    asked = inspection.dataset, inspection.digests, encoders
+    wanted: dict[str, Any] = {"views": plan.views, "with_properties": True, "progress": progress}
+    deadly = {} if filling is None else filling(*asked, **wanted)
+    extraction = features.extract(*asked, **wanted, cache=cache, failures=deadly)
     files.correct(inspection, extraction.table.digests, cache)
     plan = replace(plan, encoder=extraction.encoders[0].plan)  # the engine may have fallen back to a safer one
     progress("Examining", 0, 1)

@@ -40,6 +40,7 @@ from headstart.model.classifier import Classifier
 from headstart.plans import Plan
 from headstart.predictions import Evaluation, Predictions, joined
 from headstart.records import Dataset, Displayable, Finding, Integers, Progress, Provenance, Splits, silence
+from headstart.scale.filling import Filling
 from headstart.workflows import crops, decide, prepare, provenance, resume
 from headstart.workflows.prepare import Begun, Prepared
 from headstart.workflows.resume import PreviousRun
@@ -126,6 +127,7 @@ def train(
     planned: Callable[[Begun], None] = unheard,
     previous: PreviousRun | None = None,
     learning_curve: bool = False,
+    cluster: str | None = None,
 ) -> TrainingResult:
     """Check, split, encode, fit, calibrate and evaluate.
 
@@ -140,6 +142,8 @@ def train(
         previous: What a previous run on some of these pictures left, from `read_previous`: they stay learned or
             measured as they were, and the result says what changed on them.
         learning_curve: Whether to measure how the accuracy grows with the pictures, and where that leads.
+        cluster: Whose workers encode: "auto", "HOST:PORT" or "local:N"; None: this process does. The result is the
+            same.
 
     Raises:
         DataError: The data cannot be learned from.
@@ -148,12 +152,15 @@ def train(
         StorageError: The cache cannot be written.
     """
     started, folder = time.monotonic(), caches.resolve(cache)
+    filling = Filling(cluster, folder)
     asked = resume.heeded(previous, config or TrainConfig())
-    begun = prepare.begin(sources.dataset_of(data, cache=folder), asked, cache=folder, progress=progress)
-    arrived = resume.arrivals(previous, begun.inspection.dataset, begun.inspection.digests)
-    planned(begun)
-    prepared = prepare.encode(begun, cache=folder, progress=progress)
-    prepared = crops.add(prepared, begun.budget, cache=folder, progress=progress)
+    with filling:
+        dataset = sources.dataset_of(data, cache=folder)
+        begun = prepare.begin(dataset, asked, cache=folder, progress=progress, filling=filling)
+        arrived = resume.arrivals(previous, begun.inspection.dataset, begun.inspection.digests)
+        planned(begun)
+        prepared = prepare.encode(begun, cache=folder, progress=progress, filling=filling)
+        prepared = crops.add(prepared, begun.budget, cache=folder, progress=progress, filling=filling)
     features, plan = prepared.features, prepared.plan
     learner = prepared.learner(cache=folder, progress=progress, limits=begun.limits())
     grouped = grouping.decide(learner, prepared.resemblance, plan.split, progress=progress)

@@ -1,0 +1,217 @@
+"""What a cluster costs, and how far it goes: `Filling` against `features.extract` on drawn pictures.
+
+Measured, each run in a process of its own with an empty cache, on the CPU:
+
+- `alone`: this process, all processors;
+- `one worker`: `local:1`, all processors; what is more than alone is the start, which is told apart, and the overhead
+  (in seconds of processors, too, which other programs disturb less);
+- `halved`: `local:2` of which each worker has half of the processors, against `half`, `local:1` on one half;
+- `driver`: 64 workers that sleep for as long as their pictures take at the measured rate, begun, asked and heard by the
+  very crew: how many pictures a second that is, of the 64 times the rate that is possible.
+
+The pictures are JPEG files of 500 × 375 pixels with blurred noise, drawn here; the network is EfficientNet-Lite0 at its
+own size.
+
+    python benchmarks/scale_ray.py [--pictures N] [--work FOLDER] [--only driver]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+WORKERS = 64
+BLOCK = 1024
+SIZE = (500, 375)
+
+
+def draw(folder: Path, count: int) -> None:
+    """Write so many pictures in two folders, those that are not there yet."""
+    import numpy as np
+    from PIL import Image
+
+    for number in range(count):
+        path = folder / f"class-{number % 2}" / f"{number:06d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            patches = np.random.default_rng(number).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+            Image.fromarray(patches).resize(SIZE, Image.Resampling.BICUBIC).save(path, quality=90)
+
+
+def encode(folder: Path, cluster: str, cores: int) -> None:
+    """Encode the pictures of a folder into an empty cache, and print seconds of the start and of the work."""
+    if cores:
+        os.sched_setaffinity(0, range(cores))
+    from headstart.config import EncoderConfig
+    from headstart.data import sources
+    from headstart.encoding import backbone, features, runtime
+    from headstart.inspection import files
+    from headstart.scale.filling import Filling
+
+    asked = EncoderConfig(backbone="lite0", device="cpu")
+    encoders = runtime.build_all(backbone.load(asked.backbone), runtime.choose(asked))
+    dataset = sources.read(folder)
+    digests, _ = files.fingerprints(dataset)  # and the files are in memory
+    wanted: dict[str, Any] = {"views": ("original",), "with_properties": True}
+    begun = time.monotonic()
+    first: list[float] = []  # when the work began
+    spent: list[float] = []  # seconds of processors, when it began and when it ended
+
+    def hear(stage: str, done: int, total: int) -> None:
+        begins = stage == "Starting workers" and done == total if cluster else stage == "Encoding" and done > 0
+        if begins and not first:
+            first.append(time.monotonic())
+            spent.append(busy())
+        if stage == "Encoding" and done == total and len(spent) == 1:
+            spent.append(busy())
+
+    with tempfile.TemporaryDirectory() as cache, Filling(cluster or None, Path(cache)) as fill:
+        fill(dataset, digests, encoders, **wanted, progress=hear)
+        filled = time.monotonic()
+        features.extract(dataset, digests, encoders, **wanted, cache=Path(cache), progress=hear)
+        ended = time.monotonic()
+    told = {"start": first[0] - begun, "work": ended - first[0], "taking": ended - filled if cluster else 0.0}
+    print(json.dumps({"pictures": len(dataset), "processor": spent[1] - spent[0]} | told))
+
+
+def busy() -> float:
+    """Return how many seconds of processors this process and its workers have had."""
+    inner = psutil.Process().children(recursive=True)
+    own = (one for one in inner if (one.cmdline() or [""])[0].startswith("ray::Station"))
+    return time.process_time() + sum(sum(one.cpu_times()[:2]) for one in own)
+
+
+class Sleepers:
+    """A team whose workers sleep: each answer comes when its worker has slept for its pictures."""
+
+    def __init__(self, workers: int, rate: float) -> None:
+        """Take so many workers, each of so many pictures a second."""
+        self.count, self.rate = workers, rate
+        self.due: list[tuple[float, Any, Any]] = []
+
+    def total(self) -> float:
+        """Return the number of processors."""
+        return self.count
+
+    def free(self) -> float:
+        """Return as many."""
+        return self.count
+
+    def places(self) -> list[Any]:
+        """Return a place for each."""
+        from headstart.scale.cluster import Place
+
+        return [Place(str(number), "", 1) for number in range(self.count)]
+
+    def hire(self, place: Any) -> Any:
+        """Give a worker that sleeps."""
+        return Sleeper(place, self)
+
+    def dismiss(self, worker: Any) -> None:
+        """Let it go."""
+
+    def shared(self, job: Any) -> Any:
+        """Tell nothing."""
+        return {}
+
+    def hear(self, workers: Iterable[Any], seconds: float) -> Iterator[tuple[Any, Any]]:
+        """Wait for the next that wakes, and yield all that are awake."""
+        if self.due:
+            time.sleep(min(seconds, max(0.0, min(one[0] for one in self.due) - time.monotonic())))
+        awake = [one for one in self.due if one[0] <= time.monotonic()]
+        self.due = [one for one in self.due if one not in awake]
+        yield from ((worker, answer) for _, worker, answer in awake)
+
+
+class Sleeper:
+    """Such a worker. What it is given is pickled, as Ray does; it is unpickled elsewhere."""
+
+    def __init__(self, place: Any, team: Sleepers) -> None:
+        """Belong to a team."""
+        self.place, self.team = place, team
+
+    def ask(self, question: str, *arguments: Any) -> None:
+        """Have an answer ready after a while."""
+        import pickle
+
+        from headstart.scale.hand import Answer
+
+        answer: Any = {"ping": "here", "begin": {}}.get(question)
+        seconds = 0.0
+        if question == "do":
+            block = arguments[0]
+            pickle.dumps(block)
+            answer, seconds = Answer(block.number, len(block.dataset), {}, (), ()), len(block.dataset) / self.team.rate
+        self.team.due.append((time.monotonic() + seconds, self, answer))
+
+
+def drive(workers: int, rate: float, blocks: int = 8) -> float:
+    """Return which share of what so many workers can do a driver gets out of them."""
+    from headstart.data.listings import Listing
+    from headstart.records import silence
+    from headstart.scale.crew import Crew
+    from headstart.scale.hand import Block
+
+    names = Listing.named([f"/shared/photos/class-{number % 97}/{number:09d}.jpg" for number in range(BLOCK)])
+    digests = ["00" * 32] * BLOCK
+    given = (Block.of(number, names.dataset(), digests) for number in range(workers * blocks))
+    crew = Crew(Sleepers(workers, rate), None, {}, silence)  # type: ignore[arg-type]
+    begun = time.monotonic()
+    done = sum(one.value for one in crew.work(given))
+    return done / (time.monotonic() - begun) / (workers * rate)
+
+
+def measured(folder: Path, cluster: str = "", cores: int = 0) -> dict[str, float]:
+    """Return what a run in a process of its own printed."""
+    command = [sys.executable, __file__, "--child", str(folder), cluster or "-", str(cores)]
+    ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    told: dict[str, float] = json.loads(ran.stdout.splitlines()[-1])
+    return told | {"rate": told["pictures"] / told["work"]}
+
+
+def main() -> None:
+    """Measure, and print a line for each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=4000)
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "headstart-scale")
+    parser.add_argument("--only", choices=["driver"])
+    parser.add_argument("--rate", type=float, default=150.0, help="pictures a second of a worker of `driver`")
+    parser.add_argument("--child", nargs=3)
+    asked = parser.parse_args()
+    if asked.child:
+        folder, cluster, cores = asked.child
+        encode(Path(folder), "" if cluster == "-" else cluster, int(cores))
+        return
+    rate = asked.rate
+    if asked.only is None:
+        folder = asked.work / f"drawn-{asked.pictures}"
+        draw(folder, asked.pictures)
+        half = max(1, len(os.sched_getaffinity(0)) // 2)
+        runs = {
+            "alone": measured(folder),
+            "one worker": measured(folder, "local:1"),
+            "half": measured(folder, "local:1", half),
+            "halved": measured(folder, "local:2"),
+        }
+        for name, one in runs.items():
+            told = ", ".join(f"{key} {one[key]:.1f} s" for key in ("start", "work", "processor", "taking"))
+            print(f"{name}: {one['rate']:.0f} pictures a second ({told})", flush=True)
+        for kind in ("work", "processor"):
+            print(f"overhead of one worker, {kind}: {runs['one worker'][kind] / runs['alone'][kind] - 1:+.1%}")
+        print(f"two workers against one, each with {half} cores: {runs['halved']['rate'] / runs['half']['rate']:.2f}")
+        rate = runs["alone"]["rate"]
+    print(f"driver with {WORKERS} workers of {rate:.0f} pictures a second: {drive(WORKERS, rate):.1%} of what they can")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Many machines: the same results as one machine, sooner."""
