@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,16 @@ NEAR = 1 << 16  # rows of a file that lie so near each other that reading them i
 HALF = 60_000.0  # a number that half precision still holds
 
 _HINT = "Make room, or name another folder with HEADSTART_CACHE."
+
+
+class Rows(Protocol):
+    """N rows that can be had in parts: an array, or what is computed of one when it is asked for."""
+
+    def __len__(self) -> int:
+        """Return N."""
+
+    def __getitem__(self, part: slice | Integers, /) -> Any:
+        """Return some rows as an array."""
 
 
 def zeros(shape: tuple[int, ...], folder: Path | None, *, half: bool = False) -> Floats:
@@ -61,14 +72,14 @@ def parts(count: int, size: int = BLOCK) -> Iterator[slice]:
     return (slice(begin, min(begin + size, count)) for begin in range(0, count, size))
 
 
-def take(values: Floats, rows: Integers | slice) -> Floats:
+def take(values: Rows, rows: Integers | slice) -> Floats:
     """Return a copy of some rows as float32; what was read of a file to get them does not stay with the process."""
     taken: Floats = np.array(values[rows], dtype=np.float32, subok=False)
     release(values)
     return taken
 
 
-def blocks(values: Floats, rows: Integers | None = None) -> Iterator[tuple[slice, Floats]]:
+def blocks(values: Rows, rows: Integers | None = None) -> Iterator[tuple[slice, Floats]]:
     """Yield copies of rows (all, where none are named), `BLOCK` at a time, with their places among those asked for."""
     for part in parts(len(values) if rows is None else len(rows)):
         yield part, take(values, part if rows is None else rows[part])
@@ -87,12 +98,10 @@ def select(values: Floats, rows: Integers, folder: Path | None) -> Floats:
     return chosen
 
 
-def mean(values: Floats, rows: Integers | None = None) -> Floats:
-    """Return the (…) mean over some rows of (N, …), as float32."""
-    total = np.zeros(values.shape[1:], dtype=np.float64)
-    for _, block in blocks(values, rows):
-        total += block.sum(axis=0, dtype=np.float64)
-    result: Floats = (total / (len(values) if rows is None else len(rows))).astype(np.float32)
+def mean(values: Rows, rows: Integers | None = None) -> Floats:
+    """Return the (…) mean over some rows of (N, …), at least one, as float32."""
+    sums = [block.sum(axis=0, dtype=np.float64) for _, block in blocks(values, rows)]
+    result: Floats = (np.sum(sums, axis=0) / (len(values) if rows is None else len(rows))).astype(np.float32)
     return result
 
 
@@ -101,7 +110,7 @@ def is_mapped(values: NDArray[np.generic]) -> bool:
     return _file_of(values) is not None
 
 
-def release(values: NDArray[np.generic]) -> None:
+def release(values: object) -> None:
     """Let go of the memory that parts of a mapped array take; what was written stays written."""
     file = _file_of(values)
     if file is not None and hasattr(mmap, "MADV_DONTNEED"):

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from headstart import arrays
 from headstart.encoding.backbone import Backbone
 from headstart.evaluation.label_errors import Suspect, find_suspects
-from headstart.inspection import blocks, duplicates, similarity
+from headstart.inspection import duplicates, similarity
 from headstart.learning.heads import Head
 from headstart.predictions import Predictions
 from headstart.records import Integers, LabelledFeatures
@@ -158,7 +159,7 @@ def _nearest(
 ) -> list[tuple[tuple[int, float], ...]]:
     """Return for each row those most like it that its head had learned from; memory does not grow with the pictures."""
     values = features.values[:, 0]
-    mean = blocks.mean(values)
+    mean = arrays.mean(values)
     known = np.zeros((len(learned), len(values)), dtype=bool)
     for number, one in enumerate(learned):
         known[number, one] = True

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headstart import metrics
+from headstart import arrays, metrics
 from headstart.data.splits import Grouping
 from headstart.experiments import random_split
 from headstart.experiments.grouping import MATTERS
@@ -111,7 +111,7 @@ def bands(fitted: Fitted, measured: Measured, groups: Integers, resemblance: Res
     """
     seen = fitted.features.values[:, 0]  # of the frozen network, whose similarities these are
     known = blocks.some(seen, measured.learned)
-    mean = blocks.mean(known)
+    mean = arrays.mean(known)
     some = _some(len(measured.rows), len(known))
     measured = Measured(measured.rows[some], measured.right[some], measured.learned)
     queries = similarity.directions(seen[measured.rows], mean)

@@ -10,24 +10,15 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from headstart.arrays import Rows
 from headstart.records import Floats, Integers
 
 FEW = 25_000  # rows of a block; so many are held at once and compared with each other, more by means of an index
-
-
-class Rows(Protocol):
-    """N rows that can be had in parts."""
-
-    def __len__(self) -> int:
-        """Return N."""
-
-    def __getitem__(self, part: slice | Integers, /) -> Any:
-        """Return some rows as an array."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +63,3 @@ def by_all_cores(function: Callable[[Any], NDArray[Any]], rows: Rows, step: int,
     parts = (rows[begin : begin + step] for begin in range(0, len(rows), step))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return np.concatenate([np.zeros(0, dtype=kind), *pool.map(function, parts)])
-
-
-def mean(rows: Rows) -> Floats:
-    """Return the float32 mean over N ≥ 1 rows."""
-    begins = range(0, len(rows), FEW)
-    sizes = [min(FEW, len(rows) - begin) for begin in begins]
-    parts = [rows[begin : begin + FEW].mean(axis=0, dtype=np.float32) for begin in begins]
-    return np.average(parts, axis=0, weights=sizes).astype(np.float32)

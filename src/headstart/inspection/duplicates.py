@@ -16,9 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from headstart import arrays
+from headstart.arrays import Rows
 from headstart.data.splits import joined, settled
 from headstart.inspection import blocks, scenes, similarity, thumbnails
-from headstart.inspection.blocks import Rows
 from headstart.inspection.properties import SIDE
 from headstart.inspection.scenes import Scene
 from headstart.records import Dataset, Finding, Floats, ImageProperties, Integers, found
@@ -69,7 +70,7 @@ def find(
         digests: (N,) of the files; equal ones are near-duplicates.
         seed: Of the sample from which similarities are estimated.
     """
-    vectors = blocks.held(similarity.away(features, blocks.mean(features)))
+    vectors = blocks.held(similarity.away(features, arrays.mean(features)))
     alike, unlike, candidate, known = _expected(vectors, targets, seed)
     near, _ = similarity.pairs(vectors, candidate, most=_MOST * len(vectors))
     recall = None if len(vectors) <= blocks.FEW else _share(known, near, len(vectors))

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from headstart.arrays import Rows
 from headstart.inspection import blocks
-from headstart.inspection.blocks import Rows
 from headstart.records import Floats, Integers
 
 COUNT = 16  # neighbours of a row that are asked for, itself among them

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from headstart import arrays
+from headstart.arrays import Rows
 from headstart.inspection import blocks, similarity, thumbnails
-from headstart.inspection.blocks import Computed, Rows
+from headstart.inspection.blocks import Computed
 from headstart.inspection.properties import SIDE
 from headstart.records import Floats, ImageProperties, Integers
 
@@ -116,7 +118,7 @@ def _of_scene(
 
 def _scene(pictures: ImageProperties, rows: Integers, turned: Integers, colours: Floats) -> Scene:
     upright = Computed(len(rows), lambda part: _upright(pictures.thumbnails[rows[part]], turned[part]))
-    return Scene(rows, upright, blocks.mean(upright), colours)
+    return Scene(rows, upright, arrays.mean(upright), colours)
 
 
 def _upright(pictures: Floats, turned: Integers) -> Floats:
@@ -134,7 +136,7 @@ def _without_common(pictures: Rows) -> Computed:
     Light and contrast, the mean of all, and what is smooth (shadows, another lamp) are taken off.
     """
     flat = Computed(len(pictures), lambda part: _centred(pictures[part]))
-    mean = blocks.mean(flat)
+    mean = arrays.mean(flat)
 
     def left(part: slice | Integers) -> Floats:
         own = flat[part]

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headstart import arrays
+from headstart.arrays import Rows
 from headstart.inspection import blocks, neighbours
-from headstart.inspection.blocks import Computed, Rows
+from headstart.inspection.blocks import Computed
 from headstart.records import Floats, Integers
 
 BLOCK = 2048  # rows of a block of products
@@ -28,7 +30,7 @@ def directions(features: NDArray[np.floating], mean: Floats) -> Floats:
 
 def away(features: Rows, mean: Floats) -> Computed:
     """Return the `directions` of (N, D) features, which may lie in a file, as rows that are computed when asked for."""
-    return Computed(len(features), lambda part: directions(features[part], mean))
+    return Computed(len(features), lambda part: directions(arrays.take(features, part), mean))
 
 
 def nearest(queries: Floats, references: Rows, count: int = 1) -> Floats:
