@@ -125,6 +125,7 @@ def test_the_mean_of_blocks_is_the_mean(monkeypatch: pytest.MonkeyPatch):
 
 def test_memory_grows_with_a_block_and_not_with_the_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(blocks, "FEW", 500)
+    monkeypatch.setattr(arrays, "BLOCK", 500)
     features = np.lib.format.open_memmap(tmp_path / "features.npy", "w+", np.float16, (6000, 256))
     features[:] = np.random.default_rng(0).normal(size=features.shape)
     tracemalloc.start()
