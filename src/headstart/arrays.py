@@ -67,8 +67,9 @@ def holds(values: NDArray[np.floating], numbers: Floats) -> bool:
     return values.dtype != np.float16 or bool(np.abs(numbers).max(initial=0) <= HALF)
 
 
-def parts(count: int, size: int = BLOCK) -> Iterator[slice]:
-    """Yield slices of so many rows at most."""
+def parts(count: int, size: int | None = None) -> Iterator[slice]:
+    """Yield slices of so many rows at most; None: `BLOCK`."""
+    size = BLOCK if size is None else size
     return (slice(begin, min(begin + size, count)) for begin in range(0, count, size))
 
 
