@@ -84,9 +84,15 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         parts = urlsplit(self.path)
         _, _, key = unquote(parts.path).removeprefix("/").partition("/")
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.bucket.asked.append(("POST", key))
-        if "uploads" in parts.query:
+        if parts.query.startswith("delete"):
+            gone = re.findall(r"<Key>(.*?)</Key>", body.decode())
+            for name in gone:
+                self.bucket.objects.pop(name, None)
+            told = "".join(f"<Deleted><Key>{name}</Key></Deleted>" for name in gone)
+            text = f"<DeleteResult>{told}</DeleteResult>"
+        elif "uploads" in parts.query:
             text = "<InitiateMultipartUploadResult><UploadId>1</UploadId></InitiateMultipartUploadResult>"
         else:
             several = sorted(name for name in self.bucket.objects if name.startswith(f"{key}\0"))

@@ -76,6 +76,7 @@ ORDER = [
     "encoding.eager",
     "encoding.runtime",
     "encoding.shards",
+    "encoding.shared",
     "encoding.cache",
     "encoding.crops",
     "encoding.reading",

@@ -202,6 +202,21 @@ def put(file: Path, target: Locator) -> None:
         raise StorageError(f"{target} cannot be written: {_reason(error)}.", HINT) from None
 
 
+def remove(target: Locator) -> None:
+    """Remove a file from a store; it need not be there.
+
+    Raises:
+        StorageError: It cannot be removed.
+    """
+    client, key = _client_of(target)
+    try:
+        client.delete(key)
+    except FileNotFoundError:
+        return
+    except _failures() as error:
+        raise StorageError(f"{target} cannot be removed: {_reason(error)}.", HINT) from None
+
+
 HINT = (
     "What was computed is kept; the same command goes on from there. Credentials are taken from the environment: e.g. "
     "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true for a public bucket."

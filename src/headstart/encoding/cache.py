@@ -26,7 +26,7 @@ import platformdirs
 from safetensors import SafetensorError, safe_open
 
 from headstart.data import manifest
-from headstart.encoding import shards
+from headstart.encoding import shards, shared
 from headstart.encoding.shards import Rows
 from headstart.errors import StorageError
 from headstart.records import Floats, numbered
@@ -197,6 +197,7 @@ class Store:
         self.dim = dim
         self._looked = 0
         self._index = _Index()
+        self._shared = shared.of(self.folder)
         with storage_errors(self.folder, _HINT):
             for folder in (cache, self.folder.parent, self.folder):  # parents=True would give parents the usual mode
                 folder.mkdir(exist_ok=True, mode=0o700)
@@ -213,6 +214,8 @@ class Store:
         Warns:
             UserWarning: A shard is damaged, or somebody else could have written it.
         """
+        if self._shared is not None and self.trusted:
+            self._shared.fetch()
         for path in self._own(self._fresh()):
             try:
                 self._note(path.name, shards.read_keys(path, self.recipe))
@@ -308,6 +311,8 @@ class Store:
         name, content = shards.encode(self.recipe, rows)
         with storage_errors(self.folder, _HINT):
             write_whole(self.folder / name, content, mode=0o600)
+        if self._shared is not None:
+            self._shared.put(name)
         self._note(name, rows.keys)
 
     def _merge(self, light: Sequence[str]) -> None:
@@ -331,6 +336,8 @@ class Store:
                 self._index.forget(name)
                 with storage_errors(self.folder, _HINT):
                     (self.folder / name).unlink(missing_ok=True)
+                if self._shared is not None:
+                    self._shared.remove(name)
 
     def _pass_over(self, path: Path, error: Exception) -> None:
         self._index.forget(path.name)
