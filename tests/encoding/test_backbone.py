@@ -82,7 +82,8 @@ def test_an_ambiguous_name_is_decided_once_by_the_sum_of_all_networks():
     own = knowing(["crane.bird", "crane.machine"], ["crane.bird", "crane.machine"])
     first = own.networks[0].rows
     features = np.hstack([first[:1] - first[1:], 100 * (own.networks[1].rows[1:] - own.networks[1].rows[:1])])
-    known = prior.match(ClassNames(["crane", "x"]), LabelRows(own.labels, own.rows, own.offsets), features, np.zeros(1))
+    rows = LabelRows(own.labels, own.rows, own.offsets)
+    known = prior.match(ClassNames(["crane", "x"]), rows, features, np.zeros(1), np.zeros(1, np.int64))
     np.testing.assert_array_equal(known.weights[:, 0], own.rows[1])  # the first network alone would take the bird
     assert known.ambiguous == {"crane": 2}
 

@@ -693,6 +693,19 @@ def test_a_damaged_light_shard_stays_where_it_is_and_stops_no_merging(cache: Pat
         assert taken(cache, digests).keys() == set(digests[10:])
 
 
+def test_a_shard_that_alone_is_whole_stays(cache: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(caches, "MANY_LIGHT", 2)
+    digests, values = many(20)
+    store = caches.Store(cache, RECIPE, 4)
+    store.add(digests[:10], values[:10])
+    (first,) = shards(cache)
+    first.write_bytes(first.read_bytes()[:-1] + b"!")
+    with pytest.warns(UserWarning, match="is damaged and not used"):
+        store.add(digests[10:], values[10:])
+    with pytest.warns(UserWarning, match="is damaged and not used"):
+        assert taken(cache, digests).keys() == set(digests[10:])
+
+
 def test_features_beyond_memory_lie_in_a_file_in_half_precision(
     dataset: Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -307,13 +307,15 @@ class Store:
             return Rows([], np.zeros((0, self.dim), dtype=np.float32), np.zeros(0, dtype=np.int64))
         return rows
 
-    def _commit(self, rows: Rows) -> None:
+    def _commit(self, rows: Rows) -> str:
+        """Write a shard, and return its name."""
         name, content = shards.encode(self.recipe, rows)
         with storage_errors(self.folder, _HINT):
             write_whole(self.folder / name, content, mode=0o600)
         if self._shared is not None:
             self._shared.put(name)
         self._note(name, rows.keys)
+        return name
 
     def _merge(self, light: Sequence[str]) -> None:
         """Make a large shard of light ones, the lightest first; where another process does so, leave it to that.
@@ -330,9 +332,9 @@ class Store:
         keys = list(chain.from_iterable(rows.keys for rows in read.values()))
         places = sorted({key: place for place, key in enumerate(keys)}.values())  # of each key one
         values, remarks = (np.concatenate([rows[part] for rows in read.values()])[places] for part in (1, 2))
-        self._commit(Rows([keys[place] for place in places], values, remarks))
+        large = self._commit(Rows([keys[place] for place in places], values, remarks))
         for name, rows in read.items():
-            if rows.keys:
+            if rows.keys and name != large:  # where all others are damaged, it is the same
                 self._index.forget(name)
                 with storage_errors(self.folder, _HINT):
                     (self.folder / name).unlink(missing_ok=True)
