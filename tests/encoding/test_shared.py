@@ -107,7 +107,7 @@ def test_only_shards_are_fetched(team: Bucket, dataset: Dataset, tmp_path: Path)
     assert not [path for path in (tmp_path / "two").rglob("*") if path.is_file() and path.read_bytes() == b"x"]
 
 
-@pytest.mark.parametrize("named", ["/tmp/x", "https://host/x"])
+@pytest.mark.parametrize("named", ["features", "https://host/x"])
 def test_what_is_no_bucket_is_refused(named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(shared.VARIABLE, named)
     with pytest.raises(ConfigError, match="a bucket was expected"):

@@ -70,12 +70,13 @@ class LogisticLearner:
 
         Of very many a part chooses, and another part, not learned from, is enough to calibrate by.
         """
+        if len(train) <= MANY:
+            return train, NOBODY
         classes = len(self.features.classes)
-        few, apart = _drawn(
-            train, groups, self.seed, (max(CHOSEN_BY, 4 * classes), min(APART, logistic.HELD // classes))
-        )
-        many = len(train) > MANY and 2 * (len(few) + len(apart)) < len(train)  # groups may be as large as folds
-        return (few, apart) if many else (train, NOBODY)
+        counts = max(CHOSEN_BY, 4 * classes), min(APART, logistic.HELD // classes)
+        few, apart = _drawn(train, groups, self.seed, counts)
+        # groups may be as large as folds
+        return (few, apart) if 2 * (len(few) + len(apart)) < len(train) else (train, NOBODY)
 
     def _folds(self, rows: Integers, groups: Integers) -> Integers:
         return splits.folds(self.features.dataset.select(rows), groups[rows], self.plan.folds, self.seed)
