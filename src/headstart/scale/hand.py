@@ -27,23 +27,34 @@ Recipe = Mapping[str, str]  # all that decides a result, by the words that a per
 
 
 class Block(NamedTuple):
-    """Pictures that are worked on together.
+    """What is worked on at once: mostly pictures.
 
     Attributes:
         number: By which its answer is known.
         dataset: The pictures; their paths are absolute, for they are read elsewhere.
         digests: SHA-256 of each, where that is known.
+        asked: What else is asked, where it is not about pictures.
+        home: The place whose worker has at hand what it takes: it has the block while it is there. Empty: none has.
     """
 
     number: int
-    dataset: Dataset
+    dataset: Dataset = Dataset(Path(), ())
     digests: tuple[str, ...] | None = None
+    asked: Any = None
+    home: str = ""
 
     @classmethod
     def of(cls, number: int, dataset: Dataset, digests: Sequence[str] | None = None) -> Block:
         """Return the block of these pictures."""
         samples = tuple(replace(one, path=path) if (path := _absolute(one.path)) else one for one in dataset)
         return cls(number, replace(dataset, samples=samples, findings=()), None if digests is None else tuple(digests))
+
+    def __str__(self) -> str:
+        """Say what it is, for who reads that workers died of it."""
+        if not len(self.dataset):
+            return "the same part of a fit"
+        first, last = self.dataset[0], self.dataset[len(self.dataset) - 1]
+        return f"the same {len(self.dataset)} pictures, {first.name} to {last.name}, though each of them can be decoded"
 
 
 class Done(NamedTuple):

@@ -29,6 +29,7 @@ from headstart.learning import learners, prior
 from headstart.learning.clock import Limits
 from headstart.learning.learner import Learner
 from headstart.learning.prior import LabelRows
+from headstart.learning.spread import Spread
 from headstart.learning.tuner import Tuning
 from headstart.plans import Plan, refuse_contradictions, watches_validation
 from headstart.records import ClassNames, Dataset, Finding, LabelledFeatures, Progress, found, silence
@@ -93,7 +94,12 @@ class Prepared:
     encoded: int = 0
 
     def learner(
-        self, *, cache: Path | None = None, progress: Progress = silence, limits: Limits = UNLIMITED
+        self,
+        *,
+        cache: Path | None = None,
+        progress: Progress = silence,
+        limits: Limits = UNLIMITED,
+        filling: Filling | None = None,
     ) -> Learner:
         """Return what fits heads, or the networks too, as the plan says; see `learners.build`.
 
@@ -101,6 +107,7 @@ class Prepared:
             cache: The folder of the cache, where epochs keep their state; None: they keep none.
             progress: Hears of every fit.
             limits: When the training of networks must end.
+            filling: Whose cluster computes for linear heads of many pictures; None: all is computed here.
         """
         plan, head = self.plan, self.plan.head
         rows = LabelRows(self.backbone.labels, self.backbone.rows, self.backbone.offsets)
@@ -115,6 +122,7 @@ class Prepared:
             checkpoints=cache and cache / FITS,
             progress=progress,
             tuning=None if head.finetune == "none" else tuning,
+            spread=None if filling is None or filling.address is None else Spread(filling, progress),
         )
 
 
