@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +48,7 @@ def overwritten(path: Path) -> None:
     """Change it where it is, and turn its time back."""
     state = path.stat()
     with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
         file.write(b"\0")
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
 
@@ -99,3 +101,20 @@ def test_what_turned_out_to_be_something_else_is_forgotten(
     files.fingerprints(dataset, cache=tmp_path / "cache")
     manifest.forget([dataset[0].path], tmp_path / "cache")
     assert [bool(one) for one in manifest.recall(dataset, tmp_path / "cache")] == [False] + [True] * (len(dataset) - 1)
+
+
+def test_members_of_a_tar_are_known_until_it_is_another_one(
+    dataset: Dataset, tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(manifest, "SETTLED", 0)
+    tar = tmp_path / "photos.tar"
+    with tarfile.open(tar, "w") as file:
+        file.add(dataset.root, "photos")
+    before = files.fingerprints(sources.read(tar), cache=tmp_path / "cache")
+    reads.clear()
+    assert files.fingerprints(sources.read(tar), cache=tmp_path / "cache") == before
+    assert reads == []
+    time.sleep(0.02)
+    overwritten(tar)
+    assert files.fingerprints(sources.read(tar), cache=tmp_path / "cache") == before
+    assert len(reads) == len(dataset)

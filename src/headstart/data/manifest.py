@@ -12,13 +12,14 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headstart import storage
-from headstart.data import stores
+from headstart.data import ranges, stores
 from headstart.errors import StorageError
 from headstart.records import Dataset, Locator, Place
 
@@ -65,26 +66,27 @@ def version(place: Place, *, settled: bool = False) -> Locator | None:
     """Return a place as it is known by its size and a mark; None where no mark tells its content.
 
     Args:
-        place: Of a file of this machine the mark is made of what the system says of it now.
+        place: Of a file of this machine the mark is made of what the system says of it now; what lies in one has none
+            once the file has another.
         settled: Whether to give none of a file that was changed just now: once more, and its times may be the same.
     """
-    if isinstance(place, Path):
-        return _version_of_file(place, settled=settled)
-    return place if place.mark != 0 and place.kind != "cell" and "://" in place.base else None
+    if isinstance(place, Locator) and "://" in place.base:
+        return place if place.mark != 0 else None
+    return _version_here(place, settled=settled) if os.name == "posix" else None  # elsewhere no time tells of changes
 
 
-def _version_of_file(path: Path, *, settled: bool) -> Locator | None:
+def _version_here(place: Place, *, settled: bool) -> Locator | None:
+    file = place if isinstance(place, Path) else Path(place.base)
     try:
-        state = path.stat()
+        status = file.stat()
     except OSError:
         return None
-    changed = max(state.st_mtime_ns, state.st_ctime_ns)
-    if os.name != "posix" or (settled and abs(time.time_ns() - changed) < SETTLED):
-        return None  # elsewhere st_ctime does not tell that an entry was changed
-    told = (
-        f"{state.st_mtime_ns}\0{state.st_ctime_ns}\0{state.st_ino}"  # not st_dev: machines number disks for themselves
-    )
-    return Locator("file://", os.path.abspath(path), size=state.st_size, mark=stores.number_of(told))
+    if settled and abs(time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns)) < SETTLED:
+        return None
+    (size, mark), uri = ranges.size_and_mark(status), f"file://{os.path.abspath(file)}"
+    if isinstance(place, Path):
+        return Locator(uri, size=size, mark=mark)
+    return replace(place, base=uri) if place.mark == mark else None
 
 
 def forget(places: Sequence[Place], cache: Path | None) -> None:
@@ -183,7 +185,8 @@ def _unsealed(file: Path) -> bytes | None:
 
 def _key(place: Locator, endpoint: str) -> bytes:
     """Return what a version is known by: at another endpoint, a bucket of the same name is another one."""
-    told = f"{endpoint}\0{place.file}\0{place.number}\0{place.size}\0{place.mark}"
+    where = place.file if place.kind != "cell" else f"{place.base}\0{place.inner}"
+    told = f"{endpoint}\0{where}\0{place.number}\0{place.size}\0{place.mark}"
     return hashlib.blake2b(told.encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
