@@ -30,7 +30,9 @@ from scale import DIM, LATENT, anonymous
 from side_by_side import MB, Bound, say
 
 from headstart import arrays
+from headstart.packed import Digests
 from headstart.records import ClassNames, Dataset, Floats, LabelledFeatures, Sample
+from headstart.samples import Samples
 
 CHILD = "--child"
 SPREAD = 3.0  # of a class around its centre; centres are about 11 from each other
@@ -68,9 +70,9 @@ def drawn(pictures: int, classes: int, folder: Path) -> LabelledFeatures:
         values[part, 0] = np.maximum(0, (latent @ mixing).astype(np.float32) + noise)
         arrays.release(values)
     names = ClassNames(f"class-{number:05d}" for number in range(classes))
-    samples = (Sample(Path(f"{row}.jpg"), f"{row}.jpg", names[k]) for row, k in enumerate(targets.tolist()))
-    digests = tuple(f"{row:064x}" for row in range(pictures))
-    return LabelledFeatures(Dataset(Path(), tuple(samples)), values, names, targets, digests)
+    samples = (Sample(Path(f"{row}.jpg"), f"{row}.jpg", names[k]) for row, k in enumerate(targets))
+    digests = Digests.of(f"{row:064x}" for row in range(pictures))
+    return LabelledFeatures(Dataset(Path(), Samples.of(samples)), values, names, targets, digests)
 
 
 def train(folder: Path, pictures: int, classes: int) -> dict[str, object]:
@@ -96,9 +98,9 @@ def train(folder: Path, pictures: int, classes: int) -> dict[str, object]:
         with clock.stage("calibration, sets, none of these"):
             made = rules.fit(learner, fitted, split.train, groups, config.calibration)
         with clock.stage("answering"):
-            said = rules.apply_to(made, fitted, split.validation)
+            said = rules.apply_to(made, fitted, split.validation, folder)
         with clock.stage("measuring"):
-            labels = features.dataset.select(split.validation).labels
+            labels = features.dataset.labels.select(split.validation)
             answers = Predictions(
                 features.names(split.validation),
                 features.classes,
@@ -125,7 +127,7 @@ def warm(folder: Path, pictures: int, classes: int) -> dict[str, object]:
 
     asked = EncoderConfig(backbone="lite0", device="cpu")
     encoders, clock = runtime.build_all(backbone.load("lite0"), runtime.choose(asked)), Clock()
-    samples = tuple(
+    samples = Samples.of(
         Sample(
             Locator("s3://nowhere/", f"{row:07d}.jpg", size=1000, mark=row + 1), f"{row:07d}.jpg", f"{row % classes}"
         )
@@ -143,7 +145,7 @@ def warm(folder: Path, pictures: int, classes: int) -> dict[str, object]:
     return {"seconds": clock.seconds, "anonymous": peak[0], "figures": {"right": float(right)}}
 
 
-def fill(cache: Path, dataset: Dataset, encoders: tuple[object, ...]) -> tuple[str, ...]:
+def fill(cache: Path, dataset: Dataset, encoders: tuple[object, ...]) -> Digests:
     """Put features, properties and digests of pictures into a cache, and return the digests."""
     from headstart.data import manifest
     from headstart.encoding import kept_properties
@@ -152,7 +154,7 @@ def fill(cache: Path, dataset: Dataset, encoders: tuple[object, ...]) -> tuple[s
     from headstart.inspection import properties
 
     cache.mkdir(mode=0o700, exist_ok=True)
-    digests = tuple(hashlib.sha256(str(row).encode()).hexdigest() for row in range(len(dataset)))
+    digests = Digests.of(hashlib.sha256(str(row).encode()).hexdigest() for row in range(len(dataset)))
     manifest.note({sample.path: digest for sample, digest in zip(dataset, digests, strict=True)}, cache)
     (encoder,) = encoders
     stores = [

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from headstart import storage
 from headstart.data import stores
 from headstart.errors import StorageError
+from headstart.packed import DIGEST, Digests
 from headstart.records import Dataset, Locator, Place
 
 FOLDER, SUFFIX, NOTE = "manifest", ".known", ".note"
@@ -26,19 +27,19 @@ MOST_FILES = 16  # that are kept apart; more are written as one
 MOST_ROWS = 8_000_000  # 48 bytes each; of more, those that were noted first go
 MAGIC = b"headstart manifest 1\n"
 
-_FORGOTTEN = "00" * 32
-_ROW = np.dtype([("key", "V16"), ("digest", "V32")])
+_FORGOTTEN = "00" * DIGEST
+_ROW = np.dtype([("key", "V16"), ("digest", f"V{DIGEST}")])
 
 
-def recall(dataset: Dataset, cache: Path | None) -> list[str]:
-    """Return the SHA-256 of each picture as it is known, "" where it is not.
+def recall(dataset: Dataset, cache: Path | None) -> Digests:
+    """Return the SHA-256 of each picture as it is known.
 
     Args:
         dataset: N samples.
         cache: The folder of the cache; None: nothing is known.
     """
-    digests = [""] * len(dataset)
-    rows = [row for row, sample in enumerate(dataset) if _is_versioned(sample.path)]
+    digests = Digests.unknown(len(dataset))
+    rows = [row for row in np.flatnonzero(dataset.columns.far).tolist() if _is_versioned(dataset[row].path)]
     known = _joined(_files(cache / FOLDER)) if rows and cache is not None and _is_trusted(cache) else _joined([])
     if not len(known):
         return digests
@@ -50,10 +51,9 @@ def recall(dataset: Dataset, cache: Path | None) -> list[str]:
     behind = np.searchsorted(begins[order], wanted, side="right")  # what was noted last counts
     place = order[np.maximum(behind, 1) - 1]
     same = (begins[place] == wanted) & (ends[place] == rest)
-    told = known["digest"][place[same]].tobytes().hex()
-    for number, row in enumerate(np.array(rows)[same].tolist()):
-        digest = told[64 * number : 64 * number + 64]
-        digests[row] = digest if digest != _FORGOTTEN else ""
+    told = np.ascontiguousarray(known["digest"][place[same]]).view(np.uint8).reshape(-1, DIGEST)
+    remembered = told.any(axis=1)
+    digests.put(np.array(rows)[same][remembered], Digests.of_bytes(told[remembered]))
     return digests
 
 

@@ -10,10 +10,12 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from headstart.data import arrows, folders, frames, listings, shards, stores, uris
 from headstart.data.columns import ID_COLUMNS, Decided, decide, usual
@@ -23,6 +25,7 @@ from headstart.data.images import SUFFIXES
 from headstart.data.tables import Table, read_table
 from headstart.errors import ConfigError, DataError
 from headstart.records import Dataset, Finding, Locator, Place, Sample, found, listing
+from headstart.samples import Samples
 
 TABLES = (".csv", ".tsv", ".txt")  # of what lies on a store: there nothing else tells a table from a folder
 
@@ -166,40 +169,39 @@ def read_pictures(sources: Sequence[str | Path | Locator], *, follow_links: bool
 
 
 def _read_folders(root: Place, walked: folders.Walked) -> Dataset:
-    findings = list(walked.findings)
-    relative = [tuple(name.split("/")) for name in walked.names]
-    tops = {parts[0] for parts in relative if len(parts) > 1}
     # `train/` and `test/` are splits if nothing else is beside them and the classes lie inside
-    given = bool(tops) and all(top.lower() in SPLITS for top in tops) and any(len(p) > 2 for p in relative)
-    samples: list[Sample] = []
+    tops = {top for top, inside, _ in (name.partition("/") for name in walked.names) if inside}
+    given = all(top.lower() in SPLITS for top in tops) and any(name.count("/") > 1 for name in walked.names)
     loose: list[str] = []
     unlabelled: list[str] = []
-    for row, parts in enumerate(relative):
-        split = SPLITS[parts[0].lower()] if given and len(parts) > 1 else None
-        folder = parts[1:-1] if split else parts[:-1]
-        name = "/".join(parts)
-        if folder:
-            samples.append(Sample(walked.place(row), name, "/".join(folder), split=split))
-        else:
-            (unlabelled if split else loose).append(name)
-    findings += found(
-        "loose-pictures", "warning",
-        "{n} [picture lies|pictures lie] beside the class folders and [has|have] no label", loose,
-        "Move each into the folder of its class.",
-    )  # fmt: skip
-    findings += found(
-        "unlabelled-pictures",
-        "note",
-        "{n} [picture|pictures] of a split [has|have] no class folder and [is|are] left out",
-        unlabelled,
-    )
-    if not samples:
+
+    def labelled() -> Iterator[Sample]:
+        for row, name in enumerate(walked.names):
+            parts = name.split("/")
+            split = SPLITS[parts[0].lower()] if given and len(parts) > 1 else None
+            folder = parts[1:-1] if split else parts[:-1]
+            if folder:
+                yield Sample(walked.place(row), name, "/".join(folder), split=split)
+            else:
+                (unlabelled if split else loose).append(name)
+
+    samples = Samples.of(labelled())
+    findings = [
+        *walked.findings,
+        *found("loose-pictures", "warning",
+               "{n} [picture lies|pictures lie] beside the class folders and [has|have] no label", loose,
+               "Move each into the folder of its class."),
+        *found("unlabelled-pictures", "note",
+               "{n} [picture|pictures] of a split [has|have] no class folder and [is|are] left out", unlabelled),
+        *_similar_classes(samples),
+    ]  # fmt: skip
+    if not len(samples):
         raise DataError(
             f"No labelled picture was found under {root}.",
             "Expected one folder per class with pictures in it, a labels.csv beside train/, or --labels FILE. "
             f"Looked for {', '.join(SUFFIXES)}.",
         )
-    return Dataset(root, tuple(samples), (*findings, *_similar_classes(samples)), "folders")
+    return Dataset(root, samples, tuple(findings), "folders")
 
 
 def _read_shards(some: Sequence[shards.Shard], root: Place, how: _How) -> Dataset:
@@ -210,8 +212,8 @@ def _read_shards(some: Sequence[shards.Shard], root: Place, how: _How) -> Datase
     if how.columns != Columns():
         raise ConfigError("Columns were named, but a tar has none.", "The class of NAME.jpg is in NAME.cls beside it.")
     samples, findings = shards.from_tars(some, how.cache)
-    labelled = tuple(sample for sample in samples if sample.label is not None)
-    if not labelled:
+    labelled = samples.select(np.flatnonzero(samples.labels.where(one is not None for one in samples.labels.distinct)))
+    if not len(labelled):
         raise DataError(
             f"No labelled picture was found in {some[0].place}.",
             "Expected NAME.jpg with NAME.cls or NAME.json beside it, or a folder for each class in the tar.",
@@ -230,9 +232,7 @@ def _read_held(table: Table, held: Mapping[str, Locator], root: Place, how: _How
         [name for name, label in zip(table.column(decided.id), labels, strict=True) if not label.strip()],
     )  # fmt: skip
     kept = replace(table, rows=tuple(table.rows[i] for i in told), lines=tuple(table.lines[i] for i in told))
-    matched: dict[Place, list[Sample]] = {
-        held[row.name]: [row.sample(held[row.name])] for row in _rows(kept, decided, inside=False)
-    }
+    matched = {held[row.name]: [row] for row in _rows(kept, decided, inside=False)}
     return _assembled(table, root, matched, [*findings, *decided.findings])
 
 
@@ -261,10 +261,10 @@ def _read_far(table: Table, column: str, root: Place, how: _How) -> Dataset:
     lying = _lying(table, column)
     decided = decide(table, replace(how.columns, id=column), lambda cell: lying.get(_called(cell)))
     rows = _rows(table, decided, inside=False)
-    matched: dict[Place, list[Sample]] = defaultdict(list)
+    matched: dict[Place, list[_Row]] = defaultdict(list)
     for row in rows:
         if row.name in lying:
-            matched[lying[row.name]].append(row.sample(lying[row.name]))
+            matched[lying[row.name]].append(row)
     absent = [row.name for row in rows if row.name not in lying]
     findings = _absent(table, rows, absent, "there", how, any_left=bool(matched))
     return _assembled(table, root, matched, [*findings, *decided.findings])
@@ -336,24 +336,43 @@ def _read_frame(frame: frames.Frame, asked: Columns) -> Dataset:
             f"{table.path} names {len(absent)} of {len(rows):,} pictures that are not there: {listing(absent)}.",
             f"Paths are absolute or begin at the working directory, {Path.cwd()}.",
         )
-    matched: dict[Place, list[Sample]] = defaultdict(list)
+    matched: dict[Place, list[_Row]] = defaultdict(list)
     for row in rows:
-        place = lying.get(row.name) or Path(row.name)
-        matched[place].append(row.sample(place))
+        matched[lying.get(row.name) or Path(row.name)].append(row)
     tops = {os.path.dirname(os.path.abspath(path)) for path in matched if isinstance(path, Path)}
     same_drive = len({os.path.splitdrive(top)[0] for top in tops}) == 1
     return _assembled(table, Path(os.path.commonpath(tops)) if same_drive else Path(), matched, decided.findings)
 
 
 def _assembled(
-    table: Table, root: Place, matched: Mapping[Place, Sequence[Sample]], findings: Sequence[Finding]
+    table: Table, root: Place, matched: Mapping[Place, Sequence[_Row]], findings: Sequence[Finding]
 ) -> Dataset:
-    """Return the dataset of pictures and what the rows say of each."""
-    kept, more = _collapse(matched)
-    if not kept:
-        messages = [finding.message for finding in (*findings, *more)]
+    """Return the dataset of pictures and what the rows say of each; rows that disagree leave their picture out."""
+    same: list[str] = []
+    conflicting: list[str] = []
+
+    def kept() -> Iterator[Sample]:
+        for place, rows in matched.items():
+            told = [row.sample(place) for row in rows]
+            if len({(one.label, one.split, one.group) for one in told}) > 1:
+                conflicting.append(f"{told[0].name} ({' / '.join(sorted({str(one.label) for one in told}))})")
+                continue
+            same.extend([told[0].name] if len(told) > 1 else [])
+            yield told[0]
+
+    samples = Samples.of(kept())
+    findings = [
+        *findings,
+        *found("duplicate-rows", "warning",
+               "{n} [picture occurs|pictures occur] in several rows that agree; [it|each] is used once", same),
+        *found("conflicting-rows", "error",
+               "{n} [picture occurs|pictures occur] in rows that disagree and [is|are] left out", conflicting,
+               "Keep the right row."),
+    ]  # fmt: skip
+    if not len(samples):
+        messages = [finding.message for finding in findings]
         raise DataError(f"{table.path} leaves no usable picture: {listing(messages)}.")
-    return Dataset(root, tuple(kept), (*findings, *more, *_similar_classes(kept)), "table")
+    return Dataset(root, samples, (*findings, *_similar_classes(samples)), "table")
 
 
 class _Row(NamedTuple):
@@ -419,14 +438,14 @@ def _match(
     root: Place,
     by_name: Mapping[str, Sequence[Place]],
     follow_links: bool,
-) -> tuple[dict[Place, list[Sample]], list[str]]:
+) -> tuple[dict[Place, list[_Row]], list[str]]:
     """Return picture → what the rows say of it, and the ids that have no picture.
 
     Raises:
         DataError: An id fits several pictures, or its file leads out of the root.
     """
     top = root.resolve() if isinstance(root, Path) else None
-    matched: dict[Place, list[Sample]] = defaultdict(list)
+    matched: dict[Place, list[_Row]] = defaultdict(list)
     absent: list[str] = []
     problems: list[str] = []
     for row in rows:
@@ -439,7 +458,7 @@ def _match(
         elif name not in by_name and not follow_links and _escapes(matches[0], top):
             problems.append(f"line {row.line}: {row.name!r} leads out of {root} through a link")
         else:
-            matched[matches[0]].append(row.sample(matches[0]))
+            matched[matches[0]].append(row)
     if problems:
         raise DataError(
             f"{table.path}: {listing(problems)}.",
@@ -460,33 +479,12 @@ def _escapes(place: Place, top: Path | None) -> bool:
     return isinstance(place, Path) and top is not None and folders.escapes(place, top)
 
 
-def _collapse(matched: Mapping[Place, Sequence[Sample]]) -> tuple[list[Sample], list[Finding]]:
-    """Return one sample per picture; rows that disagree leave their picture out."""
-    kept: list[Sample] = []
-    same: list[str] = []
-    conflicting: list[str] = []
-    for rows in matched.values():
-        if len({(row.label, row.split, row.group) for row in rows}) > 1:
-            conflicting.append(f"{rows[0].name} ({' / '.join(sorted({str(row.label) for row in rows}))})")
-            continue
-        kept.append(rows[0])
-        if len(rows) > 1:
-            same.append(rows[0].name)
-    return kept, [
-        *found("duplicate-rows", "warning",
-               "{n} [picture occurs|pictures occur] in several rows that agree; [it|each] is used once", same),
-        *found("conflicting-rows", "error",
-               "{n} [picture occurs|pictures occur] in rows that disagree and [is|are] left out", conflicting,
-               "Keep the right row."),
-    ]  # fmt: skip
-
-
-def _similar_classes(samples: Iterable[Sample]) -> list[Finding]:
+def _similar_classes(samples: Samples) -> list[Finding]:
     """Warn of class names that a person would take for the same; they stay apart."""
     alike: dict[str, set[str]] = defaultdict(set)
-    for sample in samples:
-        if sample.label is not None:
-            alike[unicodedata.normalize("NFC", sample.label).strip().casefold()].add(sample.label)
+    for label in samples.labels.occurring():
+        if label is not None:
+            alike[unicodedata.normalize("NFC", label).strip().casefold()].add(label)
     twins = [" / ".join(ascii(name) for name in sorted(names)) for names in alike.values() if len(names) > 1]
     return found(
         "similar-classes", "warning",

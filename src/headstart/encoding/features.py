@@ -29,12 +29,12 @@ from headstart.encoding.encoder import Agreement, Encoder
 from headstart.encoding.kept_properties import KeptProperties, rows_of
 from headstart.encoding.reading import Loaded, Part
 from headstart.encoding.shelves import Opened, Shelves
+from headstart.packed import Digests
 from headstart.records import (
     Dataset,
     FeatureTable,
     Floats,
     Integers,
-    Locator,
     Pixels,
     Progress,
     silence,
@@ -160,10 +160,10 @@ class _Job:
     ) -> None:
         self.dataset, digests, self.views, with_properties, self.memory = wanted
         self.encoders = tuple(encoders)
-        self.far = any(isinstance(sample.path, Locator) for sample in self.dataset)
+        self.far = bool(self.dataset.columns.far.any())
         self.preprocesses = [encoder.preprocess for encoder in encoders]
         self.blind = digests is None
-        self.digests = [""] * len(self.dataset) if digests is None else list(digests)
+        self.digests = Digests.unknown(len(self.dataset)) if digests is None else Digests.of(digests)
         self.cache = None if cache is None else open_cache(cache)
         self.progress = progress
         self.opened: Opened = {} if opened is None else opened
@@ -244,7 +244,7 @@ class _Job:
             observations["changed-file"] = tuple(sorted(set(self.changed)))
         return FeatureTable(
             self.values,
-            tuple(self.digests),
+            self.digests,
             dict(self.failures),
             self.encoded,
             tuple(self.changed),

@@ -22,6 +22,7 @@ from headstart.data.splits import joined, settled
 from headstart.inspection import blocks, scenes, similarity, thumbnails
 from headstart.inspection.properties import SIDE
 from headstart.inspection.scenes import Scene
+from headstart.packed import values_of
 from headstart.records import Dataset, Finding, Floats, ImageProperties, Integers, found
 
 DESCRIBED = 0.97  # correlation of descriptors from which on thumbnails are compared; the least of copies was 0.99
@@ -75,7 +76,7 @@ def find(
     near, _ = similarity.pairs(vectors, candidate, most=_MOST * len(vectors))
     recall = None if len(vectors) <= blocks.FEW else _share(known, near, len(vectors))
     same = _near_duplicates(properties, near)
-    copies = joined(np.unique(digests, return_inverse=True)[1], same)
+    copies = joined(values_of(digests).codes, same)
     together = _same_object(copies, _own_class(vectors, targets, alike), targets)
     return Resemblance(copies, together, alike, unlike, recall)
 

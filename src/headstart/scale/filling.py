@@ -23,6 +23,7 @@ from headstart.encoding.encoder import Encoder
 from headstart.encoding.shelves import Shelves
 from headstart.errors import ConfigError
 from headstart.inspection import files
+from headstart.packed import Digests
 from headstart.records import Dataset, Progress, silence
 from headstart.scale import address as addresses
 from headstart.scale import crew as crews
@@ -102,15 +103,15 @@ class Filling:
 
     def fingerprints(
         self, dataset: Dataset, progress: Progress = silence, *, cache: Path | None = None
-    ) -> tuple[tuple[str, ...], dict[int, str]]:
+    ) -> tuple[Digests, dict[int, str]]:
         """Return what `files.fingerprints` does; many files are read by the machines of the cluster.
 
         What lies on stores is read here: where it was read before, its version tells its digest.
         """
         here = self.address is None or not self.address.place or len(dataset) < MANY
-        if here or not all(isinstance(sample.path, Path) for sample in dataset):
+        if here or dataset.columns.far.any():
             return files.fingerprints(dataset, progress, cache=cache)
-        digests: list[str] = [""] * len(dataset)
+        digests = Digests.unknown(len(dataset))
         failures: dict[int, str] = {}
         begins = range(0, len(dataset), MOST)
         rows = [range(begin, min(begin + MOST, len(dataset))) for begin in begins]
@@ -120,11 +121,11 @@ class Filling:
             for answer in crew.work(blocks):
                 part = rows[answer.number]
                 found, failed = answer.value
-                digests[part.start : part.stop] = found
+                digests.put(slice(part.start, part.stop), found)
                 failures |= {part[place]: reason for place, reason in failed.items()}
                 done += len(part)
                 progress("Reading", done, len(dataset))
-        return tuple(digests), failures
+        return digests, failures
 
     def _open(self, progress: Progress, *, graphics: bool = False) -> Cluster:
         if self._cluster is None or self._cluster.graphics != graphics:
