@@ -37,7 +37,7 @@ class Column(Sequence[T]):
         """Return the column of these rows, in this order."""
 
     @abstractmethod
-    def _at(self, row: int) -> T:
+    def at(self, row: int) -> T:
         """Return the value of a row, 0 … N-1."""
 
     @overload
@@ -48,11 +48,11 @@ class Column(Sequence[T]):
         """Return one value, or the column of some."""
         if isinstance(place, slice):
             return self.select(np.arange(len(self))[place])
-        return self._at(range(len(self))[place])
+        return self.at(range(len(self))[place])
 
     def __iter__(self) -> Iterator[T]:
         """Go over the values."""
-        return map(self._at, range(len(self)))
+        return map(self.at, range(len(self)))
 
     def __eq__(self, other: object) -> bool:
         """Compare as a tuple would, with any sequence."""
@@ -100,7 +100,8 @@ class Texts(Column[str]):
         """Return the texts of these rows."""
         return type(self)(self._buffer, self._begins[rows], self._ends[rows])
 
-    def _at(self, row: int) -> str:
+    def at(self, row: int) -> str:
+        """Return the text of a row."""
         return self._buffer[self._begins[row] : self._ends[row]].decode(*_CODING)
 
 
@@ -144,7 +145,8 @@ class Values(Column[T]):
         """Return (N,) what was said of each row's value, of `distinct` in their order."""
         return np.fromiter(wanted, dtype=bool, count=len(self.distinct))[self.codes]
 
-    def _at(self, row: int) -> T:
+    def at(self, row: int) -> T:
+        """Return the value of a row."""
         return self.distinct[int(self.codes[row])]
 
 
@@ -221,7 +223,8 @@ class Digests(Column[str]):
         distinct, codes = np.unique(keys, return_inverse=True)
         return Values(Digests(distinct.view(np.uint8).reshape(-1, DIGEST + 1)), codes)
 
-    def _at(self, row: int) -> str:
+    def at(self, row: int) -> str:
+        """Return the digest of a row."""
         told = self._rows[row]
         return told[:DIGEST].tobytes().hex() if told[DIGEST] else ""
 

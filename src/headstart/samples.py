@@ -228,18 +228,21 @@ class Samples(Column[Sample]):
 
     def select(self, rows: Rows) -> Self:
         """Return the pictures of these rows, in this order; of all rows as they are, these."""
-        every = np.arange(len(self))
-        if np.array_equal(rows, every):
+        count = len(self)
+        if len(rows) == count and np.array_equal(rows, np.arange(count)):
             return self
-        chosen = (every if self._rows is None else self._rows)[rows]
+        if len(rows) and not -count <= rows.min() <= rows.max() < count:
+            raise IndexError(f"there are {count} pictures, and no rows {rows.min()} … {rows.max()}")
+        chosen = rows % count if self._rows is None else self._rows[rows]
         return type(self)(self._columns, chosen.astype(np.min_scalar_type(len(self._columns.names))))
 
     def _chosen(self, column: C) -> C:
         return column if self._rows is None else column.select(self._rows)
 
-    def _at(self, row: int) -> Sample:
-        names, ways, labels, groups, splits, numbers = self._columns
+    def at(self, row: int) -> Sample:
+        """Make the record of a picture."""
+        names, ways, *others, numbers = self._columns
         row = row if self._rows is None else int(self._rows[row])
-        name, way = names[row], ways[row]
+        name, way = names.at(row), ways.at(row)
         place = way.place(name, *(numbers[row].tolist() if way.kind != "path" else (0, 0, 0)))
-        return Sample(place, name, labels[row], groups[row], splits[row])
+        return Sample(place, name, *(one.at(row) for one in others))

@@ -60,6 +60,15 @@ def joined(groups: Integers, pairs: Integers) -> Integers:
         called = settled(called)
 
 
+def members(groups: Integers) -> list[list[int]]:
+    """Return the rows of each group of two or more, in the order of their first rows."""
+    _, member, size = np.unique(groups, return_inverse=True, return_counts=True)
+    rows = np.flatnonzero(size[member] > 1)
+    order = rows[np.argsort(member[rows], kind="stable")]
+    cuts = np.flatnonzero(np.diff(member[order])) + 1
+    return sorted(part.tolist() for part in np.split(order, cuts) if len(part))
+
+
 def settled(called: Integers) -> Integers:
     """Return (N,) what each row is called in the end, where rows are called by rows that may be called by others."""
     while (called[called] != called).any():

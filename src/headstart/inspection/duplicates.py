@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from headstart import arrays
 from headstart.arrays import Rows
-from headstart.data.splits import joined, settled
+from headstart.data.splits import joined, members, settled
 from headstart.inspection import blocks, scenes, similarity, thumbnails
 from headstart.inspection.properties import SIDE
 from headstart.inspection.scenes import Scene
@@ -111,15 +111,6 @@ def findings(dataset: Dataset, resemblance: Resemblance, digests: Sequence[str])
             [] if resemblance.recall is None else [f"{resemblance.recall:.4f}"],
         ),
     ]
-
-
-def members(groups: Integers) -> list[list[int]]:
-    """Return the rows of each group of two or more, in the order of their first rows."""
-    _, member, size = np.unique(groups, return_inverse=True, return_counts=True)
-    rows = np.flatnonzero(size[member] > 1)
-    order = rows[np.argsort(member[rows], kind="stable")]
-    cuts = np.flatnonzero(np.diff(member[order])) + 1
-    return sorted(part.tolist() for part in np.split(order, cuts) if len(part))
 
 
 def conflicting(copies: Integers, targets: Integers) -> NDArray[np.bool_]:

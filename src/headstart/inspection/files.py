@@ -5,7 +5,7 @@ What cannot be used is left out and named; nothing is repaired or guessed.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from typing import Literal
 
 import numpy as np
 
-from headstart.data import images, manifest
+from headstart.data import images, manifest, splits
 from headstart.errors import DataError, PictureError
 from headstart.packed import Digests, values_of
-from headstart.records import Dataset, Finding, Integers, Place, Progress, found, silence
+from headstart.records import Dataset, Finding, Place, Progress, found, silence
 
 READERS, FAR_READERS = 4, 32  # files that are read at once: of this machine, and where answers take their time
 NOTED = 50_000  # digests that are kept at once
@@ -106,8 +106,9 @@ def inspect(
     refuse_one_class(dataset, dataset.findings)
     dataset = dataset.select(sorted(range(len(dataset)), key=list(dataset.names).__getitem__))
     digests, failures = read(dataset, progress, cache=cache)
-    copies = _copies(digests)
-    conflicting = [] if keep_conflicting else [rows for rows in copies if len(set(dataset.labels.select(rows))) > 1]
+    copies = [rows for rows in splits.members(values_of(digests).codes) if digests[rows[0]]]
+    label = dataset.labels.codes
+    conflicting = [] if keep_conflicting else [rows for rows in copies if len(np.unique(label[rows])) > 1]
     out = np.array([*failures, *chain.from_iterable(conflicting)], dtype=np.int64)
     kept = np.setdiff1d(np.arange(len(dataset)), out)
     identical = np.setdiff1d(np.concatenate([out[:0], *copies]), out)
@@ -187,15 +188,6 @@ def refuse_one_class(dataset: Dataset, findings: Sequence[Finding]) -> None:
         f"{dataset.root} holds {what}; at least two classes are needed.{why}",
         "A classifier tells classes apart. Give pictures of the other classes too.",
     )
-
-
-def _copies(digests: Digests) -> list[Integers]:
-    """Return the rows of each content that several files have, in the order of their first ones."""
-    codes = values_of(digests).codes
-    same: dict[int, list[int]] = defaultdict(list)
-    for row in np.flatnonzero(digests.known & (np.bincount(codes)[codes] > 1)).tolist():
-        same[int(codes[row])].append(row)
-    return [np.array(rows) for rows in same.values()]
 
 
 def _class_sizes(dataset: Dataset) -> list[Finding]:
