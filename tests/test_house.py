@@ -52,6 +52,7 @@ ORDER = [
     "data.corrections",
     "data.sources",
     "data.pictures",
+    "data.units",
     "data.splits",
     "inspection.properties",
     "inspection.files",

@@ -5,15 +5,15 @@ sides. The result depends on names, labels, groups and the seed, not on the orde
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headstart.config import SplitConfig
+from headstart.data.units import Unit, Units
 from headstart.errors import ConfigError, DataError
 from headstart.packed import Values, values_of
 from headstart.plans import SplitPlan
@@ -23,13 +23,6 @@ from headstart.records import SPLIT_NAMES, Dataset, Finding, Integers, Splits, f
 Rows = NDArray[np.bool_]
 Parts = NDArray[np.str_]  # (N,) "train", "validation", "test", or "" for pictures that nobody put anywhere yet
 _ALONE = "[has|have] a single picture (or group): learned, but cannot be measured"
-
-
-class _Unit(NamedTuple):
-    """Rows that must stay together, and how many of each label they hold."""
-
-    rows: tuple[int, ...]
-    labels: dict[str, int]
 
 
 def group_ids(dataset: Dataset, digests: Sequence[str]) -> Integers:
@@ -243,7 +236,7 @@ def split(dataset: Dataset, groups: Integers, validation: float, seed: int, *, a
     left = Counter(sizes)  # what would still be learned from
     held: list[int] = []
 
-    def hold(unit: _Unit) -> bool:
+    def hold(unit: Unit) -> bool:
         """Hold a unit out, if something of each of its classes is left to learn from."""
         if any(left[label] <= count for label, count in unit.labels.items()):
             return False
@@ -255,7 +248,7 @@ def split(dataset: Dataset, groups: Integers, validation: float, seed: int, *, a
             wanted[label] = max(0, wanted[label] - count)
         return True
 
-    units = _Units(dataset, groups, seed)
+    units = Units(dataset, groups, seed)
     passed = np.ones(len(units), dtype=bool)
     for number, unit in enumerate(units):
         fits = sum(min(count, wanted[label]) for label, count in unit.labels.items())
@@ -280,7 +273,7 @@ def folds(dataset: Dataset, groups: Integers, number: int, seed: int) -> Integer
     Each class is dealt out evenly; a class with fewer groups than folds occurs in as many folds as it has groups.
     """
     fold = np.full(len(dataset), -1, dtype=np.int64)
-    units = _Units(dataset, groups, seed)
+    units = Units(dataset, groups, seed)
     occurrences = units.occurrences()
     held: dict[str, list[int]] = defaultdict(lambda: [0] * number)
     total = [0] * number
@@ -297,64 +290,6 @@ def folds(dataset: Dataset, groups: Integers, number: int, seed: int) -> Integer
         for label, count in unit.labels.items():
             held[label][best] += count
     return fold
-
-
-class _Units:
-    """The groups in an order that depends on names and seed alone, each made when it is asked for."""
-
-    def __init__(self, dataset: Dataset, groups: Integers, seed: int) -> None:
-        """Sort the groups by the first of their names, and shuffle them."""
-        rows = np.argsort(groups, kind="stable")  # group by group
-        begins = np.flatnonzero(np.concatenate([np.ones(len(rows[:1]), bool), np.diff(groups[rows]) != 0]))
-        sizes = np.diff(begins, append=len(rows))
-        least = np.minimum.reduceat(_ranks(list(dataset.names))[rows], begins) if len(rows) else rows
-        order = np.lexsort((rows[begins], least))
-        order = order[np.random.default_rng(seed).permutation(len(order))]
-        place = np.empty_like(order)
-        place[order] = np.arange(len(order))
-        self._rows, self._begins, self._sizes = rows, begins[order], sizes[order]
-        self._unit = np.empty_like(rows)  # (N,) of each row
-        self._unit[rows] = np.repeat(place, sizes)
-        self._labels = Values.of(map(str, dataset.labels.distinct)).select(dataset.labels.codes)
-
-    def __len__(self) -> int:
-        return len(self._sizes)
-
-    def __getitem__(self, number: int) -> _Unit:
-        rows = self._rows[self._begins[number] : self._begins[number] + self._sizes[number]]
-        return _Unit(tuple(rows.tolist()), _counted([self._labels[row] for row in rows]))
-
-    def __iter__(self) -> Iterator[_Unit]:
-        return map(self.__getitem__, range(len(self)))
-
-    def largest_first(self) -> Iterator[_Unit]:
-        return map(self.__getitem__, np.argsort(-self._sizes, kind="stable").tolist())
-
-    def of(self, label: str) -> list[int]:
-        """Return the numbers of the groups that hold a label."""
-        own = self._labels.where(one == label for one in self._labels.distinct)
-        return [int(number) for number in np.unique(self._unit[own])]
-
-    def occurrences(self) -> dict[str, int]:
-        """Return in how many groups each label occurs."""
-        labels = self._labels
-        pairs = np.unique(self._unit * len(labels.distinct) + labels.codes)
-        counts = np.bincount(pairs % max(1, len(labels.distinct)), minlength=len(labels.distinct))
-        return dict(zip(labels.distinct, counts.tolist(), strict=True))
-
-
-def _ranks(names: Sequence[str]) -> Integers:
-    """Return (N,) the place of each name in code-point order, the same for equal ones."""
-    order = sorted(range(len(names)), key=names.__getitem__)
-    another = (names[row] != names[after] for row, after in pairwise(order))
-    ranks = np.zeros(len(names), dtype=np.int64)
-    ranks[order[1:]] = np.cumsum(np.fromiter(another, dtype=bool))
-    return ranks
-
-
-def _counted(labels: list[str]) -> dict[str, int]:
-    """Return how often each label occurs; a `Counter` for each single picture would take long."""
-    return {labels[0]: 1} if len(labels) == 1 else dict(Counter(labels))
 
 
 def _nothing_to_hold_out(dataset: Dataset) -> DataError:
