@@ -217,10 +217,14 @@ class Digests(Column[str]):
         """Return the digests of these rows."""
         return type(self)(self._rows[rows])
 
+    @property
+    def keys(self) -> NDArray[np.bytes_]:
+        """(N,) the same as bytes that can be sorted; each ends in a 1 or is empty, so that no zero is cut off."""
+        return np.ascontiguousarray(self._rows).view(f"S{DIGEST + 1}")[:, 0]
+
     def values(self) -> Values[str]:
         """Return each digest once, and which of them each row has."""
-        keys = np.ascontiguousarray(self._rows).view(f"S{DIGEST + 1}")[:, 0]  # ends in a 1 or is empty: nothing is cut
-        distinct, codes = np.unique(keys, return_inverse=True)
+        distinct, codes = np.unique(self.keys, return_inverse=True)
         return Values(Digests(distinct.view(np.uint8).reshape(-1, DIGEST + 1)), codes)
 
     def at(self, row: int) -> str:
@@ -234,3 +238,23 @@ def values_of(column: Iterable[T]) -> Values[T]:
     if isinstance(column, Digests):
         return column.values()
     return column if isinstance(column, Values) else Values.of(column)
+
+
+class Finder:
+    """Finds the rows of digests."""
+
+    def __init__(self, digests: Digests, rows: Rows) -> None:
+        """Look among these rows of a column, ascending."""
+        self.wanted = digests.select(rows)
+        keys = self.wanted.keys
+        order = np.argsort(keys, kind="stable")
+        self._keys, self._rows = keys[order], rows[order]
+
+    def find(self, keys: Sequence[bytes]) -> tuple[Rows, Rows]:
+        """Return the rows of all of these digests, one after the other, and of each row the number of its digest."""
+        asked = Digests.of_bytes(np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, DIGEST)).keys
+        begins, ends = (np.searchsorted(self._keys, asked, side) for side in ("left", "right"))
+        counts = ends - begins
+        numbers = np.repeat(np.arange(len(keys)), counts)
+        places = np.arange(len(numbers)) + np.repeat(ends - np.cumsum(counts), counts)
+        return self._rows[places], numbers

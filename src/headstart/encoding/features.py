@@ -26,10 +26,10 @@ from headstart.encoding import cache as caches
 from headstart.encoding import crops, reading, runtime, side_by_side
 from headstart.encoding.cache import open_cache
 from headstart.encoding.encoder import Agreement, Encoder
-from headstart.encoding.kept_properties import KeptProperties, rows_of
+from headstart.encoding.kept_properties import KeptProperties
 from headstart.encoding.reading import Loaded, Part
 from headstart.encoding.shelves import Opened, Shelves
-from headstart.packed import Digests
+from headstart.packed import Digests, Finder
 from headstart.records import (
     Dataset,
     FeatureTable,
@@ -399,11 +399,13 @@ class _Job:
         """Take from the stores what they hold of the missing rows."""
         if not self.shelves.unread():
             return
-        rows = {digest: rows for digest, rows in self.missing().items() if not digest.startswith("row ")}
-        if not rows:
+        lacking = ~self.known.all(axis=(1, 2)) & self.digests.known
+        lacking[list(self.failures)] = False
+        if not lacking.any():
             return
-        for part, held in self.shelves.take(rows):
-            places, own = rows_of([rows[key.hex()] for key in held.keys])
+        finder = Finder(self.digests, np.flatnonzero(lacking))
+        for part, held in self.shelves.take(finder.wanted):
+            places, own = finder.find(held.keys)
             fine = np.isfinite(held.values[own]).all(axis=1)
             self._know(places[fine], part, held.values[own[fine]])
             self.codes[places[fine]] = held.remarks[own[fine]]
