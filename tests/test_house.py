@@ -50,6 +50,7 @@ ORDER = [
     "data.shards",
     "data.listings",
     "data.corrections",
+    "data.rows",
     "data.sources",
     "data.pictures",
     "data.units",
