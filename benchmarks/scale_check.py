@@ -12,7 +12,9 @@ import side_by_side
 from side_by_side import MB, Bound, anonymous, say
 
 from headstart.inspection.properties import COLOUR_SIDE, SIDE
+from headstart.packed import Digests
 from headstart.records import ClassNames, Dataset, ImageProperties, Sample
+from headstart.samples import Samples
 
 DIM = 1280  # of a feature vector, in float16
 BLOCK = 25_000  # pictures that are drawn at once
@@ -86,7 +88,8 @@ def look(where: str) -> dict[str, Any]:
     targets, original = np.load(folder / "targets.npy"), np.load(folder / "original.npy")
     classes = ClassNames(f"class-{number:05d}" for number in range(int(targets.max()) + 1))
     samples = (Sample(Path(f"{row}.jpg"), f"{row}.jpg", classes[k]) for row, k in enumerate(targets.tolist()))
-    dataset, digests = Dataset(Path(), tuple(samples)), tuple(f"{row:064x}" for row in range(len(targets)))
+    dataset = Dataset(Path(), Samples.of(samples))
+    digests = Digests.of(f"{row:064x}" for row in range(len(targets)))
     fold = np.arange(len(targets)) % 5
     answer: dict[str, float] = {}
     with anonymous() as peak:

@@ -24,7 +24,9 @@ from scale_check import DIM, LATENT
 from side_by_side import MB, Bound, anonymous, say
 
 from headstart import arrays
+from headstart.packed import Digests
 from headstart.records import ClassNames, Dataset, Floats, LabelledFeatures, Sample
+from headstart.samples import Samples
 
 SPREAD = 3.0  # of a class around its centre; centres are about 11 from each other
 
@@ -61,9 +63,9 @@ def drawn(pictures: int, classes: int, folder: Path) -> LabelledFeatures:
         values[part, 0] = np.maximum(0, (latent @ mixing).astype(np.float32) + noise)
         arrays.release(values)
     names = ClassNames(f"class-{number:05d}" for number in range(classes))
-    samples = (Sample(Path(f"{row}.jpg"), f"{row}.jpg", names[k]) for row, k in enumerate(targets.tolist()))
-    digests = tuple(f"{row:064x}" for row in range(pictures))
-    return LabelledFeatures(Dataset(Path(), tuple(samples)), values, names, targets, digests)
+    samples = (Sample(Path(f"{row}.jpg"), f"{row}.jpg", names[k]) for row, k in enumerate(targets))
+    digests = Digests.of(f"{row:064x}" for row in range(pictures))
+    return LabelledFeatures(Dataset(Path(), Samples.of(samples)), values, names, targets, digests)
 
 
 def train(where: str, pictures: int, classes: int) -> dict[str, Any]:
@@ -89,9 +91,9 @@ def train(where: str, pictures: int, classes: int) -> dict[str, Any]:
         with clock.stage("calibration, sets, none of these"):
             made = rules.fit(learner, fitted, split.train, groups, config.calibration)
         with clock.stage("answering"):
-            said = rules.apply_to(made, fitted, split.validation)
+            said = rules.apply_to(made, fitted, split.validation, Path(where))
         with clock.stage("measuring"):
-            labels = features.dataset.select(split.validation).labels
+            labels = features.dataset.labels.select(split.validation)
             answers = Predictions(
                 features.names(split.validation),
                 features.classes,
@@ -118,7 +120,7 @@ def warm(where: str, pictures: int, classes: int) -> dict[str, Any]:
 
     folder, asked = Path(where), EncoderConfig(backbone="lite0", device="cpu")
     encoders, clock = runtime.build_all(backbone.load("lite0"), runtime.choose(asked)), Clock()
-    samples = tuple(
+    samples = Samples.of(
         Sample(
             Locator("s3://nowhere/", f"{row:07d}.jpg", size=1000, mark=row + 1), f"{row:07d}.jpg", f"{row % classes}"
         )
@@ -136,7 +138,7 @@ def warm(where: str, pictures: int, classes: int) -> dict[str, Any]:
     return {"seconds": clock.seconds, "anonymous": peak[0], "figures": {"right": float(right)}}
 
 
-def fill(cache: Path, dataset: Dataset, encoders: tuple[object, ...]) -> tuple[str, ...]:
+def fill(cache: Path, dataset: Dataset, encoders: tuple[object, ...]) -> Digests:
     """Put features, properties and digests of pictures into a cache, and return the digests."""
     from headstart.data import manifest
     from headstart.encoding import kept_properties
@@ -145,7 +147,7 @@ def fill(cache: Path, dataset: Dataset, encoders: tuple[object, ...]) -> tuple[s
     from headstart.inspection import properties
 
     cache.mkdir(mode=0o700, exist_ok=True)
-    digests = tuple(hashlib.sha256(str(row).encode()).hexdigest() for row in range(len(dataset)))
+    digests = Digests.of(hashlib.sha256(str(row).encode()).hexdigest() for row in range(len(dataset)))
     manifest.note({sample.path: digest for sample, digest in zip(dataset, digests, strict=True)}, cache)
     (encoder,) = encoders
     stores = [

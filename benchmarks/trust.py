@@ -46,7 +46,6 @@ from headstart.config import SplitConfig, TrainConfig
 from headstart.data import sources, splits
 from headstart.data.sources import Columns
 from headstart.experiments import grouping
-from headstart.inspection import duplicates
 from headstart.learning import conformal
 from headstart.records import Dataset, Integers, Sample
 from headstart.workflows import prepare
@@ -209,7 +208,7 @@ def copies(bench: Bench, recall_bounds: dict[str, float] | None = None, precisio
     features = bench.untouched.features
     number = len(features)
     joined = dict(zip(_names(features.dataset), bench.untouched.resemblance.near_duplicates.tolist(), strict=True))
-    before = sum(math.comb(len(rows), 2) for rows in duplicates.members(bench.untouched.resemblance.near_duplicates))
+    before = sum(math.comb(len(rows), 2) for rows in splits.members(bench.untouched.resemblance.near_duplicates))
     drawn = np.sort(np.random.default_rng(SEED).permutation(number)[: bench.planted])
     rows: list[tuple[str, ...]] = []
     recalls: dict[str, list[float]] = {family: [] for family in RECALL}
@@ -262,7 +261,7 @@ def _precision(right: int, wrong: int) -> float | None:
 def _judged_pairs(names: Sequence[str], groups: Integers, joined: dict[str, int]) -> tuple[int, int, int]:
     """Return how many pairs of the groups are right, how many wrong, and how many of the right ones hold no copy."""
     right = wrong = known = 0
-    for rows in duplicates.members(groups):
+    for rows in splits.members(groups):
         for one, other in itertools.combinations((names[row] for row in rows), 2):
             if joined[one.removeprefix(COPY)] != joined[other.removeprefix(COPY)]:
                 wrong += 1

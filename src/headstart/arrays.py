@@ -1,7 +1,7 @@
 """Arrays too large for memory ⇄ files that nobody else sees; and rows of either kind, as float32, a block at a time.
 
-Up to `RESIDENT` bytes an array lies in memory. A larger one is mapped from a file that has no name any more, so that it
-goes with the process, and the system keeps in memory what there is room for.
+Up to `RESIDENT` bytes an array lies in memory, of answers up to `ANSWERS`. A larger one is mapped from a file that has
+no name any more, so that it goes with the process, and the system keeps in memory what there is room for.
 """
 
 from __future__ import annotations
@@ -9,17 +9,18 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from headstart.records import Floats, Integers
 from headstart.storage import storage_errors
 
 RESIDENT = 1 << 29  # bytes of an array that is kept in memory
+ANSWERS = 1 << 25  # bytes of one that grows with pictures and with classes, and is read a few times
 BLOCK = 4096  # rows that are worked on at once
 NEAR = 1 << 16  # rows of a file that lie so near each other that reading them in any order costs nothing
 HALF = 60_000.0  # a number that half precision still holds
@@ -51,6 +52,24 @@ def zeros(shape: tuple[int, ...], folder: Path | None, *, half: bool = False) ->
     if 4 * int(np.prod(shape, dtype=np.int64)) <= RESIDENT:
         return np.zeros(shape, dtype=np.float32)
     return _mapped(shape, np.dtype(np.float16 if half else np.float32), folder or Path(tempfile.gettempdir()))
+
+
+def answers(shape: tuple[int, ...], kind: DTypeLike, folder: Path | None = None) -> NDArray[Any]:
+    """Return an array of zeros of any kind, for what is said of pictures; `folder` and errors as of `zeros`."""
+    asked = np.dtype(kind)
+    if asked.itemsize * int(np.prod(shape, dtype=np.int64)) <= ANSWERS:
+        return np.zeros(shape, dtype=asked)
+    return _mapped(shape, asked, folder or Path(tempfile.gettempdir()))
+
+
+def together(values: Sequence[NDArray[Any]], folder: Path | None = None) -> NDArray[Any]:
+    """Return the rows of several arrays one after the other, as `answers` keeps them."""
+    whole, begin = answers((sum(map(len, values)), *values[0].shape[1:]), values[0].dtype, folder), 0
+    for one in values:
+        whole[begin : begin + len(one)] = one
+        begin += len(one)
+        release(whole)
+    return whole
 
 
 def single(values: NDArray[np.floating], folder: Path | None) -> Floats:
@@ -124,7 +143,7 @@ def _file_of(values: object) -> mmap.mmap | None:
     return values if isinstance(values, mmap.mmap) else None
 
 
-def _mapped(shape: tuple[int, ...], kind: np.dtype[np.floating], folder: Path) -> Floats:
+def _mapped(shape: tuple[int, ...], kind: np.dtype[Any], folder: Path) -> NDArray[Any]:
     size = kind.itemsize * int(np.prod(shape, dtype=np.int64))
     with storage_errors(folder, _HINT), tempfile.TemporaryFile(dir=folder) as file:
         if hasattr(os, "posix_fallocate"):

@@ -8,11 +8,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from headstart import arrays
+from headstart.packed import Texts, Values
 from headstart.records import ClassNames, Displayable, Finding, Integers, counted
 
 
@@ -91,11 +94,11 @@ class Predictions(Displayable, Sequence[Prediction]):
         findings: What was noticed of single pictures that were used all the same, e.g. that they have several frames.
     """
 
-    names: tuple[str, ...]
+    names: Sequence[str]
     classes: ClassNames
     probabilities: NDArray[np.float64]
     errors: Mapping[int, str] = field(default_factory=dict)
-    targets: tuple[str | None, ...] | None = None
+    targets: Sequence[str | None] | None = None
     groups: Integers | None = None
     sets: NDArray[np.bool_] | None = None
     p_value: NDArray[np.float64] | None = None
@@ -136,24 +139,26 @@ class Predictions(Displayable, Sequence[Prediction]):
         )
 
 
-def joined(parts: Sequence[Predictions]) -> Predictions:
-    """Return predictions of one kind of model, one after the other."""
+def joined(parts: Sequence[Predictions], folder: Path | None = None) -> Predictions:
+    """Return predictions of one kind of model, one after the other; `folder` as of `arrays.answers`."""
 
     def rows(name: str) -> Any:
         values = [getattr(part, name) for part in parts]
-        return None if any(value is None for value in values) else np.concatenate(values)
+        return None if any(value is None for value in values) else arrays.together(values, folder)
 
+    if len(parts) == 1:
+        return parts[0]
     first, begins = parts[0], np.cumsum([0, *(len(part) for part in parts)])
     return dataclasses.replace(
         first,
-        names=tuple(name for part in parts for name in part.names),
+        names=Texts.of(name for part in parts for name in part.names),
         probabilities=rows("probabilities"),
         errors={
             int(begin) + row: why
             for begin, part in zip(begins, parts, strict=False)
             for row, why in part.errors.items()
         },
-        targets=None if first.targets is None else tuple(label for part in parts for label in part.targets or ()),
+        targets=None if first.targets is None else Values.of(label for part in parts for label in part.targets or ()),
         findings=tuple(finding for part in parts for finding in part.findings),
         **{name: rows(name) for name in ("groups", "sets", "p_value", "known")},
     )

@@ -9,13 +9,17 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headstart.errors import DataError
+from headstart.packed import Digests, Texts, Values, values_of
+from headstart.samples import Locator as Locator
+from headstart.samples import Place as Place
+from headstart.samples import Sample as Sample
+from headstart.samples import Samples
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
@@ -46,92 +50,6 @@ class Displayable:
 
     def _repr_html_(self) -> str | None:
         return None if Displayable.drawing is None else Displayable.drawing(self)
-
-
-@dataclass(frozen=True, slots=True)
-class Locator:
-    """Where something lies that is no file of its own on this machine; a million of them fit into memory.
-
-    Attributes:
-        base: What goes before, the same text for many: of an object of a store the URI of its folder, ending in `/`;
-            else the file that it lies in, by its path or URI.
-        inner: The rest: of an object its key below that folder, of a member of a tar its name, of a cell its column.
-        kind: An "object" of a store, a "member" of a tar, or a "cell" of a table.
-        number: Of a member its first byte in the tar; of a cell its row, from 0.
-        size: In bytes, -1 where that is not known.
-        mark: A number that is another one once the file has another content; 0 where nothing tells.
-        query: What a URL asks its server for besides, perhaps signed; it is never shown and never kept.
-    """
-
-    base: str
-    inner: str = ""
-    kind: Literal["object", "member", "cell"] = "object"
-    number: int = 0
-    size: int = -1
-    mark: int = 0
-    query: str = field(default="", repr=False, compare=False)
-
-    @property
-    def file(self) -> str:
-        """The path or URI of the file."""
-        return self.base + self.inner if self.kind == "object" else self.base
-
-    @property
-    def name(self) -> str:
-        """The last part, e.g. `1.jpg`."""
-        return str(self).rstrip("/").rpartition("/")[2]
-
-    @property
-    def suffix(self) -> str:
-        """How the name of a file ends, e.g. `.jpg`; a cell has no such name."""
-        return "" if self.kind == "cell" else PurePosixPath(self.name).suffix
-
-    def __str__(self) -> str:
-        """Return it for a person."""
-        if self.kind == "object":
-            return self.file
-        return f"{self.base}/{self.inner}" if self.kind == "member" else f"{self.base}, row {self.number}"
-
-    def __truediv__(self, name: str) -> Locator:
-        """Return what lies below this folder of a store under a relative name."""
-        return Locator(f"{self.file.rstrip('/')}/", name, query=self.query)
-
-    def to_text(self) -> str:
-        """Return it as `from_text` reads it, without what nobody may see."""
-        if self.kind == "object":
-            return self.file
-        return f"{self.base}#{self.kind}={self.number},{self.size},{self.inner}"
-
-    @classmethod
-    def from_text(cls, text: str) -> Self:
-        """Return what `to_text` told."""
-        told = re.fullmatch(r"(.*)#(member|cell)=(\d+),(-?\d+),(.*)", text, re.S)
-        if told is None:
-            return cls(text)
-        base, kind, number, size, inner = told.groups()
-        return cls(base, inner, "member" if kind == "member" else "cell", int(number), int(size))
-
-
-Place = Path | Locator
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One picture and what is known of it.
-
-    Attributes:
-        path: Where it lies; a file was verified to be under the dataset's root.
-        name: What the user calls it: its id in the table, or its path relative to the root.
-        label: Its class, always a string; None where it is not known.
-        group: Whatever must not straddle a split (a patient, a camera); None without a group column.
-        split: "train", "validation" or "test" where the data brings its own split, else None.
-    """
-
-    path: Place
-    name: str
-    label: str | None = None
-    group: str | None = None
-    split: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,16 +107,18 @@ class ClassNames(tuple[str, ...]):
         Raises:
             DataError: A label is missing or is none of the classes; both lists are shown.
         """
-        labels = list(labels)
-        position = {name: index for index, name in enumerate(self)}
-        if unknown := sorted({repr(label) for label in labels if label not in position}):
+        column = values_of(labels)
+        position: dict[str | None, int] = {name: index for index, name in enumerate(self)}
+        if unknown := sorted(repr(label) for label in column.occurring() if label not in position):
             raise DataError(
                 numbered("{n} [label is|labels are]", len(unknown))
                 + f" none of the model's {len(self)} classes: {listing(unknown)}.\n"
                 f"The model's classes: {listing([repr(name) for name in self], 12)}",
                 "Correct the labels, leave those pictures out, or train a model that has these classes.",
             )
-        return np.array([position[label] for label in labels if label is not None], dtype=np.int64)
+        places = np.array([position.get(label, -1) for label in column.distinct], dtype=np.int64)
+        encoded: Integers = places[column.codes]
+        return encoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,15 +127,19 @@ class Dataset(Displayable):
 
     Attributes:
         root: The folder that every picture lies under, or the file that holds them.
-        samples: One per picture.
+        samples: One per picture; whatever is given is kept in columns, see `Samples`.
         findings: What was met while reading.
         layout: "folders", "table", "kaggle" or "pictures".
     """
 
     root: Place
-    samples: tuple[Sample, ...]
+    samples: Sequence[Sample]
     findings: tuple[Finding, ...] = ()
     layout: str = "pictures"
+
+    def __post_init__(self) -> None:
+        """Keep the pictures in columns."""
+        object.__setattr__(self, "samples", Samples.of(self.samples))
 
     def __len__(self) -> int:
         """Return the number of pictures."""
@@ -234,18 +158,28 @@ class Dataset(Displayable):
         return self.samples[int(index)]
 
     @property
-    def labels(self) -> tuple[str | None, ...]:
+    def columns(self) -> Samples:
+        """The pictures in columns: what is known of all of them, without making any."""
+        return cast(Samples, self.samples)
+
+    @property
+    def names(self) -> Texts:
+        """The name of each picture."""
+        return self.columns.names
+
+    @property
+    def labels(self) -> Values[str | None]:
         """The label of each picture."""
-        return tuple(sample.label for sample in self.samples)
+        return self.columns.labels
 
     @property
     def classes(self) -> ClassNames:
         """The distinct labels in code-point order."""
-        return ClassNames(sorted({label for label in self.labels if label is not None}))
+        return ClassNames(sorted(label for label in self.labels.occurring() if label is not None))
 
     def select(self, indices: Sequence[int] | Integers) -> Dataset:
         """Return the dataset of these rows, in this order; the findings stay."""
-        return dataclasses.replace(self, samples=tuple(self.samples[int(index)] for index in indices))
+        return dataclasses.replace(self, samples=self.columns.select(np.asarray(indices, dtype=np.int64)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,7 +320,7 @@ class FeatureTable:
     """
 
     values: Floats
-    digests: tuple[str, ...]
+    digests: Digests
     failures: Mapping[int, str]
     encoded: int = 0
     changed: tuple[str, ...] = ()
@@ -411,15 +345,15 @@ class LabelledFeatures:
     values: Floats = field(repr=False)
     classes: ClassNames
     targets: Integers = field(repr=False)
-    digests: tuple[str, ...] = field(repr=False)
+    digests: Sequence[str] = field(repr=False)
 
     def __len__(self) -> int:
         """Return the number of pictures."""
         return len(self.targets)
 
-    def names(self, rows: Integers) -> tuple[str, ...]:
+    def names(self, rows: Integers) -> Texts:
         """Return the names of some pictures."""
-        return tuple(self.dataset[row].name for row in rows)
+        return self.dataset.names.select(rows)
 
 
 @dataclass(frozen=True, slots=True)

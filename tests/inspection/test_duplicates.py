@@ -11,7 +11,7 @@ import pytest
 from conftest import picture, scene
 from PIL import Image, ImageDraw, ImageOps
 
-from headstart.data import images
+from headstart.data import images, splits
 from headstart.inspection import duplicates, properties, similarity
 from headstart.records import Dataset, ImageProperties, Sample
 
@@ -181,10 +181,8 @@ def test_the_order_of_the_pictures_does_not_matter():
         find(pictures, values, targets),
         find([pictures[n] for n in order], values[order], targets[order]),
     )
-    pairs = {frozenset(group) for group in duplicates.members(straight.near_duplicates)}
-    assert pairs == {
-        frozenset(int(order[row]) for row in group) for group in duplicates.members(shuffled.near_duplicates)
-    }
+    pairs = {frozenset(group) for group in splits.members(straight.near_duplicates)}
+    assert pairs == {frozenset(int(order[row]) for row in group) for group in splits.members(shuffled.near_duplicates)}
 
 
 def dataset(labels: str) -> Dataset:

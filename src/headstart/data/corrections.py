@@ -101,9 +101,9 @@ def changed_labels(previous: Mapping[str, str], dataset: Dataset, digests: Seque
         digests: N, of the bytes of each; empty where a file could not be read.
     """
     changed = [
-        f"{sample.name}: {previous[digest]} → {sample.label}"
-        for sample, digest in zip(dataset, digests, strict=True)
-        if digest and previous.get(digest, sample.label) != sample.label
+        f"{name}: {previous[digest]} → {label}"
+        for name, label, digest in zip(dataset.names, dataset.labels, digests, strict=True)
+        if digest and previous.get(digest, label) != label
     ]
     return found("changed-labels", "note", "{n} [label|labels] changed since the previous run", changed)
 

@@ -18,6 +18,7 @@ from headstart.data import folders, shards, stores, uris
 from headstart.data.images import SUFFIXES
 from headstart.errors import ConfigError
 from headstart.records import Dataset, Finding, Locator, Place, Sample, listing
+from headstart.samples import Samples
 
 
 class _Stretch(NamedTuple):
@@ -67,7 +68,7 @@ class Listing:
     def dataset(self, begin: int = 0, end: int | None = None) -> Dataset:
         """Return the dataset of these rows; that of all rows has the findings too."""
         whole = begin == 0 and end is None
-        samples = tuple(self[row] for row in range(len(self))[begin:end])
+        samples = Samples.of(self[row] for row in range(len(self))[begin:end])
         return Dataset(Path(), samples, self.findings if whole else ())
 
     def digest(self) -> str:

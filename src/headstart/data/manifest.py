@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 import time
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from headstart import storage
 from headstart.data import ranges, stores
 from headstart.errors import StorageError
+from headstart.packed import DIGEST, Digests
 from headstart.records import Dataset, Locator, Place
 
 FOLDER, SUFFIX, NOTE = "manifest", ".known", ".note"
@@ -30,35 +32,35 @@ MOST_ROWS = 8_000_000  # 48 bytes each; of more, those that were noted first go
 SETTLED = 10_000_000_000  # nanoseconds; the times of some file systems go in steps of two seconds
 MAGIC = b"headstart manifest 1\n"
 
-_FORGOTTEN = "00" * 32
-_ROW = np.dtype([("key", "V16"), ("digest", "V32")])
+_FORGOTTEN = "00" * DIGEST
+_ROW = np.dtype([("key", "V16"), ("digest", f"V{DIGEST}")])
 
 
-def recall(dataset: Dataset, cache: Path | None) -> list[str]:
-    """Return the SHA-256 of each picture as it is known, "" where it is not.
+def recall(dataset: Dataset, cache: Path | None) -> Digests:
+    """Return the SHA-256 of each picture as it is known.
 
     Args:
         dataset: N samples.
         cache: The folder of the cache; None: nothing is known.
     """
-    digests = [""] * len(dataset)
+    digests = Digests.unknown(len(dataset))
     known = _joined(_files(cache / FOLDER)) if cache is not None and _is_trusted(cache) else _joined([])
     if not len(known):
         return digests
     begins, ends = _halves(known["key"])
     order = np.argsort(begins, kind="stable")
-    endpoint = stores.endpoint()
-    asked = ((row, version(sample.path)) for row, sample in enumerate(dataset))
-    keys = {row: _key(place, endpoint) for row, place in asked if place is not None}
-    rows = list(keys)
-    wanted, rest = _halves(np.frombuffer(b"".join(keys.values()), dtype="V16"))
+    endpoint, rows, keys = stores.endpoint(), array("q"), bytearray()
+    for row, sample in enumerate(dataset):
+        if (place := version(sample.path)) is not None:
+            rows.append(row)
+            keys += _key(place, endpoint)
+    wanted, rest = _halves(np.frombuffer(keys, dtype="V16"))
     behind = np.searchsorted(begins[order], wanted, side="right")  # what was noted last counts
-    place = order[np.maximum(behind, 1) - 1]
-    same = (begins[place] == wanted) & (ends[place] == rest)
-    told = known["digest"][place[same]].tobytes().hex()
-    for number, row in enumerate(np.array(rows)[same].tolist()):
-        digest = told[64 * number : 64 * number + 64]
-        digests[row] = digest if digest != _FORGOTTEN else ""
+    found = order[np.maximum(behind, 1) - 1]
+    same = (begins[found] == wanted) & (ends[found] == rest)
+    told = np.ascontiguousarray(known["digest"][found[same]]).view(np.uint8).reshape(-1, DIGEST)
+    remembered = told.any(axis=1)
+    digests.put(np.array(rows, dtype=np.int64)[same][remembered], Digests.of_bytes(told[remembered]))
     return digests
 
 

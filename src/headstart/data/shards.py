@@ -8,7 +8,7 @@ import glob
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from headstart.data.images import SUFFIXES
 from headstart.data.tables import Table
 from headstart.errors import ConfigError, DataError, StorageError
 from headstart.records import Finding, Locator, Place, Sample, found, listing
+from headstart.samples import Samples
 
 READERS = 32  # tars whose headers are read at once: on a store, answers take their time
 LABELS = (".cls", ".json")  # members that tell the class of the picture of their name; the first goes before
@@ -86,7 +87,7 @@ def pictures(some: Sequence[Shard], cache: Path | None = None) -> Walked:
     """
     if is_tar(some[0]):
         samples, findings = from_tars(some, cache)
-        return Walked([sample.name for sample in samples], lambda row: samples[row].path, findings)
+        return Walked(samples.names, lambda row: samples[row].path, findings)
     table, held = from_tables(some)
     if not held:
         raise ConfigError(f"{table.path} holds no pictures, only {listing(table.header, 12)}.", _ONLY_NAMES)
@@ -97,7 +98,7 @@ def pictures(some: Sequence[Shard], cache: Path | None = None) -> Walked:
 _ONLY_NAMES = "Pictures are in a binary column, or in one with the fields `bytes` and `path`."
 
 
-def from_tars(some: Sequence[Shard], cache: Path | None = None) -> tuple[list[Sample], list[Finding]]:
+def from_tars(some: Sequence[Shard], cache: Path | None = None) -> tuple[Samples, list[Finding]]:
     """Return the pictures of tars, each with the class that `NAME.cls` or the `label` of `NAME.json` beside it names.
 
     Where there is no such member at all, pictures have the class of their folder in the tar. `cache` is as in
@@ -109,17 +110,21 @@ def from_tars(some: Sequence[Shard], cache: Path | None = None) -> tuple[list[Sa
     with ThreadPoolExecutor(READERS) as pool:
         indexed = list(pool.map(lambda shard: tars.index(shard.place, _tells_label, cache), some))
     labelled = any(one.texts for one in indexed)
-    samples, bad, strange, none = list[Sample](), list[str](), list[str](), list[str]()
-    for shard, one in zip(some, indexed, strict=True):
-        prefix = f"{shard.called}/" if len(some) > 1 else ""
-        labels = _labels(one.texts, prefix, bad)
-        strange += [prefix + name for name in one.strange]
-        for member in one.members:
-            if os.path.splitext(member.inner)[1].lower() not in SUFFIXES:
-                continue
-            label = labels.get(_key(member.inner)) if labelled else os.path.dirname(member.inner) or None
-            samples.append(Sample(member, prefix + member.inner, label, split=shard.split))
-            none += [] if label is not None else [prefix + member.inner]
+    bad, strange, none = list[str](), list[str](), list[str]()
+
+    def read() -> Iterator[Sample]:
+        for shard, one in zip(some, indexed, strict=True):
+            prefix = f"{shard.called}/" if len(some) > 1 else ""
+            labels = _labels(one.texts, prefix, bad)
+            strange.extend(prefix + name for name in one.strange)
+            for member in one.members:
+                if os.path.splitext(member.inner)[1].lower() not in SUFFIXES:
+                    continue
+                label = labels.get(_key(member.inner)) if labelled else os.path.dirname(member.inner) or None
+                none.extend([] if label is not None else [prefix + member.inner])
+                yield Sample(member, prefix + member.inner, label, split=shard.split)
+
+    samples = Samples.of(read())
     return samples, [
         *found("strange-members", "error", "{n} [member|members] of a tar [is|are] left out", strange,
                "Links, names that lead elsewhere and names that occur twice are never read."),

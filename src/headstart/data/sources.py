@@ -7,29 +7,27 @@ label is the text that stood in the table. Nothing is decoded here, and no file 
 from __future__ import annotations
 
 import os
-import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from headstart.data import arrows, folders, frames, listings, shards, stores, uris
-from headstart.data.columns import ID_COLUMNS, Decided, decide, usual
+from headstart.data.columns import ID_COLUMNS, decide, usual
 from headstart.data.columns import Columns as Columns
 from headstart.data.folders import SPLITS
 from headstart.data.images import SUFFIXES
+from headstart.data.rows import ByName, Row, called, checked, match
 from headstart.data.tables import Table, read_table
 from headstart.errors import ConfigError, DataError
 from headstart.records import Dataset, Finding, Locator, Place, Sample, found, listing
+from headstart.samples import Samples
 
 TABLES = (".csv", ".tsv", ".txt")  # of what lies on a store: there nothing else tells a table from a folder
-
-_FORBIDDEN = re.compile(r"\x00|^[A-Za-z]:[\\/]|^[A-Za-z][A-Za-z0-9+.-]+://|^~|^[\\/]")
-
-
-_HOW = "Another column holds them with --id-column, --label-column, --split-column (--split-column '' uses none)."
 
 
 def dataset_of(
@@ -166,40 +164,39 @@ def read_pictures(sources: Sequence[str | Path | Locator], *, follow_links: bool
 
 
 def _read_folders(root: Place, walked: folders.Walked) -> Dataset:
-    findings = list(walked.findings)
-    relative = [tuple(name.split("/")) for name in walked.names]
-    tops = {parts[0] for parts in relative if len(parts) > 1}
     # `train/` and `test/` are splits if nothing else is beside them and the classes lie inside
-    given = bool(tops) and all(top.lower() in SPLITS for top in tops) and any(len(p) > 2 for p in relative)
-    samples: list[Sample] = []
+    tops = {top for top, inside, _ in (name.partition("/") for name in walked.names) if inside}
+    given = all(top.lower() in SPLITS for top in tops) and any(name.count("/") > 1 for name in walked.names)
     loose: list[str] = []
     unlabelled: list[str] = []
-    for row, parts in enumerate(relative):
-        split = SPLITS[parts[0].lower()] if given and len(parts) > 1 else None
-        folder = parts[1:-1] if split else parts[:-1]
-        name = "/".join(parts)
-        if folder:
-            samples.append(Sample(walked.place(row), name, "/".join(folder), split=split))
-        else:
-            (unlabelled if split else loose).append(name)
-    findings += found(
-        "loose-pictures", "warning",
-        "{n} [picture lies|pictures lie] beside the class folders and [has|have] no label", loose,
-        "Move each into the folder of its class.",
-    )  # fmt: skip
-    findings += found(
-        "unlabelled-pictures",
-        "note",
-        "{n} [picture|pictures] of a split [has|have] no class folder and [is|are] left out",
-        unlabelled,
-    )
-    if not samples:
+
+    def labelled() -> Iterator[Sample]:
+        for row, name in enumerate(walked.names):
+            parts = name.split("/")
+            split = SPLITS[parts[0].lower()] if given and len(parts) > 1 else None
+            folder = parts[1:-1] if split else parts[:-1]
+            if folder:
+                yield Sample(walked.place(row), name, "/".join(folder), split=split)
+            else:
+                (unlabelled if split else loose).append(name)
+
+    samples = Samples.of(labelled())
+    findings = [
+        *walked.findings,
+        *found("loose-pictures", "warning",
+               "{n} [picture lies|pictures lie] beside the class folders and [has|have] no label", loose,
+               "Move each into the folder of its class."),
+        *found("unlabelled-pictures", "note",
+               "{n} [picture|pictures] of a split [has|have] no class folder and [is|are] left out", unlabelled),
+        *_similar_classes(samples),
+    ]  # fmt: skip
+    if not len(samples):
         raise DataError(
             f"No labelled picture was found under {root}.",
             "Expected one folder per class with pictures in it, a labels.csv beside train/, or --labels FILE. "
             f"Looked for {', '.join(SUFFIXES)}.",
         )
-    return Dataset(root, tuple(samples), (*findings, *_similar_classes(samples)), "folders")
+    return Dataset(root, samples, tuple(findings), "folders")
 
 
 def _read_shards(some: Sequence[shards.Shard], root: Place, how: _How) -> Dataset:
@@ -210,8 +207,8 @@ def _read_shards(some: Sequence[shards.Shard], root: Place, how: _How) -> Datase
     if how.columns != Columns():
         raise ConfigError("Columns were named, but a tar has none.", "The class of NAME.jpg is in NAME.cls beside it.")
     samples, findings = shards.from_tars(some, how.cache)
-    labelled = tuple(sample for sample in samples if sample.label is not None)
-    if not labelled:
+    labelled = samples.select(np.flatnonzero(samples.labels.where(one is not None for one in samples.labels.distinct)))
+    if not len(labelled):
         raise DataError(
             f"No labelled picture was found in {some[0].place}.",
             "Expected NAME.jpg with NAME.cls or NAME.json beside it, or a folder for each class in the tar.",
@@ -230,10 +227,8 @@ def _read_held(table: Table, held: Mapping[str, Locator], root: Place, how: _How
         [name for name, label in zip(table.column(decided.id), labels, strict=True) if not label.strip()],
     )  # fmt: skip
     kept = replace(table, rows=tuple(table.rows[i] for i in told), lines=tuple(table.lines[i] for i in told))
-    matched: dict[Place, list[Sample]] = {
-        held[row.name]: [row.sample(held[row.name])] for row in _rows(kept, decided, inside=False)
-    }
-    return _assembled(table, root, matched, [*findings, *decided.findings])
+    matched = {held[row.name]: [row] for row in checked(kept, decided, inside=False)}
+    return _assembled(table, root, matched.items(), [*findings, *decided.findings])
 
 
 def _read_labelled(table: Table, root: Place, how: _How) -> Dataset:
@@ -242,36 +237,37 @@ def _read_labelled(table: Table, root: Place, how: _How) -> Dataset:
     if named in far:
         return _read_far(table, str(named), root, how)
     walked = _NOTHING if uris.is_web(root) else folders.walk(root, how.follow_links)
-    by_name = _by_name(walked)
-    if named is None and len(far) == 1 and not any(cell in by_name for cells in table.rows for cell in cells):
+    by_name = ByName(walked)
+    if named is None and len(far) == 1 and not any(by_name.get(cell) for cells in table.rows for cell in cells):
         return _read_far(table, far[0], root, how)
-    decided = decide(table, how.columns, lambda cell: next(iter(by_name.get(cell.removeprefix("./"), ())), None))
-    rows = _rows(table, decided, inside=True)
-    matched, absent = _match(table, rows, root, by_name, how.follow_links)
+    decided = decide(table, how.columns, lambda cell: next(iter(by_name.get(cell.removeprefix("./"))), None))
+    rows = checked(table, decided, inside=True)
+    matched, absent = match(table, rows, root, by_name, walked, how.follow_links)
     findings = [*walked.findings, *_absent(table, rows, absent, f"under {root}", how, any_left=bool(matched))]
-    extra = [name for name in walked.names if by_name[name][0] not in matched]
+    extra = [name for row, name in enumerate(walked.names) if row not in matched]
     findings += found(
         "unlisted-files", "warning", "{n} [picture is|pictures are] not in the table and [is|are] left out", extra
     )
-    return _assembled(table, root, matched, [*findings, *decided.findings])
+    placed = ((walked.place(one) if isinstance(one, int) else one, told) for one, told in matched.items())
+    return _assembled(table, root, placed, [*findings, *decided.findings])
 
 
 def _read_far(table: Table, column: str, root: Place, how: _How) -> Dataset:
     """Read a table whose column of pictures holds URIs."""
     lying = _lying(table, column)
-    decided = decide(table, replace(how.columns, id=column), lambda cell: lying.get(_called(cell)))
-    rows = _rows(table, decided, inside=False)
-    matched: dict[Place, list[Sample]] = defaultdict(list)
+    decided = decide(table, replace(how.columns, id=column), lambda cell: lying.get(called(cell)))
+    rows = checked(table, decided, inside=False)
+    matched: dict[Place, list[Row]] = defaultdict(list)
     for row in rows:
         if row.name in lying:
-            matched[lying[row.name]].append(row.sample(lying[row.name]))
+            matched[lying[row.name]].append(row)
     absent = [row.name for row in rows if row.name not in lying]
     findings = _absent(table, rows, absent, "there", how, any_left=bool(matched))
-    return _assembled(table, root, matched, [*findings, *decided.findings])
+    return _assembled(table, root, matched.items(), [*findings, *decided.findings])
 
 
 def _absent(
-    table: Table, rows: Sequence[_Row], absent: Sequence[str], where: str, how: _How, *, any_left: bool
+    table: Table, rows: Sequence[Row], absent: Sequence[str], where: str, how: _How, *, any_left: bool
 ) -> list[Finding]:
     """Return the finding of rows whose picture is not there.
 
@@ -307,7 +303,7 @@ def _lying(table: Table, column: str) -> dict[str, Place]:
     problems: list[str] = []
     for line, cell in zip(table.lines, table.column(column), strict=True):
         try:
-            places[_called(cell)] = uris.place(cell)
+            places[called(cell)] = uris.place(cell)
         except ConfigError as error:
             problems.append(f"{table.unit} {line}: {error.message.rstrip('.')}")
     if problems:
@@ -327,166 +323,62 @@ def _read_frame(frame: frames.Frame, asked: Columns) -> Dataset:
     lying = _lying(table, far[0]) if len(far) == 1 else {}
 
     def file_of(cell: str) -> str | None:
-        return cell if _called(cell) in lying or os.path.isfile(cell) else None
+        return cell if called(cell) in lying or os.path.isfile(cell) else None
 
     decided = decide(table, asked, file_of)
-    rows = _rows(table, decided, inside=False)
+    rows = checked(table, decided, inside=False)
     if absent := [f"row {row.line}: {row.name!r}" for row in rows if file_of(row.name) is None]:
         raise DataError(
             f"{table.path} names {len(absent)} of {len(rows):,} pictures that are not there: {listing(absent)}.",
             f"Paths are absolute or begin at the working directory, {Path.cwd()}.",
         )
-    matched: dict[Place, list[Sample]] = defaultdict(list)
+    matched: dict[Place, list[Row]] = defaultdict(list)
     for row in rows:
-        place = lying.get(row.name) or Path(row.name)
-        matched[place].append(row.sample(place))
+        matched[lying.get(row.name) or Path(row.name)].append(row)
     tops = {os.path.dirname(os.path.abspath(path)) for path in matched if isinstance(path, Path)}
     same_drive = len({os.path.splitdrive(top)[0] for top in tops}) == 1
-    return _assembled(table, Path(os.path.commonpath(tops)) if same_drive else Path(), matched, decided.findings)
+    return _assembled(
+        table, Path(os.path.commonpath(tops)) if same_drive else Path(), matched.items(), decided.findings
+    )
 
 
 def _assembled(
-    table: Table, root: Place, matched: Mapping[Place, Sequence[Sample]], findings: Sequence[Finding]
+    table: Table, root: Place, matched: Iterable[tuple[Place, Sequence[Row]]], findings: Sequence[Finding]
 ) -> Dataset:
-    """Return the dataset of pictures and what the rows say of each."""
-    kept, more = _collapse(matched)
-    if not kept:
-        messages = [finding.message for finding in (*findings, *more)]
-        raise DataError(f"{table.path} leaves no usable picture: {listing(messages)}.")
-    return Dataset(root, tuple(kept), (*findings, *more, *_similar_classes(kept)), "table")
-
-
-class _Row(NamedTuple):
-    line: int
-    name: str
-    label: str
-    group: str | None
-    split: str | None
-
-    def sample(self, path: Place) -> Sample:
-        split = SPLITS[self.split.strip().lower()] if self.split is not None else None
-        return Sample(path, self.name, self.label, self.group or None, split)
-
-
-def _rows(table: Table, decided: Decided, *, inside: bool) -> list[_Row]:
-    """Return the rows; empty cells, unknown splits and, if `inside`, ids that lead elsewhere are refused."""
-    ids, labels = table.column(decided.id), table.column(decided.label)
-    groups = table.column(decided.group) if decided.group else [None] * len(ids)
-    splits = table.column(decided.split) if decided.split else [None] * len(ids)
-    ids = tuple(map(_called, ids))
-    rows = [_Row(*cells) for cells in zip(table.lines, ids, labels, groups, splits, strict=True)]
-    problems: list[str] = []
-    for row in rows:
-        if not row.name.strip() or not row.label.strip():
-            problems.append(f"{table.unit} {row.line} has an empty {'id' if not row.name.strip() else 'label'}")
-        elif inside and (_FORBIDDEN.search(row.name) or ".." in re.split(r"[\\/]", row.name)):
-            problems.append(f"line {row.line}: the id {uris.shown(row.name)!r} is no plain path inside the folder")
-        elif row.split is not None and row.split.strip().lower() not in SPLITS:
-            problems.append(f"{table.unit} {row.line}: the split {row.split!r} is none of {', '.join(SPLITS)}")
-    if problems:
-        raise DataError(
-            f"{table.path}: {listing(problems)}.",
-            f"Ids are paths relative to the folder of pictures. {_HOW}" if inside else _HOW,
-        )
-    return rows
-
-
-def _called(name: str) -> str:
-    """Return what a picture is called whose id this is: a URI without what nobody may see."""
-    if not uris.is_read(name):
-        return name
-    try:
-        place = uris.place(name)
-    except ConfigError:  # it is told where it is wanted
-        return uris.shown(name)
-    return name if isinstance(place, Path) else str(place)
-
-
-def _by_name(walked: folders.Walked) -> dict[str, list[Place]]:
-    """Return what an id may be → the pictures that it then means: with its suffix one, without perhaps several."""
-    by_name = {name: [walked.place(row)] for row, name in enumerate(walked.names)}
-    bare: dict[str, list[Place]] = defaultdict(list)
-    for name, (place,) in by_name.items():
-        bare[os.path.splitext(name)[0]].append(place)
-    for name, candidates in bare.items():
-        by_name.setdefault(name, candidates)  # a whole name goes before one without its suffix
-    return by_name
-
-
-def _match(
-    table: Table,
-    rows: Sequence[_Row],
-    root: Place,
-    by_name: Mapping[str, Sequence[Place]],
-    follow_links: bool,
-) -> tuple[dict[Place, list[Sample]], list[str]]:
-    """Return picture → what the rows say of it, and the ids that have no picture.
-
-    Raises:
-        DataError: An id fits several pictures, or its file leads out of the root.
-    """
-    top = root.resolve() if isinstance(root, Path) else None
-    matched: dict[Place, list[Sample]] = defaultdict(list)
-    absent: list[str] = []
-    problems: list[str] = []
-    for row in rows:
-        name = row.name.removeprefix("./")
-        matches = by_name.get(name) or _unwalked(root, name)
-        if not matches:
-            absent.append(row.name)
-        elif len(matches) > 1:
-            problems.append(f"line {row.line}: {row.name!r} may be any of {listing([m.name for m in matches])}")
-        elif name not in by_name and not follow_links and _escapes(matches[0], top):
-            problems.append(f"line {row.line}: {row.name!r} leads out of {root} through a link")
-        else:
-            matched[matches[0]].append(row.sample(matches[0]))
-    if problems:
-        raise DataError(
-            f"{table.path}: {listing(problems)}.",
-            "Write the file's suffix into the id; links out of the folder need --follow-links.",
-        )
-    return matched, absent
-
-
-def _unwalked(root: Place, name: str) -> list[Place]:
-    """Return what an id means that the walk passed over, for its suffix or as a link; of a web server, any."""
-    if isinstance(root, Locator):
-        return [root / name] if uris.is_web(root) else []
-    path = root / name
-    return [path] if os.path.lexists(path) and not path.is_dir() else []
-
-
-def _escapes(place: Place, top: Path | None) -> bool:
-    return isinstance(place, Path) and top is not None and folders.escapes(place, top)
-
-
-def _collapse(matched: Mapping[Place, Sequence[Sample]]) -> tuple[list[Sample], list[Finding]]:
-    """Return one sample per picture; rows that disagree leave their picture out."""
-    kept: list[Sample] = []
+    """Return the dataset of pictures and what the rows say of each; rows that disagree leave their picture out."""
     same: list[str] = []
     conflicting: list[str] = []
-    for rows in matched.values():
-        if len({(row.label, row.split, row.group) for row in rows}) > 1:
-            conflicting.append(f"{rows[0].name} ({' / '.join(sorted({str(row.label) for row in rows}))})")
-            continue
-        kept.append(rows[0])
-        if len(rows) > 1:
-            same.append(rows[0].name)
-    return kept, [
+
+    def kept() -> Iterator[Sample]:
+        for place, rows in matched:
+            told = [row.sample(place) for row in rows]
+            if len({(one.label, one.split, one.group) for one in told}) > 1:
+                conflicting.append(f"{told[0].name} ({' / '.join(sorted({str(one.label) for one in told}))})")
+                continue
+            same.extend([told[0].name] if len(told) > 1 else [])
+            yield told[0]
+
+    samples = Samples.of(kept())
+    findings = [
+        *findings,
         *found("duplicate-rows", "warning",
                "{n} [picture occurs|pictures occur] in several rows that agree; [it|each] is used once", same),
         *found("conflicting-rows", "error",
                "{n} [picture occurs|pictures occur] in rows that disagree and [is|are] left out", conflicting,
                "Keep the right row."),
     ]  # fmt: skip
+    if not len(samples):
+        messages = [finding.message for finding in findings]
+        raise DataError(f"{table.path} leaves no usable picture: {listing(messages)}.")
+    return Dataset(root, samples, (*findings, *_similar_classes(samples)), "table")
 
 
-def _similar_classes(samples: Iterable[Sample]) -> list[Finding]:
+def _similar_classes(samples: Samples) -> list[Finding]:
     """Warn of class names that a person would take for the same; they stay apart."""
     alike: dict[str, set[str]] = defaultdict(set)
-    for sample in samples:
-        if sample.label is not None:
-            alike[unicodedata.normalize("NFC", sample.label).strip().casefold()].add(sample.label)
+    for label in samples.labels.occurring():
+        if label is not None:
+            alike[unicodedata.normalize("NFC", label).strip().casefold()].add(label)
     twins = [" / ".join(ascii(name) for name in sorted(names)) for names in alike.values() if len(names) > 1]
     return found(
         "similar-classes", "warning",

@@ -7,13 +7,15 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headstart.config import SplitConfig
+from headstart.data.units import Unit, Units
 from headstart.errors import ConfigError, DataError
+from headstart.packed import Values, values_of
 from headstart.plans import SplitPlan
 from headstart.predictions import Interval
 from headstart.records import SPLIT_NAMES, Dataset, Finding, Integers, Splits, found, numbered
@@ -23,22 +25,17 @@ Parts = NDArray[np.str_]  # (N,) "train", "validation", "test", or "" for pictur
 _ALONE = "[has|have] a single picture (or group): learned, but cannot be measured"
 
 
-class _Unit(NamedTuple):
-    """Rows that must stay together, and how many of each label they hold."""
-
-    rows: tuple[int, ...]
-    labels: dict[str, int]
-
-
 def group_ids(dataset: Dataset, digests: Sequence[str]) -> Integers:
     """Return (N,) integers, equal for rows that share their bytes or their group, directly or through others."""
-    first: dict[tuple[str, str], int] = {}
-    pairs: list[tuple[int, int]] = []
-    for row, (sample, digest) in enumerate(zip(dataset, digests, strict=True)):
-        for key in (("bytes", digest), ("group", sample.group)):
-            if key[1]:
-                pairs.append((row, first.setdefault((key[0], str(key[1])), row)))
-    return joined(np.arange(len(dataset)), np.array(pairs, dtype=np.int64).reshape(-1, 2))
+    pairs = [_same(values_of(column)) for column in (digests, dataset.columns.groups)]
+    return joined(np.arange(len(dataset)), np.concatenate(pairs))
+
+
+def _same(column: Values[Any]) -> Integers:
+    """Return (P, 2) pairs of rows, each with the first one of its value, where that is not empty."""
+    rows = np.flatnonzero(column.where(map(bool, column.distinct)))
+    _, first, member = np.unique(column.codes[rows], return_index=True, return_inverse=True)
+    return np.stack([rows, rows[first[member]]], axis=1)
 
 
 def joined(groups: Integers, pairs: Integers) -> Integers:
@@ -54,6 +51,15 @@ def joined(groups: Integers, pairs: Integers) -> Integers:
             return called
         np.minimum.at(called, ends[:, 1], ends[:, 0])
         called = settled(called)
+
+
+def members(groups: Integers) -> list[list[int]]:
+    """Return the rows of each group of two or more, in the order of their first rows."""
+    _, member, size = np.unique(groups, return_inverse=True, return_counts=True)
+    rows = np.flatnonzero(size[member] > 1)
+    order = rows[np.argsort(member[rows], kind="stable")]
+    cuts = np.flatnonzero(np.diff(member[order])) + 1
+    return sorted(part.tolist() for part in np.split(order, cuts) if len(part))
 
 
 def settled(called: Integers) -> Integers:
@@ -166,7 +172,7 @@ def _fold_of(rows: Integers, rounds: list[Splits]) -> Integers:
 def _first(dataset: Dataset, grouping: Grouping, config: SplitPlan, seed: int, previous: Parts | None) -> Splits:
     """Return the split that is brought along, or else draw one."""
     if is_given(dataset):
-        return _brought(dataset, np.array([sample.split or "train" for sample in dataset]), grouping, "data")
+        return _brought(dataset, np.array([part or "train" for part in dataset.columns.splits]), grouping, "data")
     if previous is None:
         return split(dataset, grouping.groups, config.validation, seed, aside=grouping.aside)
     parts = _followed(previous, grouping.groups)
@@ -196,8 +202,8 @@ def _dealt(
     fold = folds(part, groups[rows], number, seed)
     if aside is not None:
         fold[np.isin(groups[rows], groups[rows][aside[rows]])] = -1
-    measured = {part[row].label for row in np.flatnonzero(fold >= 0)}
-    alone = sorted({str(label) for label in part.labels if label not in measured})
+    measured = set(part.labels.select(np.flatnonzero(fold >= 0)).occurring())
+    alone = sorted(str(label) for label in part.labels.occurring() if label not in measured)
     findings = _not_measured(alone, _ALONE)
     nothing = np.array([], dtype=np.int64)
     held = np.unique(fold[fold >= 0])
@@ -208,7 +214,7 @@ def _dealt(
 
 def is_given(dataset: Dataset) -> bool:
     """Return whether the data brings its own split."""
-    return bool({sample.split for sample in dataset} - {None, "train"})
+    return bool(set(dataset.columns.splits.occurring()) - {None, "train"})
 
 
 def split(dataset: Dataset, groups: Integers, validation: float, seed: int, *, aside: Rows | None = None) -> Splits:
@@ -230,7 +236,7 @@ def split(dataset: Dataset, groups: Integers, validation: float, seed: int, *, a
     left = Counter(sizes)  # what would still be learned from
     held: list[int] = []
 
-    def hold(unit: _Unit) -> bool:
+    def hold(unit: Unit) -> bool:
         """Hold a unit out, if something of each of its classes is left to learn from."""
         if any(left[label] <= count for label, count in unit.labels.items()):
             return False
@@ -242,21 +248,20 @@ def split(dataset: Dataset, groups: Integers, validation: float, seed: int, *, a
             wanted[label] = max(0, wanted[label] - count)
         return True
 
-    units = _units(dataset, groups, seed)
-    passed: list[_Unit] = []
-    for unit in units:
+    units = Units(dataset, groups, seed)
+    passed = np.ones(len(units), dtype=bool)
+    for number, unit in enumerate(units):
         fits = sum(min(count, wanted[label]) for label, count in unit.labels.items())
-        if 2 * fits <= len(unit.rows) or not hold(unit):
-            passed.append(unit)
+        passed[number] = 2 * fits <= len(unit.rows) or not hold(unit)
     for label in sorted(sizes):  # a class of large groups only: the smallest of them is measured all the same
         if left[label] == sizes[label]:
-            own = sorted((unit for unit in passed if label in unit.labels), key=lambda unit: len(unit.rows))
+            own = sorted((units[n] for n in units.of(label) if passed[n]), key=lambda unit: len(unit.rows))
             next((unit for unit in own if hold(unit)), None)
     if not held:
         raise _nothing_to_hold_out(dataset)
     rows = np.zeros(len(dataset), dtype=bool)
     rows[held] = True
-    measured = {dataset[row].label for row in held}
+    measured = set(dataset.labels.select(np.array(held)).occurring())
     alone = sorted(label for label in sizes if label not in measured)
     findings = _not_measured(alone, _ALONE)
     return Splits(np.flatnonzero(~rows), np.flatnonzero(rows), np.array([], dtype=np.int64), findings)
@@ -268,13 +273,11 @@ def folds(dataset: Dataset, groups: Integers, number: int, seed: int) -> Integer
     Each class is dealt out evenly; a class with fewer groups than folds occurs in as many folds as it has groups.
     """
     fold = np.full(len(dataset), -1, dtype=np.int64)
-    units = _units(dataset, groups, seed)
-    occurrences = Counter(label for unit in units for label in unit.labels)
+    units = Units(dataset, groups, seed)
+    occurrences = units.occurrences()
     held: dict[str, list[int]] = defaultdict(lambda: [0] * number)
     total = [0] * number
-    for unit in sorted(
-        units, key=lambda unit: -len(unit.rows)
-    ):  # stable: large groups first, they are hardest to place
+    for unit in units.largest_first():  # they are hardest to place
         if any(occurrences[label] == 1 for label in unit.labels):
             continue
         if len(unit.labels) == 1:
@@ -287,22 +290,6 @@ def folds(dataset: Dataset, groups: Integers, number: int, seed: int) -> Integer
         for label, count in unit.labels.items():
             held[label][best] += count
     return fold
-
-
-def _units(dataset: Dataset, groups: Integers, seed: int) -> list[_Unit]:
-    """Return the groups in an order that depends on names and seed alone."""
-    members: dict[int, list[int]] = defaultdict(list)
-    for row, group in enumerate(groups.tolist()):
-        members[group].append(row)
-    named = sorted((min(dataset[row].name for row in rows), rows) for rows in members.values())
-    order = np.random.default_rng(seed).permutation(len(named))
-    labels = [str(label) for label in dataset.labels]
-    return [_Unit(tuple(rows), _counted([labels[row] for row in rows])) for _, rows in (named[i] for i in order)]
-
-
-def _counted(labels: list[str]) -> dict[str, int]:
-    """Return how often each label occurs; a `Counter` for each single picture would take long."""
-    return {labels[0]: 1} if len(labels) == 1 else dict(Counter(labels))
 
 
 def _nothing_to_hold_out(dataset: Dataset) -> DataError:
@@ -395,7 +382,7 @@ def check(dataset: Dataset, config: SplitConfig, watching: str) -> None:
             f"split.repeats is {config.repeats}, but the data brings a split of its own, which stays the same.",
             "Leave it away, or measure by folds of the training part: --folds 5.",
         )
-    if watching and all(sample.split != "validation" for sample in dataset):
+    if watching and "validation" not in dataset.columns.splits.occurring():
         raise ConfigError(
             f"{watching} is 'validation', but the split that the data brings has no validation part.",
             f"With {watching}=training some of the training part is watched.",

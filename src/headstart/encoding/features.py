@@ -26,15 +26,15 @@ from headstart.encoding import cache as caches
 from headstart.encoding import crops, reading, runtime, side_by_side
 from headstart.encoding.cache import open_cache
 from headstart.encoding.encoder import Agreement, Encoder
-from headstart.encoding.kept_properties import KeptProperties, rows_of
+from headstart.encoding.kept_properties import KeptProperties
 from headstart.encoding.reading import Loaded, Part
 from headstart.encoding.shelves import Opened, Shelves
+from headstart.packed import Digests, Finder
 from headstart.records import (
     Dataset,
     FeatureTable,
     Floats,
     Integers,
-    Locator,
     Pixels,
     Progress,
     silence,
@@ -160,10 +160,10 @@ class _Job:
     ) -> None:
         self.dataset, digests, self.views, with_properties, self.memory = wanted
         self.encoders = tuple(encoders)
-        self.far = any(isinstance(sample.path, Locator) for sample in self.dataset)
+        self.far = bool(self.dataset.columns.far.any())
         self.preprocesses = [encoder.preprocess for encoder in encoders]
         self.blind = digests is None
-        self.digests = [""] * len(self.dataset) if digests is None else list(digests)
+        self.digests = Digests.unknown(len(self.dataset)) if digests is None else Digests.of(digests)
         self.cache = None if cache is None else open_cache(cache)
         self.progress = progress
         self.opened: Opened = {} if opened is None else opened
@@ -244,7 +244,7 @@ class _Job:
             observations["changed-file"] = tuple(sorted(set(self.changed)))
         return FeatureTable(
             self.values,
-            tuple(self.digests),
+            self.digests,
             dict(self.failures),
             self.encoded,
             tuple(self.changed),
@@ -399,11 +399,13 @@ class _Job:
         """Take from the stores what they hold of the missing rows."""
         if not self.shelves.unread():
             return
-        rows = {digest: rows for digest, rows in self.missing().items() if not digest.startswith("row ")}
-        if not rows:
+        lacking = ~self.known.all(axis=(1, 2)) & self.digests.known
+        lacking[list(self.failures)] = False
+        if not lacking.any():
             return
-        for part, held in self.shelves.take(rows):
-            places, own = rows_of([rows[key.hex()] for key in held.keys])
+        finder = Finder(self.digests, np.flatnonzero(lacking))
+        for part, held in self.shelves.take(finder.wanted):
+            places, own = finder.find(held.keys)
             fine = np.isfinite(held.values[own]).all(axis=1)
             self._know(places[fine], part, held.values[own[fine]])
             self.codes[places[fine]] = held.remarks[own[fine]]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from headstart.encoding import cache as caches
 from headstart.encoding.cache import Store
 from headstart.encoding.shelves import Opened
 from headstart.inspection import properties
+from headstart.packed import Digests, Finder
 from headstart.records import Floats, ImageProperties, Integers, Preprocess
 
 
@@ -29,7 +29,7 @@ class KeptProperties:
     """The properties of a dataset while it is worked on: what is known, and what the cache does not hold yet."""
 
     def __init__(
-        self, digests: Sequence[str], preprocess: Preprocess, cache: Path | None, opened: Opened | None = None
+        self, digests: Digests, preprocess: Preprocess, cache: Path | None, opened: Opened | None = None
     ) -> None:
         """Take what the cache holds of files of these digests, seen as a network's pictures are decoded.
 
@@ -43,9 +43,9 @@ class KeptProperties:
         self.known = np.zeros(len(digests), dtype=bool)
         self._store = None if cache is None else store(cache, preprocess, {} if opened is None else opened)
         self._fresh: dict[str, Floats] = {}
-        rows = self.missing(digests)
-        for held in self._store.take(filter(None, rows)) if self._store is not None else ():
-            places, own = rows_of([rows[key.hex()] for key in held.keys])
+        finder = Finder(digests, np.flatnonzero(digests.known))
+        for held in self._store.take(finder.wanted) if self._store is not None else ():
+            places, own = finder.find(held.keys)
             self._keep(places, held.values[own])
             arrays.release(self.values)
 
@@ -87,9 +87,3 @@ def store(cache: Path, preprocess: Preprocess, opened: Opened) -> Store:
     if (key := f"{cache} {json.dumps(told, sort_keys=True)}") not in opened:
         opened[key] = Store(cache, told, properties.DIM)
     return opened[key]
-
-
-def rows_of(groups: Sequence[Sequence[int]]) -> tuple[Integers, Integers]:
-    """Return the rows of all groups, one after the other, and of each the number of its group."""
-    numbers = np.repeat(np.arange(len(groups)), [len(rows) for rows in groups])
-    return np.fromiter(chain.from_iterable(groups), np.int64, len(numbers)), numbers

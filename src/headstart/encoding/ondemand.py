@@ -50,7 +50,7 @@ class OnDemand:
             progress: Hears of every picture.
         """
         self.encoders, self.epochs, self.of = tuple(encoders), epochs, of
-        self._dataset, self._digests, self._progress = dataset, tuple(digests), progress
+        self._dataset, self._digests, self._progress = dataset, digests, progress
         self._views = tuple(views)
         self._width = sum(encoder.dim for encoder in encoders)
         known = np.empty((len(dataset), 0), np.float32) if beside is None else beside

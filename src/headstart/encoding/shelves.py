@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -67,9 +67,8 @@ class Shelves:
         """Return whether shards appeared since rows were last taken."""
         return any(store.look() > self._taken[part] for part, store in self._stores.items())
 
-    def take(self, wanted: Iterable[str]) -> Iterator[tuple[Part, Rows]]:
+    def take(self, wanted: Sequence[str]) -> Iterator[tuple[Part, Rows]]:
         """Yield what the stores hold of the wanted digests, by part and shard; it warns as a store does."""
-        wanted = list(wanted)
         for part, store in self._stores.items():
             self._taken[part] = store.look()
             yield from ((part, rows) for rows in store.take(wanted))

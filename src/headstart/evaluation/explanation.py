@@ -123,7 +123,7 @@ def explain(
     # before the explained pictures, which may be among them, are kept too
     known = learned if isinstance(learned, Known) else recalled(classifier, learned, cache)
     table = classifier.extract(dataset, cache=cache, progress=progress, memory=memory).table
-    values, names = table.values[:, 0], [sample.name for sample in dataset]
+    values, names = table.values[:, 0], dataset.names
     said = classifier.predict_features(values, names, failures=table.failures)
     nearest, compared = _nearest(known, values), 0 if known is None else len(known.rows)
     explained = [Explanation(one, nearest=near, compared=compared) for one, near in zip(said, nearest, strict=True)]

@@ -17,6 +17,7 @@ from headstart.encoding.cache import DEFAULT, CacheChoice
 from headstart.errors import DataError
 from headstart.inspection import files
 from headstart.model.classifier import Classifier
+from headstart.packed import values_of
 from headstart.predictions import Evaluation, Interval, Predictions
 from headstart.records import Dataset, Finding, Integers, Progress, found, silence
 
@@ -54,7 +55,7 @@ def predict_labelled(
     table = classifier.extract(dataset, cache=cache, progress=progress).table
     said = classifier.predict_features(
         table.values[:, 0],
-        [sample.name for sample in dataset],
+        dataset.names,
         targets=dataset.labels,
         failures=table.failures,
         findings=files.remarks(table.observations),
@@ -70,11 +71,11 @@ def measure(predictions: Predictions, seed: int = 0) -> Evaluation:
     """
     if predictions.targets is None:
         raise DataError("These pictures have no labels, so nothing can be measured.")
-    usable = np.array([row for row in range(len(predictions)) if row not in predictions.errors], dtype=np.int64)
+    usable = np.setdiff1d(np.arange(len(predictions)), list(predictions.errors))
     if not len(usable):
         raise DataError(f"None of the {len(predictions)} pictures can be used, so nothing can be measured.")
     classes = predictions.classes
-    targets = classes.encode(predictions.targets[row] for row in usable)
+    targets = classes.encode(values_of(predictions.targets).select(usable))
     answers = metrics.look(predictions.probabilities, targets, usable)
     groups = None if predictions.groups is None else predictions.groups[usable]
     cells = metrics.confusion(answers)

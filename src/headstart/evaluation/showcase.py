@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from headstart import arrays
+from headstart.data import splits
 from headstart.encoding.backbone import Backbone
 from headstart.evaluation.label_errors import Suspect, find_suspects
-from headstart.inspection import duplicates, similarity
+from headstart.inspection import similarity
 from headstart.learning.heads import Head
 from headstart.predictions import Predictions
 from headstart.records import Integers, LabelledFeatures
@@ -142,7 +143,8 @@ def _once(features: LabelledFeatures, said: Predictions, turns: Sequence[tuple[I
     everything = np.concatenate([measured for measured, _ in turns])
     turn = np.repeat(np.arange(len(turns)), [len(measured) for measured, _ in turns])
     places = np.sort(np.unique(everything, return_index=True)[1])
-    rows, predicted = everything[places], said.probabilities[places].argmax(axis=1)
+    rows, blocks = everything[places], (said.probabilities[places[part]] for part in arrays.parts(len(places)))
+    predicted = np.concatenate([np.zeros(0, dtype=np.int64), *(block.argmax(axis=1) for block in blocks)])
     return _Measured(rows, turn[places], features.targets[rows], predicted, said, places)
 
 
@@ -204,13 +206,13 @@ def _pair(features: LabelledFeatures, measured: _Measured, given: np.ndarray, on
 
 def _suspects(features: LabelledFeatures, measured: _Measured, near_duplicates: Integers) -> list[tuple[int, Suspect]]:
     """Return the doubtful labels among the measured pictures, with their rows."""
-    names = features.names(measured.rows)
+    names, shares = features.names(measured.rows), measured.said.probabilities
     found = find_suspects(
         names,
         measured.targets,
         features.classes,
-        measured.said.probabilities[measured.places],
-        near_duplicates=duplicates.members(near_duplicates[measured.rows]),
+        shares if len(names) == len(shares) else shares[measured.places],  # all of them need no copy
+        near_duplicates=splits.members(near_duplicates[measured.rows]),
     )
     row = dict(zip(names, measured.rows.tolist(), strict=True))
     return [(row[suspect.name], suspect) for suspect in found]

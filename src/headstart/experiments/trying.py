@@ -114,7 +114,7 @@ def draw(dataset: Dataset, most: int, seed: int) -> Integers:
         seed: Of the choice.
     """
     generator = np.random.default_rng(seed)
-    order = np.array(sorted(range(len(dataset)), key=lambda row: dataset[row].name), dtype=np.int64)
+    order = np.array(sorted(range(len(dataset)), key=list(dataset.names).__getitem__), dtype=np.int64)
     shuffled = generator.permutation(order)
     targets = dataset.classes.encode(dataset.labels)[shuffled]
     classes = generator.permutation(len(dataset.classes))[: max(2, most // FEWEST)]

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from headstart import arrays
 from headstart.arrays import Rows
-from headstart.data.splits import joined, settled
+from headstart.data.splits import joined, members, settled
 from headstart.inspection import blocks, scenes, similarity, thumbnails
 from headstart.inspection.properties import SIDE
 from headstart.inspection.scenes import Scene
+from headstart.packed import values_of
 from headstart.records import Dataset, Finding, Floats, ImageProperties, Integers, found
 
 DESCRIBED = 0.97  # correlation of descriptors from which on thumbnails are compared; the least of copies was 0.99
@@ -75,7 +76,7 @@ def find(
     near, _ = similarity.pairs(vectors, candidate, most=_MOST * len(vectors))
     recall = None if len(vectors) <= blocks.FEW else _share(known, near, len(vectors))
     same = _near_duplicates(properties, near)
-    copies = joined(np.unique(digests, return_inverse=True)[1], same)
+    copies = joined(values_of(digests).codes, same)
     together = _same_object(copies, _own_class(vectors, targets, alike), targets)
     return Resemblance(copies, together, alike, unlike, recall)
 
@@ -110,15 +111,6 @@ def findings(dataset: Dataset, resemblance: Resemblance, digests: Sequence[str])
             [] if resemblance.recall is None else [f"{resemblance.recall:.4f}"],
         ),
     ]
-
-
-def members(groups: Integers) -> list[list[int]]:
-    """Return the rows of each group of two or more, in the order of their first rows."""
-    _, member, size = np.unique(groups, return_inverse=True, return_counts=True)
-    rows = np.flatnonzero(size[member] > 1)
-    order = rows[np.argsort(member[rows], kind="stable")]
-    cuts = np.flatnonzero(np.diff(member[order])) + 1
-    return sorted(part.tolist() for part in np.split(order, cuts) if len(part))
 
 
 def conflicting(copies: Integers, targets: Integers) -> NDArray[np.bool_]:

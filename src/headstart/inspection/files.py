@@ -5,21 +5,24 @@ What cannot be used is left out and named; nothing is repaired or guessed.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
-from headstart.data import images, manifest
+import numpy as np
+
+from headstart.data import images, manifest, splits
 from headstart.errors import DataError, PictureError
+from headstart.packed import Digests, values_of
 from headstart.records import Dataset, Finding, Place, Progress, found, silence
 
 READERS, FAR_READERS = 4, 32  # files that are read at once: of this machine, and where answers take their time
 NOTED = 50_000  # digests that are kept at once
-Reading = Callable[..., tuple[tuple[str, ...], dict[int, str]]]  # arguments as of `fingerprints`
+Reading = Callable[..., tuple[Digests, dict[int, str]]]  # arguments as of `fingerprints`
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +36,13 @@ class Inspection:
     """
 
     dataset: Dataset
-    digests: tuple[str, ...]
+    digests: Digests
     findings: tuple[Finding, ...]
 
 
 def fingerprints(
     dataset: Dataset, progress: Progress = silence, *, cache: Path | None = None
-) -> tuple[tuple[str, ...], dict[int, str]]:
+) -> tuple[Digests, dict[int, str]]:
     """Return the SHA-256 of every file ("" where it cannot be read), and row → why it cannot be read.
 
     Args:
@@ -49,8 +52,8 @@ def fingerprints(
     """
     failures: dict[int, str] = {}
     digests = manifest.recall(dataset, cache)
-    lacking = [row for row, digest in enumerate(digests) if not digest]
-    far = any(not isinstance(dataset[row].path, Path) for row in lacking)
+    lacking = np.flatnonzero(~digests.known)
+    far = bool(dataset.columns.far[lacking].any())
     done, fresh = len(dataset) - len(lacking), dict[Place, str]()
 
     def look(row: int) -> tuple[str, Place | None]:
@@ -65,7 +68,7 @@ def fingerprints(
 
     try:
         with ThreadPoolExecutor(FAR_READERS if far else READERS) as pool:
-            rows = iter(lacking)
+            rows = iter(lacking.tolist())
             while block := list(islice(rows, 256)):  # in blocks, so that Ctrl-C waits for one block, not for all files
                 for row, (digest, place) in zip(block, pool.map(look, block), strict=True):
                     digests[row] = digest
@@ -77,7 +80,7 @@ def fingerprints(
                     fresh = {}
     finally:
         manifest.note(fresh, cache)  # also when interrupted
-    return tuple(digests), failures
+    return digests, failures
 
 
 def inspect(
@@ -103,12 +106,14 @@ def inspect(
         DataError: Fewer than two classes are left.
     """
     refuse_one_class(dataset, dataset.findings)
-    dataset = dataset.select(sorted(range(len(dataset)), key=lambda row: dataset[row].name))
+    dataset = dataset.select(sorted(range(len(dataset)), key=list(dataset.names).__getitem__))
     digests, failures = read(dataset, progress, cache=cache)
-    conflicting = [] if keep_conflicting else _conflicting(dataset, digests)
-    out = set(failures) | {row for rows in conflicting for row in rows}
-    kept = [row for row in range(len(dataset)) if row not in out]
-    counts = Counter(digests[row] for row in kept)
+    copies = [rows for rows in splits.members(values_of(digests).codes) if digests[rows[0]]]
+    label = dataset.labels.codes
+    conflicting = [] if keep_conflicting else [rows for rows in copies if len(np.unique(label[rows])) > 1]
+    out = np.array([*failures, *chain.from_iterable(conflicting)], dtype=np.int64)
+    kept = np.setdiff1d(np.arange(len(dataset)), out)
+    identical = np.setdiff1d(np.concatenate([out[:0], *copies]), out)
     findings = [
         *dataset.findings,
         *unusable(dataset, failures),
@@ -121,13 +126,13 @@ def inspect(
         *found(
             "identical-pictures", "note",
             "{n} pictures are byte-identical to another; copies never stand on both sides of a split",
-            [dataset[row].name for row in kept if counts[digests[row]] > 1],
+            dataset.select(identical).names,
         ),
     ]  # fmt: skip
     usable = dataset.select(kept)
     refuse_one_class(usable, findings)
     findings += _class_sizes(usable)
-    return Inspection(usable, tuple(digests[row] for row in kept), tuple(findings))
+    return Inspection(usable, digests.select(kept), tuple(findings))
 
 
 def correct(inspection: Inspection, digests: Sequence[str], cache: Path | None) -> None:
@@ -138,8 +143,8 @@ def correct(inspection: Inspection, digests: Sequence[str], cache: Path | None) 
         digests: Of the same pictures, as they were read last.
         cache: As in `fingerprints`.
     """
-    rows = zip(inspection.dataset, inspection.digests, digests, strict=True)
-    manifest.forget([sample.path for sample, known, now in rows if known != now], cache)
+    rows = enumerate(zip(inspection.digests, digests, strict=True))
+    manifest.forget([inspection.dataset[row].path for row, (known, now) in rows if known != now], cache)
 
 
 def unusable(dataset: Dataset, failures: Mapping[int, str]) -> list[Finding]:
@@ -185,14 +190,6 @@ def refuse_one_class(dataset: Dataset, findings: Sequence[Finding]) -> None:
         f"{dataset.root} holds {what}; at least two classes are needed.{why}",
         "A classifier tells classes apart. Give pictures of the other classes too.",
     )
-
-
-def _conflicting(dataset: Dataset, digests: Sequence[str]) -> list[list[int]]:
-    rows: dict[str, list[int]] = defaultdict(list)
-    for row, digest in enumerate(digests):
-        if digest:
-            rows[digest].append(row)
-    return [same for same in rows.values() if len({dataset[row].label for row in same}) > 1]
 
 
 def _class_sizes(dataset: Dataset) -> list[Finding]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,13 +61,13 @@ class Applied:
     known: NDArray[np.bool_] | None
 
 
-def apply_to(rules: PredictionRules, fitted: Fitted, rows: Integers) -> Applied:
-    """Return what the rules make of some rows of a fit's features, a block at a time."""
+def apply_to(rules: PredictionRules, fitted: Fitted, rows: Integers, folder: Path | None = None) -> Applied:
+    """Return what the rules make of some rows of a fit's features, block by block; `folder` as of `arrays.answers`."""
     seen, classes = fitted.embeddings(rows), fitted.head.shape.classes
     strange = rules.out_of_distribution is not None
     applied = Applied(
-        np.empty((len(rows), classes)),
-        None if rules.sets is None else np.empty((len(rows), classes), dtype=bool),
+        arrays.answers((len(rows), classes), float, folder),
+        None if rules.sets is None else arrays.answers((len(rows), classes), bool, folder),
         np.empty(len(rows)) if strange else None,
         np.empty(len(rows), dtype=bool) if strange else None,
     )
@@ -75,6 +76,7 @@ def apply_to(rules: PredictionRules, fitted: Fitted, rows: Integers) -> Applied:
         for name in (column.name for column in fields(Applied)):
             if (whole := getattr(applied, name)) is not None:
                 whole[part] = getattr(said, name)
+                arrays.release(whole)
     return applied
 
 

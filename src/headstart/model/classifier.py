@@ -261,7 +261,7 @@ class Classifier(Displayable):
         ).table
         return self.predict_features(
             table.values[:, 0],
-            [sample.name for sample in dataset],
+            dataset.names,
             targets=dataset.labels,
             failures=table.failures,
             findings=files.remarks(table.observations),

@@ -15,6 +15,7 @@ import numpy as np
 
 from headstart.data.tables import to_csv
 from headstart.errors import ArtifactError
+from headstart.packed import Values
 from headstart.predictions import Predictions
 from headstart.records import SPLIT_NAMES, ClassNames, Locator
 from headstart.schema import (
@@ -317,12 +318,12 @@ def _held_out(split: str, said: Predictions) -> Iterator[list[str]]:
 
 def write_pictures(path: Path, result: TrainingResult) -> None:
     """Write which part each usable picture belongs to, and the digest that it is known by."""
-    part = dict.fromkeys(range(len(result.dataset)), "")
-    for name in SPLIT_NAMES:
-        part |= dict.fromkeys(result.splits.part(name).tolist(), name)
-    pictures = enumerate(zip(result.dataset, result.digests, strict=True))
-    rows = ([s.name, str(s.label), part[row], digest] for row, (s, digest) in pictures)
-    if all(isinstance(sample.path, Path) for sample in result.dataset):
+    part = np.zeros(len(result.dataset), dtype=np.int8)
+    for code, name in enumerate(SPLIT_NAMES, start=1):
+        part[result.splits.part(name)] = code
+    parts = Values(("", *SPLIT_NAMES), part)
+    rows = zip(result.dataset.names, map(str, result.dataset.labels), parts, result.digests, strict=True)
+    if not result.dataset.columns.far.any():
         _write_rows(path, [PICTURE_COLUMNS], rows)
         return
     places = (s.path.to_text() if isinstance(s.path, Locator) else str(s.path) for s in result.dataset)

@@ -24,6 +24,7 @@ from headstart.encoding.encoder import Encoder
 from headstart.encoding.shelves import Shelves
 from headstart.errors import ConfigError
 from headstart.inspection import files
+from headstart.packed import Digests
 from headstart.records import Dataset, Place, Progress, silence
 from headstart.scale import address as addresses
 from headstart.scale import crew as crews
@@ -116,19 +117,19 @@ class Filling:
 
     def fingerprints(
         self, dataset: Dataset, progress: Progress = silence, *, cache: Path | None = None
-    ) -> tuple[tuple[str, ...], dict[int, str]]:
+    ) -> tuple[Digests, dict[int, str]]:
         """Return what `files.fingerprints` does; many files are read by the machines of the cluster.
 
         What lies on stores is read here: where it was read before, its version tells its digest.
         """
         here = self.address is None or not self.address.place or len(dataset) < MANY
-        if here or not all(isinstance(sample.path, Path) for sample in dataset):
+        if here or dataset.columns.far.any():
             return files.fingerprints(dataset, progress, cache=cache)
         digests = manifest.recall(dataset, cache)
-        lacking = [row for row, digest in enumerate(digests) if not digest]
+        lacking = np.flatnonzero(~digests.known)
         rows = [lacking[part] for part in arrays.parts(len(lacking), MOST)]
         if not rows:
-            return tuple(digests), {}
+            return digests, {}
         failures: dict[int, str] = {}
         versions: dict[int, list[Place | None]] = {}
 
@@ -141,14 +142,14 @@ class Filling:
         with crews.gathered(cluster, Hashing(), recipe(()), progress) as crew:
             for answer in crew.work(blocks()):
                 part, (found, failed) = rows[answer.number], answer.value
-                for row, digest, place in zip(part, found, versions.pop(answer.number), strict=True):
-                    digests[row] = digest
-                    fresh |= {} if place is None else {place: digest}
-                failures |= {part[place]: reason for place, reason in failed.items()}
+                digests.put(part, found)
+                known = zip(found, versions.pop(answer.number), strict=True)
+                fresh |= {place: digest for digest, place in known if place is not None}
+                failures |= {int(part[place]): reason for place, reason in failed.items()}
                 done += len(part)
                 progress("Reading", done, len(dataset))
         manifest.note(fresh, cache)
-        return tuple(digests), failures
+        return digests, failures
 
     def _open(self, progress: Progress, *, graphics: bool = False) -> Cluster:
         """Return the cluster, whose processors nobody of ours has."""

@@ -10,7 +10,6 @@ from headstart.config import TrainConfig
 from headstart.data import sources, splits
 from headstart.encoding import cache as caches
 from headstart.evaluation.label_errors import Suspect, find_suspects
-from headstart.inspection import duplicates
 from headstart.learning import calibration
 from headstart.records import Progress, silence
 from headstart.workflows import prepare
@@ -49,5 +48,5 @@ def audit(
     scaled = calibration.fit(held.logits, features.targets[held.rows], held.fold, "temperature", groups[held.rows])
     probabilities = np.full((len(rows), len(features.classes)), np.nan)
     probabilities[held.rows] = scaled.probabilities(held.logits)
-    twins = duplicates.members(near)
+    twins = splits.members(near)
     return find_suspects(features.names(rows), features.targets, features.classes, probabilities, near_duplicates=twins)

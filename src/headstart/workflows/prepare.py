@@ -217,14 +217,14 @@ def _labelled(
 ) -> tuple[LabelledFeatures, np.ndarray, list[Finding]]:
     """Return the features of the pictures that could be decoded, their rows, and what is told of the others."""
     table = extraction.table
-    kept = np.array([row for row in range(len(dataset)) if row not in table.failures], dtype=np.int64)
+    kept = np.setdiff1d(np.arange(len(dataset)), list(table.failures))
     unusable = files.unusable(dataset, table.failures)
     usable = dataset.select(kept)
     files.refuse_one_class(usable, unusable)
     values = arrays.select(table.values, kept, cache)
     values = features.mean(values, cache) if averaged else values
     classes = usable.classes
-    digests = tuple(table.digests[row] for row in kept)
+    digests = table.digests.select(kept)
     return LabelledFeatures(usable, values, classes, classes.encode(usable.labels), digests), kept, unusable
 
 

@@ -66,11 +66,11 @@ def choose(
     if plan.head.finetune != "none":
         why = "a network is to be trained, which would have to be calibrated again (head.finetune=none trains none)"
         return usual, (_refused(usual[0].plan.precision, why),)
-    rows = np.array([row for row, one in enumerate(inspection.dataset) if one.split in (None, "train")], dtype=np.int64)
+    rows = np.flatnonzero([part in (None, "train") for part in inspection.dataset.columns.splits])
     part = replace(
         inspection,
         dataset=inspection.dataset.select(rows),
-        digests=tuple(inspection.digests[row] for row in rows),
+        digests=inspection.digests.select(rows),
     )
     quantized = _quantized(part, backbone, plan, cache, progress)
     encoders = runtime.build_all(backbone, plan.encoder, quantized)
@@ -188,7 +188,7 @@ class _Comparison:
     def _learner(self, extraction: Extraction, kept: Integers) -> Learner:
         dataset, backbone = self.dataset.select(kept), self.backbone
         classes = dataset.classes
-        digests = tuple(extraction.table.digests[row] for row in kept)
+        digests = extraction.table.digests.select(kept)
         values = extraction.table.values[kept]
         known = LabelledFeatures(dataset, values, classes, classes.encode(dataset.labels), digests)
         head = resolve_head(HeadConfig(hidden=(), class_weight=self.plan.head.class_weight))

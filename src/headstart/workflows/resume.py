@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -37,7 +37,7 @@ class PreviousRun:
     names: Mapping[str, str] = field(default_factory=dict)
 
 
-def arrivals(previous: PreviousRun | None, dataset: Dataset, digests: tuple[str, ...]) -> list[Finding]:
+def arrivals(previous: PreviousRun | None, dataset: Dataset, digests: Sequence[str]) -> list[Finding]:
     """Return which pictures and classes are new, how many of the previous run's are gone, and which labels changed;
     nothing without a previous run.
 
@@ -58,7 +58,7 @@ def arrivals(previous: PreviousRun | None, dataset: Dataset, digests: tuple[str,
             "new-pictures",
             "note",
             "{n} [picture is|pictures are] new since the previous run",
-            [sample.name for sample, old in zip(dataset, known, strict=True) if not old],
+            [name for name, old in zip(dataset.names, known, strict=True) if not old],
         ),
         *found(
             "new-classes",
@@ -104,7 +104,7 @@ def changes(
     """Return what changed on pictures of the previous run's classes that both it and this one measured."""
     if previous is None:
         return ()
-    digest_of = {sample.name: digest for sample, digest in zip(features.dataset, features.digests, strict=True)}
+    digest_of = dict(zip(features.dataset.names, features.digests, strict=True))
     rows = [
         (previous.answers[digest_of[one.path]], one.label, label, group)
         for part in predictions.values()

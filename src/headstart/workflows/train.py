@@ -9,8 +9,9 @@ are never learned from.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,7 @@ class TrainingResult(Displayable):
     splits: Splits
     leakage: LeakageReport
     dataset: Dataset
-    digests: tuple[str, ...]
+    digests: Sequence[str]
     curve: LearningCurve | None = None
     changes: tuple[Change, ...] = ()
     expected: Expectation | None = None
@@ -175,7 +176,7 @@ def train(
         saved, rows = _refit(learner, last, plan)
         if len(rounds) == 1 and saved.tuned is not None and plan.finetune.watch == "training":
             rounds = [last := _whole(learner, last, saved, rows)]
-        predictions = _predict(rounds, last, grouped.groups)
+        predictions = _predict(rounds, last, grouped.groups, folder)
         leaked = leakage.report(learner, rounds[0].fitted, rounds[0].split, grouped, prepared.resemblance, plan)
         curve, unmeasured = _curve(learner, rounds[0], grouped, progress) if learning_curve else (None, [])
         changes = resume.changes(previous, features, predictions)
@@ -233,21 +234,21 @@ def _fit(
     return rounds, last
 
 
-def _predict(rounds: list[Round], last: Round, groups: Integers) -> dict[str, Predictions]:
+def _predict(rounds: list[Round], last: Round, groups: Integers, folder: Path | None) -> dict[str, Predictions]:
     """Return what heads say of the parts that they had not learned from."""
-    validated = [_said(one, one.split.validation, groups) for one in rounds]
-    parts = {"validation": joined(validated), "test": _said(last, last.split.test, groups)}
+    validated = [_said(one, one.split.validation, groups, folder) for one in rounds]
+    parts = {"validation": joined(validated, folder), "test": _said(last, last.split.test, groups, folder)}
     return {name: predictions for name, predictions in parts.items() if len(predictions)}
 
 
-def _said(one: Round, rows: Integers, groups: Integers) -> Predictions:
+def _said(one: Round, rows: Integers, groups: Integers, folder: Path | None) -> Predictions:
     features = one.fitted.features
-    applied = rules.apply_to(one.rules, one.fitted, rows)
+    applied = rules.apply_to(one.rules, one.fitted, rows, folder)
     return Predictions(
         features.names(rows),
         features.classes,
         applied.probabilities,
-        targets=features.dataset.select(rows).labels,
+        targets=features.dataset.labels.select(rows),
         groups=groups[rows],
         sets=applied.sets,
         p_value=applied.p_value,

@@ -135,7 +135,7 @@ class _Seen:
 
     kept: Integers
     dataset: Dataset
-    digests: tuple[str, ...]
+    digests: Sequence[str]
     grouping: Grouping
 
 
@@ -204,7 +204,7 @@ class _Bench:
         kept = np.array([row for row in range(len(table.values)) if row not in table.failures], dtype=np.int64)
         dataset = self.inspection.dataset.select(kept)
         files.refuse_one_class(dataset, files.unusable(self.inspection.dataset, table.failures))
-        known = _labelled(dataset, tuple(table.digests[row] for row in kept), table.values[kept])
+        known = _labelled(dataset, table.digests.select(kept), table.values[kept])
         resemblance = duplicates.find(
             table.properties.select(kept), known.values[:, 0], known.targets, known.digests, self.config.seed
         )
@@ -241,7 +241,7 @@ class _Bench:
         )
 
 
-def _labelled(dataset: Dataset, digests: tuple[str, ...], values: Floats) -> LabelledFeatures:
+def _labelled(dataset: Dataset, digests: Sequence[str], values: Floats) -> LabelledFeatures:
     return LabelledFeatures(dataset, values, dataset.classes, dataset.classes.encode(dataset.labels), digests)
 
 
