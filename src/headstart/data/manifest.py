@@ -39,7 +39,7 @@ def recall(dataset: Dataset, cache: Path | None) -> Digests:
         cache: The folder of the cache; None: nothing is known.
     """
     digests = Digests.unknown(len(dataset))
-    rows = [row for row in np.flatnonzero(dataset.columns.far).tolist() if _is_versioned(dataset[row].path)]
+    rows = [row for row in np.flatnonzero(dataset.packed.far).tolist() if _is_versioned(dataset[row].path)]
     known = _joined(_files(cache / FOLDER)) if rows and cache is not None and _is_trusted(cache) else _joined([])
     if not len(known):
         return digests
