@@ -10,7 +10,7 @@ import operator
 from abc import abstractmethod
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Generic, Self, SupportsIndex, TypeVar, overload
+from typing import Any, Generic, Self, SupportsIndex, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,11 +40,7 @@ class Column(Sequence[T]):
     def at(self, row: int) -> T:
         """Return the value of a row, 0 … N-1."""
 
-    @overload
-    def __getitem__(self, place: SupportsIndex) -> T: ...
-    @overload
-    def __getitem__(self, place: slice) -> Self: ...
-    def __getitem__(self, place: SupportsIndex | slice) -> T | Self:
+    def __getitem__(self, place: SupportsIndex | slice) -> Any:
         """Return one value, or the column of some."""
         if isinstance(place, slice):
             return self.select(np.arange(len(self))[place])
@@ -143,7 +139,8 @@ class Values(Column[T]):
 
     def where(self, wanted: Iterable[bool]) -> NDArray[np.bool_]:
         """Return (N,) what was said of each row's value, of `distinct` in their order."""
-        return np.fromiter(wanted, dtype=bool, count=len(self.distinct))[self.codes]
+        told: NDArray[np.bool_] = np.fromiter(wanted, dtype=bool, count=len(self.distinct))[self.codes]
+        return told
 
     def at(self, row: int) -> T:
         """Return the value of a row."""
@@ -236,21 +233,21 @@ class Digests(Column[str]):
 def values_of(column: Iterable[T]) -> Values[T]:
     """Return each value of a column once, and which of them each row has."""
     if isinstance(column, Digests):
-        return column.values()
+        return column.values()  # type: ignore[return-value]  # whose values are texts
     return column if isinstance(column, Values) else Values.of(column)
 
 
 class Finder:
     """Finds the rows of digests."""
 
-    def __init__(self, digests: Digests, rows: Rows) -> None:
+    def __init__(self, digests: Digests, rows: NDArray[np.int64]) -> None:
         """Look among these rows of a column, ascending."""
         self.wanted = digests.select(rows)
         keys = self.wanted.keys
         order = np.argsort(keys, kind="stable")
         self._keys, self._rows = keys[order], rows[order]
 
-    def find(self, keys: Sequence[bytes]) -> tuple[Rows, Rows]:
+    def find(self, keys: Sequence[bytes]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the rows of all of these digests, one after the other, and of each row the number of its digest."""
         asked = Digests.of_bytes(np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, DIGEST)).keys
         begins, ends = (np.searchsorted(self._keys, asked, side) for side in ("left", "right"))

@@ -158,19 +158,19 @@ class Dataset(Displayable):
         return self.samples[int(index)]
 
     @property
-    def columns(self) -> Samples:
+    def packed(self) -> Samples:
         """The pictures in columns: what is known of all of them, without making any."""
         return cast(Samples, self.samples)
 
     @property
     def names(self) -> Texts:
         """The name of each picture."""
-        return self.columns.names
+        return self.packed.names
 
     @property
     def labels(self) -> Values[str | None]:
         """The label of each picture."""
-        return self.columns.labels
+        return self.packed.labels
 
     @property
     def classes(self) -> ClassNames:
@@ -179,7 +179,7 @@ class Dataset(Displayable):
 
     def select(self, indices: Sequence[int] | Integers) -> Dataset:
         """Return the dataset of these rows, in this order; the findings stay."""
-        return dataclasses.replace(self, samples=self.columns.select(np.asarray(indices, dtype=np.int64)))
+        return dataclasses.replace(self, samples=self.packed.select(np.asarray(indices, dtype=np.int64)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ _ALONE = "[has|have] a single picture (or group): learned, but cannot be measure
 
 def group_ids(dataset: Dataset, digests: Sequence[str]) -> Integers:
     """Return (N,) integers, equal for rows that share their bytes or their group, directly or through others."""
-    pairs = [_same(values_of(column)) for column in (digests, dataset.columns.groups)]
+    pairs = [_same(values_of(column)) for column in (digests, dataset.packed.groups)]
     return joined(np.arange(len(dataset)), np.concatenate(pairs))
 
 
@@ -172,7 +172,7 @@ def _fold_of(rows: Integers, rounds: list[Splits]) -> Integers:
 def _first(dataset: Dataset, grouping: Grouping, config: SplitPlan, seed: int, previous: Parts | None) -> Splits:
     """Return the split that is brought along, or else draw one."""
     if is_given(dataset):
-        return _brought(dataset, np.array([part or "train" for part in dataset.columns.splits]), grouping, "data")
+        return _brought(dataset, np.array([part or "train" for part in dataset.packed.splits]), grouping, "data")
     if previous is None:
         return split(dataset, grouping.groups, config.validation, seed, aside=grouping.aside)
     parts = _followed(previous, grouping.groups)
@@ -214,7 +214,7 @@ def _dealt(
 
 def is_given(dataset: Dataset) -> bool:
     """Return whether the data brings its own split."""
-    return bool(set(dataset.columns.splits.occurring()) - {None, "train"})
+    return bool(set(dataset.packed.splits.occurring()) - {None, "train"})
 
 
 def split(dataset: Dataset, groups: Integers, validation: float, seed: int, *, aside: Rows | None = None) -> Splits:
@@ -382,7 +382,7 @@ def check(dataset: Dataset, config: SplitConfig, watching: str) -> None:
             f"split.repeats is {config.repeats}, but the data brings a split of its own, which stays the same.",
             "Leave it away, or measure by folds of the training part: --folds 5.",
         )
-    if watching and "validation" not in dataset.columns.splits.occurring():
+    if watching and "validation" not in dataset.packed.splits.occurring():
         raise ConfigError(
             f"{watching} is 'validation', but the split that the data brings has no validation part.",
             f"With {watching}=training some of the training part is watched.",

@@ -160,7 +160,7 @@ class _Job:
     ) -> None:
         self.dataset, digests, self.views, with_properties, self.memory = wanted
         self.encoders = tuple(encoders)
-        self.far = bool(self.dataset.columns.far.any())
+        self.far = bool(self.dataset.packed.far.any())
         self.preprocesses = [encoder.preprocess for encoder in encoders]
         self.blind = digests is None
         self.digests = Digests.unknown(len(self.dataset)) if digests is None else Digests.of(digests)

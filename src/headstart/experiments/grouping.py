@@ -67,7 +67,7 @@ def same_object_gap(learner: Learner, kept: Integers, alike: Integers) -> Interv
         alike: (N,) groups that keep same-object pictures together too.
     """
     features, seed = learner.features, learner.seed
-    learned = np.flatnonzero([part in (None, "train") for part in features.dataset.columns.splits])
+    learned = np.flatnonzero([part in (None, "train") for part in features.dataset.packed.splits])
     rows = _sample(learned, alike, seed)
     if len(np.unique(alike[rows])) == len(np.unique(kept[rows])):
         return None

@@ -74,7 +74,7 @@ def _draw(dataset: Dataset, plan: Plan) -> tuple[Integers, Integers]:
     Of a split that the data brings, as it came.
     """
     if splits.is_given(dataset):
-        part = np.array([part or "train" for part in dataset.columns.splits])
+        part = np.array([part or "train" for part in dataset.packed.splits])
         return np.flatnonzero(part == "train"), np.flatnonzero(part == ("test" if "test" in part else "validation"))
     try:
         drawn = splits.split(dataset, np.arange(len(dataset)), plan.split.validation, plan.seed)

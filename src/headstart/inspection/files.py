@@ -53,7 +53,7 @@ def fingerprints(
     failures: dict[int, str] = {}
     digests = manifest.recall(dataset, cache)
     lacking = np.flatnonzero(~digests.known)
-    far = bool(dataset.columns.far[lacking].any())
+    far = bool(dataset.packed.far[lacking].any())
     done, fresh = len(dataset) - len(lacking), dict[Place, str]()
 
     def look(row: int) -> tuple[str, Place | None]:

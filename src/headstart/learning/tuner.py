@@ -106,7 +106,7 @@ class FineTuneLearner:
             DataError: A picture can no longer be used, or has changed since it was first read.
         """
         frozen = self.linear.fit(train, watch, groups, begin=begin)
-        learnable = sum(part != "test" for part in self.features.dataset.columns.splits)
+        learnable = sum(part != "test" for part in self.features.dataset.packed.splits)
         if self.tuning.plan.watch == "validation":
             return self._tuned(frozen, train, watch, groups, learnable, listen)
         return self._tuned(frozen, *self._divided(train, groups), groups, learnable, listen)

@@ -323,7 +323,7 @@ def write_pictures(path: Path, result: TrainingResult) -> None:
         part[result.splits.part(name)] = code
     parts = Values(("", *SPLIT_NAMES), part)
     rows = zip(result.dataset.names, map(str, result.dataset.labels), parts, result.digests, strict=True)
-    if not result.dataset.columns.far.any():
+    if not result.dataset.packed.far.any():
         _write_rows(path, [PICTURE_COLUMNS], rows)
         return
     places = (s.path.to_text() if isinstance(s.path, Locator) else str(s.path) for s in result.dataset)

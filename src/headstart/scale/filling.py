@@ -123,7 +123,7 @@ class Filling:
         What lies on stores is read here: where it was read before, its version tells its digest.
         """
         here = self.address is None or not self.address.place or len(dataset) < MANY
-        if here or dataset.columns.far.any():
+        if here or dataset.packed.far.any():
             return files.fingerprints(dataset, progress, cache=cache)
         digests = manifest.recall(dataset, cache)
         lacking = np.flatnonzero(~digests.known)

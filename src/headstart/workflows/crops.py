@@ -57,7 +57,7 @@ def add(
         StorageError: The cache cannot be written.
     """
     plan, known = prepared.plan, prepared.features
-    rows = np.flatnonzero([part != "test" for part in known.dataset.columns.splits])
+    rows = np.flatnonzero([part != "test" for part in known.dataset.packed.splits])
     count, told = plan.pictures.crops, None
     if count == "if-better":
         count, told = _decided(prepared, rows, budget, cache, progress)

@@ -64,7 +64,7 @@ def decide(config: TrainConfig, dataset: Dataset) -> Decision:
 def _brings_validation(config: TrainConfig, dataset: Dataset) -> bool:
     """Return whether the data brings pictures to choose by, and others to measure by."""
     once = config.split.folds in ("auto", 0) and config.split.repeats == 1
-    return once and {"validation", "test"} <= set(dataset.columns.splits.occurring())
+    return once and {"validation", "test"} <= set(dataset.packed.splits.occurring())
 
 
 def _refuse_too_many(config: TrainConfig, backbone: Backbone) -> None:

@@ -66,7 +66,7 @@ def choose(
     if plan.head.finetune != "none":
         why = "a network is to be trained, which would have to be calibrated again (head.finetune=none trains none)"
         return usual, (_refused(usual[0].plan.precision, why),)
-    rows = np.flatnonzero([part in (None, "train") for part in inspection.dataset.columns.splits])
+    rows = np.flatnonzero([part in (None, "train") for part in inspection.dataset.packed.splits])
     part = replace(
         inspection,
         dataset=inspection.dataset.select(rows),
