@@ -8,12 +8,13 @@ from contextlib import closing
 
 import pytest
 
-from headstart.encoding import reading, runtime
+from headstart.data import limits
+from headstart.encoding import reading
 from headstart.encoding.reading import Loaded
 
 
 def test_what_waits_in_memory_is_bounded(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(runtime, "available_cores", lambda: 2)
+    monkeypatch.setattr(limits, "available_cores", lambda: 2)
     begun: list[int] = []
     rows = ([row] for row in range(1000))
     with closing(reading.ahead(lambda row: begun.append(row) or Loaded(str(row)), rows)) as source:
@@ -26,7 +27,7 @@ def test_what_waits_in_memory_is_bounded(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("how", ["error", "closed"])
 def test_nothing_goes_on_after_an_end(monkeypatch: pytest.MonkeyPatch, how: str):
-    monkeypatch.setattr(runtime, "available_cores", lambda: 2)
+    monkeypatch.setattr(limits, "available_cores", lambda: 2)
     before, begun = threading.active_count(), []
 
     def load(row: int) -> Loaded:

@@ -195,3 +195,8 @@ def _tags(data: bytes) -> Iterator[tuple[int, int, int, int]]:
             yield struct.unpack_from(order + entry, data, first + index * step)
     except (struct.error, OverflowError):  # cut off: Pillow says so
         return
+
+
+def available_cores() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from headstart.data import images, pictures
+from headstart.data import images, limits, pictures
 from headstart.data.pictures import Content, InMemory
-from headstart.encoding import crops, runtime
+from headstart.encoding import crops
 from headstart.errors import PictureError
 from headstart.inspection import properties
 from headstart.records import Dataset, Floats, Integers, Pixels, Place, Preprocess
@@ -117,7 +117,7 @@ def ahead(
     some more where the bytes are `far` away, for there threads mostly wait. Closed early, or after an error, what was
     not begun is not begun any more.
     """
-    cores = runtime.available_cores()
+    cores = limits.available_cores()
     threads = max(cores, FAR_READERS) if far else cores
     most = max(cores * max(2, 8 // networks), 2 * threads if far else 0)
     waiting: deque[tuple[list[int], Future[Loaded]]] = deque()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
-import os
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from headstart.config import EncoderConfig
+from headstart.data import limits
 from headstart.encoding import graphs
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.encoder import Agreement, Encoder, compare, line
@@ -204,7 +204,7 @@ class OpenVinoEncoder:
     def __init__(self, network: Network, plan: EncoderPlan, quantized: Graph | None = None) -> None:
         """Keep the network; it is converted, unless that was done and quantized, and compiled on first use."""
         self.plan, self.preprocess, self.quantized = plan, network.preprocess, quantized
-        self.weights, self.dim, self.ahead = network.digest, network.dim, available_cores() + 2
+        self.weights, self.dim, self.ahead = network.digest, network.dim, limits.available_cores() + 2
         self.trusted: tuple[Encoder, Agreement] | None = None
         self.others: Mapping[EncoderPlan, Encoder] = {}
         self.network = network
@@ -254,7 +254,7 @@ class OpenVinoEncoder:
             return compiled.create_infer_request()
 
     def _compile(self) -> Any:
-        cores = available_cores()
+        cores = limits.available_cores()
         precise = self.quantized is None
         return (
             openvino()
@@ -270,11 +270,6 @@ class OpenVinoEncoder:
                 },
             )
         )
-
-
-def available_cores() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _result(request: Any) -> Floats:

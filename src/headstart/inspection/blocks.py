@@ -6,7 +6,6 @@ array is one, and so is what is made of an array, row by row.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.arrays import Rows
+from headstart.data import limits
 from headstart.records import Floats, Integers
 
 FEW = 25_000  # rows of a block; so many are held at once and compared with each other, more by means of an index
@@ -61,5 +61,5 @@ def each(function: Callable[[Any], NDArray[Any]], rows: Rows, step: int = 0) -> 
 def by_all_cores(function: Callable[[Any], NDArray[Any]], rows: Rows, step: int, kind: type) -> NDArray[Any]:
     """Return what a function says of every row, as numbers of a kind, asked in blocks of `step` rows by all cores."""
     parts = (rows[begin : begin + step] for begin in range(0, len(rows), step))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(limits.available_cores()) as pool:
         return np.concatenate([np.zeros(0, dtype=kind), *pool.map(function, parts)])

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart import storage
-from headstart.encoding import runtime
+from headstart.data import limits
 from headstart.errors import ConfigError, HeadstartError, MissingExtraError
 from headstart.scale.address import Address
 from headstart.scale.hand import Job, Station
@@ -239,7 +239,7 @@ def _imported() -> Any:
 
 def _slices(workers: int, *, graphics: bool) -> list[Place]:
     """Return places on this machine, each with its share of the processors."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(runtime.available_cores())
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(limits.available_cores())
     cores = sorted(allowed)
     return [
         Place(str(number), "", 1, tuple(cores[number % len(cores) :: workers]), int(graphics))
