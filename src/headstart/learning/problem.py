@@ -67,7 +67,7 @@ class Turn(NamedTuple):
     tolerance: float | None
 
 
-class Elsewhere(Protocol):
+class Helpers(Protocol):
     """Who computes on other machines what a problem asks for; arguments and answers as the problem's own."""
 
     def sums(self, weights: Tensor, leave_out: int | None) -> Iterator[Sums]:
@@ -89,7 +89,7 @@ class Problem:
         weights: (N · V,) what each counts; None: all the same.
         prior: (D + 1, K) standardised weights, the bias in the last row: what they are pulled towards.
         held: How many numbers the logits of rows held out may be; of more rows evenly spaced ones have them.
-        elsewhere: Who computes for it; None: this process does.
+        helpers: Who computes for it; None: this process does.
     """
 
     rows: Standardised
@@ -99,7 +99,7 @@ class Problem:
     weights: Tensor | None
     prior: Tensor
     held: int = HELD
-    elsewhere: Elsewhere | None = None
+    helpers: Helpers | None = None
 
     @classmethod
     def of(
@@ -248,7 +248,7 @@ class Problem:
 
     def turns(self, asked: Sequence[Turn]) -> Iterator[tuple[NDArray[np.float64], Floats]]:
         """Yield what each turn gives."""
-        return map(self.turn, asked) if self.elsewhere is None else self.elsewhere.turns(asked)
+        return map(self.turn, asked) if self.helpers is None else self.helpers.turns(asked)
 
     def sums(self, stretch: slice, weights: Tensor, leave_out: int | None) -> Sums:
         """Return the sums over a stretch, without a fold.
@@ -279,8 +279,8 @@ class Problem:
 
     def _objective(self, weights: Tensor, l2: float, leave_out: int | None) -> tuple[float, Tensor]:
         single = weights.float()
-        if self.elsewhere is not None and len(self.stretches) > 1:
-            every = self.elsewhere.sums(single, leave_out)
+        if self.helpers is not None and len(self.stretches) > 1:
+            every = self.helpers.sums(single, leave_out)
         else:
             every = (self.sums(one, single, leave_out) for one in self.stretches)
         loss, slope, total = next(every)

@@ -132,7 +132,7 @@ class Spread:
 
     def __call__(self, problem: Problem) -> Problem:
         """Return the problem for which workers compute, where it has many rows; they begin when it is fitted."""
-        return problem if len(problem.order) <= FEW else replace(problem, elsewhere=Shown(problem, self))
+        return problem if len(problem.order) <= FEW else replace(problem, helpers=Shown(problem, self))
 
     @property
     def there(self) -> bool:
@@ -161,7 +161,7 @@ class Spread:
 
 
 class Shown:
-    """A problem that workers see; see `Elsewhere`."""
+    """A problem that workers see; see `Helpers`."""
 
     def __init__(self, problem: Problem, spread: Spread) -> None:
         """Show it when something is asked."""
@@ -178,7 +178,7 @@ class Shown:
         return folder
 
     def sums(self, weights: Tensor, leave_out: int | None) -> Iterator[Sums]:
-        """See `Elsewhere`."""
+        """See `Helpers`."""
         import torch
 
         from headstart.learning.problem import Sums
@@ -193,7 +193,7 @@ class Shown:
             yield Sums(loss, torch.tensor(gradient), total)  # a copy: what travelled cannot be written to
 
     def turns(self, asked: Sequence[Turn]) -> Iterator[tuple[NDArray[np.float64], Floats]]:
-        """See `Elsewhere`."""
+        """See `Helpers`."""
         if not self._spread.there:
             return map(self._problem.turn, asked)
         said = self._spread.said([Asked(self._folder, one) for one in asked])
