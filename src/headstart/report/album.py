@@ -36,7 +36,7 @@ def of(result: TrainingResult) -> dict[str, Any]:
 
     A picture that is not what it was during the training any more, or cannot be read, is left out.
     """
-    shown, places = result.showcase, {sample.name: row for row, sample in enumerate(result.dataset)}
+    shown, places = result.showcase, {name: row for row, name in enumerate(result.dataset.names)}
     findings = [summary.examples(finding, places) for finding in result.findings]
     rows = list(dict.fromkeys([*_rows(shown), *(row for examples in findings for row in examples)]))
     with images.quiet_pillow(), ThreadPoolExecutor(WORKERS) as pool:

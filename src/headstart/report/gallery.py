@@ -60,7 +60,7 @@ def grid(dataset: Dataset, seed: int) -> Figure:
 
 def suspects(dataset: Dataset, doubtful: Sequence[Suspect]) -> Figure:
     """Return the pictures with the most doubtful labels, each under its label and the one that is suggested."""
-    place = {sample.name: row for row, sample in enumerate(dataset)}
+    place = {name: row for row, name in enumerate(dataset.names)}
     shown = doubtful[:SHEET]
     titles = [f"{one.label}\n→ {one.suggested}" for one in shown]
     heading = f"{len(shown)} of {len(doubtful)} pictures with a doubtful label → the one that is suggested"
@@ -69,7 +69,7 @@ def suspects(dataset: Dataset, doubtful: Sequence[Suspect]) -> Figure:
 
 def findings(dataset: Dataset, told: Sequence[Finding]) -> Figure:
     """Return the first pictures that each finding names, in rows of their own."""
-    place = {sample.name: row for row, sample in enumerate(dataset)}
+    place = {name: row for row, name in enumerate(dataset.names)}
     pictures, titles = [], []
     named = [(finding.code, rows) for finding in told if (rows := summary.examples(finding, place))]
     for code, rows in named:
