@@ -93,7 +93,7 @@ class Filling:
         lacking = _lacking(digests, encoders, views, cache, with_properties=with_properties)
         if not lacking:
             return {}
-        cluster = self._open(progress, graphics=encoders[0].plan.device == "cuda")
+        cluster = self.opened(progress, graphics=encoders[0].plan.device == "cuda")
         with _marked(cache) as mark:
             networks = tuple(Shipped.of(one, cache) for one in encoders)
             job = Encoding(networks, encoders[0].plan, tuple(views), with_properties, cache.resolve(), mark)
@@ -115,7 +115,7 @@ class Filling:
         begins = range(0, len(dataset), MOST)
         rows = [range(begin, min(begin + MOST, len(dataset))) for begin in begins]
         blocks = (Block.of(number, dataset.select(part)) for number, part in enumerate(rows))
-        cluster, done = self._open(progress), 0
+        cluster, done = self.opened(progress), 0
         with crews.gathered(cluster, Hashing(), recipe(()), progress) as crew:
             for answer in crew.work(blocks):
                 part = rows[answer.number]
@@ -126,7 +126,8 @@ class Filling:
                 progress("Reading", done, len(dataset))
         return tuple(digests), failures
 
-    def _open(self, progress: Progress, *, graphics: bool = False) -> Cluster:
+    def opened(self, progress: Progress = silence, *, graphics: bool = False) -> Cluster:
+        """Return the cluster, which is opened when it is asked for first."""
         if self._cluster is None or self._cluster.graphics != graphics:
             assert self.address is not None  # noqa: S101  # asked by the callers
             self._closing.close()

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 from headstart.data.images import DECODER
 from headstart.encoding import runtime
@@ -72,12 +72,16 @@ class Answer:
     warned: tuple[str, ...]
 
 
-class Work(Protocol):
+class Begun(Protocol):
     """A job that was begun, with everything loaded that it needs."""
 
     @property
     def recipe(self) -> Recipe:
         """All that decides its results here; it must be the same everywhere."""
+
+
+class Work(Begun, Protocol):
+    """A job that is done block by block."""
 
     @property
     def preprocesses(self) -> Sequence[Preprocess]:
@@ -90,8 +94,24 @@ class Work(Protocol):
 class Job(Protocol):
     """What workers are told; it travels to each of them."""
 
-    def begin(self) -> Work:
+    def begin(self) -> Begun:
         """Load what it needs on this machine."""
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A job that loads nothing: to say which versions of packages a machine has."""
+
+    packages: tuple[str, ...]
+
+    @property
+    def recipe(self) -> Recipe:
+        """See `Begun`."""
+        return recipe(()) | {f"the version of {name}": _version(name) for name in self.packages}
+
+    def begin(self) -> Self:
+        """Load nothing."""
+        return self
 
 
 class Station:
@@ -106,7 +126,7 @@ class Station:
             os.sched_setaffinity(0, cores)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # who began it hears of it too, and ends this one
-        self._work: Work
+        self._work: Any  # what a job has begun
 
     def ping(self) -> str:
         """Say that it is there, and where."""
@@ -133,6 +153,20 @@ class Station:
         unseen = tuple(path for row in done.failed if row not in deadly and _is_unseen(path := paths[row]))
         told = dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, UserWarning))
         return Answer(block.number, done.value, deadly, unseen, tuple(told))
+
+    def hear(self, word: Any) -> Any:
+        """Pass a word on to a job that goes on by itself, and return what it says."""
+        try:
+            return self._work.hear(word)
+        except HeadstartError as error:
+            return error
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
 
 
 def _absolute(place: Place) -> Place | None:

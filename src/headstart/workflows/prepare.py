@@ -27,6 +27,7 @@ from headstart.inspection.duplicates import Resemblance
 from headstart.inspection.files import Inspection
 from headstart.learning import learners, prior
 from headstart.learning.clock import Limits
+from headstart.learning.elsewhere import Elsewhere
 from headstart.learning.learner import Learner
 from headstart.learning.prior import LabelRows
 from headstart.learning.tuner import Tuning
@@ -93,7 +94,12 @@ class Prepared:
     encoded: int = 0
 
     def learner(
-        self, *, cache: Path | None = None, progress: Progress = silence, limits: Limits = UNLIMITED
+        self,
+        *,
+        cache: Path | None = None,
+        progress: Progress = silence,
+        limits: Limits = UNLIMITED,
+        filling: Filling | None = None,
     ) -> Learner:
         """Return what fits heads, or the networks too, as the plan says; see `learners.build`.
 
@@ -101,12 +107,14 @@ class Prepared:
             cache: The folder of the cache, where epochs keep their state; None: they keep none.
             progress: Hears of every fit.
             limits: When the training of networks must end.
+            filling: Whose cluster trains networks; None, or one without a cluster: this process does.
         """
         plan, head = self.plan, self.plan.head
         rows = LabelRows(self.backbone.labels, self.backbone.rows, self.backbone.offsets)
         trained = self.backbone.networks if plan.finetune.networks == "all" else self.backbone.networks[:1]
         engine = runtime.usual(plan.encoder)  # what is trained would have to be calibrated again
-        tuning = Tuning(Backbone(trained), engine, plan.finetune, plan.predicted, limits)
+        elsewhere = None if filling is None or filling.address is None else Elsewhere(filling.opened)
+        tuning = Tuning(Backbone(trained), engine, plan.finetune, plan.predicted, limits, elsewhere)
         return learners.build(
             self.features,
             head,

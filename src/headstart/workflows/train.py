@@ -142,8 +142,8 @@ def train(
         previous: What a previous run on some of these pictures left, from `read_previous`: they stay learned or
             measured as they were, and the result says what changed on them.
         learning_curve: Whether to measure how the accuracy grows with the pictures, and where that leads.
-        cluster: Whose workers encode: "auto", "HOST:PORT" or "local:N"; None: this process does. The result is the
-            same.
+        cluster: Whose workers encode and train networks: "auto", "HOST:PORT" or "local:N"; None: this process does.
+            The result is the same, that of trained networks up to rounding.
 
     Raises:
         DataError: The data cannot be learned from.
@@ -161,21 +161,21 @@ def train(
         planned(begun)
         prepared = prepare.encode(begun, cache=folder, progress=progress, filling=filling)
         prepared = crops.add(prepared, begun.budget, cache=folder, progress=progress, filling=filling)
-    features, plan = prepared.features, prepared.plan
-    learner = prepared.learner(cache=folder, progress=progress, limits=begun.limits())
-    grouped = grouping.decide(learner, prepared.resemblance, plan.split, progress=progress)
-    partition = splits.partition(
-        features.dataset,
-        grouped,
-        plan.split,
-        plan.seed,
-        previous=resume.parts(previous, features, plan.split),
-        in_turn=plan.head.watch != "validation" and plan.head.finetune == "none",
-    )
-    rounds, last = _fit(learner, partition, grouped, plan, listen)
-    saved, rows = _refit(learner, last, plan)
-    if len(rounds) == 1 and saved.tuned is not None and plan.finetune.watch == "training":
-        rounds = [last := _whole(learner, last, saved, rows)]
+        features, plan = prepared.features, prepared.plan
+        learner = prepared.learner(cache=folder, progress=progress, limits=begun.limits(), filling=filling)
+        grouped = grouping.decide(learner, prepared.resemblance, plan.split, progress=progress)
+        partition = splits.partition(
+            features.dataset,
+            grouped,
+            plan.split,
+            plan.seed,
+            previous=resume.parts(previous, features, plan.split),
+            in_turn=plan.head.watch != "validation" and plan.head.finetune == "none",
+        )
+        rounds, last = _fit(learner, partition, grouped, plan, listen)
+        saved, rows = _refit(learner, last, plan)
+        if len(rounds) == 1 and saved.tuned is not None and plan.finetune.watch == "training":
+            rounds = [last := _whole(learner, last, saved, rows)]
     predictions = _predict(rounds, last, grouped.groups)
     leaked = leakage.report(learner, rounds[0].fitted, rounds[0].split, grouped, prepared.resemblance, plan)
     curve, unmeasured = _curve(learner, rounds[0], grouped, progress) if learning_curve else (None, [])
