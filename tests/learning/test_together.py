@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from test_finetune import Case, case, head_of, striped, task, untrained
+from torch import distributed
 
 from headstart.errors import ConfigError, DataError, HeadstartError
 from headstart.learning import elsewhere, finetune
@@ -28,6 +29,8 @@ def serve(pipe: Any) -> None:
     station = Station()
     while True:
         question, arguments = pipe.recv()
+        if question == "ping" and distributed.is_initialized():  # it has trained before
+            distributed.destroy_process_group()
         pipe.send(getattr(station, question)(*arguments))
 
 

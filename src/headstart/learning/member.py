@@ -29,8 +29,8 @@ from headstart.errors import HeadstartError
 from headstart.learning import finetune
 from headstart.learning.augment import Augmentation
 from headstart.learning.clock import Limits
-from headstart.learning.heads import Head
-from headstart.learning.task import Rows, Task
+from headstart.learning.heads import Head, ignore
+from headstart.learning.task import Rows, Task, Tuned
 from headstart.records import silence
 from headstart.scale.hand import Block, Recipe
 from headstart.scale.shipped import Shipped
@@ -86,6 +86,12 @@ class Learned(NamedTuple):
 
     weights: tuple[bytes, ...]
     told: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, tuned: Tuned) -> Learned:
+        """Return the same as it travels."""
+        told = {one.name: getattr(tuned, one.name) for one in fields(tuned) if one.name != "backbone"}
+        return cls(tuple(weights.content(one.module) for one in tuned.backbone.networks), told)
 
 
 @dataclass(frozen=True)
@@ -169,22 +175,22 @@ class Member:
         return news
 
     def _train(self, store: distributed.TCPStore, word: Join) -> None:
-        """Train, and tell of it; whatever goes wrong is told to who began it."""
+        """Train; the first one tells how far it is, and all tell what goes wrong."""
+        job, is_first = self._job, word.place == 0
         deadline = None if word.left is None else time.monotonic() + word.left
         task = replace(
             self._task,
             limits=Limits(deadline, self._enough.is_set),
-            progress=silence if word.place else lambda *far: self._news.put(Far(*far)),
+            progress=(lambda *far: self._news.put(Far(*far))) if is_first else silence,
         )
         try:
             torch.set_num_threads(runtime.available_cores())
             backend = "cpu:gloo,cuda:nccl" if task.device == "cuda" else "gloo"
             distributed.init_process_group(backend, None, SILENT, word.count, word.place, store)
-            job = self._job
-            tuned = finetune.fit(task, job.head, job.rows, listen=self._news.put, start=job.start)
-            networks = tuple(weights.content(one.module) for one in tuned.backbone.networks)
-            told = {one.name: getattr(tuned, one.name) for one in fields(tuned) if one.name != "backbone"}
-            self._news.put(Learned(networks, told))
+            listen = self._news.put if is_first else ignore
+            tuned = finetune.fit(task, job.head, job.rows, listen=listen, start=job.start)
+            if is_first:
+                self._news.put(Learned.of(tuned))
         except HeadstartError as error:
             self._news.put(error)
         except Exception as error:
