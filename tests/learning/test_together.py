@@ -2,98 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from pairs import Pair
 from test_finetune import Case, case, head_of, striped, task, untrained
-from torch import distributed
 
 from headstart.errors import ConfigError, DataError, HeadstartError
 from headstart.learning import elsewhere, finetune
 from headstart.learning.clock import Limits
 from headstart.learning.elsewhere import Elsewhere
 from headstart.learning.task import Rows, Task, Tuned
-from headstart.scale.cluster import Died, Place, Worker
-from headstart.scale.hand import Station
-
-
-def serve(pipe: Any) -> None:
-    """Be a station that is asked by a pipe."""
-    station = Station()
-    while True:
-        question, arguments = pipe.recv()
-        if question == "ping" and distributed.is_initialized():  # it has trained before
-            distributed.destroy_process_group()
-        pipe.send(getattr(station, question)(*arguments))
-
-
-class Process(Worker):
-    """A process of this machine, begun without Ray."""
-
-    def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.pipe, other = context.Pipe()
-        self.process = context.Process(target=serve, args=(other,), daemon=True)
-        self.process.start()
-        other.close()
-
-    def ask(self, question: str, *arguments: Any) -> None:
-        self.asked = question
-        with contextlib.suppress(OSError):  # it has gone, which is heard
-            self.pipe.send((question, arguments))
-
-
-class Pair:
-    """A team of two processes, which are asked again unless one has died: to begin them takes seconds."""
-
-    def __init__(self) -> None:
-        self.spare: list[Process] = []
-        self.working: list[Process] = []
-        self.begun, self.kept = 0, True
-
-    def total(self) -> float:
-        return 2
-
-    free = total
-
-    def places(self) -> list[Place]:
-        self.kept = True
-        while len(self.spare) < 2:
-            self.spare.append(Process())
-            self.begun += 1
-        return [Place("first", "", 1), Place("second", "", 1)]
-
-    def hire(self, place: Place) -> Worker:
-        self.working.append(worker := self.spare.pop())
-        worker.place, worker.asked = place, None
-        return worker
-
-    def dismiss(self, worker: Any) -> None:
-        self.working.remove(worker)
-        if self.kept:
-            self.spare.append(worker)
-        else:
-            worker.process.kill()
-
-    def shared(self, job: Any) -> Any:
-        return job
-
-    def hear(self, workers: Iterable[Any], seconds: float) -> Iterator[tuple[Worker, Any]]:
-        asked = {one.pipe: one for one in workers if one.asked}
-        for pipe in wait(list(asked), seconds):
-            asked[pipe].asked = None
-            try:
-                yield asked[pipe], pipe.recv()
-            except (EOFError, OSError):
-                self.kept = False
-                yield asked[pipe], Died("it was killed")
+from headstart.scale.cluster import Died, Place
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import distributed
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from headstart.encoding import runtime, weights
 from headstart.encoding.backbone import Backbone
@@ -46,7 +47,7 @@ class Join(NamedTuple):
 
     Attributes:
         place: Its own among them, from 0.
-        count: How many they are.
+        size: How many they are.
         own: Its address.
         first: That of the first one.
         port: Where the first one listens; 0: it takes a free one.
@@ -54,7 +55,7 @@ class Join(NamedTuple):
     """
 
     place: int
-    count: int
+    size: int
     own: str
     first: str
     port: int
@@ -164,7 +165,7 @@ class Member:
                     "Machines that train together must reach one another: see “A cluster” in docs/guides/scale.md.",
                 ) from error
             threading.Thread(target=self._train, args=(store, word), daemon=True).start()
-            return store.port
+            return int(store.port)
         if word.stop:
             self._enough.set()
         news = []
@@ -174,7 +175,7 @@ class Member:
                 news.append(self._news.get_nowait())
         return news
 
-    def _train(self, store: distributed.TCPStore, word: Join) -> None:
+    def _train(self, store: TCPStore, word: Join) -> None:
         """Train; the first one tells how far it is, and all tell what goes wrong."""
         job, is_first = self._job, word.place == 0
         deadline = None if word.left is None else time.monotonic() + word.left
@@ -186,7 +187,7 @@ class Member:
         try:
             torch.set_num_threads(runtime.available_cores())
             backend = "cpu:gloo,cuda:nccl" if task.device == "cuda" else "gloo"
-            distributed.init_process_group(backend, None, SILENT, word.count, word.place, store)
+            distributed.init_process_group(backend, None, SILENT, word.size, word.place, store)
             listen = self._news.put if is_first else ignore
             tuned = finetune.fit(task, job.head, job.rows, listen=listen, start=job.start)
             if is_first:
@@ -201,17 +202,17 @@ def _line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def _store(word: Join) -> distributed.TCPStore:
+def _store(word: Join) -> TCPStore:
     """Return by what the processes find one another: the first one listens, at its own address alone."""
     if interface := _interface(word.own):
         for library in ("GLOO", "NCCL"):
             os.environ.setdefault(f"{library}_SOCKET_IFNAME", interface)
     if word.place:
-        return distributed.TCPStore(word.first, word.port, word.count, False, JOINING, False)
+        return TCPStore(word.first, word.port, word.size, False, JOINING, False)
     family = socket.AF_INET6 if ":" in word.own else socket.AF_INET
     listening = socket.create_server((word.own, 0), family=family)
     port = listening.getsockname()[1]
-    return distributed.TCPStore(word.own, port, word.count, True, JOINING, False, master_listen_fd=listening.detach())
+    return TCPStore(word.own, port, word.size, True, JOINING, False, master_listen_fd=listening.detach())
 
 
 def _interface(address: str) -> str:

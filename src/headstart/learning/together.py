@@ -43,7 +43,7 @@ class Together:
             return
         flat = torch.cat([one.reshape(-1) for one in tensors])
         distributed.all_reduce(flat)
-        for one, summed in zip(tensors, flat.split([one.numel() for one in tensors]), strict=True):
+        for one, summed in zip(tensors, torch.split(flat, [one.numel() for one in tensors]), strict=True):
             one.copy_(summed.view_as(one))
 
     def add_gradients(self, weights: Iterable[nn.Parameter]) -> None:

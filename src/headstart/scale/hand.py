@@ -135,10 +135,11 @@ class Station:
     def begin(self, job: Job) -> Recipe | HeadstartError:
         """Load a job, and say what decides its results here."""
         try:
-            self._work = job.begin()
-            return self._work.recipe
+            begun = job.begin()
         except HeadstartError as error:
             return error
+        self._work = begun
+        return begun.recipe
 
     def do(self, block: Block, careful: bool) -> Answer | HeadstartError:
         """Work on a block, and carefully where processes died of it: who kills is found out first."""
