@@ -1,4 +1,4 @@
-"""What a cluster costs, and how far it goes: `Filling` against `features.extract` on drawn pictures.
+"""What a cluster costs that encodes, and how far it goes: `Filling` against `features.extract`; see `scale.py`.
 
 Measured, each run in a process of its own with an empty cache, on the CPU:
 
@@ -6,22 +6,17 @@ Measured, each run in a process of its own with an empty cache, on the CPU:
 - `one worker`: `local:1`, all processors; what is more than alone is the start, which is told apart, and the overhead
   (in seconds of processors, too, which other programs disturb less);
 - `halved`: `local:2` of which each worker has half of the processors, against `half`, `local:1` on one half;
-- `driver`: 64 workers that sleep for as long as their pictures take at the measured rate, begun, asked and heard by the
-  very crew: how many pictures a second that is, of the 64 times the rate that is possible.
+- the driver: 64 workers that sleep for as long as their pictures take at the measured rate, begun, asked and heard by
+  the very crew: how many pictures a second that is, of the 64 times the rate that is possible.
 
 The pictures are JPEG files of 500 × 375 pixels with blurred noise, drawn here; the network is EfficientNet-Lite0 at its
 own size.
-
-    python benchmarks/scale_ray.py [--pictures N] [--work FOLDER] [--only driver]
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -29,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import side_by_side
+from side_by_side import Bound, say
 
 WORKERS = 64
 BLOCK = 1024
@@ -48,8 +45,8 @@ def draw(folder: Path, count: int) -> None:
             Image.fromarray(patches).resize(SIZE, Image.Resampling.BICUBIC).save(path, quality=90)
 
 
-def encode(folder: Path, cluster: str, cores: int) -> None:
-    """Encode the pictures of a folder into an empty cache, and print seconds of the start and of the work."""
+def encode(where: str, cluster: str, cores: int) -> dict[str, Any]:
+    """Encode the pictures of a folder into an empty cache, and return seconds of the start and of the work."""
     if cores:
         os.sched_setaffinity(0, range(cores))
     from headstart.config import EncoderConfig
@@ -60,7 +57,7 @@ def encode(folder: Path, cluster: str, cores: int) -> None:
 
     asked = EncoderConfig(backbone="lite0", device="cpu")
     encoders = runtime.build_all(backbone.load(asked.backbone), runtime.choose(asked))
-    dataset = sources.read(folder)
+    dataset = sources.read(where)
     digests, _ = files.fingerprints(dataset)  # and the files are in memory
     wanted: dict[str, Any] = {"views": ("original",), "with_properties": True}
     begun = time.monotonic()
@@ -81,7 +78,7 @@ def encode(folder: Path, cluster: str, cores: int) -> None:
         features.extract(dataset, digests, encoders, **wanted, cache=Path(cache), progress=hear)
         ended = time.monotonic()
     told = {"start": first[0] - begun, "work": ended - first[0], "taking": ended - filled if cluster else 0.0}
-    print(json.dumps({"pictures": len(dataset), "processor": spent[1] - spent[0]} | told))
+    return {"pictures": len(dataset), "processor": spent[1] - spent[0]} | told
 
 
 def busy() -> float:
@@ -171,47 +168,45 @@ def drive(workers: int, rate: float, blocks: int = 8) -> float:
     return done / (time.monotonic() - begun) / (workers * rate)
 
 
-def measured(folder: Path, cluster: str = "", cores: int = 0) -> dict[str, float]:
-    """Return what a run in a process of its own printed."""
-    command = [sys.executable, __file__, "--child", str(folder), cluster or "-", str(cores)]
-    ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    told: dict[str, float] = json.loads(ran.stdout.splitlines()[-1])
-    return told | {"rate": told["pictures"] / told["work"]}
+def measure(arguments: argparse.Namespace) -> int:
+    """Measure, print, write the section."""
+    about, half = side_by_side.machine(), max(1, len(os.sched_getaffinity(0)) // 2)
+    with side_by_side.workplace(arguments.work) as work:
+        draw(work / "photos", arguments.pictures)
+        runs: dict[str, dict[str, float]] = {}
+        for name, given in {
+            "alone": ("", 0),
+            "one worker": ("local:1", 0),
+            "half": ("local:1", half),
+            "halved": ("local:2", 0),
+        }.items():
+            told = side_by_side.run_part("encode", work / "photos", *given, cache=work / "cache").answer()
+            runs[name] = told | {"rate": told["pictures"] / told["work"]}
+            say(f"{name}: {runs[name]['rate']:.0f} pictures a second")
+    rate = runs["alone"]["rate"]
+    parts = ("start", "work", "processor", "taking")
+    rows = [(name, f"{one['rate']:.0f}", *(f"{one[part]:.1f}" for part in parts)) for name, one in runs.items()]
+    lines = [
+        *(f"- {line}" for line in about),
+        f"- Measured: {arguments.pictures:,} drawn JPEG files of {SIZE[0]}×{SIZE[1]} pixels, Lite0 at its own size, "
+        f"into an empty cache. `half`: one worker with {half} core(s); `halved`: two such workers. Seconds; `start` is "
+        "of the cluster and its workers, `processor` that of who gives out work and of workers, `taking` what it takes "
+        "to read everything from the cache afterwards.",
+        f"- The driver gave out blocks of {BLOCK} names to {WORKERS} workers that sleep for as long as their pictures "
+        f"take at {rate:.0f} a second.",
+        "",
+        *side_by_side.table(("run", "pictures/s", *parts), rows),
+    ]
+    alone, one = runs["alone"], runs["one worker"]
+    bounds = [
+        Bound("overhead of one worker", one["work"] / alone["work"] - 1, "<=", 0.05, "{:+.3f}"),
+        Bound("the same of the processor", one["processor"] / alone["processor"] - 1, "<=", 0.05, "{:+.3f}"),
+    ]
+    bounds += [
+        Bound("two workers / one, each on half of the cores", runs["halved"]["rate"] / runs["half"]["rate"], ">=", 1.8),
+        Bound(f"driver of {WORKERS} workers, of what they can", drive(WORKERS, rate), ">=", 0.9),
+    ]
+    return side_by_side.report("scale-ray", "A cluster that encodes", lines, bounds, arguments.results)
 
 
-def main() -> None:
-    """Measure, and print a line for each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=4000)
-    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "headstart-scale")
-    parser.add_argument("--only", choices=["driver"])
-    parser.add_argument("--rate", type=float, default=150.0, help="pictures a second of a worker of `driver`")
-    parser.add_argument("--child", nargs=3)
-    asked = parser.parse_args()
-    if asked.child:
-        folder, cluster, cores = asked.child
-        encode(Path(folder), "" if cluster == "-" else cluster, int(cores))
-        return
-    rate = asked.rate
-    if asked.only is None:
-        folder = asked.work / f"drawn-{asked.pictures}"
-        draw(folder, asked.pictures)
-        half = max(1, len(os.sched_getaffinity(0)) // 2)
-        runs = {
-            "alone": measured(folder),
-            "one worker": measured(folder, "local:1"),
-            "half": measured(folder, "local:1", half),
-            "halved": measured(folder, "local:2"),
-        }
-        for name, one in runs.items():
-            told = ", ".join(f"{key} {one[key]:.1f} s" for key in ("start", "work", "processor", "taking"))
-            print(f"{name}: {one['rate']:.0f} pictures a second ({told})", flush=True)
-        for kind in ("work", "processor"):
-            print(f"overhead of one worker, {kind}: {runs['one worker'][kind] / runs['alone'][kind] - 1:+.1%}")
-        print(f"two workers against one, each with {half} cores: {runs['halved']['rate'] / runs['half']['rate']:.2f}")
-        rate = runs["alone"]["rate"]
-    print(f"driver with {WORKERS} workers of {rate:.0f} pictures a second: {drive(WORKERS, rate):.1%} of what they can")
-
-
-if __name__ == "__main__":
-    main()
+CHILDREN = {"encode": encode}

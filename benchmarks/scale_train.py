@@ -1,38 +1,31 @@
-"""Whether heads of a million pictures are fitted in the memory of a laptop, and a second run over them is quick.
+"""Heads of a million pictures, and what a second run does before them; see `scale.py`.
 
-Sections, each run by its name, every measurement in a process of its own:
-
-- `train`: what `headstart train` does once features are there: split, choose the penalty, fit, calibrate, learn what is
-  none of the classes, answer the validation part, measure, fit once more on everything. Measured at a quarter, a half
-  and the whole of the pictures.
-- `warm`: what a second `headstart train` does before that: know the digests of pictures on a store, and take their
-  features and properties from the cache. Their places do not exist, so that nothing can be read.
+- `train`: split, choose the penalty, fit, calibrate, learn what is none of the classes, answer the validation part,
+  measure, fit once more on everything.
+- `warm`: know the digests of pictures on a store, and take their features and properties from the cache. Their places
+  do not exist, so that nothing can be read.
 
 Features are drawn, not computed: clouds in 64 dimensions, seen through 1,280 and rectified, with noise.
-
-    python benchmarks/scale_train.py train|warm [--pictures N] [--classes N] [--work FOLDER]
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import json
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import side_by_side
-from scale import DIM, LATENT, anonymous
-from side_by_side import MB, Bound, say
+from scale_check import DIM, LATENT
+from side_by_side import MB, Bound, anonymous, say
 
 from headstart import arrays
 from headstart.records import ClassNames, Dataset, Floats, LabelledFeatures, Sample
 
-CHILD = "--child"
 SPREAD = 3.0  # of a class around its centre; centres are about 11 from each other
 
 
@@ -73,7 +66,7 @@ def drawn(pictures: int, classes: int, folder: Path) -> LabelledFeatures:
     return LabelledFeatures(Dataset(Path(), tuple(samples)), values, names, targets, digests)
 
 
-def train(folder: Path, pictures: int, classes: int) -> dict[str, object]:
+def train(where: str, pictures: int, classes: int) -> dict[str, Any]:
     """Fit and measure; return seconds, bytes and figures."""
     from headstart.config import TrainConfig, apply_recipe
     from headstart.data import splits
@@ -86,7 +79,7 @@ def train(folder: Path, pictures: int, classes: int) -> dict[str, object]:
     config, clock = apply_recipe(TrainConfig()), Clock()
     with anonymous() as peak:
         with clock.stage("drawing"):
-            features = drawn(pictures, classes, folder)
+            features = drawn(pictures, classes, Path(where))
         groups = np.arange(pictures)
         learner = learners.build(features, resolve_head(config.head), NO_LABELS, 0)
         with clock.stage("splitting"):
@@ -116,14 +109,14 @@ def train(folder: Path, pictures: int, classes: int) -> dict[str, object]:
     return {"seconds": clock.seconds, "anonymous": peak[0], "figures": figures}
 
 
-def warm(folder: Path, pictures: int, classes: int) -> dict[str, object]:
+def warm(where: str, pictures: int, classes: int) -> dict[str, Any]:
     """Take digests, features and properties of pictures that were seen before; return seconds and bytes."""
     from headstart.config import EncoderConfig
     from headstart.encoding import backbone, features, runtime
     from headstart.inspection import files
     from headstart.records import Locator
 
-    asked = EncoderConfig(backbone="lite0", device="cpu")
+    folder, asked = Path(where), EncoderConfig(backbone="lite0", device="cpu")
     encoders, clock = runtime.build_all(backbone.load("lite0"), runtime.choose(asked)), Clock()
     samples = tuple(
         Sample(
@@ -174,7 +167,8 @@ def measure_training(arguments: argparse.Namespace) -> int:
     """Measure heads, print, write the section."""
     about = side_by_side.machine()
     answers = {}
-    for pictures in (arguments.pictures // 4, arguments.pictures // 2, arguments.pictures):
+    for share in (1,) if arguments.whole else (4, 2, 1):
+        pictures = arguments.pictures // share
         say(f"{pictures:,} pictures")
         answers[pictures] = run("train", pictures, arguments)
     small, large = (answers[pictures]["anonymous"] for pictures in (min(answers), max(answers)))
@@ -199,10 +193,9 @@ def measure_training(arguments: argparse.Namespace) -> int:
         "",
         *side_by_side.table((f"stage, of {max(answers):,}", "seconds"), stages),
     ]
-    bounds = [
-        Bound("memory besides mapped files", large / MB, "<=", 4000, "{:,.0f} MB"),
-        Bound("growth of memory from a quarter to the whole", large / small - 1, "<=", 0.15),
-    ]
+    bounds = [Bound("memory besides mapped files", large / MB, "<=", 4000, "{:,.0f} MB")]
+    if not arguments.whole:
+        bounds.append(Bound("growth of memory from a quarter to the whole", large / small - 1, "<=", 0.15))
     name = f"scale-train-{arguments.classes}"
     return side_by_side.report(name, f"Heads of a million pictures, {arguments.classes:,} classes", lines, bounds,
                                arguments.results)  # fmt: skip
@@ -228,34 +221,11 @@ def measure_warm(arguments: argparse.Namespace) -> int:
     return side_by_side.report("scale-warm", "A second run over a million names", lines, bounds, arguments.results)
 
 
-def run(section: str, pictures: int, arguments: argparse.Namespace) -> dict[str, object]:
+def run(part: str, pictures: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what a child answers."""
     with side_by_side.workplace(arguments.work) as work:
-        given = [section, str(work / "cache"), str(pictures), str(arguments.classes)]
-        command = [sys.executable, str(Path(__file__).resolve()), CHILD, *given]
-        return side_by_side.run_child(command, work / "cache").answer()
+        cache = side_by_side.fresh(work, "cache")
+        return side_by_side.run_part(part, cache, pictures, arguments.classes, cache=cache).answer()
 
 
-SECTIONS: dict[str, Callable[[argparse.Namespace], int]] = {"train": measure_training, "warm": measure_warm}
-CHILDREN: dict[str, Callable[[Path, int, int], dict[str, object]]] = {"train": train, "warm": warm}
-
-
-def main() -> int:
-    """Run a section."""
-    parser = argparse.ArgumentParser(description="Heads of a million pictures, and a second run over them.")
-    parser.add_argument("section", choices=list(SECTIONS))
-    parser.add_argument("--pictures", type=int, default=1_000_000, help="how many (default: %(default)s)")
-    parser.add_argument("--classes", type=int, default=100, help="how many (default: %(default)s)")
-    parser.add_argument("--work", type=Path, help="where files go; what is written there is removed")
-    parser.add_argument("--results", type=Path, default=side_by_side.RESULTS, help="the file whose section is replaced")
-    arguments = parser.parse_args()
-    return SECTIONS[arguments.section](arguments)
-
-
-if __name__ == "__main__":
-    if sys.argv[1:2] == [CHILD]:
-        place = Path(sys.argv[3])
-        place.mkdir(parents=True, exist_ok=True, mode=0o700)
-        print(json.dumps(CHILDREN[sys.argv[2]](place, *map(int, sys.argv[4:]))))
-    else:
-        sys.exit(side_by_side.guarded(main))
+CHILDREN = {"train": train, "warm": warm}

@@ -20,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from headstart.records import Dataset
 RESULTS = Path(__file__).with_name("RESULTS.md")
 PACKAGES = ("headstart", "torch", "timm", "openvino", "numpy", "scipy", "pillow")
 MB = 1e6
+CHILD = "--child"
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,31 @@ def run_child(command: Sequence[str], cache: Path, extra: dict[str, str] | None 
             raise RuntimeError(f"{' '.join(command)} exited with {child.returncode}:\n{err.read()[-3000:]}")
         unit = 1 if sys.platform == "darwin" else 1024
         return Measured(seconds, usage.ru_maxrss * unit, out.read())
+
+
+def run_part(part: str, *given: Any, cache: Path) -> Measured:
+    """Run a part of `scale.py` in a fresh process; what is given travels as JSON."""
+    command = [sys.executable, str(Path(__file__).with_name("scale.py")), CHILD, part]
+    return run_child([*command, *(json.dumps(one, default=str) for one in given)], cache)
+
+
+@contextlib.contextmanager
+def anonymous() -> Iterator[list[int]]:
+    """Watch what memory is held besides mapped files; the list that is given holds the most, in bytes. Linux only."""
+    peak, over = [0], threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.05):
+            lines = Path("/proc/self/status").read_text().splitlines()
+            peak[0] = max(peak[0], *(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon")))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        over.set()
+        thread.join()
 
 
 @contextlib.contextmanager

@@ -15,7 +15,8 @@ from headstart.config import SplitConfig, read_config
 from headstart.data import splits
 from headstart.data.splits import Grouping
 from headstart.errors import ConfigError
-from headstart.learning import calibration, learners, linear, logistic, rules, sgd
+from headstart.learning import calibration, learners, linear, rules, sgd
+from headstart.learning import problem as problems
 from headstart.learning.calibration import Calibration
 from headstart.learning.heads import Head
 from headstart.learning.learner import NOBODY, Fitted, Learner
@@ -380,8 +381,8 @@ def test_where_a_group_holds_most_pictures_the_folds_decide_as_they_do_of_few():
 
 @pytest.mark.slow
 def test_B14_thousands_of_classes_are_learned(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(logistic, "MANY_WEIGHTS", 1000)  # as of 10,000 classes and 1,280 features
-    monkeypatch.setattr(logistic, "HELD", 1 << 20)
+    monkeypatch.setattr(problems, "MANY_WEIGHTS", 1000)  # as of 10,000 classes and 1,280 features
+    monkeypatch.setattr(problems, "HELD", 1 << 20)
     classes, each = 1000, 4
     targets = np.arange(classes * each) % classes
     centres = np.random.default_rng(0).normal(0, 1, (classes, 24))

@@ -13,9 +13,11 @@ from sklearn.linear_model import LogisticRegression
 
 from headstart import arrays
 from headstart.learning import calibration, logistic, prior
+from headstart.learning import problem as problems
 from headstart.learning.heads import Head
-from headstart.learning.logistic import History, Problem, select_l2
+from headstart.learning.logistic import History, select_l2
 from headstart.learning.prior import Prior
+from headstart.learning.problem import Problem
 
 CLASSES, FEATURES = 4, 12
 
@@ -48,7 +50,7 @@ def problem(
 ) -> Problem:
     """Return the problem of these rows (all of them by default), without a prior by default."""
     rows = np.arange(len(features)) if rows is None else rows
-    return Problem(features, rows, targets[rows], known or prior.none(FEATURES, CLASSES), **more)
+    return Problem.of(features, rows, targets[rows], known or prior.none(FEATURES, CLASSES), **more)
 
 
 def standardised(features: np.ndarray) -> np.ndarray:
@@ -82,7 +84,7 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let L-BFGS run until float32 gives no more."""
-    monkeypatch.setattr(logistic, "TOLERANCE", 1e-13)
+    monkeypatch.setattr(problems, "TOLERANCE", 1e-13)
 
 
 @pytest.mark.usefixtures("exact")
@@ -370,15 +372,17 @@ def test_rows_that_memory_does_not_hold_give_the_same_head_to_the_bit(monkeypatc
 def test_blocks_are_all_rows_but_those_of_the_fold(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(arrays, "BLOCK", 16)
     monkeypatch.setattr(arrays, "NEAR", 50)
+    monkeypatch.setattr(problems, "STRETCH", 70)
     features, targets = drawn(200, views=2)
     fold = np.arange(len(targets)) % 3
     own = problem(features, targets, fold=fold)
     for left_out in (None, 0, 1, 2):
-        rows = np.concatenate([own.order[block] for block in own._blocks(left_out)])
+        blocks = [block for stretch in own.stretches for block in own._blocks(stretch, left_out)]
+        rows = np.concatenate([own.order[block] for block in blocks])
         assert sorted(rows.tolist()) == [
             row for row in range(len(targets)) if left_out is None or fold[row] != left_out
         ]
-        assert max(block.stop - block.start for block in own._blocks(left_out)) <= 16
+        assert max(block.stop - block.start for block in blocks) <= 16
 
 
 def test_of_very_many_held_out_rows_some_choose(monkeypatch: pytest.MonkeyPatch):
@@ -401,6 +405,6 @@ def test_what_is_constant_in_all_blocks_stays_constant(monkeypatch: pytest.Monke
     features[:, 0, 0] = 1e4
     own = problem(features, targets)
     wide = features[:, 0].astype(np.float64)
-    np.testing.assert_allclose(own.mean, wide.mean(axis=0), rtol=1e-6)
-    np.testing.assert_allclose(own.deviation[1:], wide[:, 1:].std(axis=0), rtol=1e-5)
-    assert own.deviation[0] == pytest.approx(1e-6)
+    np.testing.assert_allclose(own.rows.mean, wide.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(own.rows.deviation[1:], wide[:, 1:].std(axis=0), rtol=1e-5)
+    assert own.rows.deviation[0] == pytest.approx(1e-6)

@@ -33,6 +33,8 @@ from headstart.encoding import features
 from headstart.encoding.cache import survey
 from headstart.errors import ConfigError, StorageError
 from headstart.inspection import files
+from headstart.learning import problem, spread
+from headstart.learning.spread import Spread
 from headstart.model.artifact import load_classifier
 from headstart.records import Dataset, silence
 from headstart.scale import filling, hand
@@ -225,6 +227,32 @@ def test_a_head_trained_with_a_cluster_is_that_trained_without(
     assert all(theirs[name].tobytes() == ours[name].tobytes() for name in ours)
     assert result.digests == small_result.digests
     assert result.evaluation.overall == small_result.evaluation.overall
+
+
+def test_a_head_that_a_cluster_fits_is_that_fitted_here_whoever_dies(
+    machines: Any, small_result: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(spread, "FEW", 20)
+    monkeypatch.setattr(problem, "STRETCH", 16)
+    said, asked, killed = Spread.said, [], []
+
+    def counted(self: Spread, given: Any) -> Any:
+        asked.extend(given)
+        if len(asked) > 60 and not killed:
+            killed.append(workers()[0])
+            killed[0].kill()
+        return said(self, given)
+
+    monkeypatch.setattr(Spread, "said", counted)
+    config, cache = read_config(None, flags=SMALL), tmp_path / "cache"
+    result = headstart.train(small_result.dataset, config, cache=cache, cluster=machines.address)
+    assert killed
+    assert {one.turn is None for one in asked} == {True, False}
+    theirs, ours = (one.predictions["validation"].probabilities for one in (result, small_result))
+    np.testing.assert_allclose(theirs, ours, atol=1e-4)
+    theirs, ours = (one.evaluation.overall["log_loss"].value for one in (result, small_result))
+    assert theirs == pytest.approx(ours, abs=1e-4)
+    assert not list(cache.glob(f"{spread.FOLDER}*"))
 
 
 def test_rows_predicted_with_a_cluster_are_those_predicted_without(

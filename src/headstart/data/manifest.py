@@ -1,22 +1,25 @@
-"""What was read of stores ⇄ the cache: an object's version → SHA-256 of its bytes, so that they are known unread.
+"""What was read ⇄ the cache: the version of a file or object → SHA-256 of its bytes, so that they are known unread.
 
-A version is known by where the object lies, its size, and what the store says of its content; of a file of this machine
-nothing is kept. What is kept here is taken on trust until the bytes are read: a digest that was computed counts more,
-and takes its place.
+A version is known by where it lies, its size, and what the store says of its content, or of a file of this machine when
+it and its entry were changed last, and its number. What is kept here is taken on trust until the bytes are read: a
+digest that was computed counts more, and takes its place.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headstart import storage
-from headstart.data import stores
+from headstart.data import ranges, stores
 from headstart.errors import StorageError
 from headstart.records import Dataset, Locator, Place
 
@@ -24,6 +27,7 @@ FOLDER, SUFFIX, NOTE = "manifest", ".known", ".note"
 MOST_NOTES = 10_000  # files of what was found in others
 MOST_FILES = 16  # that are kept apart; more are written as one
 MOST_ROWS = 8_000_000  # 48 bytes each; of more, those that were noted first go
+SETTLED = 10_000_000_000  # nanoseconds; the times of some file systems go in steps of two seconds
 MAGIC = b"headstart manifest 1\n"
 
 _FORGOTTEN = "00" * 32
@@ -38,15 +42,16 @@ def recall(dataset: Dataset, cache: Path | None) -> list[str]:
         cache: The folder of the cache; None: nothing is known.
     """
     digests = [""] * len(dataset)
-    rows = [row for row, sample in enumerate(dataset) if _is_versioned(sample.path)]
-    known = _joined(_files(cache / FOLDER)) if rows and cache is not None and _is_trusted(cache) else _joined([])
+    known = _joined(_files(cache / FOLDER)) if cache is not None and _is_trusted(cache) else _joined([])
     if not len(known):
         return digests
     begins, ends = _halves(known["key"])
     order = np.argsort(begins, kind="stable")
     endpoint = stores.endpoint()
-    keys = b"".join(_key(dataset[row].path, endpoint) for row in rows)
-    wanted, rest = _halves(np.frombuffer(keys, dtype="V16"))
+    asked = ((row, version(sample.path)) for row, sample in enumerate(dataset))
+    keys = {row: _key(place, endpoint) for row, place in asked if place is not None}
+    rows = list(keys)
+    wanted, rest = _halves(np.frombuffer(b"".join(keys.values()), dtype="V16"))
     behind = np.searchsorted(begins[order], wanted, side="right")  # what was noted last counts
     place = order[np.maximum(behind, 1) - 1]
     same = (begins[place] == wanted) & (ends[place] == rest)
@@ -57,9 +62,37 @@ def recall(dataset: Dataset, cache: Path | None) -> list[str]:
     return digests
 
 
+def version(place: Place, *, settled: bool = False) -> Locator | None:
+    """Return a place as it is known by its size and a mark; None where no mark tells its content.
+
+    Args:
+        place: Of a file of this machine the mark is made of what the system says of it now; what lies in one has none
+            once the file has another.
+        settled: Whether to give none of a file that was changed just now: once more, and its times may be the same.
+    """
+    if isinstance(place, Locator) and "://" in place.base:
+        return place if place.mark != 0 else None
+    return _version_here(place, settled=settled) if os.name == "posix" else None  # elsewhere no time tells of changes
+
+
+def _version_here(place: Place, *, settled: bool) -> Locator | None:
+    file = place if isinstance(place, Path) else Path(place.base)
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    if settled and abs(time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns)) < SETTLED:
+        return None
+    (size, mark), uri = ranges.size_and_mark(status), f"file://{os.path.abspath(file)}"
+    if isinstance(place, Path):
+        return Locator(uri, size=size, mark=mark)
+    return replace(place, base=uri) if place.mark == mark else None
+
+
 def forget(places: Sequence[Place], cache: Path | None) -> None:
     """Know nothing any more of what turned out to be something else; raises as `note` does."""
-    note(dict.fromkeys(places, _FORGOTTEN), cache)
+    now = (version(place) for place in places)
+    note({place: _FORGOTTEN for place in now if place is not None}, cache)
 
 
 def _halves(keys: NDArray[np.void]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
@@ -69,12 +102,12 @@ def _halves(keys: NDArray[np.void]) -> tuple[NDArray[np.uint64], NDArray[np.uint
 
 
 def note(read: Mapping[Place, str], cache: Path | None) -> None:
-    """Keep what was read: where it lay, as it was then → the SHA-256 of its bytes.
+    """Keep what was read: the version that it was then → the SHA-256 of its bytes; of a path nothing is kept.
 
     Raises:
         StorageError: The cache cannot be written.
     """
-    versions = [place for place, digest in read.items() if digest and _is_versioned(place)]
+    versions = [place for place, digest in read.items() if digest and isinstance(place, Locator) and version(place)]
     if cache is None or not versions:
         return
     endpoint = stores.endpoint()
@@ -89,20 +122,20 @@ def note(read: Mapping[Place, str], cache: Path | None) -> None:
                 file.unlink(missing_ok=True)
 
 
-def kept(version: Place, cache: Path | None) -> bytes | None:
+def kept(place: Locator, cache: Path | None) -> bytes | None:
     """Return what `keep` was given for this version of a file; None where that is not known."""
-    if cache is None or not _is_versioned(version) or not _is_trusted(cache):
+    if cache is None or version(place) is None or not _is_trusted(cache):
         return None
-    return _unsealed(_note_of(version, cache / FOLDER))
+    return _unsealed(_note_of(place, cache / FOLDER))
 
 
-def keep(version: Place, content: bytes, cache: Path | None) -> None:
+def keep(place: Locator, content: bytes, cache: Path | None) -> None:
     """Keep what was found in a file of a store, e.g. where its members begin; raises as `note` does."""
-    if cache is None or not _is_versioned(version):
+    if cache is None or version(place) is None:
         return
     with _writable(cache) as folder:
         if folder is not None:
-            storage.write_whole(_note_of(version, folder), _sealed(content), mode=0o600)
+            storage.write_whole(_note_of(place, folder), _sealed(content), mode=0o600)
             for file in sorted(folder.glob(f"*{NOTE}"), key=lambda one: one.stat().st_mtime)[:-MOST_NOTES]:
                 file.unlink(missing_ok=True)
 
@@ -132,8 +165,8 @@ def _is_trusted(cache: Path) -> bool:
         return False
 
 
-def _note_of(version: Place, folder: Path) -> Path:
-    return folder / f"{_key(version, stores.endpoint()).hex()}{NOTE}"
+def _note_of(place: Locator, folder: Path) -> Path:
+    return folder / f"{_key(place, stores.endpoint()).hex()}{NOTE}"
 
 
 def _sealed(body: bytes) -> bytes:
@@ -150,14 +183,10 @@ def _unsealed(file: Path) -> bytes | None:
     return body if content == _sealed(body) else None
 
 
-def _is_versioned(place: Place) -> bool:
-    return isinstance(place, Locator) and place.mark != 0 and place.kind != "cell" and "://" in place.base
-
-
-def _key(place: Place, endpoint: str) -> bytes:
+def _key(place: Locator, endpoint: str) -> bytes:
     """Return what a version is known by: at another endpoint, a bucket of the same name is another one."""
-    assert isinstance(place, Locator)  # noqa: S101  # as `_is_versioned` has it
-    told = f"{endpoint}\0{place.file}\0{place.number}\0{place.size}\0{place.mark}"
+    where = place.file if place.kind != "cell" else f"{place.base}\0{place.inner}"
+    told = f"{endpoint}\0{where}\0{place.number}\0{place.size}\0{place.mark}"
     return hashlib.blake2b(told.encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 

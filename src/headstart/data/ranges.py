@@ -40,7 +40,7 @@ class Ranges(io.RawIOBase):
         if isinstance(source, Path):
             state(source)
             self._file = open(source, "rb")  # noqa: SIM115  # closed with this
-            self.size, self.mark = _state(os.fstat(self._file.fileno()))
+            self.size, self.mark = size_and_mark(os.fstat(self._file.fileno()))
         else:
             found = stores.there(source)
             if found is None:
@@ -119,8 +119,10 @@ def state(file: Path) -> tuple[int, int]:
     status = file.stat()
     if not stat.S_ISREG(status.st_mode):
         raise StorageError(f"{file} is not a regular file.")
-    return _state(status)
+    return size_and_mark(status)
 
 
-def _state(status: os.stat_result) -> tuple[int, int]:
-    return status.st_size, stores.number_of(f"{status.st_size} {status.st_mtime_ns} {status.st_ino}")
+def size_and_mark(status: os.stat_result) -> tuple[int, int]:
+    """Return what the system's word of a file comes to. Not its device: machines that share a disk number it each."""
+    told = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
+    return status.st_size, stores.number_of(told)

@@ -45,7 +45,7 @@ def fingerprints(
     Args:
         dataset: N samples.
         progress: Hears of every file.
-        cache: Where it is kept what was read of stores: such files are read once; None: nowhere.
+        cache: Where it is kept what was read: a file is read again when it was changed; None: nowhere.
     """
     failures: dict[int, str] = {}
     digests = manifest.recall(dataset, cache)
@@ -53,13 +53,15 @@ def fingerprints(
     far = any(not isinstance(dataset[row].path, Path) for row in lacking)
     done, fresh = len(dataset) - len(lacking), dict[Place, str]()
 
-    def look(row: int) -> tuple[str, Place]:
+    def look(row: int) -> tuple[str, Place | None]:
+        path = dataset[row].path
+        before = manifest.version(path, settled=True)  # a store tells the version that it gave; a disk does not
         try:
-            data, place = images.fetch(dataset[row].path)
-            return images.digest(data), place
+            data, place = images.fetch(path)
+            return images.digest(data), before if place == path else place
         except PictureError as error:
             failures[row] = error.message
-            return "", dataset[row].path
+            return "", None
 
     try:
         with ThreadPoolExecutor(FAR_READERS if far else READERS) as pool:
@@ -67,7 +69,7 @@ def fingerprints(
             while block := list(islice(rows, 256)):  # in blocks, so that Ctrl-C waits for one block, not for all files
                 for row, (digest, place) in zip(block, pool.map(look, block), strict=True):
                     digests[row] = digest
-                    fresh |= {} if isinstance(place, Path) else {place: digest}
+                    fresh |= {} if place is None else {place: digest}
                 done += len(block)
                 progress("Reading", done, len(dataset))
                 if len(fresh) >= NOTED:

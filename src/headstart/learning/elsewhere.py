@@ -10,21 +10,21 @@ import contextlib
 import copy
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from headstart.encoding import stages, weights
 from headstart.encoding.backbone import Backbone
-from headstart.errors import ConfigError, HeadstartError
-from headstart.learning import member
+from headstart.errors import ConfigError, HeadstartError, MissingExtraError
+from headstart.learning import finetune, member, spread
 from headstart.learning.heads import Head, Listener, Step, ignore
 from headstart.learning.member import Far, Join, Learned, Look, Lost, Training
 from headstart.learning.task import Rows, Task, Tuned
 from headstart.scale.cluster import Died, Worker
 from headstart.scale.crew import PAUSE, STAGE, Team
-from headstart.scale.hand import Installed, Recipe, differences
+from headstart.scale.hand import Block, Recipe, differences
 
-PACKAGES = ("torch", "timm")
 MOST_TRIES = 3  # of a fine-tuning whose processes die
 COMING = 60.0  # seconds in which processes come; later ones are not waited for
 
@@ -44,9 +44,11 @@ class Elsewhere:
         """Return what `finetune.fit` does.
 
         Raises:
-            ConfigError: No process can begin, or would not compute what this one computes.
             DataError: A picture can no longer be used, or has changed since it was first read.
             HeadstartError: Processes died again and again.
+
+        Warns:
+            UserWarning: None can begin, or one would not train what this machine trains; then this machine does.
         """
         team = self._opened(task.progress, graphics=task.device == "cuda")
         job, heard, reason = Training.of(task, head, rows), _Heard(task, listen), ""
@@ -56,6 +58,9 @@ class Elsewhere:
                     return _tuned(task, _together(team, names, job, heard))
             except _Over as over:
                 reason = str(over)
+            except (ConfigError, MissingExtraError) as error:
+                warnings.warn(f"Networks are trained on this machine alone. {error}", stacklevel=2)
+                return finetune.fit(task, head, rows, listen=listen)
         raise HeadstartError(
             f"{MOST_TRIES} times a process ended of those that train networks together. The last one said: {reason}",
             "What was learned until then is kept, and the same command goes on from there.",
@@ -91,6 +96,7 @@ def _gathered(team: Team, task: Task) -> Iterator[dict[Worker, str]]:
 
     Raises:
         ConfigError: None can begin, or one has not the versions of this machine.
+        MissingExtraError: One has no PyTorch.
         _Over: One of them has gone.
     """
     hired = [team.hire(place) for place in team.places()[: task.plan.batch]]
@@ -104,9 +110,9 @@ def _gathered(team: Team, task: Task) -> Iterator[dict[Worker, str]]:
                 f"No worker can begin: {team.free():g} of the cluster's {team.total():g} processors are free.",
                 "Others work on it; wait for them, or add machines.",
             )
-        asked = Installed(PACKAGES)
-        for worker, theirs in _asked(team, names, "begin", asked).items():
-            _compare(names[worker], theirs, asked.recipe)
+        # what has no PyTorch could not even take the job of training
+        for worker, theirs in _asked(team, names, "begin", spread.Fitting()).items():
+            _compare(names[worker], theirs, spread.recipe())
         task.progress(STAGE, len(names), len(hired))
         yield names
     finally:
@@ -127,11 +133,16 @@ def _together(team: Team, names: Mapping[Worker, str], job: Training, heard: _He
     first, port = next(iter(names)).place.address, 0
     for place, worker in enumerate(names):
         word = Join(place, len(names), worker.place.address, first, port, left)
-        port = _asked(team, [worker], "hear", word)[worker]
+        port = _told(team, [worker], word)[0]
     while True:
-        for news in _asked(team, names, "hear", Look(limits.stop())).values():
+        for news in _told(team, names, Look(limits.stop())):
             if learned := heard.pass_on(news):
                 return learned
+
+
+def _told(team: Team, workers: Iterable[Worker], word: Join | Look) -> list[Any]:
+    """Tell members that train something, and return what they say."""
+    return [answer.value for answer in _asked(team, workers, "do", Block(0, asked=word), False).values()]
 
 
 def _asked(team: Team, workers: Iterable[Worker], question: str, *arguments: Any) -> dict[Worker, Any]:

@@ -8,6 +8,7 @@ from headstart.learning.epochs import SgdLearner
 from headstart.learning.learner import Learner
 from headstart.learning.linear import LogisticLearner
 from headstart.learning.prior import LabelRows
+from headstart.learning.spread import Spread
 from headstart.learning.tuner import FineTuneLearner, Tuning
 from headstart.plans import HeadPlan
 from headstart.records import LabelledFeatures, Progress, silence
@@ -22,6 +23,7 @@ def build(
     checkpoints: Path | None = None,
     progress: Progress = silence,
     tuning: Tuning | None = None,
+    spread: Spread | None = None,
 ) -> Learner:
     """Return the learner of a plan.
 
@@ -33,8 +35,9 @@ def build(
         checkpoints: Where epochs keep their state, so that a killed fit goes on; None: nowhere.
         progress: Hears of every fit.
         tuning: How the networks are trained too, where they are.
+        spread: Has other machines compute for linear heads of many pictures; None: this one does.
     """
-    linear = LogisticLearner(features, plan, label_rows, seed, progress)
+    linear = LogisticLearner(features, plan, label_rows, seed, progress, spread)
     if tuning is not None:
         return FineTuneLearner(linear, tuning, checkpoints)
     return SgdLearner(linear, checkpoints) if plan.in_epochs else linear

@@ -11,9 +11,12 @@ import numpy as np
 
 from headstart.data import splits
 from headstart.learning import calibration, logistic, prior
+from headstart.learning import problem as problems
 from headstart.learning.heads import Head, Listener, ignore
 from headstart.learning.learner import NOBODY, Fitted, InTurn, OutOfFold
 from headstart.learning.prior import LabelRows, Prior
+from headstart.learning.problem import Problem
+from headstart.learning.spread import Spread
 from headstart.plans import HeadPlan
 from headstart.records import (
     ClassNames,
@@ -41,6 +44,7 @@ class LogisticLearner:
     label_rows: LabelRows
     seed: int
     progress: Progress = silence
+    spread: Spread | None = None  # has other machines compute for problems of many rows
 
     def fit(
         self,
@@ -73,7 +77,7 @@ class LogisticLearner:
         if len(train) <= MANY:
             return train, NOBODY
         classes = len(self.features.classes)
-        counts = max(CHOSEN_BY, 4 * classes), min(APART, logistic.HELD // classes)
+        counts = max(CHOSEN_BY, 4 * classes), min(APART, problems.HELD // classes)
         few, apart = _drawn(train, groups, self.seed, counts)
         # groups may be as large as folds
         return (few, apart) if 2 * (len(few) + len(apart)) < len(train) else (train, NOBODY)
@@ -108,7 +112,7 @@ class LogisticLearner:
         return InTurn(last, turns)
 
     def _last(
-        self, known: Prior, problem: logistic.Problem, rows: Integers, chosen: logistic.Selection, held: OutOfFold
+        self, known: Prior, problem: Problem, rows: Integers, chosen: logistic.Selection, held: OutOfFold
     ) -> Fitted:
         """Fit the head of all rows, from the mean of the folds' heads on, which saves steps; nothing watches."""
         begun = None if chosen.weights is None else problem.head(np.mean(chosen.weights, axis=0))
@@ -177,11 +181,11 @@ class LogisticLearner:
         targets = np.searchsorted(known, self.features.targets[rows])
         values = (self.features.values[:, 0] if of is None else of.embeddings(rows))[:, None]
         start = self._start(names, values[:, 0], targets, rows)
-        problem = logistic.Problem(values, rows, targets, start)
+        problem = Problem.of(values, rows, targets, start)
         l2 = logistic.default_l2(problem.prior_known)
         return problem.head(problem.fit(l2, tolerance=logistic.ROUGH)).logits
 
-    def _select(self, problem: logistic.Problem, begin: float | None = None) -> logistic.Selection:
+    def _select(self, problem: Problem, begin: float | None = None) -> logistic.Selection:
         """Return the penalty that wins out of fold.
 
         The folds learn from the pictures alone, without their mirror images: half of the time, and on every data set
@@ -206,10 +210,11 @@ class LogisticLearner:
         views: int | None = None,
         fold: Integers | None = None,
         held: int | None = None,
-    ) -> logistic.Problem:
+    ) -> Problem:
         values, targets = self.features.values[:, :views], self.features.targets[rows]
         balanced = self.plan.class_weight == "balanced"
-        return logistic.Problem(values, rows, targets, known, balanced=balanced, fold=fold, held=held)
+        problem = Problem.of(values, rows, targets, known, balanced=balanced, fold=fold, held=held)
+        return problem if self.spread is None else self.spread(problem)
 
     def _remarks(self, chosen: logistic.Selection) -> tuple[Finding, ...]:
         held = len(chosen.rows)

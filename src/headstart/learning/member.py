@@ -14,9 +14,10 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,8 +33,8 @@ from headstart.learning.augment import Augmentation
 from headstart.learning.clock import Limits
 from headstart.learning.heads import Head, ignore
 from headstart.learning.task import Rows, Task, Tuned
-from headstart.records import silence
-from headstart.scale.hand import Block, Recipe
+from headstart.records import Preprocess, silence
+from headstart.scale.hand import Block, Done, Recipe
 from headstart.scale.shipped import Shipped
 
 JOINING = timedelta(minutes=2)  # in which processes find one another
@@ -136,8 +137,10 @@ class Training:
 
 
 def recipe(backbone: Backbone) -> dict[str, str]:
-    """Return where a training begins."""
-    return {f"network {number} ({one.name})": one.digest for number, one in enumerate(backbone.networks, start=1)}
+    """Return what decides a training in this process, besides PyTorch and the pictures."""
+    told = {f"the version of {name}": version(name) for name in ("timm", "torchvision")}
+    weighed = enumerate(backbone.networks, start=1)
+    return told | {f"the weights of network {number} ({one.name})": one.digest for number, one in weighed}
 
 
 class Member:
@@ -151,21 +154,35 @@ class Member:
 
     @property
     def recipe(self) -> Recipe:
-        """See `Begun`."""
+        """See `Work`."""
         return recipe(self._task.backbone)
 
-    def hear(self, word: Join | Look) -> int | list[Any]:
-        """Join the others, and say where the first one listens; or say what is new, the newest last."""
-        if isinstance(word, Join):
-            try:
-                store = _store(word)
-            except (OSError, RuntimeError) as error:
-                raise HeadstartError(
-                    f"A process at {word.own} cannot join the first one at {word.first}: {_line(error)}",
-                    "Machines that train together must reach one another: see “A cluster” in docs/guides/scale.md.",
-                ) from error
-            threading.Thread(target=self._train, args=(store, word), daemon=True).start()
-            return int(store.port)
+    @property
+    def preprocesses(self) -> Sequence[Preprocess]:
+        """See `Work`."""
+        return ()
+
+    def do(self, block: Block, deadly: Mapping[int, str]) -> Done:
+        """Join the others, and say where the first one listens; or say what is new, the newest last.
+
+        Raises:
+            HeadstartError: The first one cannot be reached.
+        """
+        word: Join | Look = block.asked
+        return Done(self._join(word) if isinstance(word, Join) else self._said(word))
+
+    def _join(self, word: Join) -> int:
+        try:
+            store = _store(word)
+        except (OSError, RuntimeError) as error:
+            raise HeadstartError(
+                f"A process at {word.own} cannot join the first one at {word.first}: {_line(error)}",
+                "Machines that train together must reach one another: see “A cluster” in docs/guides/scale.md.",
+            ) from error
+        threading.Thread(target=self._train, args=(store, word), daemon=True).start()
+        return int(store.port)
+
+    def _said(self, word: Look) -> list[Any]:
         if word.stop:
             self._enough.set()
         news = []

@@ -98,7 +98,7 @@ class Crew:
         self._members: dict[str, _Member] = {}  # place → who is there
         self._lost: Counter[str] = Counter()  # place → workers that died there before they could work
         self._deaths: Counter[int] = Counter()  # block → workers that died of it
-        self._again: deque[Block] = deque()
+        self._waiting: deque[Block] = deque()  # that were asked for, or that a worker died of, and nobody has
         self._warned: set[str] = set()
         self._reason, self._last_told = "", (0, 0)
         self._worked = time.monotonic()  # when somebody could work, last
@@ -122,19 +122,24 @@ class Crew:
         while True:
             self._review()
             for member in [one for one in self._members.values() if one.at is _At.NOTHING]:
-                block = self._again.popleft() if self._again else None
-                if block is None and more and not (in_order and len(held) >= AHEAD * len(self._members)):
-                    block = next(blocks, None)
-                    more = block is not None
+                block = self._for(member)
+                while block is None and more and not (in_order and len(held) >= AHEAD * len(self._members)):
+                    if more := (coming := next(blocks, None)) is not None:
+                        self._waiting.append(coming)
+                        block = self._for(member)
                 if block is not None:
                     self._give(member, block)
-            if not (more or held or self._again or any(one.block for one in self._members.values())):
+            if not (more or held or self._waiting or any(one.block for one in self._members.values())):
                 return
             for answer in self._answers():
                 held[answer.number] = answer
             while held and (due in held or not in_order):
                 yield held.pop(due if in_order else next(iter(held)))
                 due += 1
+
+    def at_work(self) -> list[str]:
+        """Return the places of those who can work."""
+        return [place for place, one in self._members.items() if one.at in (_At.NOTHING, _At.A_BLOCK)]
 
     def end(self) -> None:
         """End all workers, whatever they are doing: what they write is whole or not there."""
@@ -170,6 +175,15 @@ class Crew:
                 )
             time.sleep(PAUSE)
 
+    def _for(self, member: _Member) -> Block | None:
+        """Take the first block that waits for this worker, or for anybody."""
+        others = [place for place in self.at_work() if place != member.worker.place.name]
+        for block in self._waiting:
+            if block.home not in others:
+                self._waiting.remove(block)
+                return block
+        return None
+
     def _give(self, member: _Member, block: Block) -> None:
         member.at, member.block = _At.A_BLOCK, block
         member.worker.ask("do", block, self._deaths[block.number] >= CAREFUL)
@@ -197,6 +211,7 @@ class Crew:
 
     def _heard(self, member: _Member, answer: Answer) -> Answer:
         member.at, member.block = _At.NOTHING, None
+        self._deaths.pop(answer.number, None)
         for text in answer.warned:
             if text not in self._warned:
                 self._warned.add(text)
@@ -233,14 +248,12 @@ class Crew:
         if block is not None:
             self._deaths[block.number] += 1
             if self._deaths[block.number] == MOST_TRIES:
-                first, last = block.dataset[0], block.dataset[len(block.dataset) - 1]
                 raise HeadstartError(
-                    f"{MOST_TRIES} workers died of the same {len(block.dataset)} pictures, {first.name} to "
-                    f"{last.name}, though each of them can be decoded.{self._because()}",
+                    f"{MOST_TRIES} workers died of {block}.{self._because()}",
                     "Where memory runs out, the system ends processes so: take fewer workers a machine, or larger "
                     "machines. What was computed is kept, and the same command goes on from there.",
                 )
-            self._again.append(block)
+            self._waiting.appendleft(block)
         else:
             self._lost[place] += 1
             left = [one for one in self.team.places() if self._lost[one.name] < MOST_BEGINS]
@@ -256,7 +269,7 @@ class Crew:
             self.progress(STAGE, *told)
 
     def _working(self) -> int:
-        return sum(one.at in (_At.NOTHING, _At.A_BLOCK) for one in self._members.values())
+        return len(self.at_work())
 
 
 @contextmanager

@@ -16,19 +16,20 @@ from typing import Self
 
 import numpy as np
 
-from headstart import storage
+from headstart import arrays, storage
+from headstart.data import manifest
 from headstart.encoding import kept_properties
 from headstart.encoding.cache import open_cache
 from headstart.encoding.encoder import Encoder
 from headstart.encoding.shelves import Shelves
 from headstart.errors import ConfigError
 from headstart.inspection import files
-from headstart.records import Dataset, Progress, silence
+from headstart.records import Dataset, Place, Progress, silence
 from headstart.scale import address as addresses
 from headstart.scale import crew as crews
 from headstart.scale.cluster import Cluster
 from headstart.scale.encoding import Encoding, Hashing
-from headstart.scale.hand import Block, recipe
+from headstart.scale.hand import Block, Job, Recipe, recipe
 from headstart.scale.shipped import Shipped
 
 LEAST, MOST = 32, 1024  # pictures of a block; a worker commits every 256 of them
@@ -60,6 +61,7 @@ class Filling:
             )
         self.cache = cache
         self._cluster: Cluster | None = None
+        self._standing: tuple[Job, crews.Crew] | None = None
         self._closing = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -68,6 +70,7 @@ class Filling:
 
     def __exit__(self, *_: object) -> None:
         """Leave the cluster."""
+        self._dismiss()
         self._closing.close()
 
     def __call__(
@@ -100,6 +103,17 @@ class Filling:
             with crews.gathered(cluster, job, recipe(encoders), progress) as crew:
                 return _computed(crew, dataset, digests, list(lacking.values()), len(cluster.places()), progress)
 
+    def crew(self, job: Job, recipe: Recipe, progress: Progress = silence) -> crews.Crew:
+        """Return workers that are told of a job: the same ones, until others are needed or the cluster is left.
+
+        Raises:
+            ConfigError: The cluster cannot be joined.
+            MissingExtraError: Ray is not installed.
+        """
+        if self._standing is None or self._standing[0] is not job:
+            self._standing = job, crews.Crew(self.opened(progress), job, recipe, progress)
+        return self._standing[1]
+
     def fingerprints(
         self, dataset: Dataset, progress: Progress = silence, *, cache: Path | None = None
     ) -> tuple[tuple[str, ...], dict[int, str]]:
@@ -110,30 +124,46 @@ class Filling:
         here = self.address is None or not self.address.place or len(dataset) < MANY
         if here or not all(isinstance(sample.path, Path) for sample in dataset):
             return files.fingerprints(dataset, progress, cache=cache)
-        digests: list[str] = [""] * len(dataset)
+        digests = manifest.recall(dataset, cache)
+        lacking = [row for row, digest in enumerate(digests) if not digest]
+        rows = [lacking[part] for part in arrays.parts(len(lacking), MOST)]
+        if not rows:
+            return tuple(digests), {}
         failures: dict[int, str] = {}
-        begins = range(0, len(dataset), MOST)
-        rows = [range(begin, min(begin + MOST, len(dataset))) for begin in begins]
-        blocks = (Block.of(number, dataset.select(part)) for number, part in enumerate(rows))
-        cluster, done = self.opened(progress), 0
+        versions: dict[int, list[Place | None]] = {}
+
+        def blocks() -> Iterator[Block]:
+            for number, part in enumerate(rows):
+                versions[number] = [manifest.version(dataset[row].path, settled=True) for row in part]
+                yield Block.of(number, dataset.select(part))
+
+        cluster, done, fresh = self.opened(progress), len(dataset) - len(lacking), dict[Place, str]()
         with crews.gathered(cluster, Hashing(), recipe(()), progress) as crew:
-            for answer in crew.work(blocks):
-                part = rows[answer.number]
-                found, failed = answer.value
-                digests[part.start : part.stop] = found
+            for answer in crew.work(blocks()):
+                part, (found, failed) = rows[answer.number], answer.value
+                for row, digest, place in zip(part, found, versions.pop(answer.number), strict=True):
+                    digests[row] = digest
+                    fresh |= {} if place is None else {place: digest}
                 failures |= {part[place]: reason for place, reason in failed.items()}
                 done += len(part)
                 progress("Reading", done, len(dataset))
+        manifest.note(fresh, cache)
         return tuple(digests), failures
 
     def opened(self, progress: Progress = silence, *, graphics: bool = False) -> Cluster:
-        """Return the cluster, which is opened when it is asked for first."""
+        """Return the cluster, whose processors nobody of ours has."""
+        self._dismiss()
         if self._cluster is None or self._cluster.graphics != graphics:
             assert self.address is not None  # noqa: S101  # asked by the callers
             self._closing.close()
             opening = crews.opened(self.address, progress, graphics=graphics)
             self._cluster = self._closing.enter_context(opening)
         return self._cluster
+
+    def _dismiss(self) -> None:
+        if self._standing is not None:
+            self._standing[1].end()
+            self._standing = None
 
 
 def _computed(

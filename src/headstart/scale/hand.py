@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol
 
 from headstart.data.images import DECODER
 from headstart.encoding import runtime
@@ -27,23 +27,34 @@ Recipe = Mapping[str, str]  # all that decides a result, by the words that a per
 
 
 class Block(NamedTuple):
-    """Pictures that are worked on together.
+    """What is worked on at once: mostly pictures.
 
     Attributes:
         number: By which its answer is known.
         dataset: The pictures; their paths are absolute, for they are read elsewhere.
         digests: SHA-256 of each, where that is known.
+        asked: What else is asked, where it is not about pictures.
+        home: The place whose worker has at hand what it takes: it has the block while it is there. Empty: none has.
     """
 
     number: int
-    dataset: Dataset
+    dataset: Dataset = Dataset(Path(), ())
     digests: tuple[str, ...] | None = None
+    asked: Any = None
+    home: str = ""
 
     @classmethod
     def of(cls, number: int, dataset: Dataset, digests: Sequence[str] | None = None) -> Block:
         """Return the block of these pictures."""
         samples = tuple(replace(one, path=path) if (path := _absolute(one.path)) else one for one in dataset)
         return cls(number, replace(dataset, samples=samples, findings=()), None if digests is None else tuple(digests))
+
+    def __str__(self) -> str:
+        """Say what it is, for who reads that workers died of it."""
+        if not len(self.dataset):
+            return "the same part of a fit"
+        first, last = self.dataset[0], self.dataset[len(self.dataset) - 1]
+        return f"the same {len(self.dataset)} pictures, {first.name} to {last.name}, though each of them can be decoded"
 
 
 class Done(NamedTuple):
@@ -72,16 +83,12 @@ class Answer:
     warned: tuple[str, ...]
 
 
-class Begun(Protocol):
+class Work(Protocol):
     """A job that was begun, with everything loaded that it needs."""
 
     @property
     def recipe(self) -> Recipe:
         """All that decides its results here; it must be the same everywhere."""
-
-
-class Work(Begun, Protocol):
-    """A job that is done block by block."""
 
     @property
     def preprocesses(self) -> Sequence[Preprocess]:
@@ -94,24 +101,8 @@ class Work(Begun, Protocol):
 class Job(Protocol):
     """What workers are told; it travels to each of them."""
 
-    def begin(self) -> Begun:
+    def begin(self) -> Work:
         """Load what it needs on this machine."""
-
-
-@dataclass(frozen=True)
-class Installed:
-    """A job that loads nothing: to say which versions of packages a machine has."""
-
-    packages: tuple[str, ...]
-
-    @property
-    def recipe(self) -> Recipe:
-        """See `Begun`."""
-        return recipe(()) | {f"the version of {name}": _version(name) for name in self.packages}
-
-    def begin(self) -> Self:
-        """Load nothing."""
-        return self
 
 
 class Station:
@@ -126,7 +117,7 @@ class Station:
             os.sched_setaffinity(0, cores)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # who began it hears of it too, and ends this one
-        self._work: Any  # what a job has begun
+        self._work: Work
 
     def ping(self) -> str:
         """Say that it is there, and where."""
@@ -135,11 +126,10 @@ class Station:
     def begin(self, job: Job) -> Recipe | HeadstartError:
         """Load a job, and say what decides its results here."""
         try:
-            begun = job.begin()
+            self._work = job.begin()
+            return self._work.recipe
         except HeadstartError as error:
             return error
-        self._work = begun
-        return begun.recipe
 
     def do(self, block: Block, careful: bool) -> Answer | HeadstartError:
         """Work on a block, and carefully where processes died of it: who kills is found out first."""
@@ -154,20 +144,6 @@ class Station:
         unseen = tuple(path for row in done.failed if row not in deadly and _is_unseen(path := paths[row]))
         told = dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, UserWarning))
         return Answer(block.number, done.value, deadly, unseen, tuple(told))
-
-    def hear(self, word: Any) -> Any:
-        """Pass a word on to a job that goes on by itself, and return what it says."""
-        try:
-            return self._work.hear(word)
-        except HeadstartError as error:
-            return error
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "none"
 
 
 def _absolute(place: Place) -> Place | None:

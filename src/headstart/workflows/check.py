@@ -35,12 +35,12 @@ def check(
         DataError: The data cannot be learned from.
         BackboneError: The backbone's weights cannot be had.
     """
-    filling = Filling(cluster, folder := caches.resolve(cache))
-    with filling:
+    with Filling(cluster, folder := caches.resolve(cache)) as filling:
         dataset = sources.dataset_of(data, cache=folder)
         begun = prepare.begin(dataset, config or TrainConfig(), cache=folder, progress=progress, filling=filling)
         prepared = prepare.encode(begun, cache=folder, progress=progress, filling=filling)
-    decided = grouping.decide(prepared.learner(), prepared.resemblance, prepared.plan.split, progress=progress)
+        learner = prepared.learner(filling=filling)
+        decided = grouping.decide(learner, prepared.resemblance, prepared.plan.split, progress=progress)
     given = splits.is_given(prepared.features.dataset)
     told = leakage.findings(LeakageReport(decided.gap, decided.same_object, given))
     return (*prepared.findings, *decided.findings, *told)

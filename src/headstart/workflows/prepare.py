@@ -30,6 +30,7 @@ from headstart.learning.clock import Limits
 from headstart.learning.elsewhere import Elsewhere
 from headstart.learning.learner import Learner
 from headstart.learning.prior import LabelRows
+from headstart.learning.spread import Spread
 from headstart.learning.tuner import Tuning
 from headstart.plans import Plan, refuse_contradictions, watches_validation
 from headstart.records import ClassNames, Dataset, Finding, LabelledFeatures, Progress, found, silence
@@ -107,7 +108,7 @@ class Prepared:
             cache: The folder of the cache, where epochs keep their state; None: they keep none.
             progress: Hears of every fit.
             limits: When the training of networks must end.
-            filling: Whose cluster trains networks; None, or one without a cluster: this process does.
+            filling: Whose cluster trains networks, and computes for linear heads of many pictures; None: nobody's.
         """
         plan, head = self.plan, self.plan.head
         rows = LabelRows(self.backbone.labels, self.backbone.rows, self.backbone.offsets)
@@ -123,6 +124,7 @@ class Prepared:
             checkpoints=cache and cache / FITS,
             progress=progress,
             tuning=None if head.finetune == "none" else tuning,
+            spread=None if filling is None or filling.address is None else Spread(filling, progress),
         )
 
 

@@ -142,8 +142,8 @@ def train(
         previous: What a previous run on some of these pictures left, from `read_previous`: they stay learned or
             measured as they were, and the result says what changed on them.
         learning_curve: Whether to measure how the accuracy grows with the pictures, and where that leads.
-        cluster: Whose workers encode and train networks: "auto", "HOST:PORT" or "local:N"; None: this process does.
-            The result is the same, that of trained networks up to rounding.
+        cluster: Whose workers encode, train networks, and compute for heads of many pictures: "auto", "HOST:PORT" or
+            "local:N"; None: this process does. The result is the same, that of trained networks up to rounding.
 
     Raises:
         DataError: The data cannot be learned from.
@@ -152,9 +152,8 @@ def train(
         StorageError: The cache cannot be written.
     """
     started, folder = time.monotonic(), caches.resolve(cache)
-    filling = Filling(cluster, folder)
     asked = resume.heeded(previous, config or TrainConfig())
-    with filling:
+    with Filling(cluster, folder) as filling:
         dataset = sources.dataset_of(data, cache=folder)
         begun = prepare.begin(dataset, asked, cache=folder, progress=progress, filling=filling)
         arrived = resume.arrivals(previous, begun.inspection.dataset, begun.inspection.digests)
@@ -176,32 +175,34 @@ def train(
         saved, rows = _refit(learner, last, plan)
         if len(rounds) == 1 and saved.tuned is not None and plan.finetune.watch == "training":
             rounds = [last := _whole(learner, last, saved, rows)]
-    predictions = _predict(rounds, last, grouped.groups)
-    leaked = leakage.report(learner, rounds[0].fitted, rounds[0].split, grouped, prepared.resemblance, plan)
-    curve, unmeasured = _curve(learner, rounds[0], grouped, progress) if learning_curve else (None, [])
-    changes = resume.changes(previous, features, predictions)
-    told = provenance.describe(last.split, last.fitted, None if saved is last.fitted else rows, prepared, len(rounds))
-    evaluations = {name: measure.measure(one, plan.seed) for name, one in predictions.items()}
-    found = [*prepared.findings, *arrived, *grouped.findings, *last.findings(grouped.groups)]
-    classifier = _classifier(prepared, saved, rules.carried(last.rules, saved, rows, plan.seed), told)
-    return TrainingResult(
-        classifier,
-        evaluations,
-        predictions,
-        (*found, *leakage.findings(leaked), *_measured(evaluations), *comparison.findings(changes), *unmeasured),
-        rounds[0].fitted.history,
-        plan,
-        last.split,
-        leaked,
-        features.dataset,
-        features.digests,
-        curve,
-        changes,
-        _expected(learner, rounds, last, rows, grouped.groups, plan),
-        _shown(rounds, last, predictions, prepared),
-        speed.measure(classifier, features.dataset) if prepared.encoded else None,
-        time.monotonic() - started,
-    )
+        predictions = _predict(rounds, last, grouped.groups)
+        leaked = leakage.report(learner, rounds[0].fitted, rounds[0].split, grouped, prepared.resemblance, plan)
+        curve, unmeasured = _curve(learner, rounds[0], grouped, progress) if learning_curve else (None, [])
+        changes = resume.changes(previous, features, predictions)
+        told = provenance.describe(
+            last.split, last.fitted, None if saved is last.fitted else rows, prepared, len(rounds)
+        )
+        evaluations = {name: measure.measure(one, plan.seed) for name, one in predictions.items()}
+        found = [*prepared.findings, *arrived, *grouped.findings, *last.findings(grouped.groups)]
+        classifier = _classifier(prepared, saved, rules.carried(last.rules, saved, rows, plan.seed), told)
+        return TrainingResult(
+            classifier,
+            evaluations,
+            predictions,
+            (*found, *leakage.findings(leaked), *_measured(evaluations), *comparison.findings(changes), *unmeasured),
+            rounds[0].fitted.history,
+            plan,
+            last.split,
+            leaked,
+            features.dataset,
+            features.digests,
+            curve,
+            changes,
+            _expected(learner, rounds, last, rows, grouped.groups, plan),
+            _shown(rounds, last, predictions, prepared),
+            speed.measure(classifier, features.dataset) if prepared.encoded else None,
+            time.monotonic() - started,
+        )
 
 
 def _fit(

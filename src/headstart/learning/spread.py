@@ -1,0 +1,205 @@
+"""Problems of many rows → the same, whose sums and folds the workers of a cluster compute.
+
+The rows lie once in a folder that all machines see, where each worker maps them and reads the stretches that it is
+asked about, mostly the same ones. What travels are weights, there, and losses and gradients, back. They are summed in
+the order of the stretches, so that it does not matter who took which.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import warnings
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart import storage
+from headstart.encoding.cache import open_cache
+from headstart.errors import ConfigError, MissingExtraError, StorageError
+from headstart.records import Floats, Preprocess, Progress
+from headstart.scale import hand
+from headstart.scale.filling import Filling
+from headstart.scale.hand import Block, Done, Recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from headstart.learning.problem import Problem, Sums, Turn
+
+FEW = 20_000  # rows that are sooner fitted here
+FOLDER = ".fit."  # what the folders of problems are called in the cache
+
+
+class Asked(NamedTuple):
+    """What a worker is asked of a problem.
+
+    Attributes:
+        folder: Where the problem lies; None: nothing is asked but to be there.
+        turn: To fit; None: sums.
+        stretch: Over which sums are taken.
+        weights: (D + 1, K) float32, for sums.
+        leave_out: A fold, for sums.
+    """
+
+    folder: Path | None = None
+    turn: Turn | None = None
+    stretch: slice = slice(0, 0)
+    weights: NDArray[np.float32] | None = None
+    leave_out: int | None = None
+
+
+class Fitting:
+    """The job of a worker that computes for problems; its own work: a problem is opened when it is asked about."""
+
+    def __init__(self) -> None:
+        """Have no problem open."""
+        self.folder: Path | None = None
+
+    def begin(self) -> Self:
+        """See that there is what it computes with.
+
+        Raises:
+            MissingExtraError: PyTorch or scipy is not installed.
+        """
+        try:
+            from headstart.learning import problem  # noqa: F401
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("To fit heads on the machines of a cluster", "train", str(error.name)) from error
+        return self
+
+    @property
+    def recipe(self) -> Recipe:
+        """See `Work`."""
+        return recipe()
+
+    @property
+    def preprocesses(self) -> Sequence[Preprocess]:
+        """See `Work`."""
+        return ()
+
+    def do(self, block: Block, deadly: Mapping[int, str]) -> Done:
+        """Return what is asked.
+
+        Raises:
+            StorageError: The problem is not there.
+        """
+        import torch
+
+        asked: Asked = block.asked
+        if asked.folder is None:
+            return Done(None)
+        problem = self._opened(asked.folder)
+        if asked.turn is not None:
+            return Done(problem.turn(asked.turn))
+        loss, gradient, total = problem.sums(asked.stretch, torch.tensor(asked.weights), asked.leave_out)
+        return Done((loss, gradient.numpy(), total))
+
+    def _opened(self, folder: Path) -> Problem:
+        from headstart.learning.problem import Problem
+
+        if self.folder != folder:
+            try:
+                self.problem, self.folder = Problem.read(folder), folder
+            except OSError as error:
+                raise StorageError(
+                    f"A machine of the cluster cannot read {folder}: {error.strerror or error}.",
+                    "Name a folder that all machines have under the same path with HEADSTART_CACHE.",
+                ) from error
+        return self.problem
+
+
+class Spread:
+    """Has the cluster of a filling compute for the problems that it is shown."""
+
+    def __init__(self, filling: Filling, progress: Progress) -> None:
+        """Ask for nobody yet."""
+        self._filling, self._progress, self._job = filling, progress, Fitting()
+        self._there: bool | None = None  # not known yet
+
+    @property
+    def cache(self) -> Path:
+        """The folder that all machines see."""
+        assert self._filling.cache is not None  # noqa: S101  # a filling with a cluster has one
+        return self._filling.cache
+
+    def __call__(self, problem: Problem) -> Problem:
+        """Return the problem for which workers compute, where it has many rows; they begin when it is fitted."""
+        return problem if len(problem.order) <= FEW else replace(problem, elsewhere=Shown(problem, self))
+
+    @property
+    def there(self) -> bool:
+        """Whether workers can compute.
+
+        Warns:
+            UserWarning: They cannot, for want of what they would compute with; once.
+        """
+        if self._there is None:
+            try:
+                list(self.said([Asked()]))
+                self._there = True
+            except (ConfigError, MissingExtraError) as error:
+                warnings.warn(f"Heads are fitted on this machine alone. {error}", stacklevel=2)
+                self._there = False
+        return self._there
+
+    def said(self, asked: Sequence[Asked]) -> Iterator[Any]:
+        """Yield what workers say to each, in order."""
+        crew = self._filling.crew(self._job, recipe(), self._progress)
+        places = crew.at_work()
+        share = len(places) / len(asked)
+        homes = [places[int(number * share)] if places else "" for number in range(len(asked))]
+        blocks = (Block(number, asked=one, home=homes[number]) for number, one in enumerate(asked))
+        return (answer.value for answer in crew.work(blocks, in_order=True))
+
+
+class Shown:
+    """A problem that workers see; see `Elsewhere`."""
+
+    def __init__(self, problem: Problem, spread: Spread) -> None:
+        """Show it when something is asked."""
+        self._problem, self._spread = problem, spread
+
+    @cached_property
+    def _folder(self) -> Path:
+        """The folder in the cache where the problem lies, for as long as anybody may ask."""
+        cache = open_cache(self._spread.cache)
+        storage.remove_stale(cache, f"{FOLDER}*")
+        folder = Path(tempfile.mkdtemp(prefix=FOLDER, dir=cache.resolve()))
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self._problem.write(folder)
+        return folder
+
+    def sums(self, weights: Tensor, leave_out: int | None) -> Iterator[Sums]:
+        """See `Elsewhere`."""
+        import torch
+
+        from headstart.learning.problem import Sums
+
+        problem = self._problem
+        if not self._spread.there:
+            yield from (problem.sums(one, weights, leave_out) for one in problem.stretches)
+            return
+        given = weights.numpy()
+        asked = [Asked(self._folder, None, stretch, given, leave_out) for stretch in problem.stretches]
+        for loss, gradient, total in self._spread.said(asked):
+            yield Sums(loss, torch.tensor(gradient), total)  # a copy: what travelled cannot be written to
+
+    def turns(self, asked: Sequence[Turn]) -> Iterator[tuple[NDArray[np.float64], Floats]]:
+        """See `Elsewhere`."""
+        if not self._spread.there:
+            return map(self._problem.turn, asked)
+        said = self._spread.said([Asked(self._folder, one) for one in asked])
+        return ((weights.copy(), logits.copy()) for weights, logits in said)
+
+
+def recipe() -> dict[str, str]:
+    """Return what decides the sums in this process, besides the rows."""
+    return hand.recipe(()) | {f"the version of {name}": version(name) for name in ("torch", "scipy")}

@@ -1,0 +1,120 @@
+"""Files of this machine that were read once: known unread, until they are changed in whatever way."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import draw_folders
+
+from headstart.data import images, manifest, sources
+from headstart.inspection import files
+from headstart.records import Dataset
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="elsewhere nothing tells that an entry was changed")
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    return sources.read(draw_folders(tmp_path / "photos", each=2))
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are read."""
+    fetch, seen = images.fetch, []
+
+    def counted(path: Path) -> object:
+        seen.append(path.name)
+        return fetch(path)
+
+    monkeypatch.setattr(images, "fetch", counted)
+    return seen
+
+
+def replaced(path: Path) -> None:
+    """Put another file of the same size and time in its place, as unpacking an archive does."""
+    state, other = path.stat(), path.with_name("other")
+    other.write_bytes(path.read_bytes()[:-1] + b"\0")
+    os.utime(other, ns=(state.st_atime_ns, state.st_mtime_ns))
+    other.rename(path)
+
+
+def overwritten(path: Path) -> None:
+    """Change it where it is, and turn its time back."""
+    state = path.stat()
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\0")
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+def appended(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"\0")
+
+
+def test_a_file_that_is_as_it_was_is_not_read_again(
+    dataset: Dataset, tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(manifest, "SETTLED", 0)
+    first = files.fingerprints(dataset, cache=tmp_path / "cache")
+    assert len(reads) == len(dataset)
+    reads.clear()
+    assert files.fingerprints(dataset, cache=tmp_path / "cache") == first
+    assert reads == []
+    assert files.fingerprints(dataset) == first
+    assert len(reads) == len(dataset)
+
+
+@pytest.mark.parametrize("change", [replaced, overwritten, appended])
+def test_a_file_that_was_changed_is_read(
+    dataset: Dataset, tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None]
+):
+    monkeypatch.setattr(manifest, "SETTLED", 0)
+    before, _ = files.fingerprints(dataset, cache=tmp_path / "cache")
+    reads.clear()
+    time.sleep(0.02)  # the clock of a file system goes in steps
+    change(dataset[0].path)
+    after, _ = files.fingerprints(dataset, cache=tmp_path / "cache")
+    assert reads == [dataset[0].path.name]
+    assert after[0] != before[0]
+    assert after[0] == images.digest(dataset[0].path.read_bytes())
+    assert after[1:] == before[1:]
+
+
+def test_a_file_that_was_written_just_now_is_not_trusted(dataset: Dataset, tmp_path: Path, reads: list[str]):
+    files.fingerprints(dataset, cache=tmp_path / "cache")
+    reads.clear()
+    files.fingerprints(dataset, cache=tmp_path / "cache")
+    assert len(reads) == len(dataset)
+
+
+def test_what_turned_out_to_be_something_else_is_forgotten(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(manifest, "SETTLED", 0)
+    files.fingerprints(dataset, cache=tmp_path / "cache")
+    manifest.forget([dataset[0].path], tmp_path / "cache")
+    assert [bool(one) for one in manifest.recall(dataset, tmp_path / "cache")] == [False] + [True] * (len(dataset) - 1)
+
+
+def test_members_of_a_tar_are_known_until_it_is_another_one(
+    dataset: Dataset, tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(manifest, "SETTLED", 0)
+    tar = tmp_path / "photos.tar"
+    with tarfile.open(tar, "w") as file:
+        file.add(dataset.root, "photos")
+    before = files.fingerprints(sources.read(tar), cache=tmp_path / "cache")
+    reads.clear()
+    assert files.fingerprints(sources.read(tar), cache=tmp_path / "cache") == before
+    assert reads == []
+    time.sleep(0.02)
+    overwritten(tar)
+    assert files.fingerprints(sources.read(tar), cache=tmp_path / "cache") == before
+    assert len(reads) == len(dataset)
