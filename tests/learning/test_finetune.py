@@ -24,10 +24,10 @@ from headstart.errors import DataError
 from headstart.learning import finetune, rates, rules
 from headstart.learning.augment import Augmentation
 from headstart.learning.clock import TIMED, WARMING, Clock, Limits
-from headstart.learning.finetune import Rows, Task
 from headstart.learning.learner import Fitted
 from headstart.learning.linear import LogisticLearner
 from headstart.learning.prior import LabelRows
+from headstart.learning.task import Rows, Task
 from headstart.learning.tuner import FineTuneLearner, Tuning
 from headstart.model.classifier import Classifier
 from headstart.plans import EncoderPlan, FineTunePlan, resolve_head

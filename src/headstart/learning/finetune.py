@@ -3,6 +3,10 @@
 At step 0 the network says what the frozen one says with its head. What is kept is the mean of the weights over the
 last steps (Polyak and Juditsky 1992), of the epoch with the smallest watched loss; the statistics of batch
 normalisation stay those of the pre-training. Whether any of it is better than the frozen network, `proof` says.
+
+Several processes that are a group of PyTorch, and are asked the same, go through it side by side: each reads its share
+of every batch, gradients are added up, and the result is that of one process up to rounding. The first one decides
+when to end, keeps the state and is listened to.
 """
 
 from __future__ import annotations
@@ -12,9 +16,8 @@ import math
 import time
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import asdict, astuple, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,90 +29,22 @@ from headstart.encoding import reading, stages
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.ondemand import no_longer
 from headstart.learning import modules, proof, rates
-from headstart.learning.augment import Augmentation
 from headstart.learning.checkpoint import Checkpoint
-from headstart.learning.clock import Clock, Ended, Limits
+from headstart.learning.clock import Clock
 from headstart.learning.heads import Head, Listener, Step, ignore
 from headstart.learning.modules import loss_and_accuracy
 from headstart.learning.sgd import class_weights
-from headstart.plans import FineTunePlan
-from headstart.records import Floats, Integers, Progress, silence
+from headstart.learning.task import Rows, Task, Tuned
+from headstart.learning.together import Together
+from headstart.records import Floats, Integers
 
 SHARE = 0.6  # of the trained network's logits in a mean with others; smoothed labels make them smaller
 CLIPPED = 1.0  # the largest norm of a gradient
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
-    """What is trained, on what, and how.
-
-    Attributes:
-        augmentation: How the pictures are read, and which they are.
-        backbone: Where the weights start; it is left as it is.
-        plan: Rates and epochs.
-        device: Where it is computed.
-        balanced: Whether each class counts as much as any other.
-        checkpoints: Where its state is kept after each epoch; None: nowhere.
-        limits: When to end.
-        progress: Hears of every step.
-    """
-
-    augmentation: Augmentation
-    backbone: Backbone
-    plan: FineTunePlan
-    device: str = "cpu"
-    balanced: bool = False
-    checkpoints: Path | None = None
-    limits: Limits = field(default_factory=Limits)
-    progress: Progress = silence
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Which rows are for what, and for how long.
-
-    Attributes:
-        learned: Learned from.
-        watched: Their loss stops the epochs; without any, all epochs run.
-        epochs: Over which the learning rate falls.
-        beside: (W, K) logits of the watched rows that are averaged with the network's own; None: it answers alone.
-        until: The epoch after which to end; None: the last.
-        follows: How many epochs of the same length follow for each of these, in a fit on more rows that must end by
-            the deadline too.
-    """
-
-    learned: Integers
-    watched: Integers
-    epochs: int
-    beside: Floats | None = None
-    until: int | None = None
-    follows: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Tuned:
-    """What a fine-tuning gives.
-
-    Attributes:
-        backbone: With the weights of the best epoch; without watched rows, of the last.
-        head: Of the same epoch.
-        best: Its number; 0 is where it started.
-        epochs: Over which the learning rate fell; fewer than planned where time was short.
-        history: One step an epoch, 0 first.
-        logits: (W, K) of the watched rows after each, averaged with those beside.
-        ended: Why it ended before its time; empty: it did not.
-    """
-
-    backbone: Backbone
-    head: Head
-    best: int
-    epochs: int
-    history: tuple[Step, ...]
-    logits: tuple[Floats, ...]
-    ended: Ended
-
-
-def fit(task: Task, head: Head, rows: Rows, *, listen: Listener = ignore) -> Tuned:
+def fit(
+    task: Task, head: Head, rows: Rows, *, listen: Listener = ignore, start: tuple[float, float] | None = None
+) -> Tuned:
     """Train a network with its head.
 
     Args:
@@ -117,17 +52,19 @@ def fit(task: Task, head: Head, rows: Rows, *, listen: Listener = ignore) -> Tun
         head: Linear, fitted to the features of the backbone; it is left as it is.
         rows: Which.
         listen: Hears each epoch's figures; of a fit that goes on, those of the earlier epochs once more.
+        start: What `began` says, for whoever has no features; None: they are asked.
 
     Raises:
         DataError: A picture can no longer be used, or has changed since it was first read.
         StorageError: The state cannot be kept.
     """
-    run, checkpoint = _Run(task, head, rows), _checkpoint(task, head, rows)
-    kept = checkpoint.load()
+    run = _Run(task, head, rows)
+    checkpoint = _checkpoint(task if run.together.is_first else replace(task, checkpoints=None), head, rows)
+    kept = run.together.handed(checkpoint.load())
     if kept is not None:
         run.restore(*kept)
     else:
-        run.begin()
+        run.begin(*(start or began(task, head, rows)))
     for step in run.history:
         listen(step)
     while run.goes_on():
@@ -138,6 +75,13 @@ def fit(task: Task, head: Head, rows: Rows, *, listen: Listener = ignore) -> Tun
     if run.clock.ended != "stop":  # who stopped it may want it to go on another time
         checkpoint.remove()
     return run.result()
+
+
+def began(task: Task, head: Head, rows: Rows) -> tuple[float, float]:
+    """Return loss and accuracy of the head on the rows that will be learned from."""
+    known = task.augmentation.features
+    scores = head.logits(known.values[rows.learned, 0])
+    return loss_and_accuracy(torch.from_numpy(scores), torch.from_numpy(known.targets[rows.learned]))
 
 
 def _checkpoint(task: Task, head: Head, rows: Rows) -> Checkpoint:
@@ -177,6 +121,7 @@ class _Run:
 
     def __init__(self, task: Task, head: Head, rows: Rows) -> None:
         self.task, self.rows, self.features = task, rows, task.augmentation.features
+        self.together = Together()
         self.epochs = rows.epochs
         self.per_epoch = -(-len(rows.learned) // task.plan.batch)
         self.clock = Clock(
@@ -208,12 +153,9 @@ class _Run:
         self.logits: list[Floats] = []
         self.best_epoch, self.best_loss, self.best = 0, math.inf, self._averaged()
 
-    def begin(self) -> None:
-        """Measure where it starts."""
-        learned = self.rows.learned
-        weights = (weight.detach().cpu() for weight in self.model.head.parameters())
-        scores = nn.functional.linear(torch.from_numpy(self.features.values[learned, 0]), *weights)
-        self._measure(0, *loss_and_accuracy(scores, torch.from_numpy(self.features.targets[learned])), 0.0)
+    def begin(self, loss: float, accuracy: float) -> None:
+        """Measure where it starts, of which loss and accuracy on what is learned from are known."""
+        self._measure(0, loss, accuracy, 0.0)
 
     def goes_on(self) -> bool:
         """Return whether another epoch is to be begun."""
@@ -223,6 +165,7 @@ class _Run:
         if len(self.rows.watched) and done - self.best_epoch >= self.task.plan.patience:
             return False
         self.clock.before(done + 1)
+        self._agree()
         return not self.clock.ended
 
     def epoch(self) -> bool:
@@ -230,21 +173,26 @@ class _Run:
         begun, number = time.monotonic(), len(self.history)
         planning = not self.rows.until
         order = np.random.default_rng([self.task.augmentation.seed, number]).permutation(self.rows.learned)
-        losses, right = 0.0, 0
+        seen = torch.zeros(2, dtype=torch.float64)  # losses, and how many were right
         self._set_training()
         with closing(self._batches(order, number)) as batches:
-            for place, (rows, pictures) in enumerate(batches):
-                scores, targets = self._step((number - 1) * self.per_epoch + place, rows, pictures, number)
-                losses += float(nn.functional.cross_entropy(scores, targets, reduction="sum"))
-                right += int((scores.argmax(dim=1) == targets).sum())
-                self.clock.tick((number - 1) * self.per_epoch + place + 1, planning=planning)
+            for place, (batch, own, pictures) in enumerate(batches):
+                step = (number - 1) * self.per_epoch + place
+                scores, targets = self._step(step, order[batch], order[own], pictures, number)
+                seen[0] += float(nn.functional.cross_entropy(scores, targets, reduction="sum"))
+                seen[1] += int((scores.argmax(dim=1) == targets).sum())
+                self.clock.tick(step + 1, planning=planning)
+                self._agree()
                 if self.clock.ended:
                     return False
+        self.together.add_up(seen)
+        losses, right = seen.tolist()
         if not math.isfinite(losses):
             self.clock.ended = "diverged"
             return False
         self._measure(number, losses / len(order), right / len(order), begun)
         self.clock.after(number, time.monotonic() - begun, planning=planning)
+        self._agree()
         self.epochs = self.clock.epochs if planning else self.epochs
         return True
 
@@ -299,25 +247,43 @@ class _Run:
         self.best_epoch, self.best_loss = told["best"]
         self.epochs, self.clock.epochs = told["epochs"]
 
-    def _step(self, number: int, rows: list[int], pictures: list[Tensor], epoch: int) -> tuple[Tensor, Tensor]:
-        """Take one step, and return what was said of its pictures, and their classes."""
+    def _agree(self) -> None:
+        """Have all processes end when the first one does."""
+        self.clock.ended, self.clock.epochs = self.together.told([self.clock.ended, self.clock.epochs])
+
+    def _step(
+        self, number: int, batch: Integers, own: Integers, pictures: list[Tensor], epoch: int
+    ) -> tuple[Tensor, Tensor]:
+        """Take one step on a batch, and return what was said of those of its rows that this process has, and their
+        classes.
+        """
         plan, seen = self.task.plan, self.task.augmentation
         pace = rates.pace(number, self.per_epoch, self.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = group["highest"] * pace
-        targets = torch.from_numpy(self.features.targets[rows]).to(self.task.device)
-        scores = self._scores(self.model, [seen.light(batch, rows, epoch) for batch in pictures])
-        smoothing = plan.label_smoothing
-        loss = nn.functional.cross_entropy(scores, targets, weight=self.weights, label_smoothing=smoothing)
+        targets = torch.from_numpy(self.features.targets[own]).to(self.task.device)
+        scores = self._scores(self.model, [seen.light(one, own.tolist(), epoch) for one in pictures])
+        how: dict[str, Any] = {"weight": self.weights, "label_smoothing": plan.label_smoothing, "reduction": "sum"}
+        # the mean over the whole batch, of which the other processes have the rest of the sum
+        loss = nn.functional.cross_entropy(scores, targets, **how) / self._weight(batch)
         self.optimizer.zero_grad()
-        torch.autograd.backward(loss)
+        if len(own):
+            torch.autograd.backward(loss)
+        self.together.add_gradients(self.model.parameters())
         nn.utils.clip_grad_norm_(self.model.parameters(), CLIPPED)
         self.optimizer.step()
         self.average.update_parameters(self.model)
         return scores.detach(), targets
 
+    def _weight(self, batch: Integers) -> float:
+        """Return what the rows of a batch weigh together."""
+        targets = torch.from_numpy(self.features.targets[batch])
+        return len(batch) if self.weights is None else float(self.weights[targets.to(self.task.device)].sum())
+
     def _scores(self, model: nn.Module, pictures: list[Tensor]) -> Tensor:
-        """Return (B, K) float32 logits of pictures, for each network (B, 3, S, S) uint8."""
+        """Return (B, K) float32 logits of pictures, for each network (B, 3, S, S) uint8; without any, of none."""
+        if not pictures:
+            return torch.empty(0, len(self.features.classes), device=self.task.device)
         values = [
             ((batch.float() - mean) / std).contiguous(memory_format=torch.channels_last)
             for batch, (mean, std) in zip(pictures, self.scales, strict=True)
@@ -327,19 +293,27 @@ class _Run:
             scores: Tensor = model(values)
         return scores.float()
 
-    def _batches(self, rows: Integers, epoch: int | None) -> Generator[tuple[list[int], list[Tensor]]]:
-        """Yield rows and their pictures, for each network (B, 3, S, S) uint8 on the device, read ahead by threads."""
-        seen, networks = self.task.augmentation, len(self.task.backbone.networks)
-        wanted = ([row] for row in rows.tolist())
+    def _batches(self, rows: Integers, epoch: int | None) -> Generator[tuple[slice, slice, list[Tensor]]]:
+        """Yield which of the rows are a batch, which of those are this process's, and pictures of the latter.
+
+        The pictures are for each network (B, 3, S, S) uint8 on the device, read ahead by threads; none where it has no
+        row of the batch.
+        """
+        seen, size = self.task.augmentation, self.task.plan.batch
+        parts = [slice(begin, min(begin + size, len(rows))) for begin in range(0, len(rows), size)]
+        shares = [self.together.share(part.start, part.stop) for part in parts]
+        wanted = ([row] for own in shares for row in rows[own].tolist())
+        networks = len(self.task.backbone.networks)
         with closing(reading.ahead(lambda row: seen.load(row, epoch), wanted, networks)) as source:
-            while batch := list(islice(source, self.task.plan.batch)):
+            for part, own in zip(parts, shares, strict=True):
+                batch = list(islice(source, len(rows[own])))
                 if lost := [self.features.dataset[row].name for (row,), one in batch if one.problem]:
                     raise no_longer(lost)
                 pictures = [
                     torch.from_numpy(np.stack([one.pixels[network] for _, one in batch])).permute(0, 3, 1, 2)
-                    for network in range(networks)
+                    for network in range(networks if batch else 0)
                 ]
-                yield [row for (row,), _ in batch], [one.to(self.task.device, non_blocking=True) for one in pictures]
+                yield part, own, [one.to(self.task.device, non_blocking=True) for one in pictures]
 
     def _measure(self, number: int, loss: float, accuracy: float, begun: float) -> None:
         """Note how an epoch went, and keep its weights if they are the best."""
@@ -347,6 +321,7 @@ class _Run:
         if len(self.rows.watched):
             self.logits.append(self._watched())
             watched = proof.watched_loss(self.logits[-1], self.features.targets[self.rows.watched])
+            watched = self.together.told(watched)  # other processors may round it otherwise
         else:
             self.logits.append(np.empty((0, len(self.features.classes)), dtype=np.float32))
         if not len(self.rows.watched) or watched < self.best_loss:
@@ -360,9 +335,12 @@ class _Run:
     def _watched(self) -> Floats:
         """Return (W, K) what is said of the watched rows, by the averaged weights."""
         model = self.average.module.eval()
+        scores = torch.zeros(len(self.rows.watched), len(self.features.classes))
         with closing(self._batches(self.rows.watched, None)) as batches:
-            scores = [self._scores(model, pictures).cpu() for _, pictures in batches]
-        logits: Floats = torch.cat(scores).numpy()
+            for _, own, pictures in batches:
+                scores[own] = self._scores(model, pictures).cpu()
+        self.together.add_up(scores)
+        logits: Floats = scores.numpy()
         if self.rows.beside is not None:
             logits = np.float32(SHARE) * logits + np.float32(1 - SHARE) * self.rows.beside
         return logits

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -24,12 +24,12 @@ from headstart.encoding.ondemand import OnDemand
 from headstart.learning import calibration, finetune, heads, proof, sgd
 from headstart.learning.augment import Augmentation
 from headstart.learning.clock import Limits
-from headstart.learning.finetune import Rows, Task, Tuned
-from headstart.learning.heads import Listener, ignore
+from headstart.learning.heads import Head, Listener, ignore
 from headstart.learning.learner import NOBODY, Fitted, InTurn, OutOfFold
 from headstart.learning.linear import LogisticLearner
 from headstart.learning.prior import LabelRows
 from headstart.learning.proof import Proof
+from headstart.learning.task import Rows, Task, Tuned
 from headstart.plans import EncoderPlan, FineTunePlan
 from headstart.records import Finding, Floats, Integers, LabelledFeatures, found
 
@@ -44,6 +44,13 @@ _ENDED = {
 }
 
 
+class Fit(Protocol):
+    """Who trains networks: `finetune.fit`, or somebody who has others do it."""
+
+    def __call__(self, task: Task, head: Head, rows: Rows, *, listen: Listener = ignore) -> Tuned:
+        """Return what `finetune.fit` does."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tuning:
     """What is trained, and how.
@@ -54,6 +61,7 @@ class Tuning:
         plan: Rates and epochs.
         views: Of each picture, whose mean features predictions are made of.
         limits: When to end.
+        elsewhere: Who trains; None: this process.
     """
 
     backbone: Backbone
@@ -61,6 +69,7 @@ class Tuning:
     plan: FineTunePlan
     views: tuple[str, ...] = ("original",)
     limits: Limits = field(default_factory=Limits)
+    elsewhere: Fit | None = None
 
     def shared_by(self, fits: int) -> Tuning:
         """Return the same, with the time that is left for the first of so many fits."""
@@ -132,7 +141,7 @@ class FineTuneLearner:
             return self.linear.refit(rows, best, share=share, views=views, begin=begin)
         start, begun = self._heads(rows, best, share)
         until = Rows(rows, NOBODY, begin.tuned.of, until=begin.tuned.epochs)
-        tuned = finetune.fit(self._task(), begun.head, until)
+        tuned = (self.tuning.elsewhere or finetune.fit)(self._task(), begun.head, until)
         return begin if tuned.ended else self._together(start, tuned)
 
     def out_of_fold(self, rows: Integers, fold: Integers, *, tolerance: float | None = None) -> OutOfFold:
@@ -180,7 +189,7 @@ class FineTuneLearner:
         start, begin = self._heads(learned, frozen.best)
         beside = start.logits(watched)
         rows = Rows(learned, watched, self.tuning.plan.epochs, beside, follows=follows / max(1, len(learned)))
-        tuned = finetune.fit(self._task(), begin.head, rows, listen=listen)
+        tuned = (self.tuning.elsewhere or finetune.fit)(self._task(), begin.head, rows, listen=listen)
         compared = proof.prove(beside, tuned.logits, self.features.targets[watched], groups[watched], self.seed)
         return self._better(frozen, start, tuned, watched, compared)
 

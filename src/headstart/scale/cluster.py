@@ -48,6 +48,7 @@ class Place:
         processors: How many Ray counts for it.
         cores: Which it takes of the machine; empty: all.
         graphics: How many graphics processors it takes.
+        address: Where other workers reach it.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Place:
     processors: int
     cores: tuple[int, ...] = ()
     graphics: int = 0
+    address: str = LOOPBACK
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,9 @@ class Cluster:
             count = int(has.get("GPU", 0)) if self.graphics else int(has.get("CPU", 0) >= 1)
             for number in range(count):
                 processors = 1 if self._shared else max(1, int(has["CPU"] / count))
-                found.append(Place(f"{node}.{number}", node, processors, graphics=int(self.graphics)))
+                address = one["NodeManagerAddress"]
+                graphics = int(self.graphics)
+                found.append(Place(f"{node}.{number}", node, processors, graphics=graphics, address=address))
         return found
 
     def hire(self, place: Place) -> Worker:

@@ -97,7 +97,7 @@ class Filling:
         lacking = _lacking(digests, encoders, views, cache, with_properties=with_properties)
         if not lacking:
             return {}
-        cluster = self._open(progress, graphics=encoders[0].plan.device == "cuda")
+        cluster = self.opened(progress, graphics=encoders[0].plan.device == "cuda")
         with _marked(cache) as mark:
             networks = tuple(Shipped.of(one, cache) for one in encoders)
             job = Encoding(networks, encoders[0].plan, tuple(views), with_properties, cache.resolve(), mark)
@@ -112,7 +112,7 @@ class Filling:
             MissingExtraError: Ray is not installed.
         """
         if self._standing is None or self._standing[0] is not job:
-            self._standing = job, crews.Crew(self._open(progress), job, recipe, progress)
+            self._standing = job, crews.Crew(self.opened(progress), job, recipe, progress)
         return self._standing[1]
 
     def fingerprints(
@@ -138,7 +138,7 @@ class Filling:
                 versions[number] = [manifest.version(dataset[row].path, settled=True) for row in part]
                 yield Block.of(number, dataset.select(part))
 
-        cluster, done, fresh = self._open(progress), len(dataset) - len(lacking), dict[Place, str]()
+        cluster, done, fresh = self.opened(progress), len(dataset) - len(lacking), dict[Place, str]()
         with crews.gathered(cluster, Hashing(), recipe(()), progress) as crew:
             for answer in crew.work(blocks()):
                 part, (found, failed) = rows[answer.number], answer.value
@@ -151,7 +151,7 @@ class Filling:
         manifest.note(fresh, cache)
         return digests, failures
 
-    def _open(self, progress: Progress, *, graphics: bool = False) -> Cluster:
+    def opened(self, progress: Progress = silence, *, graphics: bool = False) -> Cluster:
         """Return the cluster, whose processors nobody of ours has."""
         self._dismiss()
         if self._cluster is None or self._cluster.graphics != graphics:

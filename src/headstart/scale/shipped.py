@@ -54,12 +54,19 @@ class Shipped:
             None if encoder.quantized is None else encoder.quantized.content(),
         )
 
+    @classmethod
+    def trainable(cls, network: Network) -> Shipped:
+        """Return a network as it travels to where it is trained."""
+        known = network.name, network.dim, network.preprocess, dict(network.arguments), network.digest
+        return cls(*known, graph=None, weights=_weights(network), quantized=None)
+
     def encoder(self, plan: EncoderPlan) -> Encoder:
         """Return the encoder of the network on this machine, compared with PyTorch where its graph allows it."""
         quantized = None if self.quantized is None else Graph.of_content(self.quantized)
-        return compared(runtime.build(self._network(), plan, quantized))
+        return compared(runtime.build(self.network(), plan, quantized))
 
-    def _network(self) -> Network:
+    def network(self) -> Network:
+        """Return the network on this machine."""
         if self.weights is not None:
             with asked_for("Running a network by PyTorch"):
                 from headstart.encoding import pretrained, weights

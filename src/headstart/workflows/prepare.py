@@ -27,6 +27,7 @@ from headstart.inspection.duplicates import Resemblance
 from headstart.inspection.files import Inspection
 from headstart.learning import learners, prior
 from headstart.learning.clock import Limits
+from headstart.learning.elsewhere import Elsewhere
 from headstart.learning.learner import Learner
 from headstart.learning.prior import LabelRows
 from headstart.learning.spread import Spread
@@ -107,13 +108,14 @@ class Prepared:
             cache: The folder of the cache, where epochs keep their state; None: they keep none.
             progress: Hears of every fit.
             limits: When the training of networks must end.
-            filling: Whose cluster computes for linear heads of many pictures; None: all is computed here.
+            filling: Whose cluster trains networks, and computes for linear heads of many pictures; None: nobody's.
         """
         plan, head = self.plan, self.plan.head
         rows = LabelRows(self.backbone.labels, self.backbone.rows, self.backbone.offsets)
         trained = self.backbone.networks if plan.finetune.networks == "all" else self.backbone.networks[:1]
         engine = runtime.usual(plan.encoder)  # what is trained would have to be calibrated again
-        tuning = Tuning(Backbone(trained), engine, plan.finetune, plan.predicted, limits)
+        elsewhere = None if filling is None or filling.address is None else Elsewhere(filling.opened)
+        tuning = Tuning(Backbone(trained), engine, plan.finetune, plan.predicted, limits, elsewhere)
         return learners.build(
             self.features,
             head,

@@ -143,8 +143,8 @@ def train(
         previous: What a previous run on some of these pictures left, from `read_previous`: they stay learned or
             measured as they were, and the result says what changed on them.
         learning_curve: Whether to measure how the accuracy grows with the pictures, and where that leads.
-        cluster: Whose workers encode, and compute for heads of many pictures: "auto", "HOST:PORT" or "local:N"; None:
-            this process does. The result is the same.
+        cluster: Whose workers encode, train networks, and compute for heads of many pictures: "auto", "HOST:PORT" or
+            "local:N"; None: this process does. The result is the same, that of trained networks up to rounding.
 
     Raises:
         DataError: The data cannot be learned from.
