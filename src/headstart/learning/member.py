@@ -25,7 +25,8 @@ import torch
 from torch import distributed
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from headstart.encoding import runtime, weights
+from headstart.data import limits
+from headstart.encoding import weights
 from headstart.encoding.backbone import Backbone
 from headstart.errors import HeadstartError
 from headstart.learning import finetune
@@ -202,7 +203,7 @@ class Member:
             progress=(lambda *far: self._news.put(Far(*far))) if is_first else silence,
         )
         try:
-            torch.set_num_threads(runtime.available_cores())
+            torch.set_num_threads(limits.available_cores())
             backend = "cpu:gloo,cuda:nccl" if task.device == "cuda" else "gloo"
             distributed.init_process_group(backend, None, SILENT, word.size, word.place, store)
             listen = self._news.put if is_first else ignore
