@@ -4,7 +4,7 @@ At step 0 the network says what the frozen one says with its head. What is kept 
 last steps (Polyak and Juditsky 1992), of the epoch with the smallest watched loss; the statistics of batch
 normalisation stay those of the pre-training. Whether any of it is better than the frozen network, `proof` says.
 
-Several processes that are a group of PyTorch, and are asked the same, go through it side by side: each reads its share
+Several processes that are asked the same go through it side by side: each reads its share
 of every batch, gradients are added up, and the result is that of one process up to rounding. The first one decides
 when to end, keeps the state and is listened to.
 """
@@ -35,7 +35,7 @@ from headstart.learning.heads import Head, Listener, Step, ignore
 from headstart.learning.modules import loss_and_accuracy
 from headstart.learning.sgd import class_weights
 from headstart.learning.task import Rows, Task, Tuned
-from headstart.learning.together import Together
+from headstart.learning.together import ALONE, Together
 from headstart.records import Floats, Integers
 
 SHARE = 0.6  # of the trained network's logits in a mean with others; smoothed labels make them smaller
@@ -43,7 +43,13 @@ CLIPPED = 1.0  # the largest norm of a gradient
 
 
 def fit(
-    task: Task, head: Head, rows: Rows, *, listen: Listener = ignore, start: tuple[float, float] | None = None
+    task: Task,
+    head: Head,
+    rows: Rows,
+    *,
+    listen: Listener = ignore,
+    start: tuple[float, float] | None = None,
+    together: Together = ALONE,
 ) -> Tuned:
     """Train a network with its head.
 
@@ -53,14 +59,15 @@ def fit(
         rows: Which.
         listen: Hears each epoch's figures; of a fit that goes on, those of the earlier epochs once more.
         start: What `began` says, for whoever has no features; None: they are asked.
+        together: Who trains with this process, and is asked the same.
 
     Raises:
         DataError: A picture can no longer be used, or has changed since it was first read.
         StorageError: The state cannot be kept.
     """
-    run = _Run(task, head, rows)
-    checkpoint = _checkpoint(task if run.together.is_first else replace(task, checkpoints=None), head, rows)
-    kept = run.together.handed(checkpoint.load())
+    run = _Run(task, head, rows, together)
+    checkpoint = _checkpoint(task if together.is_first else replace(task, checkpoints=None), head, rows)
+    kept = together.handed(checkpoint.load())
     if kept is not None:
         run.restore(*kept)
     else:
@@ -119,9 +126,9 @@ class _Model(nn.Module):
 class _Run:
     """A fine-tuning under way: everything that changes from step to step."""
 
-    def __init__(self, task: Task, head: Head, rows: Rows) -> None:
+    def __init__(self, task: Task, head: Head, rows: Rows, together: Together) -> None:
         self.task, self.rows, self.features = task, rows, task.augmentation.features
-        self.together = Together()
+        self.together = together
         self.epochs = rows.epochs
         self.per_epoch = -(-len(rows.learned) // task.plan.batch)
         self.clock = Clock(

@@ -34,6 +34,7 @@ from headstart.learning.augment import Augmentation
 from headstart.learning.clock import Limits
 from headstart.learning.heads import Head, ignore
 from headstart.learning.task import Rows, Task, Tuned
+from headstart.learning.together import Together
 from headstart.records import Preprocess, silence
 from headstart.scale.hand import Block, Done, Recipe
 from headstart.scale.shipped import Shipped
@@ -207,7 +208,8 @@ class Member:
             backend = "cpu:gloo,cuda:nccl" if task.device == "cuda" else "gloo"
             distributed.init_process_group(backend, None, SILENT, word.size, word.place, store)
             listen = self._news.put if is_first else ignore
-            tuned = finetune.fit(task, job.head, job.rows, listen=listen, start=job.start)
+            together = Together(word.place, word.size)
+            tuned = finetune.fit(task, job.head, job.rows, listen=listen, start=job.start, together=together)
             if is_first:
                 self._news.put(Learned.of(tuned))
         except HeadstartError as error:

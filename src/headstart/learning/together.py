@@ -1,6 +1,7 @@
 """Processes that train one network together: who has which pictures, what all know, and what the first one decides.
 
-They are a process group of PyTorch, made by whoever began them. One that is in none is alone, and asks nobody anything.
+They are a process group of PyTorch, made by whoever began them. One that is alone asks nobody anything, whatever group
+its program may be in for other ends.
 """
 
 from __future__ import annotations
@@ -23,10 +24,9 @@ class Together:
         count: How many there are.
     """
 
-    def __init__(self) -> None:
-        """Look who is there."""
-        there = distributed.is_available() and distributed.is_initialized()
-        self.place, self.count = (distributed.get_rank(), distributed.get_world_size()) if there else (0, 1)
+    def __init__(self, place: int = 0, count: int = 1) -> None:
+        """Be one of so many, of PyTorch's group of this process; alone, of none."""
+        self.place, self.count = place, count
 
     @property
     def is_first(self) -> bool:
@@ -82,3 +82,6 @@ class Together:
                 tensors[name] = torch.empty(shape, dtype=getattr(torch, kind.removeprefix("torch.")))
             distributed.broadcast(tensors[name], 0)
         return tensors, known[1]
+
+
+ALONE = Together()
