@@ -43,6 +43,8 @@ def search(vectors: Rows, queries: Rows, least: float) -> Iterator[tuple[Integer
     stretches = list(arrays.parts(len(vectors), _GRAPH))
     with ThreadPoolExecutor(limits.available_cores()) as pool:
         indexes = list(pool.map(lambda stretch: _index(vectors, stretch, basis), stretches))
+    for index in indexes:  # together they look at as many as one would, and miss less
+        index.expansion_search = max(COUNT, _SEEN // len(indexes))
     for part in _parts(np.arange(len(queries))):
         block = queries[part]
         near, apart = _nearest(indexes, (block @ basis).astype(np.float16))
