@@ -28,6 +28,7 @@ from headstart.learning.learner import Fitted
 from headstart.learning.linear import LogisticLearner
 from headstart.learning.prior import LabelRows
 from headstart.learning.task import Rows, Task
+from headstart.learning.together import ALONE
 from headstart.learning.tuner import FineTuneLearner, Tuning
 from headstart.model.classifier import Classifier
 from headstart.plans import EncoderPlan, FineTunePlan, resolve_head
@@ -332,7 +333,7 @@ def test_stages_far_from_the_head_can_be_left_as_they_are(visible: Case):
 
 
 def test_the_further_from_the_head_the_smaller_the_learning_rate(visible: Case):
-    run = finetune._Run(task(visible), head_of(visible), rows_of(visible))
+    run = finetune._Run(task(visible), head_of(visible), rows_of(visible), ALONE)
     rates = sorted({group["highest"] for group in run.optimizer.param_groups})
     assert rates[-1] == visible.learner.tuning.plan.learning_rate
     np.testing.assert_allclose(np.array(rates[:-1]) / np.array(rates[1:]), 0.75)
