@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart import storage
+from headstart.data import limits
 from headstart.encoding.cache import open_cache
 from headstart.errors import ConfigError, MissingExtraError, StorageError
 from headstart.records import Floats, Preprocess, Progress
@@ -64,15 +65,18 @@ class Fitting:
         self.folder: Path | None = None
 
     def begin(self) -> Self:
-        """See that there is what it computes with.
+        """Take all processors that the worker has, of which Ray would leave PyTorch as many as it counts for it.
 
         Raises:
             MissingExtraError: PyTorch or scipy is not installed.
         """
         try:
+            import torch
+
             from headstart.learning import problem  # noqa: F401
         except ModuleNotFoundError as error:
             raise MissingExtraError("To fit heads on the machines of a cluster", "train", str(error.name)) from error
+        torch.set_num_threads(limits.available_cores())
         return self
 
     @property
