@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scale_ray
 import scale_train
 import side_by_side
 from scale_check import DIM
@@ -57,14 +58,8 @@ def fit(where: str, pictures: int, classes: int, cluster: str, cores: int) -> di
 
 def measure(arguments: argparse.Namespace) -> int:
     """Measure, print, write the section."""
-    about, half = side_by_side.machine(), max(1, len(os.sched_getaffinity(0)) // 2)
-    runs = {}
-    for name, given in {
-        "alone": ("", 0),
-        "one worker": ("local:1", 0),
-        "half": ("local:1", half),
-        "halved": ("local:2", 0),
-    }.items():
+    about, runs = side_by_side.machine(), {}
+    for name, given in scale_ray.WAYS.items():
         with side_by_side.workplace(arguments.work) as work:
             cache = side_by_side.fresh(work, "cache")
             counts = arguments.pictures, arguments.classes
@@ -77,8 +72,8 @@ def measure(arguments: argparse.Namespace) -> int:
     lines = [
         *(f"- {line}" for line in about),
         f"- Measured: {ITERATIONS} iterations of L-BFGS on {arguments.pictures:,} drawn rows × {DIM}, "
-        f"{arguments.classes:,} classes. `half`: one worker with {half} core(s); `halved`: two such workers. `start`: "
-        "workers begin, the features are written to where they see them, and one iteration.",
+        f"{arguments.classes:,} classes. `half`: one worker with {scale_ray.HALF} core(s); `halved`: two such workers. "
+        "`start`: workers begin, the features are written to where they see them, and one iteration.",
         "",
         *side_by_side.table(("run", "start", "seconds", "log-loss", "digest of the weights"), rows),
     ]

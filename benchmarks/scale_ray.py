@@ -30,6 +30,8 @@ from side_by_side import Bound, say
 WORKERS = 64
 BLOCK = 1024
 SIZE = (500, 375)
+HALF = max(1, len(os.sched_getaffinity(0)) // 2) if hasattr(os, "sched_getaffinity") else 1  # of the processors
+WAYS = {"alone": ("", 0), "one worker": ("local:1", 0), "half": ("local:1", HALF), "halved": ("local:2", 0)}
 
 
 def draw(folder: Path, count: int) -> None:
@@ -170,16 +172,11 @@ def drive(workers: int, rate: float, blocks: int = 8) -> float:
 
 def measure(arguments: argparse.Namespace) -> int:
     """Measure, print, write the section."""
-    about, half = side_by_side.machine(), max(1, len(os.sched_getaffinity(0)) // 2)
+    about = side_by_side.machine()
     with side_by_side.workplace(arguments.work) as work:
         draw(work / "photos", arguments.pictures)
         runs: dict[str, dict[str, float]] = {}
-        for name, given in {
-            "alone": ("", 0),
-            "one worker": ("local:1", 0),
-            "half": ("local:1", half),
-            "halved": ("local:2", 0),
-        }.items():
+        for name, given in WAYS.items():
             told = side_by_side.run_part("encode", work / "photos", *given, cache=work / "cache").answer()
             runs[name] = told | {"rate": told["pictures"] / told["work"]}
             say(f"{name}: {runs[name]['rate']:.0f} pictures a second")
@@ -189,7 +186,7 @@ def measure(arguments: argparse.Namespace) -> int:
     lines = [
         *(f"- {line}" for line in about),
         f"- Measured: {arguments.pictures:,} drawn JPEG files of {SIZE[0]}×{SIZE[1]} pixels, Lite0 at its own size, "
-        f"into an empty cache. `half`: one worker with {half} core(s); `halved`: two such workers. Seconds; `start` is "
+        f"into an empty cache. `half`: one worker with {HALF} core(s); `halved`: two such workers. Seconds; `start` is "
         "of the cluster and its workers, `processor` that of who gives out work and of workers, `taking` what it takes "
         "to read everything from the cache afterwards.",
         f"- The driver gave out blocks of {BLOCK} names to {WORKERS} workers that sleep for as long as their pictures "
