@@ -70,6 +70,10 @@ class Turn(NamedTuple):
 class Helpers(Protocol):
     """Who computes on other machines what a problem asks for; arguments and answers as the problem's own."""
 
+    @property
+    def there(self) -> bool:
+        """Whether anybody is."""
+
     def sums(self, weights: Tensor, leave_out: int | None) -> Iterator[Sums]:
         """Yield the sums over each stretch, in order."""
 
@@ -158,6 +162,7 @@ class Problem:
         shape = begin.shape
 
         def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+            """Return loss and gradient as scipy knows them."""
             loss, gradient = self._objective(torch.from_numpy(flat.reshape(shape)), l2, leave_out)
             return loss, gradient.numpy().ravel()
 
@@ -248,7 +253,9 @@ class Problem:
 
     def turns(self, asked: Sequence[Turn]) -> Iterator[tuple[NDArray[np.float64], Floats]]:
         """Yield what each turn gives."""
-        return map(self.turn, asked) if self.helpers is None else self.helpers.turns(asked)
+        if self.helpers is None or not self.helpers.there:
+            return map(self.turn, asked)
+        return self.helpers.turns(asked)
 
     def sums(self, stretch: slice, weights: Tensor, leave_out: int | None) -> Sums:
         """Return the sums over a stretch, without a fold.
@@ -279,7 +286,7 @@ class Problem:
 
     def _objective(self, weights: Tensor, l2: float, leave_out: int | None) -> tuple[float, Tensor]:
         single = weights.float()
-        if self.helpers is not None and len(self.stretches) > 1:
+        if self.helpers is not None and len(self.stretches) > 1 and self.helpers.there:
             every = self.helpers.sums(single, leave_out)
         else:
             every = (self.sums(one, single, leave_out) for one in self.stretches)

@@ -181,25 +181,24 @@ class Shown:
         self._problem.write(folder)
         return folder
 
+    @property
+    def there(self) -> bool:
+        """See `Helpers`."""
+        return self._spread.there
+
     def sums(self, weights: Tensor, leave_out: int | None) -> Iterator[Sums]:
         """See `Helpers`."""
         import torch
 
         from headstart.learning.problem import Sums
 
-        problem = self._problem
-        if not self._spread.there:
-            yield from (problem.sums(one, weights, leave_out) for one in problem.stretches)
-            return
         given = weights.numpy()
-        asked = [Asked(self._folder, None, stretch, given, leave_out) for stretch in problem.stretches]
+        asked = [Asked(self._folder, None, stretch, given, leave_out) for stretch in self._problem.stretches]
         for loss, gradient, total in self._spread.said(asked):
             yield Sums(loss, torch.tensor(gradient), total)  # a copy: what travelled cannot be written to
 
     def turns(self, asked: Sequence[Turn]) -> Iterator[tuple[NDArray[np.float64], Floats]]:
         """See `Helpers`."""
-        if not self._spread.there:
-            return map(self._problem.turn, asked)
         said = self._spread.said([Asked(self._folder, one) for one in asked])
         return ((weights.copy(), logits.copy()) for weights, logits in said)
 
