@@ -8,11 +8,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from bucket import Bucket
 from conftest import draw_folders
 
 from headstart.data import images, manifest, sources
 from headstart.inspection import files
+from headstart.model import artifact
+from headstart.model.classifier import Classifier
 from headstart.records import Dataset
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="elsewhere nothing tells that an entry was changed")
@@ -118,3 +122,105 @@ def test_members_of_a_tar_are_known_until_it_is_another_one(
     overwritten(tar)
     assert files.fingerprints(sources.read(tar), cache=tmp_path / "cache") == before
     assert len(reads) == len(dataset)
+
+
+def test_few_files_are_sooner_read_than_many_versions(
+    dataset: Dataset, tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(manifest, "SETTLED", 0)
+    first = files.fingerprints(dataset, cache=tmp_path)
+    monkeypatch.setattr(manifest, "WORTH", 1)  # six rows and a head are more than six rows
+    reads.clear()
+    known = manifest.Manifest(tmp_path)
+    assert not known.recall(dataset).known.any()
+    assert known.recall(dataset) == first[0]  # asked about twelve by now
+    assert files.fingerprints(dataset, cache=tmp_path) == first
+    assert len(reads) == len(dataset)
+
+
+def test_what_is_noted_is_kept_at_the_end_whatever_ends_it(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(manifest, "NOTED", 4)
+    digest, kept = "ab" * 32, tmp_path / "cache" / manifest.FOLDER
+
+    def interrupted() -> None:
+        with manifest.Manifest(tmp_path / "cache") as known:
+            for row, sample in enumerate(dataset):
+                assert bool(list(kept.glob("*"))) == (row >= 4)
+                known.note(manifest.version(sample.path), digest)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert set(manifest.recall(dataset, tmp_path / "cache")) == {digest}
+
+
+class TestPredictions:
+    """A classifier asked again reads nothing of which it has features, and all the rest."""
+
+    pytestmark = pytest.mark.slow
+
+    @pytest.fixture
+    def classifier(self, model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Classifier:
+        monkeypatch.setattr(manifest, "SETTLED", 0)
+        return artifact.load_classifier(model_folder)
+
+    def test_features_that_are_kept_need_no_file(
+        self, classifier: Classifier, dataset: Dataset, tmp_path: Path, reads: list[str]
+    ):
+        first = classifier.predict_many(dataset, cache=tmp_path)
+        assert sorted(reads) == sorted(sample.path.name for sample in dataset)
+        reads.clear()
+        again = classifier.predict_many(dataset, cache=tmp_path)
+        assert reads == []
+        np.testing.assert_array_equal(again.probabilities, first.probabilities)
+        assert again.findings == first.findings
+        blocks = list(classifier.predict_blocks([dataset.select([1, 0]), dataset.select([3])], cache=tmp_path))
+        assert reads == []
+        np.testing.assert_array_equal(blocks[0].probabilities, first.probabilities[[1, 0]])
+        classifier.predict_many(dataset)
+        assert len(reads) == len(dataset)
+
+    @pytest.mark.parametrize("change", [replaced, overwritten, appended])
+    def test_what_was_changed_is_read_and_nothing_else(
+        self, classifier: Classifier, dataset: Dataset, tmp_path: Path, reads: list[str], change: Callable[[Path], None]
+    ):
+        classifier.predict_many(dataset, cache=tmp_path)
+        reads.clear()
+        time.sleep(0.02)
+        change(dataset[2].path)
+        changed = classifier.predict_many(dataset, cache=tmp_path)
+        assert reads == [dataset[2].path.name]
+        assert not any(finding.code == "changed-file" for finding in changed.findings)
+
+    def test_what_is_known_and_not_kept_is_read(
+        self, classifier: Classifier, dataset: Dataset, tmp_path: Path, reads: list[str]
+    ):
+        files.fingerprints(dataset, cache=tmp_path)
+        reads.clear()
+        said = classifier.predict_many(dataset, cache=tmp_path)
+        assert sorted(reads) == sorted(sample.path.name for sample in dataset)
+        np.testing.assert_array_equal(said.probabilities, classifier.predict_many(dataset).probabilities)
+
+    def test_a_digest_that_was_wrong_is_not_believed_once_the_file_is_read(
+        self, classifier: Classifier, dataset: Dataset, tmp_path: Path
+    ):
+        versions = [manifest.version(sample.path) for sample in dataset]
+        manifest.note({place: "cd" * 32 for place in versions if place}, tmp_path)
+        said = classifier.predict_many(dataset, cache=tmp_path)
+        np.testing.assert_array_equal(said.probabilities, classifier.predict_many(dataset).probabilities)
+        assert not said.findings
+        wanted = [images.digest(sample.path.read_bytes()) for sample in dataset]
+        assert list(manifest.recall(dataset, tmp_path)) == wanted
+
+    def test_pictures_of_a_store_are_asked_for_once(
+        self, classifier: Classifier, dataset: Dataset, tmp_path: Path, bucket: Bucket
+    ):
+        bucket.fill(dataset.root, "photos/")
+        (first,) = classifier.predict_blocks([sources.read_pictures(["s3://bucket/photos"])], cache=tmp_path)
+        bucket.asked.clear()
+        (again,) = classifier.predict_blocks([sources.read_pictures(["s3://bucket/photos"])], cache=tmp_path)
+        assert bucket.counts()["GET"] == 0
+        np.testing.assert_array_equal(again.probabilities, first.probabilities)
+        np.testing.assert_array_equal(first.probabilities, classifier.predict_many(dataset).probabilities)

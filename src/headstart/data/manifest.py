@@ -15,12 +15,13 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headstart import storage
-from headstart.data import ranges, stores
+from headstart.data import images, ranges, stores
 from headstart.errors import StorageError
 from headstart.packed import DIGEST, Digests
 from headstart.records import Dataset, Locator, Place
@@ -30,38 +31,132 @@ MOST_NOTES = 10_000  # files of what was found in others
 MOST_FILES = 16  # that are kept apart; more are written as one
 MOST_ROWS = 8_000_000  # 48 bytes each; of more, those that were noted first go
 SETTLED = 10_000_000_000  # nanoseconds; the times of some file systems go in steps of two seconds
+NOTED = 50_000  # rows that are written at once
+WORTH = 1000  # rows that are read sooner than a picture
 MAGIC = b"headstart manifest 1\n"
 
 _FORGOTTEN = "00" * DIGEST
 _ROW = np.dtype([("key", "V16"), ("digest", f"V{DIGEST}")])
 
 
-def recall(dataset: Dataset, cache: Path | None) -> Digests:
-    """Return the SHA-256 of each picture as it is known.
+class Manifest:
+    """What the cache knows of versions, read once; and what is found out meanwhile, kept at the end of the block."""
 
-    Args:
-        dataset: N samples.
-        cache: The folder of the cache; None: nothing is known.
-    """
-    digests = Digests.unknown(len(dataset))
-    known = _joined(_files(cache / FOLDER)) if cache is not None and _is_trusted(cache) else _joined([])
-    if not len(known):
+    def __init__(self, cache: Path | None) -> None:
+        """Read nothing yet.
+
+        Args:
+            cache: The folder of the cache; None: nothing is known, and nothing kept.
+        """
+        self._cache, self._endpoint = cache, stores.endpoint()
+        self._known: _Known | None = None
+        self._asked, self._fresh = 0, bytearray()
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Keep what was noted, also after an error or an interrupt."""
+        self.keep()
+
+    def recall(self, dataset: Dataset) -> Digests:
+        """Return the SHA-256 of each picture as it is known.
+
+        To know a few files of this machine unread would take longer than to read them, where many are known.
+
+        Args:
+            dataset: N samples.
+        """
+        digests = Digests.unknown(len(dataset))
+        if (known := self._looked_up(dataset)) is None or not len(known.begins):
+            return digests
+        rows, keys = array("q"), bytearray()
+        for row, sample in enumerate(dataset):
+            if (place := version(sample.path)) is not None:
+                rows.append(row)
+                keys += _key(place, self._endpoint)
+        wanted, rest = _halves(np.frombuffer(keys, dtype="V16"))
+        behind = np.searchsorted(known.begins, wanted, side="right")  # what was noted last counts
+        found = np.maximum(behind, 1) - 1
+        same = (known.begins[found] == wanted) & (known.ends[found] == rest)
+        told = np.ascontiguousarray(known.digests[found[same]]).view(np.uint8).reshape(-1, DIGEST)
+        remembered = told.any(axis=1)
+        digests.put(np.array(rows, dtype=np.int64)[same][remembered], Digests.of_bytes(told[remembered]))
         return digests
-    begins, ends = _halves(known["key"])
-    order = np.argsort(begins, kind="stable")
-    endpoint, rows, keys = stores.endpoint(), array("q"), bytearray()
-    for row, sample in enumerate(dataset):
-        if (place := version(sample.path)) is not None:
-            rows.append(row)
-            keys += _key(place, endpoint)
-    wanted, rest = _halves(np.frombuffer(keys, dtype="V16"))
-    behind = np.searchsorted(begins[order], wanted, side="right")  # what was noted last counts
-    found = order[np.maximum(behind, 1) - 1]
-    same = (begins[found] == wanted) & (ends[found] == rest)
-    told = np.ascontiguousarray(known["digest"][found[same]]).view(np.uint8).reshape(-1, DIGEST)
-    remembered = told.any(axis=1)
-    digests.put(np.array(rows, dtype=np.int64)[same][remembered], Digests.of_bytes(told[remembered]))
-    return digests
+
+    def note(self, place: Place | None, digest: str) -> None:
+        """Note what was read: the version that it was then → the SHA-256 of its bytes; of a path, nothing.
+
+        Raises:
+            StorageError: The cache cannot be written.
+        """
+        if self._cache is None or not digest or not isinstance(place, Locator) or version(place) is None:
+            return
+        self._fresh += _key(place, self._endpoint) + bytes.fromhex(digest)
+        if len(self._fresh) >= NOTED * _ROW.itemsize:
+            self.keep()
+
+    def keep(self) -> None:
+        """Write what was noted; raises as `note` does."""
+        if self._cache is None or not self._fresh:
+            return
+        with _writable(self._cache) as folder:
+            if folder is not None:
+                _write(folder, np.frombuffer(bytes(self._fresh), dtype=_ROW))
+                if len(files := _files(folder)) > MOST_FILES:
+                    _write(folder, _joined(files))
+                    for file in files:
+                        file.unlink(missing_ok=True)
+        self._fresh = bytearray()
+
+    def _looked_up(self, dataset: Dataset) -> _Known | None:
+        """Return what is known, once it is worth reading."""
+        if self._known is None and self._cache is not None and _is_trusted(self._cache):
+            self._asked += len(dataset)
+            files = _files(self._cache / FOLDER)
+            size = sum(map(_size, files))
+            if size <= WORTH * _ROW.itemsize * self._asked or dataset.packed.far.any():
+                self._known = _Known.of(_joined(files))
+        return self._known
+
+
+class _Known(NamedTuple):
+    """Rows, sorted by the beginnings of their keys; of the same ones the last is what was noted last."""
+
+    begins: NDArray[np.uint64]
+    ends: NDArray[np.uint64]
+    digests: NDArray[np.void]
+
+    @classmethod
+    def of(cls, rows: NDArray[np.void]) -> _Known:
+        begins, ends = _halves(rows["key"])
+        order = np.argsort(begins, kind="stable")
+        return cls(begins[order], ends[order], rows["digest"][order])
+
+
+def read(place: Place) -> tuple[bytes, Place | None]:
+    """Return the bytes of a picture, and the version that they are; None or a path where they cannot be known again.
+
+    Raises:
+        PictureError: See `images.read_bytes`.
+        StorageError: So too.
+    """
+    before = version(place, settled=True)  # a store tells the version that it gave; a disk does not
+    data, where = images.fetch(place)
+    return data, before if where == place else where
+
+
+def recall(dataset: Dataset, cache: Path | None) -> Digests:
+    """Return what `Manifest.recall` does of a cache."""
+    return Manifest(cache).recall(dataset)
+
+
+def note(read: Mapping[Place, str], cache: Path | None) -> None:
+    """Note what was read, and keep it; see `Manifest.note`."""
+    with Manifest(cache) as known:
+        for place, digest in read.items():
+            known.note(place, digest)
 
 
 def version(place: Place, *, settled: bool = False) -> Locator | None:
@@ -101,27 +196,6 @@ def _halves(keys: NDArray[np.void]) -> tuple[NDArray[np.uint64], NDArray[np.uint
     """Return both halves of keys as numbers."""
     numbers = np.ascontiguousarray(keys).view(np.uint64)
     return numbers[::2], numbers[1::2]
-
-
-def note(read: Mapping[Place, str], cache: Path | None) -> None:
-    """Keep what was read: the version that it was then → the SHA-256 of its bytes; of a path nothing is kept.
-
-    Raises:
-        StorageError: The cache cannot be written.
-    """
-    versions = [place for place, digest in read.items() if digest and isinstance(place, Locator) and version(place)]
-    if cache is None or not versions:
-        return
-    endpoint = stores.endpoint()
-    rows = [_key(place, endpoint) + bytes.fromhex(read[place]) for place in versions]
-    with _writable(cache) as folder:
-        if folder is None:
-            return
-        _write(folder, np.frombuffer(b"".join(rows), dtype=_ROW))
-        if len(files := _files(folder)) > MOST_FILES:
-            _write(folder, _joined(files))
-            for file in files:
-                file.unlink(missing_ok=True)
 
 
 def kept(place: Locator, cache: Path | None) -> bytes | None:
@@ -195,6 +269,14 @@ def _key(place: Locator, endpoint: str) -> bytes:
 def _files(folder: Path) -> list[Path]:
     """Return the files in the order in which they were written, which their names begin with."""
     return sorted(folder.glob(f"{'[0-9]' * 8}-*{SUFFIX}"))
+
+
+def _size(file: Path) -> int:
+    """Return how many bytes a file has; 0 of one that was just made part of another."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
 
 
 def _joined(files: Sequence[Path]) -> NDArray[np.void]:

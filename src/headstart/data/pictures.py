@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from headstart.data import images, sources
+from headstart.data import images, manifest, sources
 from headstart.errors import ConfigError, PictureError
 from headstart.records import Dataset, Finding, Locator, Place, Preprocess, Sample
 
@@ -38,11 +38,13 @@ class Content:
         digest: SHA-256 by which equal pictures are known: of a file's bytes, or of upright pixels and their shape.
         size: In bytes.
         held: The file's bytes, or the picture where there is no file.
+        version: Of the file, as `manifest.read` tells it.
     """
 
     digest: str
     size: int
     held: bytes | images.Picture
+    version: Place | None = None
 
     def decode(self, preprocess: Preprocess) -> images.Picture:
         """Return the upright picture; how its name ends is not remarked on.
@@ -99,10 +101,10 @@ def read(source: Place | InMemory, preprocess: Preprocess) -> Content:
         PictureError: It cannot be read, or not be used.
     """
     if isinstance(source, Path | Locator | bytes):
-        data = source if isinstance(source, bytes) else images.read_bytes(source)
+        data, version = (source, None) if isinstance(source, bytes) else manifest.read(source)
         if not data:
             raise PictureError("it holds no bytes")
-        return Content(images.digest(data), len(data), data)
+        return Content(images.digest(data), len(data), data, version)
     picture = _from_memory(source, preprocess)
     pixels = np.ascontiguousarray(picture.pixels)
     digest = hashlib.sha256(f"pixels {pixels.shape}".encode())  # no file begins like this

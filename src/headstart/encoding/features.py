@@ -11,7 +11,7 @@ import os
 import random
 from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from functools import partial
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -27,8 +27,9 @@ from headstart.encoding import crops, reading, runtime, side_by_side
 from headstart.encoding.cache import open_cache
 from headstart.encoding.encoder import Agreement, Encoder
 from headstart.encoding.kept_properties import KeptProperties
+from headstart.encoding.opened import Opened
 from headstart.encoding.reading import Loaded, Part
-from headstart.encoding.shelves import Opened, Shelves
+from headstart.encoding.shelves import Shelves
 from headstart.packed import Digests, Finder
 from headstart.records import (
     Dataset,
@@ -74,28 +75,30 @@ def extract(
     Args:
         dataset: N samples.
         digests: (N,) SHA-256 of their bytes as they were when last looked at; "" where a file could not be read. None:
-            they are found out as each file is read, which is then read only once.
+            they are found out as each file is read, which is then read only once; and not at all where it is known
+            unread, and its features are kept.
         encoders: Compute the features, each those of one network, which stand side by side.
         views: From `VIEWS`, or `crops.names`.
         with_properties: Whether properties are wanted; they come from the same decoding.
         cache: The folder of the cache; None: keep nothing.
         progress: Hears of every picture.
         memory: Row → its picture, where that is not a file.
-        opened: Stores of the cache that an earlier call opened, and where this one leaves its own; they need not be
-            looked through again.
+        opened: What an earlier call opened of the cache, which need not be looked through again, and where this one
+            leaves its own.
         failures: Row → why its picture cannot be used, where that is known beforehand: it is not touched.
 
     Raises:
         StorageError: The cache cannot be used.
     """
     wanted = _Wanted(dataset, digests, tuple(views), with_properties, memory or {})
-    job = _Job(wanted, encoders, cache, progress, opened)
-    job.failures |= failures
-    agreement = job.choose_engines()
-    while job.missing():  # once, unless files change while they are read
-        job.compute()
-    job.complete_properties()
-    return Extraction(job.table(), job.encoders, agreement)
+    with Opened() if opened is None else nullcontext(opened) as known:
+        job = _Job(wanted, encoders, cache, progress, known)
+        job.failures |= failures
+        agreement = job.choose_engines()
+        while job.missing():  # once, unless files change while they are read
+            job.compute()
+        job.complete_properties()
+        return Extraction(job.table(), job.encoders, agreement)
 
 
 def missing(
@@ -166,7 +169,7 @@ class _Job:
         self.digests = Digests.unknown(len(self.dataset)) if digests is None else Digests.of(digests)
         self.cache = None if cache is None else open_cache(cache)
         self.progress = progress
-        self.opened: Opened = {} if opened is None else opened
+        self.opened = Opened() if opened is None else opened
         ends = [0, *accumulate(encoder.dim for encoder in encoders)]
         self.columns = [slice(begin, end) for begin, end in pairwise(ends)]  # of each network
         self.values = arrays.zeros((len(self.dataset), len(self.views), ends[-1]), self.cache, half=True)
@@ -258,7 +261,11 @@ class _Job:
         self.known[:] = False
         if self.blind:
             self.shelves.look()
+            self.digests = self.opened.manifest(self.cache).recall(self.dataset)
         self._fetch()
+        if self.blind:  # what has to be read is believed when it was
+            lacking = np.flatnonzero(~self.known.all(axis=(1, 2)))
+            self.digests.put(lacking, Digests.unknown(len(lacking)))
 
     def _compared(self, network: int) -> Agreement | None:
         """Return how the engine of a network compares; one that differs too much is replaced."""
@@ -301,6 +308,8 @@ class _Job:
             self.changed.append(self.dataset[row].name)
             self.known[row] = False  # what was known is of other bytes
         self.digests[row] = outcome.digest
+        if self.blind:
+            self.opened.manifest(self.cache).note(outcome.version, outcome.digest)
         if self.properties is not None and outcome.properties is not None:
             self.properties.take(same, outcome.digest, outcome.properties)
         if not outcome.parts:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from headstart import arrays
 from headstart.data import images
 from headstart.encoding import cache as caches
 from headstart.encoding.cache import Store
-from headstart.encoding.shelves import Opened
+from headstart.encoding.opened import Opened
 from headstart.inspection import properties
 from headstart.packed import Digests, Finder
 from headstart.records import Floats, ImageProperties, Integers, Preprocess
@@ -28,9 +27,7 @@ def properties_recipe(preprocess: Preprocess) -> dict[str, object]:
 class KeptProperties:
     """The properties of a dataset while it is worked on: what is known, and what the cache does not hold yet."""
 
-    def __init__(
-        self, digests: Digests, preprocess: Preprocess, cache: Path | None, opened: Opened | None = None
-    ) -> None:
+    def __init__(self, digests: Digests, preprocess: Preprocess, cache: Path | None, opened: Opened) -> None:
         """Take what the cache holds of files of these digests, seen as a network's pictures are decoded.
 
         Args:
@@ -41,7 +38,7 @@ class KeptProperties:
         """
         self.values = arrays.zeros((len(digests), properties.DIM), cache)
         self.known = np.zeros(len(digests), dtype=bool)
-        self._store = None if cache is None else store(cache, preprocess, {} if opened is None else opened)
+        self._store = None if cache is None else store(cache, preprocess, opened)
         self._fresh: dict[str, Floats] = {}
         finder = Finder(digests, np.flatnonzero(digests.known))
         for held in self._store.take(finder.wanted) if self._store is not None else ():
@@ -83,7 +80,4 @@ class KeptProperties:
 
 def store(cache: Path, preprocess: Preprocess, opened: Opened) -> Store:
     """Return the store of the properties, the one that was opened before where there is one."""
-    told = properties_recipe(preprocess)
-    if (key := f"{cache} {json.dumps(told, sort_keys=True)}") not in opened:
-        opened[key] = Store(cache, told, properties.DIM)
-    return opened[key]
+    return opened.store(cache, properties_recipe(preprocess), properties.DIM)

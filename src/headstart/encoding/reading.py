@@ -6,9 +6,8 @@ to the bytes; whether a file's name ends as its content should is told here, for
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +18,7 @@ from headstart.encoding import crops
 from headstart.errors import PictureError
 from headstart.inspection import properties
 from headstart.records import Dataset, Floats, Integers, Pixels, Place, Preprocess
+from headstart.threads import in_order
 
 # Bits of a code, kept in caches, so new ones go to the end. Above them lies the format: 1 + its place in FORMATS.
 REMARKS = ("many-frames", "sixteen-bit")
@@ -41,6 +41,7 @@ class Loaded:
         code: Of what was remarked, see `REMARKS`.
         problem: Why it cannot be used; "" if it can.
         properties: What can be seen of it, where that was asked for.
+        version: Of the file, as `manifest.read` tells it.
     """
 
     digest: str
@@ -50,6 +51,7 @@ class Loaded:
     code: int = 0
     problem: str = ""
     properties: Floats | None = None
+    version: Place | None = None
 
 
 def load(
@@ -69,13 +71,13 @@ def load(
         views: What the second numbers of its parts stand for.
         with_properties: Whether to look at its properties too, as it is decoded for the first network.
     """
-    digest = ""
+    digest, version = "", None
     pixels: dict[int, Pixels] = {}
     cropped: dict[Part, Pixels] = {}
     code, seen = 0, None
     try:
         content = pictures.read(source, preprocesses[0])
-        digest, parts = content.digest, lacking(content.digest)
+        digest, version, parts = content.digest, content.version, lacking(content.digest)
         wanted = {network for network, _ in parts}
         for network, picture in _decoded(content, preprocesses, wanted | ({0} if with_properties else set())):
             code = _code(picture)
@@ -90,7 +92,7 @@ def load(
             del picture  # the next may be large too
     except PictureError as error:
         return Loaded(digest, problem=error.message)
-    return Loaded(digest, parts, pixels, cropped, code, properties=seen)
+    return Loaded(digest, parts, pixels, cropped, code, properties=seen, version=version)
 
 
 def _decoded(
@@ -120,19 +122,8 @@ def ahead(
     cores = limits.available_cores()
     threads = max(cores, FAR_READERS) if far else cores
     most = max(cores * max(2, 8 // networks), 2 * threads if far else 0)
-    waiting: deque[tuple[list[int], Future[Loaded]]] = deque()
-    pool = ThreadPoolExecutor(threads)
-    try:
-        for rows in wanted:
-            waiting.append((rows, pool.submit(load, rows[0])))
-            if len(waiting) >= most:
-                rows, future = waiting.popleft()
-                yield rows, future.result()
-        while waiting:
-            rows, future = waiting.popleft()
-            yield rows, future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with ThreadPoolExecutor(threads) as pool:
+        yield from in_order(pool, lambda rows: (rows, load(rows[0])), wanted, most)
 
 
 def observations(dataset: Dataset, codes: Integers) -> dict[str, tuple[str, ...]]:

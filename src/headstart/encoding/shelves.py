@@ -6,7 +6,6 @@ alone, and the other way round.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
@@ -18,6 +17,7 @@ from headstart.data import images
 from headstart.encoding import crops
 from headstart.encoding.cache import Store
 from headstart.encoding.encoder import Agreement, Encoder
+from headstart.encoding.opened import Opened
 from headstart.encoding.reading import Part
 from headstart.encoding.shards import Rows
 from headstart.records import Floats
@@ -41,9 +41,6 @@ def recipe(encoder: Encoder, view: str) -> dict[str, object]:
     }
 
 
-Opened = dict[str, Store]  # by a text of what decides their rows
-
-
 class Shelves:
     """A store for each part of the features: for each network and each view."""
 
@@ -54,9 +51,7 @@ class Shelves:
         if cache is not None:
             for network, view in self.parts:
                 told = recipe(encoders[network], views[view])
-                if (key := f"{cache} {json.dumps(told, sort_keys=True)}") not in opened:
-                    opened[key] = Store(cache, told, encoders[network].dim)
-                self._stores[network, view] = opened[key]
+                self._stores[network, view] = opened.store(cache, told, encoders[network].dim)
         self._taken = dict.fromkeys(self._stores, 0)  # how many shards were known when rows were last taken
 
     def __bool__(self) -> bool:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -19,9 +19,9 @@ from headstart.data import images, manifest, splits
 from headstart.errors import DataError, PictureError
 from headstart.packed import Digests, values_of
 from headstart.records import Dataset, Finding, Place, Progress, found, silence
+from headstart.threads import in_order
 
 READERS, FAR_READERS = 4, 32  # files that are read at once: of this machine, and where answers take their time
-NOTED = 50_000  # digests that are kept at once
 Reading = Callable[..., tuple[Digests, dict[int, str]]]  # arguments as of `fingerprints`
 
 
@@ -51,35 +51,28 @@ def fingerprints(
         cache: Where it is kept what was read: a file is read again when it was changed; None: nowhere.
     """
     failures: dict[int, str] = {}
-    digests = manifest.recall(dataset, cache)
-    lacking = np.flatnonzero(~digests.known)
-    far = bool(dataset.packed.far[lacking].any())
-    done, fresh = len(dataset) - len(lacking), dict[Place, str]()
 
-    def look(row: int) -> tuple[str, Place | None]:
-        path = dataset[row].path
-        before = manifest.version(path, settled=True)  # a store tells the version that it gave; a disk does not
+    def look(row: int) -> tuple[int, str, Place | None]:
+        """Return a row, its digest, and the version that was read."""
         try:
-            data, place = images.fetch(path)
-            return images.digest(data), before if place == path else place
+            data, place = manifest.read(dataset[row].path)
+            return row, images.digest(data), place
         except PictureError as error:
             failures[row] = error.message
-            return "", None
+            return row, "", None
 
-    try:
-        with ThreadPoolExecutor(FAR_READERS if far else READERS) as pool:
-            rows = iter(lacking.tolist())
-            while block := list(islice(rows, 256)):  # in blocks, so that Ctrl-C waits for one block, not for all files
-                for row, (digest, place) in zip(block, pool.map(look, block), strict=True):
-                    digests[row] = digest
-                    fresh |= {} if place is None else {place: digest}
-                done += len(block)
-                progress("Reading", done, len(dataset))
-                if len(fresh) >= NOTED:
-                    manifest.note(fresh, cache)
-                    fresh = {}
-    finally:
-        manifest.note(fresh, cache)  # also when interrupted
+    with manifest.Manifest(cache) as known:
+        digests = known.recall(dataset)
+        lacking = np.flatnonzero(~digests.known)
+        before = len(dataset) - len(lacking)
+        readers = FAR_READERS if dataset.packed.far[lacking].any() else READERS
+        with ThreadPoolExecutor(readers) as pool:
+            looked = in_order(pool, look, lacking.tolist(), 8 * readers)
+            for done, (row, digest, place) in enumerate(looked, start=1):
+                digests[row] = digest
+                known.note(place, digest)
+                if done % 256 == 0 or done == len(lacking):
+                    progress("Reading", before + done, len(dataset))
     return digests, failures
 
 

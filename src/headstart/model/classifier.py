@@ -21,7 +21,7 @@ from headstart.encoding.backbone import Backbone
 from headstart.encoding.cache import CacheChoice
 from headstart.encoding.encoder import Encoder
 from headstart.encoding.features import NOT_FINITE, VIEWS, Extraction
-from headstart.encoding.shelves import Opened
+from headstart.encoding.opened import Opened
 from headstart.errors import ConfigError, PictureError
 from headstart.inspection import files
 from headstart.learning import rules
@@ -133,9 +133,9 @@ class Classifier(Displayable):
             cache: As in `predict_many`.
             progress: Hears of every picture of each block.
         """
-        opened: Opened = {}
-        for block in blocks:
-            yield self._predict(*forms.gather(block), cache=cache, progress=progress, opened=opened)
+        with Opened() as opened:
+            for block in blocks:
+                yield self._predict(*forms.gather(block), cache=cache, progress=progress, opened=opened)
 
     def predict_proba(self, pictures: Pictures) -> Floats:
         """Return (N, K) probabilities, rows sum to 1; NaN in rows of pictures that cannot be used."""

@@ -10,7 +10,7 @@ from typing import Self
 from headstart.config import EncoderConfig
 from headstart.encoding import features, runtime
 from headstart.encoding.encoder import Encoder
-from headstart.encoding.shelves import Opened
+from headstart.encoding.opened import Opened
 from headstart.errors import StorageError
 from headstart.inspection import files
 from headstart.plans import EncoderPlan
@@ -52,7 +52,7 @@ class Encoders:
 
     job: Encoding
     encoders: tuple[Encoder, ...]
-    opened: Opened = field(default_factory=dict)
+    opened: Opened = field(default_factory=Opened)
 
     @property
     def recipe(self) -> Recipe:

@@ -21,6 +21,7 @@ from headstart.data import manifest
 from headstart.encoding import kept_properties
 from headstart.encoding.cache import open_cache
 from headstart.encoding.encoder import Encoder
+from headstart.encoding.opened import Opened
 from headstart.encoding.shelves import Shelves
 from headstart.errors import ConfigError
 from headstart.inspection import files
@@ -125,7 +126,8 @@ class Filling:
         here = self.address is None or not self.address.place or len(dataset) < MANY
         if here or dataset.packed.far.any():
             return files.fingerprints(dataset, progress, cache=cache)
-        digests = manifest.recall(dataset, cache)
+        known = manifest.Manifest(cache)
+        digests = known.recall(dataset)
         lacking = np.flatnonzero(~digests.known)
         rows = [lacking[part] for part in arrays.parts(len(lacking), MOST)]
         if not rows:
@@ -138,17 +140,16 @@ class Filling:
                 versions[number] = [manifest.version(dataset[row].path, settled=True) for row in part]
                 yield Block.of(number, dataset.select(part))
 
-        cluster, done, fresh = self.opened(progress), len(dataset) - len(lacking), dict[Place, str]()
-        with crews.gathered(cluster, Hashing(), recipe(()), progress) as crew:
+        cluster, done = self.opened(progress), len(dataset) - len(lacking)
+        with crews.gathered(cluster, Hashing(), recipe(()), progress) as crew, known:
             for answer in crew.work(blocks()):
                 part, (found, failed) = rows[answer.number], answer.value
                 digests.put(part, found)
-                known = zip(found, versions.pop(answer.number), strict=True)
-                fresh |= {place: digest for digest, place in known if place is not None}
+                for digest, place in zip(found, versions.pop(answer.number), strict=True):
+                    known.note(place, digest)
                 failures |= {int(part[place]): reason for place, reason in failed.items()}
                 done += len(part)
                 progress("Reading", done, len(dataset))
-        manifest.note(fresh, cache)
         return digests, failures
 
     def opened(self, progress: Progress = silence, *, graphics: bool = False) -> Cluster:
@@ -212,9 +213,10 @@ def _lacking(
 
     Only keys are looked at: what the cache holds is read once, by whoever takes it.
     """
-    shelves = Shelves(cache, encoders, views, {})
+    opened = Opened()
+    shelves = Shelves(cache, encoders, views, opened)
     shelves.look()
-    seen = kept_properties.store(cache, encoders[0].preprocess, {}) if with_properties else None
+    seen = kept_properties.store(cache, encoders[0].preprocess, opened) if with_properties else None
     if seen is not None:
         seen.look()
     rows: dict[str, list[int]] = defaultdict(list)

@@ -1,0 +1,40 @@
+"""What extractions open of the cache, and the next one finds open."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+from headstart.data.manifest import Manifest
+from headstart.encoding.cache import Store
+
+
+class Opened:
+    """Stores by what decides their rows, and what is known of files; what was noted is kept when the block ends."""
+
+    def __init__(self) -> None:
+        """Open nothing yet."""
+        self._stores: dict[tuple[Path, str], Store] = {}
+        self._manifests: dict[Path | None, Manifest] = {}
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Keep what was noted of files, also after an error or an interrupt."""
+        for manifest in self._manifests.values():
+            manifest.keep()
+
+    def store(self, cache: Path, recipe: Mapping[str, object], dim: int) -> Store:
+        """Return the store of a recipe for vectors of `dim` features."""
+        key = cache, json.dumps(recipe, sort_keys=True)
+        if key not in self._stores:
+            self._stores[key] = Store(cache, recipe, dim)
+        return self._stores[key]
+
+    def manifest(self, cache: Path | None) -> Manifest:
+        """Return what a cache knows of files."""
+        return self._manifests.setdefault(cache, Manifest(cache))
