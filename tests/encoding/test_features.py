@@ -30,6 +30,7 @@ from headstart.data import images, sources
 from headstart.encoding import cache as caches
 from headstart.encoding import features, reading, shelves
 from headstart.encoding import shards as shard_files
+from headstart.encoding.opened import Opened
 from headstart.encoding.runtime import OpenVinoEncoder
 from headstart.errors import StorageError
 from headstart.inspection import files
@@ -613,7 +614,7 @@ def test_blocks_read_the_shards_that_hold_them_and_no_other(
 ):
     monkeypatch.setattr(caches, "SHARD_ROWS", 4)
     before = extracted(dataset, cache)
-    opened: shelves.Opened = {}
+    opened = Opened()
     read: list[Path] = []
     real = shard_files.read
     monkeypatch.setattr(shard_files, "read", lambda path, *more: read.append(path) or real(path, *more))
@@ -623,7 +624,7 @@ def test_blocks_read_the_shards_that_hold_them_and_no_other(
         assert got.encoded == 0
         np.testing.assert_array_equal(got.values, before.values[begin : begin + 4])
     assert len(read) == len(shards(cache)) == len(dataset) // 4
-    assert len(opened) == 1
+    assert len(opened.stores) == 1
 
 
 def many(count: int) -> tuple[list[str], np.ndarray]:

@@ -123,8 +123,8 @@ def test_each_file_is_read_once_for_all_networks(
     if kept:
         extracted(dataset.select(range(kept)), cache, encoders[:1])
     known = files.fingerprints(dataset)[0] if digests else None
-    real, read = images.read_bytes, Counter[Path]()
-    monkeypatch.setattr(images, "read_bytes", lambda path: read.update([path]) or real(path))
+    real, read = images.fetch, Counter[Path]()
+    monkeypatch.setattr(images, "fetch", lambda path: read.update([path]) or real(path))
     features.extract(dataset, known, encoders, cache=cache)
     assert read == Counter(sample.path for sample in dataset)
 

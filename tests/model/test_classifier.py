@@ -261,8 +261,8 @@ def test_each_file_is_read_once(
     monkeypatch: pytest.MonkeyPatch,
     cached: bool,
 ):
-    real, read = images.read_bytes, Counter()
-    monkeypatch.setattr(images, "read_bytes", lambda path: read.update([path]) or real(path))
+    real, read = images.fetch, Counter()
+    monkeypatch.setattr(images, "fetch", lambda path: read.update([path]) or real(path))
     fresh = copy.copy(classifier.encoders[0])
     fresh.trusted = None  # so that the engine is compared with PyTorch first
     given, cache = [*pictures, bad], tmp_path / "cache" if cached else None

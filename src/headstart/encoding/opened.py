@@ -12,11 +12,15 @@ from headstart.encoding.cache import Store
 
 
 class Opened:
-    """Stores by what decides their rows, and what is known of files; what was noted is kept when the block ends."""
+    """Stores by what decides their rows, and what is known of files; what was noted is kept when the block ends.
+
+    Attributes:
+        stores: That are open: folder of a cache and text of a recipe → store.
+    """
 
     def __init__(self) -> None:
         """Open nothing yet."""
-        self._stores: dict[tuple[Path, str], Store] = {}
+        self.stores: dict[tuple[Path, str], Store] = {}
         self._manifests: dict[Path | None, Manifest] = {}
 
     def __enter__(self) -> Self:
@@ -31,9 +35,9 @@ class Opened:
     def store(self, cache: Path, recipe: Mapping[str, object], dim: int) -> Store:
         """Return the store of a recipe for vectors of `dim` features."""
         key = cache, json.dumps(recipe, sort_keys=True)
-        if key not in self._stores:
-            self._stores[key] = Store(cache, recipe, dim)
-        return self._stores[key]
+        if key not in self.stores:
+            self.stores[key] = Store(cache, recipe, dim)
+        return self.stores[key]
 
     def manifest(self, cache: Path | None) -> Manifest:
         """Return what a cache knows of files."""
