@@ -156,6 +156,15 @@ def test_what_is_noted_is_kept_at_the_end_whatever_ends_it(
     assert set(manifest.recall(dataset, tmp_path / "cache")) == {digest}
 
 
+def test_what_is_noted_is_kept_now_and_then(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    known, place = manifest.Manifest(tmp_path / "cache"), manifest.version(dataset[0].path)
+    known.note(place, "ab" * 32)
+    assert not any(manifest.recall(dataset, tmp_path / "cache"))
+    monkeypatch.setattr(manifest, "OFTEN", 0.0)
+    known.note(place, "ab" * 32)
+    assert manifest.recall(dataset, tmp_path / "cache")[0] == "ab" * 32
+
+
 class TestPredictions:
     """A classifier asked again reads nothing of which it has features, and all the rest."""
 

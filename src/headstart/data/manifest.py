@@ -31,7 +31,7 @@ MOST_NOTES = 10_000  # files of what was found in others
 MOST_FILES = 16  # that are kept apart; more are written as one
 MOST_ROWS = 8_000_000  # 48 bytes each; of more, those that were noted first go
 SETTLED = 10_000_000_000  # nanoseconds; the times of some file systems go in steps of two seconds
-NOTED = 50_000  # rows that are written at once
+NOTED, OFTEN = 50_000, 60.0  # rows and seconds after which they are written: a process that is killed loses no more
 WORTH = 1000  # rows that are read sooner than a picture
 MAGIC = b"headstart manifest 1\n"
 
@@ -51,6 +51,7 @@ class Manifest:
         self._cache, self._endpoint = cache, stores.endpoint()
         self._known: _Known | None = None
         self._asked, self._fresh = 0, bytearray()
+        self._kept = time.monotonic()
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -94,7 +95,7 @@ class Manifest:
         if self._cache is None or not digest or not isinstance(place, Locator) or version(place) is None:
             return
         self._fresh += _key(place, self._endpoint) + bytes.fromhex(digest)
-        if len(self._fresh) >= NOTED * _ROW.itemsize:
+        if len(self._fresh) >= NOTED * _ROW.itemsize or time.monotonic() - self._kept > OFTEN:
             self.keep()
 
     def keep(self) -> None:
@@ -108,7 +109,7 @@ class Manifest:
                     _write(folder, _joined(files))
                     for file in files:
                         file.unlink(missing_ok=True)
-        self._fresh = bytearray()
+        self._fresh, self._kept = bytearray(), time.monotonic()
 
     def _looked_up(self, dataset: Dataset) -> _Known | None:
         """Return what is known, once it is worth reading."""

@@ -41,4 +41,6 @@ class Opened:
 
     def manifest(self, cache: Path | None) -> Manifest:
         """Return what a cache knows of files."""
-        return self._manifests.setdefault(cache, Manifest(cache))
+        if cache not in self._manifests:
+            self._manifests[cache] = Manifest(cache)
+        return self._manifests[cache]
