@@ -107,7 +107,7 @@ def _widened(values: NDArray[np.float16]) -> Floats:
     """
     told = np.ascontiguousarray(values).view(np.int16)
     if told.size and (told & 0x7FFF).max() >= 0x7C00:  # not finite
-        return values.astype(np.float32)
+        return np.array(values, dtype=np.float32, subok=False)
     wide = told.astype(np.int32)
     wide <<= 13
     wide &= ~0x70000000  # which the sign was carried into

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,12 @@ from bucket import Bucket
 from conftest import draw_folders
 
 from headstart.data import images, manifest, sources
+from headstart.errors import StorageError
 from headstart.inspection import files
 from headstart.model import artifact
+from headstart.model import classifier as classifiers
 from headstart.model.classifier import Classifier
-from headstart.records import Dataset
+from headstart.records import Dataset, Locator, Sample
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="elsewhere nothing tells that an entry was changed")
 
@@ -156,13 +159,58 @@ def test_what_is_noted_is_kept_at_the_end_whatever_ends_it(
     assert set(manifest.recall(dataset, tmp_path / "cache")) == {digest}
 
 
-def test_what_is_noted_is_kept_now_and_then(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    known, place = manifest.Manifest(tmp_path / "cache"), manifest.version(dataset[0].path)
-    known.note(place, "ab" * 32)
-    assert not any(manifest.recall(dataset, tmp_path / "cache"))
-    monkeypatch.setattr(manifest, "OFTEN", 0.0)
-    known.note(place, "ab" * 32)
-    assert manifest.recall(dataset, tmp_path / "cache")[0] == "ab" * 32
+def numbered(number: int) -> Locator:
+    return Locator("s3://bucket", f"{number}.jpg", size=9, mark=number + 1)
+
+
+def test_what_is_noted_is_written_no_more_often_than_asked(tmp_path: Path):
+    known = manifest.Manifest(tmp_path)
+    known.note(numbered(0), "ab" * 32)
+    known.keep(after=60)
+    assert not (tmp_path / manifest.FOLDER).exists()
+    known.keep(after=0)
+    assert len(list((tmp_path / manifest.FOLDER).iterdir())) == 1
+
+
+def test_files_of_a_manifest_stay_few_and_what_was_noted_last_counts(tmp_path: Path):
+    written = []
+    for number in range(200):
+        with manifest.Manifest(tmp_path) as known:
+            known.note(numbered(number), f"{number + 1000:064x}")
+            known.note(numbered(7), f"{number + 1:064x}")
+        files = sorted((tmp_path / manifest.FOLDER).iterdir())
+        assert len(files) <= manifest.MOST_FILES + 1
+        written.append({file.name: file.stat().st_size for file in files})
+    pictures = Dataset(Locator("s3://bucket"), tuple(Sample(numbered(n), f"{n}.jpg", "a") for n in range(200)))
+    told = [f"{number + 1000:064x}" for number in range(200)]
+    told[7] = f"{200:064x}"
+    assert list(manifest.recall(pictures, tmp_path)) == told
+    rewritten = sum(size for one, before in pairwise(written[::-1]) for name, size in one.items() if name not in before)
+    assert rewritten < 8 * sum(written[-1].values())  # not the whole each time
+    assert sum(written[-1].values()) < 48 * (200 + 2 * manifest.MOST_FILES) + 100 * len(written[-1])
+
+
+def test_a_file_that_was_made_part_of_another_meanwhile_is_not_missed(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    manifest.note({numbered(0): "ab" * 32}, tmp_path)
+    manifest.note({numbered(1): "cd" * 32}, tmp_path)
+    real, joined = manifest._joined, []
+
+    def late(files: Sequence[Path]) -> object:
+        if not joined:
+            joined.append(True)
+            manifest._join(tmp_path / manifest.FOLDER)
+        return real(files)
+
+    monkeypatch.setattr(manifest, "_joined", late)
+    pictures = Dataset(Locator("s3://bucket"), tuple(Sample(numbered(n), f"{n}.jpg", "a") for n in range(2)))
+    assert list(manifest.recall(pictures, tmp_path)) == ["ab" * 32, "cd" * 32]
+
+
+def test_what_lies_on_the_web_is_not_noted(tmp_path: Path):
+    manifest.note({Locator("https://example.org/a.jpg", size=9, mark=7): "ab" * 32}, tmp_path)
+    assert not (tmp_path / manifest.FOLDER).exists()
 
 
 class TestPredictions:
@@ -222,6 +270,43 @@ class TestPredictions:
         assert not said.findings
         wanted = [images.digest(sample.path.read_bytes()) for sample in dataset]
         assert list(manifest.recall(dataset, tmp_path)) == wanted
+
+    def test_what_is_kept_of_files_that_are_not_known_is_not_computed_again(
+        self, classifier: Classifier, dataset: Dataset, tmp_path: Path, reads: list[str]
+    ):
+        """As where the first seconds' files had just been written, or were copied since."""
+        first = classifier.predict_many(dataset, cache=tmp_path)
+        copied = dataset.root / "ash" / "copied.png"
+        copied.write_bytes(dataset[0].path.read_bytes())
+        both, told = sources.read(dataset.root), list[tuple[int, int]]()
+        reads.clear()
+        table = classifier.extract(both, cache=tmp_path, progress=lambda _, done, of: told.append((done, of))).table
+        assert table.encoded == 0
+        assert reads == ["copied.png"]
+        assert max(done for done, _ in told) == len(both)
+        (row,) = [row for row, sample in enumerate(both) if sample.path == copied]
+        again = classifier.predict_many(both, cache=tmp_path).probabilities
+        np.testing.assert_array_equal(again[row], first.probabilities[0])
+        np.testing.assert_array_equal(np.delete(again, row, axis=0), first.probabilities)
+
+    def test_a_note_that_cannot_be_written_is_told_and_costs_no_answer(
+        self, classifier: Classifier, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        def full(*_: object) -> None:
+            raise StorageError("There is no room.", "Make room.")
+
+        monkeypatch.setattr(manifest, "_write", full)
+        with pytest.warns(UserWarning, match="not remembered: There is no room"):
+            said = classifier.predict_many(dataset, cache=tmp_path)
+        np.testing.assert_array_equal(said.probabilities, classifier.predict_many(dataset).probabilities)
+
+    def test_blocks_are_noted_before_the_next_is_asked_for(
+        self, classifier: Classifier, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr(classifiers, "OFTEN", 0.0)
+        blocks = classifier.predict_blocks([dataset.select([1, 0]), dataset.select([3])], cache=tmp_path)
+        next(blocks)
+        assert [bool(one) for one in manifest.recall(dataset, tmp_path)[:4]] == [True, True, False, False]
 
     def test_pictures_of_a_store_are_asked_for_once(
         self, classifier: Classifier, dataset: Dataset, tmp_path: Path, bucket: Bucket

@@ -287,22 +287,6 @@ def test_two_processes_change_no_byte(
 
 
 @pytest.mark.usefixtures("_spawned")
-def test_processes_without_a_block_end_by_themselves(
-    ask: Callable[..., Request], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    codes: list[int | None] = []
-    kill = multiprocessing.process.BaseProcess.kill
-
-    def watched(process: multiprocessing.process.BaseProcess) -> None:
-        codes.append(process.exitcode)
-        kill(process)
-
-    monkeypatch.setattr(multiprocessing.process.BaseProcess, "kill", watched)
-    streaming.to_file(ask(processes=2), tmp_path / "out", silence, lambda _: None)
-    assert codes == [0, 0]
-
-
-@pytest.mark.usefixtures("_spawned")
 def test_D14_a_process_that_is_killed_is_told_and_what_is_there_is_kept(
     ask: Callable[..., Request], said: Predictions, tmp_path: Path, sample: tables.Table
 ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,7 +15,7 @@ import pytest
 from conftest import draw_folders, picture
 from PIL import Image
 
-from headstart.data import images, sources
+from headstart.data import images, manifest, sources
 from headstart.encoding import cache as caches
 from headstart.encoding import features, reading, runtime
 from headstart.encoding.eager import TorchEncoder
@@ -273,3 +274,16 @@ def test_the_mean_of_views_is_their_sum_in_order_divided_by_their_number():
     mean = features.mean(values)
     assert (mean.dtype, mean.shape) == (np.float32, (5, 1, 7))
     np.testing.assert_array_equal(mean[:, 0], (values[:, 0] + values[:, 1]) / np.float32(2))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere nothing is known unread")
+def test_nothing_stays_of_what_a_wrong_note_told(dataset: Dataset, cache: Path):
+    """Of both pictures one network's part is kept; the note takes one of them for the other."""
+    known = files.fingerprints(dataset)[0]
+    extracted(dataset.select([0, 1]), cache, contracts.toy_encoders()[:1])
+    place = manifest.version(dataset[1].path)
+    assert place is not None
+    manifest.note({place: known[0]}, cache)
+    found = extracted(dataset.select([1]), cache, digests=False)
+    np.testing.assert_array_equal(found.values, extracted(dataset.select([1]), None).values)
+    assert found.digests[0] == known[1]

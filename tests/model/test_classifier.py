@@ -15,7 +15,7 @@ import pytest
 from conftest import draw_folders
 from PIL import Image
 
-from headstart.data import images, sources
+from headstart.data import images, manifest, sources
 from headstart.encoding import cache as caches
 from headstart.encoding import runtime
 from headstart.encoding.runtime import OpenVinoEncoder
@@ -261,6 +261,7 @@ def test_each_file_is_read_once(
     monkeypatch: pytest.MonkeyPatch,
     cached: bool,
 ):
+    monkeypatch.setattr(manifest, "SETTLED", 10**18)  # as of files that are always just written
     real, read = images.fetch, Counter()
     monkeypatch.setattr(images, "fetch", lambda path: read.update([path]) or real(path))
     fresh = copy.copy(classifier.encoders[0])

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart import storage
-from headstart.data import images, ranges, stores
+from headstart.data import images, ranges, stores, uris
 from headstart.errors import StorageError
 from headstart.packed import DIGEST, Digests
 from headstart.records import Dataset, Locator, Place
@@ -31,7 +31,7 @@ MOST_NOTES = 10_000  # files of what was found in others
 MOST_FILES = 16  # that are kept apart; more are written as one
 MOST_ROWS = 8_000_000  # 48 bytes each; of more, those that were noted first go
 SETTLED = 10_000_000_000  # nanoseconds; the times of some file systems go in steps of two seconds
-NOTED, OFTEN = 50_000, 60.0  # rows and seconds after which they are written: a process that is killed loses no more
+NOTED = 50_000  # rows that are written at once
 WORTH = 1000  # rows that are read sooner than a picture
 MAGIC = b"headstart manifest 1\n"
 
@@ -51,7 +51,7 @@ class Manifest:
         self._cache, self._endpoint = cache, stores.endpoint()
         self._known: _Known | None = None
         self._asked, self._fresh = 0, bytearray()
-        self._kept = time.monotonic()
+        self._kept = time.monotonic()  # when what was noted was written last
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -94,31 +94,32 @@ class Manifest:
         """
         if self._cache is None or not digest or not isinstance(place, Locator) or version(place) is None:
             return
+        if uris.is_web(place):  # which nobody lists with a mark, so that it is never found again
+            return
         self._fresh += _key(place, self._endpoint) + bytes.fromhex(digest)
-        if len(self._fresh) >= NOTED * _ROW.itemsize or time.monotonic() - self._kept > OFTEN:
+        if len(self._fresh) >= NOTED * _ROW.itemsize:
             self.keep()
 
-    def keep(self) -> None:
-        """Write what was noted; raises as `note` does."""
-        if self._cache is None or not self._fresh:
+    def keep(self, *, after: float = 0.0) -> None:
+        """Write what was noted, if that was done so many seconds ago; raises as `note` does."""
+        if self._cache is None or not self._fresh or time.monotonic() - self._kept < after:
             return
         with _writable(self._cache) as folder:
             if folder is not None:
-                _write(folder, np.frombuffer(bytes(self._fresh), dtype=_ROW))
-                if len(files := _files(folder)) > MOST_FILES:
-                    _write(folder, _joined(files))
-                    for file in files:
-                        file.unlink(missing_ok=True)
+                files = _files(folder)
+                _write(folder, np.frombuffer(bytes(self._fresh), dtype=_ROW), max(map(_number, files), default=0) + 1)
+                if len(files) >= MOST_FILES:
+                    _join(folder)
         self._fresh, self._kept = bytearray(), time.monotonic()
 
     def _looked_up(self, dataset: Dataset) -> _Known | None:
         """Return what is known, once it is worth reading."""
         if self._known is None and self._cache is not None and _is_trusted(self._cache):
             self._asked += len(dataset)
-            files = _files(self._cache / FOLDER)
-            size = sum(map(_size, files))
+            folder = self._cache / FOLDER
+            size = sum(map(_size, _files(folder)))
             if size <= WORTH * _ROW.itemsize * self._asked or dataset.packed.far.any():
-                self._known = _Known.of(_joined(files))
+                self._known = _Known.of(_all(folder))
         return self._known
 
 
@@ -280,14 +281,42 @@ def _size(file: Path) -> int:
         return 0
 
 
+def _number(file: Path) -> int:
+    return int(file.name.partition("-")[0])
+
+
+def _all(folder: Path) -> NDArray[np.void]:
+    """Return the rows of all files, of which others may be made one meanwhile."""
+    while True:
+        files = _files(folder)
+        rows = _joined(files)
+        if set(files) <= set(_files(folder)):
+            return rows
+
+
+def _join(folder: Path) -> None:
+    """Make one of the last files, of so many that each weighs no more than those after it: rows are rarely rewritten.
+
+    It has the number of the last of them, so that what others noted in the meantime still counts more.
+    """
+    files = _files(folder)
+    sizes = np.array([_size(file) for file in files])
+    later = np.cumsum(sizes[::-1])[::-1] - sizes
+    files = files[int(np.argmax(sizes <= later)) :]
+    rows = _joined(files)
+    _, last = np.unique(rows["key"][::-1], return_index=True)
+    _write(folder, rows[np.sort(len(rows) - 1 - last)], _number(files[-1]))
+    for file in files:
+        file.unlink(missing_ok=True)
+
+
 def _joined(files: Sequence[Path]) -> NDArray[np.void]:
     """Return the rows of files one after the other; what is no file of ours has none."""
     bodies = [body for file in files if (body := _unsealed(file)) is not None and len(body) % _ROW.itemsize == 0]
     return np.frombuffer(b"".join(bodies), dtype=_ROW)[-MOST_ROWS:]
 
 
-def _write(folder: Path, rows: NDArray[np.void]) -> None:
+def _write(folder: Path, rows: NDArray[np.void], number: int) -> None:
     sealed = _sealed(rows.tobytes())
-    last = max((int(file.name.partition("-")[0]) for file in _files(folder)), default=0)
-    name = f"{last + 1:08d}-{hashlib.sha256(sealed).hexdigest()[:16]}{SUFFIX}"
+    name = f"{number:08d}-{hashlib.sha256(sealed).hexdigest()[:16]}{SUFFIX}"
     storage.write_whole(folder / name, sealed, mode=0o600)

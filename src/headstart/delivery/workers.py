@@ -29,7 +29,6 @@ from headstart.predictions import Predictions
 from headstart.records import Dataset, Progress
 
 OFTEN = 0.3  # seconds between two words on how far a block is
-PATIENCE = 5.0  # seconds for a process without a block to end
 AHEAD = 2  # blocks for each process that may be computed before it is the turn of the first
 
 
@@ -101,8 +100,6 @@ def in_parallel(number: int, job: Job, tasks: Iterator[Task], *, hear: Progress,
             hear("", waiting + sum(worker.done for worker in crew), 0)
     finally:
         for worker in crew:
-            worker.dismiss()
-        for worker in crew:
             worker.end()
 
 
@@ -151,16 +148,11 @@ class _Worker:
             return word
         return None
 
-    def dismiss(self) -> None:
-        """Give it nothing any more; one without a block puts away what it has, and ends."""
-        self.pipe.close()
-
     def end(self) -> None:
         """End it, whatever it is doing: what it writes is whole or not there."""
-        if not self.busy:
-            self.process.join(PATIENCE)
         self.process.kill()
         self.process.join()
+        self.pipe.close()
 
     def _gone(self) -> HeadstartError:
         self.process.join(5)

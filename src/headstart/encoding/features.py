@@ -259,13 +259,14 @@ class _Job:
         """Take what the cache holds of these encoders."""
         self.shelves = Shelves(self.cache, self.encoders, self.views, self.opened)
         self.known[:] = False
-        if self.blind:
-            self.shelves.look()
+        if self.blind and self.shelves.unread():
             self.digests = self.opened.manifest(self.cache).recall(self.dataset)
         self._fetch()
-        if self.blind:  # what has to be read is believed when it was
+        if self.blind:  # of what has to be read nothing is believed before it was
             lacking = np.flatnonzero(~self.known.all(axis=(1, 2)))
             self.digests.put(lacking, Digests.unknown(len(lacking)))
+            self.known[lacking], self.codes[lacking] = False, 0
+            self.shelves.take_again()
 
     def _compared(self, network: int) -> Agreement | None:
         """Return how the engine of a network compares; one that differs too much is replaced."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
 from headstart.data.manifest import Manifest
 from headstart.encoding.cache import Store
+from headstart.errors import StorageError
 
 
 class Opened:
-    """Stores by what decides their rows, and what is known of files; what was noted is kept when the block ends.
+    """Stores by what decides their rows, and what is known of files; what was noted is kept when the `with` block ends.
 
     Attributes:
         stores: That are open: folder of a cache and text of a recipe → store.
@@ -28,9 +30,20 @@ class Opened:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Keep what was noted of files, also after an error or an interrupt."""
+        """Keep what was noted, also after an error or an interrupt."""
+        self.keep()
+
+    def keep(self, *, after: float = 0.0) -> None:
+        """Keep what was noted of files, if that was done so many seconds ago.
+
+        Warns:
+            UserWarning: The cache cannot be written: what was computed is no worse for it.
+        """
         for manifest in self._manifests.values():
-            manifest.keep()
+            try:
+                manifest.keep(after=after)
+            except StorageError as error:
+                warnings.warn(f"What was read is not remembered: {error}", stacklevel=2)
 
     def store(self, cache: Path, recipe: Mapping[str, object], dim: int) -> Store:
         """Return the store of a recipe for vectors of `dim` features."""

@@ -68,6 +68,10 @@ class Shelves:
             self._taken[part] = store.look()
             yield from ((part, rows) for rows in store.take(wanted))
 
+    def take_again(self) -> None:
+        """Take rows once more of the shards that others were taken of."""
+        self._taken = dict.fromkeys(self._stores, 0)
+
     def look(self) -> None:
         """Note which digests the stores hold, without reading what they hold of them."""
         for store in self._stores.values():

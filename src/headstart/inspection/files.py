@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -66,12 +67,12 @@ def fingerprints(
         lacking = np.flatnonzero(~digests.known)
         before = len(dataset) - len(lacking)
         readers = FAR_READERS if dataset.packed.far[lacking].any() else READERS
-        with ThreadPoolExecutor(readers) as pool:
-            looked = in_order(pool, look, lacking.tolist(), 8 * readers)
+        rows = lacking.tolist()
+        with ThreadPoolExecutor(readers) as pool, closing(in_order(pool, look, rows, 8 * readers)) as looked:
             for done, (row, digest, place) in enumerate(looked, start=1):
                 digests[row] = digest
                 known.note(place, digest)
-                if done % 256 == 0 or done == len(lacking):
+                if done % 256 == 0 or done == len(rows):
                     progress("Reading", before + done, len(dataset))
     return digests, failures
 

@@ -40,6 +40,8 @@ from headstart.records import (
     silence,
 )
 
+OFTEN = 5.0  # seconds after which it is noted what was read
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Classifier(Displayable):
@@ -135,7 +137,9 @@ class Classifier(Displayable):
         """
         with Opened() as opened:
             for block in blocks:
-                yield self._predict(*forms.gather(block), cache=cache, progress=progress, opened=opened)
+                said = self._predict(*forms.gather(block), cache=cache, progress=progress, opened=opened)
+                opened.keep(after=OFTEN)  # who asked may end this process before it asks again
+                yield said
 
     def predict_proba(self, pictures: Pictures) -> Floats:
         """Return (N, K) probabilities, rows sum to 1; NaN in rows of pictures that cannot be used."""
