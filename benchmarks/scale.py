@@ -5,7 +5,7 @@ Sections, each run by its name, every measurement in a process of its own:
 - `check` (`scale_check`): the look at features and properties that `headstart check` takes once both are computed.
 - `train` (`scale_train`): what `headstart train` does once features are there, at a quarter, a half and the whole of
   the pictures; `--whole` measures the whole alone.
-- `warm` (`scale_train`): what a second `headstart train` does before that.
+- `warm` (`scale_train`): what a second `headstart train` does before that, and a `headstart predict` after it.
 - `ray` (`scale_ray`): what a cluster costs that encodes, and how far it goes.
 - `fit` (`scale_fit`): a head that workers of a cluster fit together, against one fitted by this process.
 

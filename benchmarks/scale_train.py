@@ -2,8 +2,9 @@
 
 - `train`: split, choose the penalty, fit, calibrate, learn what is none of the classes, answer the validation part,
   measure, fit once more on everything.
-- `warm`: know the digests of pictures on a store, and take their features and properties from the cache. Their places
-  do not exist, so that nothing can be read.
+- `warm`: know the digests of pictures on a store, and take their features and properties from the cache, all at once as
+  a training does, and features again block by block as a prediction does. Their places do not exist, so that nothing
+  can be read.
 
 Features are drawn, not computed: clouds in 64 dimensions, seen through 1,280 and rectified, with noise.
 """
@@ -28,6 +29,7 @@ from headstart.packed import Digests
 from headstart.records import ClassNames, Dataset, Floats, LabelledFeatures, Sample
 from headstart.samples import Samples
 
+PREDICTING = "features, as a prediction asks for them"
 SPREAD = 3.0  # of a class around its centre; centres are about 11 from each other
 
 
@@ -114,7 +116,9 @@ def train(where: str, pictures: int, classes: int) -> dict[str, Any]:
 def warm(where: str, pictures: int, classes: int) -> dict[str, Any]:
     """Take digests, features and properties of pictures that were seen before; return seconds and bytes."""
     from headstart.config import EncoderConfig
+    from headstart.delivery import forms
     from headstart.encoding import backbone, features, runtime
+    from headstart.encoding.opened import Opened
     from headstart.inspection import files
     from headstart.records import Locator
 
@@ -135,6 +139,11 @@ def warm(where: str, pictures: int, classes: int) -> dict[str, Any]:
         with clock.stage("features and properties"):
             table = features.extract(dataset, known, encoders, with_properties=True, cache=folder).table
     right = known == digests and not failures and not table.failures and not table.encoded
+    with clock.stage(PREDICTING), Opened() as opened:
+        for part in arrays.parts(pictures, forms.BLOCK):
+            block = dataset.select(np.arange(part.start, part.stop))
+            again = features.extract(block, None, encoders, cache=folder, opened=opened).table
+            right = right and not again.failures and not again.encoded and again.digests == digests[part]
     return {"seconds": clock.seconds, "anonymous": peak[0], "figures": {"right": float(right)}}
 
 
@@ -211,12 +220,13 @@ def measure_warm(arguments: argparse.Namespace) -> int:
     lines = [
         *(f"- {line}" for line in about),
         f"- Measured: digests of {arguments.pictures:,} places on a store that does not exist, then their features "
-        f"({DIM}) and properties, from the cache. Nothing is decoded, and nothing could be read.",
+        f"({DIM}) and properties, from the cache, and the features once more in blocks. Nothing is decoded, and "
+        "nothing could be read.",
         "",
         *side_by_side.table(("stage", "seconds"), [(name, f"{value:,.1f}") for name, value in seconds.items()]),
     ]
     bounds = [
-        Bound("seconds in all", sum(seconds.values()), "<=", 60, "{:.1f}"),
+        Bound("seconds before a training", sum(seconds.values()) - seconds[PREDICTING], "<=", 60, "{:.1f}"),
         Bound("memory besides mapped files", answer["anonymous"] / MB, "<=", 4000, "{:,.0f} MB"),
         Bound("all digests known, nothing encoded", answer["figures"]["right"], ">=", 1, "{:.0f}"),
     ]
