@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -168,6 +169,7 @@ def fill(cache: Path, dataset: Dataset, encoders: tuple[object, ...]) -> Digests
         for store in stores:
             values: Floats = generator.standard_normal((part.stop - part.start, store.dim), dtype=np.float32)
             store.add(digests[part], values)
+    os.sync()  # a cache that was filled on another day is on the disk
     return digests
 
 
