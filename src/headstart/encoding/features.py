@@ -416,7 +416,7 @@ class _Job:
         finder = Finder(self.digests, np.flatnonzero(lacking))
         for part, held in self.shelves.take(finder.wanted):
             places, own = finder.find(held.keys)
-            fine = np.isfinite(held.values).all(axis=1)[own]
+            fine = np.asarray(np.isfinite(held.values).all(axis=1))[own]
             self._know(places[fine], part, held.values[own[fine]])
             self.codes[places[fine]] = held.remarks[own[fine]]
             arrays.release(self.values)
