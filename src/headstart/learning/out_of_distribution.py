@@ -294,7 +294,7 @@ def held_out(
     for number in np.unique(fold):
         own = fold == number
         others = np.setdiff1d(learned, rows[own])
-        known = learn(score, features, targets, others, foreign=foreign(others))
+        known = learn(score, features, targets, others, foreign=foreign(others) if score == "labels" else None)
         result[own] = familiarity(score, logits[own], take(features, rows[own]), known)
     return result
 

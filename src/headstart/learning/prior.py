@@ -118,9 +118,11 @@ def foreign(classes: ClassNames, known: LabelRows, features: Floats, targets: In
         targets: (N,) classes of the training pictures.
         rows: (N,) which these are.
     """
+    if not len(known.weights):
+        return NO_LABELS
     named = candidates(classes, known.labels)
     own = {row for its in named.values() for row in its}
-    for k, name in enumerate(classes if len(known.weights) else ()):
+    for k, name in enumerate(classes):
         if name not in named and len(its := rows[targets == k][:SEEN]):
             first = (arrays.take(features, its) @ known.weights.T + known.offsets).argmax(axis=1)
             own.update(np.flatnonzero(np.bincount(first) >= MEANT * len(first)).tolist())
