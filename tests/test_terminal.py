@@ -8,7 +8,10 @@ import pytest
 from rich.console import Console
 
 from headstart import terminal
-from headstart.records import Finding, numbered
+from headstart.config import TrainConfig
+from headstart.learning.heads import Step
+from headstart.plans import EncoderPlan, resolve
+from headstart.records import Finding, Preprocess, numbered
 
 FOUND = (
     Finding("blurry-pictures", "warning", "2 pictures are blurry", ("a.png", "b.png"), "Look at them."),
@@ -73,6 +76,22 @@ def test_a_log_tells_the_rate_since_it_began_and_the_time_that_is_left(monkeypat
     assert out.getvalue().splitlines() == [
         "Predicting: 600 of 1000 10/s, 40 s left",
         "Predicting: 1000 of 1000 10/s",
+    ]
+
+
+def test_a_long_fit_tells_a_step_every_ten_seconds_and_a_short_one_none(monkeypatch: pytest.MonkeyPatch):
+    out, clock = io.StringIO(), [1000.0]
+    monkeypatch.setattr(terminal, "stderr", Console(file=out, width=80))
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: clock[0])
+    preprocess = Preprocess(64, 1, "bicubic", (0.5,) * 3, (0.5,) * 3)
+    plan = resolve(TrainConfig(), preprocess, EncoderPlan("x", "", "torch", "cpu", "f32"))
+    listen = terminal.epochs(plan, quiet=False)
+    for number in range(8):
+        listen(Step(number, 0.5 / (1 + number), 0.9, 0.6, 0.8, seconds=4.0))
+        clock[0] += 4
+    assert out.getvalue().splitlines() == [
+        f"Fitting: step {number}: loss {0.5 / (1 + number):.4f}, accuracy 0.9000; held out 0.6000, 0.8000; 4.0 s"
+        for number in (3, 6)
     ]
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 stderr = Console(stderr=True, highlight=False, emoji=False)
 stdout = Console(highlight=False, emoji=False)
 STYLES = {"error": "red", "warning": "yellow", "note": "cyan"}
+OFTEN = 10.0  # seconds between lines that tell how far a long stage is
 _drawn: list[Progress] = []  # the bars that are on the terminal now
 
 
@@ -88,7 +89,7 @@ class _Lines:
             self._said.pop(stage, None)
             del self._begun[stage]  # one that comes again has a rate of its own
         else:
-            told = now - self._said.get(stage, begun[0]) < 10
+            told = now - self._said.get(stage, begun[0]) < OFTEN
             self._said |= {} if told else {stage: now}
         if not told:
             stderr.print(f"{stage}: {done} of {total} {_rate(begun, done)}{_left(begun, done, total)}".rstrip())
@@ -240,19 +241,31 @@ def _head(plan: Plan) -> str:
 
 
 def epochs(plan: Plan, quiet: bool) -> Callable[[Step], None]:
-    """Return a listener that prints a line an epoch; L-BFGS takes its few dozen iterations within a second or two."""
-    heard = plan.head.in_epochs or plan.head.finetune != "none"
+    """Return a listener that prints a line an epoch; of L-BFGS, which most often takes a second or two in all, one for
+    a step in ten seconds.
+    """
+    in_epochs = plan.head.in_epochs or plan.head.finetune != "none"
     most = f"/{plan.head.epochs}" if plan.head.in_epochs else f" of at most {plan.finetune.epochs}"  # time may be short
+    told = 0.0
 
     def listen(step: Step) -> None:
+        """Print the figures of a step."""
+        nonlocal told
+        now = time.monotonic()
+        if not in_epochs and step.number and now - told < OFTEN:
+            return
+        told = now
+        if step.number == 0:  # where L-BFGS begins
+            return
         figures = f"loss {step.train_loss:.4f}, accuracy {step.train_accuracy:.4f}"
         if step.validation_loss == step.validation_loss:
             figures += f"; held out {step.validation_loss:.4f}, {step.validation_accuracy:.4f}"
         if plan.head.watch == "training" and step.watched_loss == step.watched_loss:
             figures += f"; watched {step.watched_loss:.4f}"
-        say(False, f"epoch {step.number}{most}: {figures}; {step.seconds:.1f} s")
+        name = f"epoch {step.number}{most}" if in_epochs else f"Fitting: step {step.number}"
+        say(False, f"{name}: {figures}; {step.seconds:.1f} s")
 
-    return listen if heard and not quiet else lambda _: None
+    return (lambda _: None) if quiet else listen
 
 
 def print_findings(findings: Sequence[Finding], *, brief: bool = False) -> None:

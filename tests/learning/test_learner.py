@@ -15,7 +15,7 @@ from headstart.config import SplitConfig, read_config
 from headstart.data import splits
 from headstart.data.splits import Grouping
 from headstart.errors import ConfigError
-from headstart.learning import calibration, learners, linear, rules, sgd
+from headstart.learning import calibration, learners, linear, out_of_distribution, rules, sgd
 from headstart.learning import problem as problems
 from headstart.learning.calibration import Calibration
 from headstart.learning.heads import Head
@@ -380,10 +380,8 @@ def test_where_a_group_holds_most_pictures_the_folds_decide_as_they_do_of_few():
 
 
 @pytest.mark.slow
-def test_B14_thousands_of_classes_are_learned(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(problems, "MANY_WEIGHTS", 1000)  # as of 10,000 classes and 1,280 features
-    monkeypatch.setattr(problems, "HELD", 1 << 20)
-    classes, each = 1000, 4
+def many(classes: int, each: int) -> tuple[LabelledFeatures, Learner]:
+    """Return so many clouds, and what fits heads to them."""
     targets = np.arange(classes * each) % classes
     centres = np.random.default_rng(0).normal(0, 1, (classes, 24))
     values = centres[targets] + np.random.default_rng(1).normal(0, 0.25, (len(targets), 24))
@@ -393,6 +391,15 @@ def test_B14_thousands_of_classes_are_learned(monkeypatch: pytest.MonkeyPatch):
     features = LabelledFeatures(dataset, values.astype(np.float32)[:, None], dataset.classes, targets, digests)
     none = np.zeros((0, 24), np.float32)
     own = learners.build(features, decide("head.l2=[0.01,0.001]").head, LabelRows((), none, none[:, 0]), 0)
+    return features, own
+
+
+def test_B14_thousands_of_classes_are_learned(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(problems, "MANY_WEIGHTS", 1000)  # as of 10,000 classes and 1,280 features
+    monkeypatch.setattr(problems, "HELD", 1 << 20)
+    classes = 1000
+    features, own = many(classes, 4)
+    targets = features.targets
     groups = np.arange(len(targets))
     train, held = groups[: 3 * classes], groups[3 * classes :]
     fitted = own.fit(train, held, groups)
@@ -400,3 +407,55 @@ def test_B14_thousands_of_classes_are_learned(monkeypatch: pytest.MonkeyPatch):
     made = rules.fit(own, fitted, train, groups, decide().calibration)
     said = rules.apply_to(made, fitted, held)
     assert (said.probabilities.argmax(axis=1) == targets[held]).mean() > 0.9
+
+
+def test_B14_of_thousands_of_classes_with_one_picture_each_a_bounded_number_is_held_out(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    classes = 500
+    features, own = many(classes, 2)
+    groups, train = np.arange(2 * classes), np.arange(classes)
+    fitted = own.fit(train, train + classes, groups)
+    assert not len(fitted.held.rows)
+    real, without = out_of_distribution.learn, []
+
+    def learn(score: Any, values: Any, targets: Any, rows: Any, *more: Any, **others: Any) -> Any:
+        without.append(np.setdiff1d(train, rows))
+        return real(score, values, targets, rows, *more, **others)
+
+    monkeypatch.setattr(out_of_distribution, "learn", learn)
+    rule = rules.fit(own, fitted, train, groups, decide().calibration).out_of_distribution
+    assert (rule.score, rule.count) == ("neighbours", classes)
+    left = [rows for rows in without if len(rows)]
+    assert len(left) == out_of_distribution.MOST_FOLDS
+    np.testing.assert_array_equal(np.sort(np.concatenate(left)), train)
+
+
+@pytest.mark.parametrize("score", out_of_distribution.NEED_LOGITS)
+def test_a_score_that_nothing_was_held_out_for_refuses_nothing_and_says_so(score: str):
+    features, own = many(6, 2)
+    nothing_like = LabelRows(("one", "two"), np.zeros((2, 24), np.float32), np.array([0, -9], np.float32))
+    own = replace(own, label_rows=nothing_like)
+    groups, train = np.arange(12), np.arange(6)
+    fitted, asked = own.fit(train, train + 6, groups), decide(f"calibration.unknown={score}").calibration
+    made = rules.fit(own, fitted, train, groups, asked)
+    assert made.out_of_distribution is None
+    (told,) = [one for one in rules.findings(made, fitted, groups, asked) if one.code == "refuses-nothing"]
+    assert told.names == (score,)
+    assert "calibration.unknown=neighbours" in told.advice
+    none = decide("calibration.unknown=none").calibration
+    assert not [one for one in rules.findings(made, fitted, groups, none) if one.code == "refuses-nothing"]
+
+
+def test_a_refit_tells_how_far_it_is():
+    features, own = many(6, 4)
+    heard: list[tuple[str, int, int]] = []
+    own = replace(own, progress=lambda *told: heard.append(told))
+    groups = np.arange(24)
+    fitted = own.fit(groups[:18], groups[18:], groups)
+    heard.clear()
+    own.refit(groups, fitted.best)
+    assert heard[0] == ("Refitting", 0, 1)
+    assert heard[-1] == ("Refitting", 1, 1)
+    assert [done for _, done, _ in heard[1:-1]] == list(range(1, len(heard) - 1))
+    assert all(done < total for _, done, total in heard[:-1])

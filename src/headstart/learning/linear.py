@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -143,15 +144,30 @@ class LogisticLearner:
         self, rows: Integers, best: float, *, share: float = 1.0, views: int | None = None, begin: Fitted | None = None
     ) -> Fitted:
         """See `Learner`. The penalty is of the mean loss: for the same prior variance it grows as rows become fewer."""
+        steps = itertools.count(1)
+        about = 0 if begin is None else len(begin.history)  # as many steps as the fit before took, most often fewer
+
+        def watch(_: object) -> None:
+            """Tell how far it is."""
+            done = next(steps)
+            self.progress("Refitting", done, max(about, done + 1))
+
         self.progress("Refitting", 0, 1)
-        head = self._refitted(rows, best / share, None if begin is None else begin.head, views)
+        head = self._refitted(rows, best / share, None if begin is None else begin.head, views, watch)
         self.progress("Refitting", 1, 1)
         return Fitted(head, self.features, best)
 
-    def _refitted(self, rows: Integers, l2: float, begin: Head | None, views: int | None = None) -> Head:
+    def _refitted(
+        self,
+        rows: Integers,
+        l2: float,
+        begin: Head | None,
+        views: int | None = None,
+        watch: Callable[[object], None] | None = None,
+    ) -> Head:
         problem = self._problem(self._prior(rows), rows, views=views)
         start = None if begin is None else problem.weights_of(begin)
-        return problem.head(problem.fit(l2, start=start, iterations=self.plan.max_iterations))
+        return problem.head(problem.fit(l2, start=start, iterations=self.plan.max_iterations, watch=watch))
 
     def out_of_fold(self, rows: Integers, fold: Integers, *, tolerance: float | None = None) -> OutOfFold:
         """See `Learner`."""

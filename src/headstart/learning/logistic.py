@@ -15,14 +15,14 @@ from headstart import arrays
 from headstart.learning import calibration
 from headstart.learning.heads import Listener, Step, ignore
 from headstart.learning.modules import loss_and_accuracy
-from headstart.learning.problem import Problem, Turn
+from headstart.learning.problem import HELD, Problem, Turn
 from headstart.learning.standardised import scores
 from headstart.records import Floats, Integers, Progress, silence
 
 ROUGH = 1e-3  # tolerance of heads that only help to decide something; on dogs 8 iterations instead of 17
 DEFAULT_L2 = 1.0  # with a prior, where there is too little data to choose
 DEFAULT_L2_ALONE = 0.03
-WATCHING = 20_000  # rows at most whose loss is told after each iteration
+WATCHING = 20_000  # rows at most whose loss is told after each iteration; of many classes fewer, see `HELD`
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +187,8 @@ class History:
         """
         self.steps: list[Step] = []
         self._problem, self._listen = problem, listen
-        self._learned, some = _some(len(problem.order)), _some(len(rows))
+        most = min(WATCHING, max(1, HELD // problem.classes))
+        self._learned, some = _some(len(problem.order), most), _some(len(rows), most)
         self._watched = problem.rows.apply(arrays.take(features[:, 0], rows[some]))
         self._targets = torch.from_numpy(targets[some])
         self._before = time.monotonic()
@@ -205,6 +206,6 @@ class History:
         self._listen(self.steps[-1])
 
 
-def _some(count: int) -> Integers:
+def _some(count: int, most: int) -> Integers:
     """Return which of so many rows are watched: all, or of many some, evenly spaced."""
-    return np.unique(np.linspace(0, max(0, count - 1), min(count, WATCHING)).astype(np.int64))
+    return np.unique(np.linspace(0, max(0, count - 1), min(count, most)).astype(np.int64))

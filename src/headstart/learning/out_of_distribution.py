@@ -33,9 +33,11 @@ from headstart.records import Finding, Floats, Integers, found, numbered
 Score = Literal["energy", "logit", "neighbours", "mahalanobis", "labels"]
 SCORES: tuple[Score, ...] = ("energy", "logit", "neighbours", "mahalanobis", "labels")  # the simplest first
 OF_LOGITS: tuple[Score, ...] = ("energy", "logit")  # need nothing else
+NEED_LOGITS: tuple[Score, ...] = (*OF_LOGITS, "labels")
 TIE = 0.01  # areas under the curve closer than that are no difference, and the simpler score is taken
 NEIGHBOURS = 10
 MOST_KEPT = 10_000  # pictures that neighbours are sought among; stored with the model
+MOST_FOLDS = 50  # of pictures that nothing else holds out; see docs/decisions.md for what fewer and more would refuse
 MOST_TRIED = 2000  # pictures on which the scores are compared
 ENOUGH = 10  # classes to have been left out, a quarter of all at a time
 FEWEST_CLASSES = 4  # to leave one out and still have several
@@ -127,8 +129,18 @@ def fit(
     return OutOfDistributionRule(score, refused, tuple(grid.tolist()), count, arrays, dict(compared or {}))
 
 
-def findings(rule: OutOfDistributionRule | None) -> list[Finding]:
-    """Return what to know of a rule: whether it can refuse at all."""
+def findings(rule: OutOfDistributionRule | None, asked: str = "none") -> list[Finding]:
+    """Return what to know of a rule: whether it can refuse at all; and if there is none, whether one was asked for."""
+    if rule is None and asked != "none":
+        return found(
+            "refuses-nothing",
+            "warning",
+            f"no training picture was held out that calibration.unknown={asked} could be fitted to, so no picture is "
+            "refused as none of the classes",
+            [asked],
+            "Give each class a second training picture, measure by folds (--folds 5), or take "
+            "calibration.unknown=neighbours, which needs none.",
+        )
     if rule is None or rule.rate:
         return []
     return found(

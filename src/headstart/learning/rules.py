@@ -130,12 +130,14 @@ def _fit_out_of_distribution(
         enough = max(compared.values(), default=0) - out_of_distribution.TIE
         score = next((name for name in compared if compared[name] >= enough), score)
     rows, fold, logits = held.rows, held.fold, held.logits
-    if not len(rows) and score not in out_of_distribution.OF_LOGITS:  # each group is then held out on its own
-        rows, fold, logits = train, groups[train], np.zeros((len(train), len(learner.features.classes)), np.float32)
+    if not len(rows) and score not in out_of_distribution.NEED_LOGITS:  # each group on its own, or of many a fiftieth
+        fold = np.unique(groups[train], return_inverse=True)[1] % out_of_distribution.MOST_FOLDS
+        rows, logits = train, np.zeros((len(train), 0), np.float32)
     if not len(rows):
         return None
     own = out_of_distribution.held_out(score, values, targets, rows, fold, logits, train, foreign)
-    known = out_of_distribution.learn(score, values, targets, train, learner.seed, foreign(train))
+    beside = foreign(train) if score == "labels" else None
+    known = out_of_distribution.learn(score, values, targets, train, learner.seed, beside)
     return out_of_distribution.fit(score, plan.refused, own, known, compared)
 
 
@@ -157,13 +159,16 @@ def carried(rules: PredictionRules, saved: Fitted, rows: Integers, seed: int) ->
     return replace(rules, out_of_distribution=replace(rule, arrays=known))
 
 
-def findings(rules: PredictionRules, fitted: Fitted, groups: Integers) -> list[Finding]:
+def findings(
+    rules: PredictionRules, fitted: Fitted, groups: Integers, plan: CalibrationConfig | None = None
+) -> list[Finding]:
     """Return what to know of rules: what they cannot do, since too little was held out or too few of it was wrong.
 
     Args:
         rules: What was fitted.
         fitted: With the held-out rows that they were fitted to.
         groups: (N,) rows of one group are one observation.
+        plan: What they were to do; None: whatever they do.
     """
     held = fitted.held
     some = held is not None and len(held.rows)
@@ -171,5 +176,5 @@ def findings(rules: PredictionRules, fitted: Fitted, groups: Integers) -> list[F
     return [
         *(calibration.findings(held.logits, targets[held.rows], groups[held.rows]) if held and some else []),
         *(conformal.findings(rules.sets) if rules.sets is not None else []),
-        *out_of_distribution.findings(rules.out_of_distribution),
+        *out_of_distribution.findings(rules.out_of_distribution, "none" if plan is None else plan.unknown),
     ]

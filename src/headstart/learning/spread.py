@@ -7,6 +7,7 @@ the order of the stretches, so that it does not matter who took which.
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 import warnings
@@ -21,12 +22,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart import storage
+from headstart import arrays, storage
 from headstart.data import limits
 from headstart.encoding.cache import open_cache
 from headstart.errors import ConfigError, MissingExtraError, StorageError
 from headstart.records import Floats, Preprocess, Progress
 from headstart.scale import hand
+from headstart.scale.crew import Crew
 from headstart.scale.filling import Filling
 from headstart.scale.hand import Block, Done, Recipe
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from headstart.learning.problem import Problem, Sums, Turn
 
 FEW = 20_000  # rows that are sooner fitted here
+ANSWER = 1 << 26  # bytes of gradients that a worker answers with at once
 FOLDER = ".fit."  # what the folders of problems are called in the cache
 
 
@@ -45,14 +48,14 @@ class Asked(NamedTuple):
     Attributes:
         folder: Where the problem lies; None: nothing is asked but to be there.
         turn: To fit; None: sums.
-        stretch: Over which sums are taken.
+        stretches: Over each of which sums are taken.
         weights: (D + 1, K) float32, for sums.
         leave_out: A fold, for sums.
     """
 
     folder: Path | None = None
     turn: Turn | None = None
-    stretch: slice = slice(0, 0)
+    stretches: Sequence[slice] = ()
     weights: NDArray[np.float32] | None = None
     leave_out: int | None = None
 
@@ -103,8 +106,9 @@ class Fitting:
         problem = self._opened(asked.folder)
         if asked.turn is not None:
             return Done(problem.turn(asked.turn))
-        loss, gradient, total = problem.sums(asked.stretch, torch.tensor(asked.weights), asked.leave_out)
-        return Done((loss, gradient.numpy(), total))
+        weights = torch.tensor(asked.weights)
+        sums = (problem.sums(stretch, weights, asked.leave_out) for stretch in asked.stretches)
+        return Done([(loss, gradient.numpy(), total) for loss, gradient, total in sums])
 
     def _opened(self, folder: Path) -> Problem:
         from headstart.learning.problem import Problem
@@ -154,9 +158,17 @@ class Spread:
                 self._there = False
         return self._there
 
+    @property
+    def workers(self) -> int:
+        """How many there are, with those who still begin; at least one is expected."""
+        return max(1, self._crew().size)
+
+    def _crew(self) -> Crew:
+        return self._filling.crew(self._job, recipe(), self._progress)
+
     def said(self, asked: Sequence[Asked]) -> Iterator[Any]:
         """Yield what workers say to each, in order."""
-        crew = self._filling.crew(self._job, recipe(), self._progress)
+        crew = self._crew()
         places = crew.at_work()
         share = len(places) / len(asked)
         homes = [places[int(number * share)] if places else "" for number in range(len(asked))]
@@ -192,10 +204,14 @@ class Shown:
 
         from headstart.learning.problem import Sums
 
+        stretches, workers = self._problem.stretches, self._spread.workers
+        few = max(1, ANSWER // (8 * weights.numel()))
+        size = min(few, math.ceil(len(stretches) / workers))
+        parts = [stretches[part] for part in arrays.parts(len(stretches), size)]
         given = weights.numpy()
-        asked = [Asked(self._folder, None, stretch, given, leave_out) for stretch in self._problem.stretches]
-        for loss, gradient, total in self._spread.said(asked):
-            yield Sums(loss, torch.tensor(gradient), total)  # a copy: what travelled cannot be written to
+        for said in self._spread.said([Asked(self._folder, None, part, given, leave_out) for part in parts]):
+            for loss, gradient, total in said:
+                yield Sums(loss, torch.tensor(gradient), total)  # a copy: what travelled cannot be written to
 
     def turns(self, asked: Sequence[Turn]) -> Iterator[tuple[NDArray[np.float64], Floats]]:
         """See `Helpers`."""

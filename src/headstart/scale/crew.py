@@ -137,6 +137,11 @@ class Crew:
                 yield held.pop(due if in_order else next(iter(held)))
                 due += 1
 
+    @property
+    def size(self) -> int:
+        """How many workers there are, with those who still begin."""
+        return len(self._members)
+
     def at_work(self) -> list[str]:
         """Return the places of those who can work."""
         return [place for place, one in self._members.items() if one.at in (_At.NOTHING, _At.A_BLOCK)]

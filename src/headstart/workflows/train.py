@@ -109,9 +109,10 @@ class Round:
     rules: PredictionRules
     split: Splits
 
-    def findings(self, groups: Integers) -> list[Finding]:
+    def findings(self, groups: Integers, plan: CalibrationConfig) -> list[Finding]:
         """Return what to know of the split, the fit and the rules."""
-        return [*self.split.findings, *self.fitted.findings, *rules.findings(self.rules, self.fitted, groups)]
+        of_rules = rules.findings(self.rules, self.fitted, groups, plan)
+        return [*self.split.findings, *self.fitted.findings, *of_rules]
 
 
 def unheard(begun: Begun) -> None:
@@ -184,7 +185,7 @@ def train(
             last.split, last.fitted, None if saved is last.fitted else rows, prepared, len(rounds)
         )
         evaluations = {name: measure.measure(one, plan.seed) for name, one in predictions.items()}
-        found = [*prepared.findings, *arrived, *grouped.findings, *last.findings(grouped.groups)]
+        found = [*prepared.findings, *arrived, *grouped.findings, *last.findings(grouped.groups, plan.calibration)]
         classifier = _classifier(prepared, saved, rules.carried(last.rules, saved, rows, plan.seed), told)
         return TrainingResult(
             classifier,
