@@ -172,6 +172,18 @@ def test_what_is_noted_is_written_no_more_often_than_asked(tmp_path: Path):
     assert len(list((tmp_path / manifest.FOLDER).iterdir())) == 1
 
 
+def test_the_folders_above_a_cache_are_made(tmp_path: Path):
+    cache = tmp_path / "not" / "there" / "yet"
+    manifest.note({numbered(0): "ab" * 32}, cache)
+    assert list(manifest.recall(Dataset(Path(), (Sample(numbered(0), "0"),)), cache)) == ["ab" * 32]
+
+
+def test_what_is_noted_again_and_again_is_not_lost(tmp_path: Path):
+    for _ in range(2 * manifest.MOST_FILES):
+        manifest.note({numbered(0): "ab" * 32}, tmp_path)
+    assert list(manifest.recall(Dataset(Path(), (Sample(numbered(0), "0"),)), tmp_path)) == ["ab" * 32]
+
+
 def test_files_of_a_manifest_stay_few_and_what_was_noted_last_counts(tmp_path: Path):
     written = []
     for number in range(200):

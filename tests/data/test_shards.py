@@ -102,6 +102,52 @@ def test_names_of_tars_may_tell_the_split(tmp_path: Path):
     assert [sample.split for sample in sources.read(tmp_path)] == ["train", "train", "validation", "validation"]
 
 
+def test_folders_of_a_tar_may_tell_the_split(tmp_path: Path):
+    entries = [(f"{top}/{label}/{top}.jpg", png(0, label)) for top in ("train", "val") for label in ("ash", "birch")]
+    dataset = sources.read(write_tar(tmp_path / "photos.tar", *entries))
+    assert [(sample.label, sample.split) for sample in dataset] == [
+        ("ash", "train"),
+        ("birch", "train"),
+        ("ash", "validation"),
+        ("birch", "validation"),
+    ]
+
+
+def test_A25_hidden_members_of_a_tar_are_no_pictures(tmp_path: Path):
+    hidden = [("ash/._a.jpg", b"x"), ("__MACOSX/ash/a.jpg", b"x"), (".trash/ash/b.jpg", png(1))]
+    made = write_tar(tmp_path / "mac.tar", ("ash/a.jpg", png(0)), ("birch/b.jpg", png(1)), *hidden)
+    assert [sample.name for sample in sources.read(made)] == ["ash/a.jpg", "birch/b.jpg"]
+    assert list(listings.of([made]).names()) == ["ash/a.jpg", "birch/b.jpg"]
+
+
+def test_a_member_that_is_called_like_a_suffix_is_a_label_of_nothing(tmp_path: Path):
+    odd = [(".json", b"{}"), ("x/.cls", b"elm")]
+    dataset = sources.read(write_tar(tmp_path / "odd.tar", ("a.jpg", png(0)), ("a.cls", b"ash"), *odd))
+    assert [sample.label for sample in dataset] == ["ash"]
+
+
+@pytest.mark.parametrize("pattern", ["*/part.tar", "**/part.tar", "p-{0..1}/part.tar"])
+def test_shards_of_one_name_in_several_folders_are_all_read(tmp_path: Path, pattern: str):
+    for shard in range(2):
+        (tmp_path / f"p-{shard}").mkdir()
+        write_tar(tmp_path / f"p-{shard}" / "part.tar", ("a.jpg", png(shard)), ("a.cls", b"ash"))
+        pq.write_table(table("struct", first=10 * shard), tmp_path / f"p-{shard}" / "part.parquet")
+    assert [one.name for one in sources.read(tmp_path / pattern)] == ["p-0/part.tar/a.jpg", "p-1/part.tar/a.jpg"]
+    tables = tmp_path / pattern.replace(".tar", ".parquet")
+    assert contents(sources.dataset_of(tables)) == EXPECTED
+    assert len(set(listings.of([tables]).names())) == 12
+
+
+def test_a_table_that_is_called_like_a_tar_tells_of_it_and_others_are_not_mixed_in(tmp_path: Path):
+    write_tar(tmp_path / "00000.tar", ("a.jpg", png(0)), ("a.cls", b"ash"))
+    pq.write_table(pa.table({"url": ["http://x/a.jpg"]}), tmp_path / "00000.parquet")
+    assert [sample.name for sample in sources.read(tmp_path)] == ["a.jpg"]
+    pq.write_table(table("struct"), tmp_path / "more.parquet")
+    with pytest.raises(ConfigError, match=r"holds tars and tables, e\.g\. 00000\.tar and more\.parquet") as refused:
+        sources.read(tmp_path)
+    assert "shard-{000..012}.tar" in refused.value.hint
+
+
 def link(name: str, to: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
     info.type, info.linkname = kind, to
@@ -272,6 +318,15 @@ def test_pictures_of_a_table_are_read_row_by_row(tmp_path: Path, kind: str):
     pq.write_table(table(kind), tmp_path / "train.parquet", row_group_size=2)
     said = list(listings.of([tmp_path / "train.parquet"]))
     assert [images.read_bytes(sample.path) for sample in said] == [data for _, data in EXPECTED[:6]]
+
+
+def test_columns_that_are_not_asked_for_keep_no_picture_back(tmp_path: Path):
+    wide = table("struct").append_column("embedding", pa.array([[0.5, 1.0]] * 6))
+    pq.write_table(wide, tmp_path / "wide.parquet")
+    assert contents(sources.dataset_of(tmp_path / "wide.parquet")) == EXPECTED[:6]
+    assert list(arrows.read(tmp_path / "wide.parquet").values) == ["label"]
+    pq.write_table(table("struct").append_column("target", pa.array([0.5] * 6)), tmp_path / "wide.parquet")
+    assert len(listings.of([tmp_path / "wide.parquet"])) == 6
 
 
 def test_tables_of_one_folder_belong_together(tmp_path: Path, bucket: Bucket):

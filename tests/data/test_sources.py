@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -428,6 +429,28 @@ def test_a_table_without_names_of_columns_loses_no_row(pair: Path, tmp_path: Pat
     place(pair, "c.png")
     with pytest.raises(DataError, match=r"The first line of .*t\.csv names the picture 'a\.png'"):
         sources.read(pair, write_table(tmp_path / "t.csv", "a.png,ash", "b.png,elm", "c.png,elm"))
+
+
+def test_a_table_of_uris_without_names_of_columns_loses_no_row(pair: Path, tmp_path: Path):
+    with pytest.raises(DataError, match=r"The first line of .*t\.csv names the picture 's3://bucket/a\.png'"):
+        sources.read(pair, write_table(tmp_path / "t.csv", "s3://bucket/a.png,ash", "s3://bucket/b.png,elm"))
+
+
+def test_uris_that_differ_by_their_query_alone_are_told(pair: Path, tmp_path: Path):
+    rows = [f"https://host/image?id={number}&key=CANARY,ash" for number in (1, 2)]
+    with pytest.raises(DataError, match="line 3: https://host/image was named before with another query") as refused:
+        sources.read(pair, write_table(tmp_path / "t.csv", "id,label", *rows))
+    assert "CANARY" not in str(refused.value)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere names of files are text")
+def test_B10_a_class_whose_name_is_no_utf_8_is_refused_before_any_work(pair: Path):
+    folder = pair / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    shutil.copy(next(pair.rglob("*.png")), folder / "x.png")
+    with pytest.raises(DataError, match=r"1 class has a name that is no UTF-8: 'caf\\udce9'") as refused:
+        sources.read(pair)
+    assert "convmv" in refused.value.hint
 
 
 def test_a_column_that_keeps_pictures_together_by_its_name_is_told(pair: Path, tmp_path: Path):

@@ -164,6 +164,15 @@ def test_a_file_uri_is_a_path(photos: Path):
     assert uris.place("file:///C:/my%20photos") == Path("C:/my photos")
 
 
+def test_a_file_uri_of_another_host_and_an_encoded_slash_are_refused():
+    with pytest.raises(ConfigError, match="names the host data") as refused:
+        uris.place("file://data/x.png")
+    assert "file:///data/x.png" in refused.value.hint
+    with pytest.raises(ConfigError, match="holds an encoded slash") as refused:
+        uris.place("https://host/o/folder%2Fa.jpg?token=CANARY")
+    assert "CANARY" not in str(refused.value)
+
+
 def test_ids_of_a_table_may_be_uris(filled: Bucket, tmp_path: Path):
     rows = [f"s3://bucket/photos/{name}/{name}_0{row}.png,{name}" for name in ("ash", "birch") for row in range(3)]
     table = write_table(tmp_path / "labels.csv", "picture,kind", *rows)

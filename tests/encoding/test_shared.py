@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import warnings
 from pathlib import Path
 
@@ -112,3 +113,25 @@ def test_what_is_no_bucket_is_refused(named: str, tmp_path: Path, monkeypatch: p
     monkeypatch.setenv(shared.VARIABLE, named)
     with pytest.raises(ConfigError, match="a bucket was expected"):
         caches.Store(tmp_path, {"a": "recipe"}, 3)
+
+
+def test_A29_what_is_no_bucket_is_not_shown_with_its_signature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(shared.VARIABLE, "https://account.blob.core.windows.net/c?sv=1&sig=CANARY")
+    with pytest.raises(ConfigError) as refused:
+        caches.Store(tmp_path, {"a": "recipe"}, 3)
+    assert "CANARY" not in str(refused.value)
+
+
+def test_a_full_disk_ends_no_work_that_a_bucket_shares(
+    team: Bucket, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    extracted(dataset, tmp_path / "one")
+    with monkeypatch.context() as patch:
+        patch.setattr(shared, "write_whole", full)
+        with pytest.warns(UserWarning, match="cannot be read, and the work goes on without it.*No space left"):
+            table = extracted(dataset, tmp_path / "two")
+    assert table.encoded == len(dataset)
+
+
+def full(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")

@@ -351,8 +351,22 @@ def test_of_very_many_pictures_some_choose_and_others_calibrate():
     assert not np.isin(given.groups[apart], given.groups[learned]).any()
     alone = own.refit(learned, fitted.best)
     np.testing.assert_allclose(fitted.logits(parts.validation), alone.logits(parts.validation), atol=0.05)
+    np.testing.assert_array_equal(fitted.left_out, apart)
     made = rules.fit(own, fitted, parts.train, given.groups, decide().calibration)
     assert 0.5 < made.calibration.temperature < 2
+    assert not len(own.refit(parts.train, fitted.best, begin=fitted).left_out)
+
+
+@pytest.mark.usefixtures("_many")
+def test_no_class_is_held_out_whole_to_calibrate():
+    dataset = samples(240)
+    rare = tuple(Sample(Path(f"/{number}.png"), f"{number}.png", f"rare {number:02d}") for number in range(40))
+    given = case(Dataset(dataset.root, (*dataset.samples, *rare)))
+    own, train = build(given.features, decide()), np.arange(len(given.groups))
+    fitted = own.fit(train, NOBODY, given.groups)
+    assert len(fitted.left_out) > 50
+    targets = given.features.targets
+    assert set(np.delete(targets, fitted.left_out)) == set(targets)
 
 
 @pytest.mark.usefixtures("_many")
@@ -379,7 +393,6 @@ def test_where_a_group_holds_most_pictures_the_folds_decide_as_they_do_of_few():
     assert len(fitted.held.rows) > 100
 
 
-@pytest.mark.slow
 def many(classes: int, each: int) -> tuple[LabelledFeatures, Learner]:
     """Return so many clouds, and what fits heads to them."""
     targets = np.arange(classes * each) % classes
@@ -394,6 +407,7 @@ def many(classes: int, each: int) -> tuple[LabelledFeatures, Learner]:
     return features, own
 
 
+@pytest.mark.slow
 def test_B14_thousands_of_classes_are_learned(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(problems, "MANY_WEIGHTS", 1000)  # as of 10,000 classes and 1,280 features
     monkeypatch.setattr(problems, "HELD", 1 << 20)

@@ -16,6 +16,7 @@ from headstart.config import read_config
 from headstart.data import sources
 from headstart.encoding import cache as caches
 from headstart.errors import DataError
+from headstart.learning import linear
 from headstart.learning.heads import Head
 from headstart.records import Dataset, Finding
 from headstart.workflows import decide, resume
@@ -271,6 +272,21 @@ def test_the_refit_learns_from_all_pictures_and_says_so(photos: Path, train: Tra
     assert told["refitted"] is True
     assert told["fitted_on"] == "36 training and validation pictures"
     assert told["figures_of"] == "the head fitted on the 30 training pictures"
+
+
+def test_what_only_calibrated_is_learned_from_where_nothing_else_is_to_be_refitted_for(
+    photos: Path, train: Train, monkeypatch: pytest.MonkeyPatch
+):
+    for name, few in (("MANY", 10), ("CHOSEN_BY", 6), ("APART", 2)):
+        monkeypatch.setattr(linear, name, few)
+    dataset = sources.read(photos)
+    parts = ("test", *5 * ("train",))
+    given = replace(dataset, samples=tuple(replace(one, split=parts[n % 6]) for n, one in enumerate(dataset)))
+    told = train(given).classifier.provenance.training
+    assert told["figures_of"] == "the head fitted on the 30 training pictures, 2 of them only to calibrate it"
+    assert told["fitted_on"] == "30 training pictures"
+    kept = train(given, refit=False).classifier.provenance.training
+    assert kept["fitted_on"] == "30 training pictures, 2 of them only to calibrate it"
 
 
 def test_without_refit_the_saved_head_is_the_one_that_was_measured(photos: Path, train: Train):

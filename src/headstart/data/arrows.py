@@ -35,7 +35,7 @@ class Columns(NamedTuple):
 
     Attributes:
         rows: How many.
-        values: Column → its values, for those that hold no pictures.
+        values: Column → its values, for those that hold no pictures, and no lists or the like.
         pictures: Columns that hold pictures.
     """
 
@@ -56,7 +56,8 @@ def read(source: Place) -> Columns:
         opened = _opened(source, _state(source))
         schema = opened.schema
         pictures = tuple(field.name for field in schema if _leaf(field) is not None)
-        others = [field.name for field in schema if field.name not in pictures]
+        nested = importlib.import_module("pyarrow").types.is_nested
+        others = [field.name for field in schema if field.name not in pictures and not nested(field.type)]
         table, names = opened.table(others), _names(schema)
         values = {name: _named(table.column(name).to_pylist(), names.get(name)) for name in others}
     return Columns(opened.rows, values, pictures)

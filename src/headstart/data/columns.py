@@ -91,10 +91,7 @@ def _picture_column(table: Table, asked: Columns, file_of: FileOf) -> tuple[str,
     best = usual(naming, ID_COLUMNS) or (naming[0] if len(naming) == 1 else None)
     if best is not None:
         if file_of(best) is not None:
-            raise DataError(
-                f"The first line of {table.path} names the picture {best!r}; names of columns were expected.",
-                "Write a line such as id,label above it.",
-            )
+            raise first_line(table, best)
         return best, True
     if naming:
         raise _undecided(table, "id", f"The cells of {_quoted(naming)} all name pictures")
@@ -104,6 +101,14 @@ def _picture_column(table: Table, asked: Columns, file_of: FileOf) -> tuple[str,
         )
         raise _undecided(table, "id", why)
     return named, False  # its pictures are missing, and are told by name
+
+
+def first_line(table: Table, named: str) -> DataError:
+    """Return the error of a table that begins with a row, which names a picture."""
+    return DataError(
+        f"The first line of {table.path} names the picture {named!r}; names of columns were expected.",
+        "Write a line such as id,label above it.",
+    )
 
 
 def _names_files(cells: Sequence[str], file_of: FileOf) -> bool:

@@ -45,6 +45,17 @@ class Walked(NamedTuple):
     findings: list[Finding]
 
 
+def bring_split(names: Sequence[str]) -> bool:
+    """Return whether folders at the top are splits, e.g. `train/`: nothing else is beside them, and classes inside."""
+    tops = {top for top, inside, _ in (name.partition("/") for name in names) if inside}
+    return all(top.lower() in SPLITS for top in tops) and any(name.count("/") > 1 for name in names)
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a name, or a folder in it, is hidden or the system's."""
+    return _HIDDEN.match(name) is not None
+
+
 def walk(root: Place, follow_links: bool) -> Walked:
     """Return the picture files under a folder, here or on a store."""
     if isinstance(root, Locator):

@@ -231,7 +231,7 @@ def _writable(cache: Path) -> Iterator[Path | None]:
     folder = cache / FOLDER
     with storage.storage_errors(folder, "Make room, or work without a cache: --no-cache."):
         for one in (cache, folder):
-            one.mkdir(exist_ok=True, mode=0o700)
+            one.mkdir(parents=True, exist_ok=True, mode=0o700)
         storage.remove_stale(folder)
         yield folder if _is_trusted(cache) else None
 
@@ -305,9 +305,10 @@ def _join(folder: Path) -> None:
     files = files[int(np.argmax(sizes <= later)) :]
     rows = _joined(files)
     _, last = np.unique(rows["key"][::-1], return_index=True)
-    _write(folder, rows[np.sort(len(rows) - 1 - last)], _number(files[-1]))
+    whole = _write(folder, rows[np.sort(len(rows) - 1 - last)], _number(files[-1]))
     for file in files:
-        file.unlink(missing_ok=True)
+        if file != whole:  # which may be what the last of them was, to the byte
+            file.unlink(missing_ok=True)
 
 
 def _joined(files: Sequence[Path]) -> NDArray[np.void]:
@@ -316,7 +317,8 @@ def _joined(files: Sequence[Path]) -> NDArray[np.void]:
     return np.frombuffer(b"".join(bodies), dtype=_ROW)[-MOST_ROWS:]
 
 
-def _write(folder: Path, rows: NDArray[np.void], number: int) -> None:
+def _write(folder: Path, rows: NDArray[np.void], number: int) -> Path:
     sealed = _sealed(rows.tobytes())
-    name = f"{number:08d}-{hashlib.sha256(sealed).hexdigest()[:16]}{SUFFIX}"
-    storage.write_whole(folder / name, sealed, mode=0o600)
+    file = folder / f"{number:08d}-{hashlib.sha256(sealed).hexdigest()[:16]}{SUFFIX}"
+    storage.write_whole(file, sealed, mode=0o600)
+    return file

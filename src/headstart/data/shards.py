@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from headstart import storage
 from headstart.data import arrows, frames, stores, tars
-from headstart.data.folders import SPLITS, Walked, escapes
+from headstart.data.folders import SPLITS, Walked, bring_split, escapes, is_hidden
 from headstart.data.images import SUFFIXES
 from headstart.data.tables import Table
 from headstart.errors import ConfigError, DataError, StorageError
@@ -52,19 +52,39 @@ def shards(place: Place) -> list[Shard]:
     Their split is told by their notes, or where it is of all of them by the first word of their names, or their folder.
     """
     if is_shard(place):
-        return _split([Shard(one.name, one) for one in _expanded(place)])
+        places = _expanded(place)
+        texts = [one.as_posix() if isinstance(one, Path) else one.file for one in places]
+        folder = os.path.commonprefix(texts).rpartition("/")[0]
+        return _split([Shard(text[len(folder) :].lstrip("/"), one) for text, one in zip(texts, places, strict=True)])
     if isinstance(place, Locator):
         try:
             names = stores.listed(place, lambda name: name.lower().endswith((tars.SUFFIX, *arrows.PARQUET))).names
         except ConfigError:  # of a web server
             return []
-        return _split([Shard(name, place / name) for name in names])
+        return _of_folder(place, [Shard(name, place / name) for name in names])
     if not place.is_dir():
         return []
     if (place / _STATE).is_file() or (place / _SPLITS).is_file():
         return _of_datasets(place)
     files = [(file.relative_to(place).as_posix(), file) for file in sorted(place.rglob("*")) if _is_inside(file, place)]
-    return _split([Shard(name, file) for name, file in files if not name.startswith(".") and "/." not in name])
+    return _of_folder(place, [Shard(name, file) for name, file in files if not is_hidden(name)])
+
+
+def _of_folder(place: Place, some: Sequence[Shard]) -> list[Shard]:
+    """Return the tars of a folder, or its tables; a table that is called like a tar tells of it and is left out.
+
+    Raises:
+        ConfigError: There are both.
+    """
+    packed = {os.path.splitext(one.called)[0] for one in some if is_tar(one)}
+    kept = [one for one in some if is_tar(one) or os.path.splitext(one.called)[0] not in packed]
+    if packed and len(kept) > len(packed):
+        raise ConfigError(
+            f"{place} holds tars and tables, e.g. {next(one.called for one in kept if is_tar(one))} and "
+            f"{next(one.called for one in kept if not is_tar(one))}.",
+            f"Name those that hold the pictures, e.g. {str(place).rstrip('/')}/shard-{{000..012}}.tar.",
+        )
+    return _split(kept)
 
 
 def _is_inside(file: Path, folder: Path) -> bool:
@@ -88,9 +108,10 @@ def pictures(some: Sequence[Shard], cache: Path | None = None) -> Walked:
     if is_tar(some[0]):
         samples, findings = from_tars(some, cache)
         return Walked(samples.names, lambda row: samples[row].path, findings)
-    table, held = from_tables(some)
+    read = _read(some)
+    held = _cells(some, read)
     if not held:
-        raise ConfigError(f"{table.path} holds no pictures, only {listing(table.header, 12)}.", _ONLY_NAMES)
+        raise ConfigError(f"{some[0].place} holds no pictures, only {listing(list(read[0].values), 12)}.", _ONLY_NAMES)
     places = list(held.values())
     return Walked(list(held), places.__getitem__, [])
 
@@ -101,8 +122,8 @@ _ONLY_NAMES = "Pictures are in a binary column, or in one with the fields `bytes
 def from_tars(some: Sequence[Shard], cache: Path | None = None) -> tuple[Samples, list[Finding]]:
     """Return the pictures of tars, each with the class that `NAME.cls` or the `label` of `NAME.json` beside it names.
 
-    Where there is no such member at all, pictures have the class of their folder in the tar. `cache` is as in
-    `tars.index`.
+    Where there is no such member at all, pictures have the class of their folder in the tar, below `train/` and
+    the like where these are what lies at the top. `cache` is as in `tars.index`.
 
     Raises:
         DataError: One is no tar, or cut off.
@@ -110,6 +131,8 @@ def from_tars(some: Sequence[Shard], cache: Path | None = None) -> tuple[Samples
     with ThreadPoolExecutor(READERS) as pool:
         indexed = list(pool.map(lambda shard: tars.index(shard.place, _tells_label, cache), some))
     labelled = any(one.texts for one in indexed)
+    names = [member.inner for one in indexed for member in one.members if _is_picture(member.inner)]
+    divided = not labelled and bring_split(names)
     bad, strange, none = list[str](), list[str](), list[str]()
 
     def read() -> Iterator[Sample]:
@@ -118,11 +141,15 @@ def from_tars(some: Sequence[Shard], cache: Path | None = None) -> tuple[Samples
             labels = _labels(one.texts, prefix, bad)
             strange.extend(prefix + name for name in one.strange)
             for member in one.members:
-                if os.path.splitext(member.inner)[1].lower() not in SUFFIXES:
+                if not _is_picture(member.inner):
                     continue
-                label = labels.get(_key(member.inner)) if labelled else os.path.dirname(member.inner) or None
+                folder, split = os.path.dirname(member.inner), shard.split
+                if divided and "/" in member.inner:
+                    top, _, folder = folder.partition("/")
+                    split = SPLITS[top.lower()]
+                label = labels.get(_key(member.inner)) if labelled else folder or None
                 none.extend([] if label is not None else [prefix + member.inner])
-                yield Sample(member, prefix + member.inner, label, split=shard.split)
+                yield Sample(member, prefix + member.inner, label, split=split)
 
     samples = Samples.of(read())
     return samples, [
@@ -132,6 +159,10 @@ def from_tars(some: Sequence[Shard], cache: Path | None = None) -> tuple[Samples
                f"A .cls holds a number or a name, a .json an object with `label`; at most {tars.MOST_TEXT:,} bytes."),
         *found("unlabelled-pictures", "note", "{n} [picture of a tar has|pictures of tars have] no label", none),
     ]  # fmt: skip
+
+
+def _is_picture(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in SUFFIXES and not is_hidden(name)
 
 
 def _tells_label(name: str) -> bool:
@@ -146,7 +177,7 @@ def _key(name: str) -> str:
 
 def _labels(texts: dict[str, bytes], prefix: str, bad: list[str]) -> dict[str, str]:
     labels: dict[str, str] = {}
-    for name in sorted(texts, key=lambda name: LABELS.index(PurePosixPath(name).suffix), reverse=True):
+    for name in sorted(texts, key=lambda name: name.endswith(LABELS[0])):
         try:
             text = texts[name].decode("utf-8-sig")
             label = json.loads(text).get("label") if name.endswith(".json") else text.strip()
@@ -166,23 +197,39 @@ def from_tables(some: Sequence[Shard]) -> tuple[Table, dict[str, Locator]]:
     Raises:
         DataError: One is damaged or has other columns than the first, or it is not known which column holds pictures.
     """
-    read = [arrows.read(shard.place) for shard in some]
-    first, called = read[0], some[0].place
+    read, called = _read(some), some[0].place
+    first, held = read[0], _cells(some, read)
+    values: dict[str, list[Any]] = {name: [v for one in read for v in one.values[name]] for name in first.values}
+    if SPLIT not in values and any(shard.split for shard in some):
+        values[SPLIT] = [shard.split for shard, one in zip(some, read, strict=True) for _ in range(one.rows)]
+    values |= dict.fromkeys(first.pictures, list(held))
+    return frames.to_table(_Frame(values), first.pictures, called), held
+
+
+def _read(some: Sequence[Shard]) -> list[arrows.Columns]:
+    """Return what tables of one kind hold.
+
+    Raises:
+        DataError: One is damaged or has other columns than the first, or several of pictures.
+    """
+    read, called = [arrows.read(shard.place) for shard in some], some[0].place
+    first = read[0]
     for shard, one in zip(some, read, strict=True):
         if (one.pictures, list(one.values)) != (first.pictures, list(first.values)):
             raise DataError(f"{shard.place} has other columns than {called}.", "Name one of them as DATA.")
     if len(first.pictures) > 1:
         raise DataError(f"{called} holds pictures in several columns: {listing(first.pictures)}.", "Keep one of them.")
-    values: dict[str, list[Any]] = {name: [v for one in read for v in one.values[name]] for name in first.values}
-    if SPLIT not in values and any(shard.split for shard in some):
-        values[SPLIT] = [shard.split for shard, one in zip(some, read, strict=True) for _ in range(one.rows)]
-    held: dict[str, Locator] = {}
-    for column in first.pictures:
-        for shard, one in zip(some, read, strict=True):
-            cells = arrows.cells(shard.place, column, one.rows)
-            held |= {f"{shard.called}/{cell.number}": cell for cell in cells}
-        values[column] = list(held)
-    return frames.to_table(_Frame(values), first.pictures, called), held
+    return read
+
+
+def _cells(some: Sequence[Shard], read: Sequence[arrows.Columns]) -> dict[str, Locator]:
+    """Return name → where the picture lies of those that tables hold."""
+    return {
+        f"{shard.called}/{cell.number}": cell
+        for column in read[0].pictures
+        for shard, one in zip(some, read, strict=True)
+        for cell in arrows.cells(shard.place, column, one.rows)
+    }
 
 
 class _Frame:
@@ -208,7 +255,7 @@ def _expanded(place: Place) -> list[Place]:
         texts = [f"{text[: braces.start()]}{one:0{width}d}{text[braces.end() :]}" for one in range(first, last + 1)]
         places = (Path(one) if isinstance(place, Path) else Locator(one, query=place.query) for one in texts)
         return [other for one in places for other in _expanded(one)]
-    if isinstance(place, Path) and not place.exists() and (matches := sorted(glob.glob(text))):
+    if isinstance(place, Path) and not place.exists() and (matches := sorted(glob.glob(text, recursive=True))):
         return [Path(one) for one in matches]
     return [place]
 

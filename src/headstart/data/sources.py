@@ -17,14 +17,14 @@ from typing import NamedTuple
 import numpy as np
 
 from headstart.data import arrows, folders, frames, listings, shards, stores, uris
-from headstart.data.columns import ID_COLUMNS, decide, usual
+from headstart.data.columns import ID_COLUMNS, decide, first_line, usual
 from headstart.data.columns import Columns as Columns
 from headstart.data.folders import SPLITS
 from headstart.data.images import SUFFIXES
 from headstart.data.rows import ByName, Row, called, checked, match
 from headstart.data.tables import Table, read_table
 from headstart.errors import ConfigError, DataError
-from headstart.records import Dataset, Finding, Locator, Place, Sample, found, listing
+from headstart.records import Dataset, Finding, Locator, Place, Sample, found, listing, numbered
 from headstart.samples import Samples
 
 TABLES = (".csv", ".tsv", ".txt")  # of what lies on a store: there nothing else tells a table from a folder
@@ -74,8 +74,11 @@ def is_pattern(path: Path) -> bool:
 
 
 def parent(place: Place) -> Place:
-    """Return the folder that something lies in."""
-    return place.parent if isinstance(place, Path) else Locator(place.file.rpartition("/")[0], query=place.query)
+    """Return the folder that something lies in; of what a pattern stands for, the one above all of it."""
+    if isinstance(place, Locator):
+        return Locator(place.file.rpartition("/")[0], query=place.query)
+    folders_above = [one for one in place.parents if one.is_dir()] if shards.is_shard(place) else []
+    return folders_above[0] if folders_above else place.parent
 
 
 def read(
@@ -164,9 +167,7 @@ def read_pictures(sources: Sequence[str | Path | Locator], *, follow_links: bool
 
 
 def _read_folders(root: Place, walked: folders.Walked) -> Dataset:
-    # `train/` and `test/` are splits if nothing else is beside them and the classes lie inside
-    tops = {top for top, inside, _ in (name.partition("/") for name in walked.names) if inside}
-    given = all(top.lower() in SPLITS for top in tops) and any(name.count("/") > 1 for name in walked.names)
+    given = folders.bring_split(walked.names)
     loose: list[str] = []
     unlabelled: list[str] = []
 
@@ -254,6 +255,8 @@ def _read_labelled(table: Table, root: Place, how: _How) -> Dataset:
 
 def _read_far(table: Table, column: str, root: Place, how: _How) -> Dataset:
     """Read a table whose column of pictures holds URIs."""
+    if uris.is_read(column):
+        raise first_line(table, uris.shown(column))
     lying = _lying(table, column)
     decided = decide(table, replace(how.columns, id=column), lambda cell: lying.get(called(cell)))
     rows = checked(table, decided, inside=False)
@@ -303,11 +306,18 @@ def _lying(table: Table, column: str) -> dict[str, Place]:
     problems: list[str] = []
     for line, cell in zip(table.lines, table.column(column), strict=True):
         try:
-            places[called(cell)] = uris.place(cell)
+            place, name = uris.place(cell), called(cell)
         except ConfigError as error:
             problems.append(f"{table.unit} {line}: {error.message.rstrip('.')}")
+            continue
+        known = places.setdefault(name, place)
+        if isinstance(place, Locator) and isinstance(known, Locator) and place.query != known.query:
+            problems.append(f"{table.unit} {line}: {name} was named before with another query, which is not shown")
     if problems:
-        raise DataError(f"{table.path}: {listing(problems)}.", "Credentials are taken from the environment.")
+        raise DataError(
+            f"{table.path}: {listing(problems)}.",
+            "Credentials are taken from the environment; pictures are told apart by what stands before the query.",
+        )
     there = stores.looked_up([place for place in places.values() if isinstance(place, Locator)])
     lying: dict[str, Place] = {}
     for name, place in places.items():
@@ -374,9 +384,20 @@ def _assembled(
 
 
 def _similar_classes(samples: Samples) -> list[Finding]:
-    """Warn of class names that a person would take for the same; they stay apart."""
+    """Warn of class names that a person would take for the same; they stay apart.
+
+    Raises:
+        DataError: One is no text, so that no file could name it.
+    """
     alike: dict[str, set[str]] = defaultdict(set)
-    for label in samples.labels.occurring():
+    labels = samples.labels.occurring()
+    if strange := [ascii(label) for label in labels if label is not None and not _is_text(label)]:
+        raise DataError(
+            numbered("{n} [class has a name that is|classes have names that are] no UTF-8: ", len(strange))
+            + f"{listing(strange)}.",
+            "Rename the folders, e.g. with `convmv -f latin1 -t utf8 --notest FOLDER`.",
+        )
+    for label in labels:
         if label is not None:
             alike[unicodedata.normalize("NFC", label).strip().casefold()].add(label)
     twins = [" / ".join(ascii(name) for name in sorted(names)) for names in alike.values() if len(names) > 1]
@@ -385,3 +406,11 @@ def _similar_classes(samples: Samples) -> list[Finding]:
         "{n} [group|groups] of class names, kept apart, [differs|differ] by letter case, spaces around or Unicode form",
         twins, "Give them one name if they are one class.",
     )  # fmt: skip
+
+
+def _is_text(label: str) -> bool:
+    try:
+        label.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

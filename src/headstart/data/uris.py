@@ -71,11 +71,17 @@ def place(given: str | os.PathLike[str] | Locator) -> Place:
             "Leave them out: credentials are taken from the environment, e.g. AWS_ACCESS_KEY_ID.",
         )
     if scheme == "file":
+        if owner.lower() not in ("", "localhost"):
+            raise ConfigError(f"{given} names the host {owner}.", f"A file of this machine is file:///{owner}{rest}.")
         return Path(re.sub("^/(?=[A-Za-z]:)", "", unquote(rest)))  # a drive of Windows
     if not owner:
-        raise ConfigError(f"{given} names no {'host' if scheme.startswith('http') else 'bucket'}.")
+        raise ConfigError(f"{shown(given)} names no {'host' if scheme.startswith('http') else 'bucket'}.")
     if scheme in ("https", "http"):
         rest, _, query = rest.partition("#")[0].partition("?")
+        if "%2f" in rest.lower():  # the library that asks would ask for another file
+            raise ConfigError(
+                f"{shown(given)} holds an encoded slash, %2F, which cannot be asked for.", "Copy it here."
+            )
         return Locator(f"{scheme}://{owner}{rest}", query=query)
     return Locator(f"{scheme}://{owner}{rest.rstrip('/')}")
 

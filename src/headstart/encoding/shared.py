@@ -39,7 +39,7 @@ def of(folder: Path) -> Shared | None:
     root = uris.place(named)
     if isinstance(root, Path) or uris.is_web(root):
         raise ConfigError(
-            f"{VARIABLE} is {named}; a bucket was expected.",
+            f"{VARIABLE} is {uris.shown(named)}; a bucket was expected.",
             "For example s3://bucket/features; a folder that several machines see is named by HEADSTART_CACHE.",
         )
     return Shared(folder, root / folder.name)
@@ -68,7 +68,8 @@ class Shared:
     def put(self, name: str) -> None:
         """Put a shard there; warns as `fetch` does."""
         self._known.add(name)
-        self._tried("written", lambda: stores.put(self._folder / name, self._root / name))
+        if (self._folder / name).exists():  # or else another process has made it part of a large one, and puts that
+            self._tried("written", lambda: stores.put(self._folder / name, self._root / name))
 
     def remove(self, name: str) -> None:
         """Remove a shard whose rows are in a large one by now; warns as `fetch` does."""
@@ -89,7 +90,8 @@ class Shared:
             return
         try:
             work()
-        except StorageError as error:
+        except (StorageError, OSError) as error:  # of the bucket, or of the disk here
             self._given_up.add(what)
-            told = f"The shared cache {self._root} cannot be {what}, and the work goes on without it: {error.message}"
+            why = error.message if isinstance(error, StorageError) else error
+            told = f"The shared cache {self._root} cannot be {what}, and the work goes on without it: {why}"
             warnings.warn(told, stacklevel=4)

@@ -51,6 +51,7 @@ class Fitted:
         findings: What a person should know of it.
         tuned: What the networks see that were trained, and beside it what the frozen ones see; None: the head is of
             these alone, whose features these are.
+        left_out: Training rows that the head has not learned from: of very many, some only calibrate.
     """
 
     head: Head
@@ -61,6 +62,7 @@ class Fitted:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
     tuned: OnDemand | None = field(default=None, repr=False)
+    left_out: Integers = field(default_factory=lambda: NOBODY, repr=False)
 
     def embeddings(self, rows: Integers) -> Floats:
         """Return (N, D): what the backbone sees in each picture; of others than these rows it may hold zeros."""

@@ -68,7 +68,8 @@ class LogisticLearner:
         start = None if chosen.weights is None else problem.head(np.mean(chosen.weights, axis=0))
         chosen = replace(chosen, l2=chosen.l2 * share)
         fitted = self._fitted(known, np.setdiff1d(train, apart), watch, chosen, None, listen, start)
-        return replace(fitted, held=OutOfFold(apart, np.zeros_like(apart), fitted.logits(apart)))
+        held = OutOfFold(apart, np.zeros_like(apart), fitted.logits(apart))
+        return replace(fitted, held=held, left_out=apart)
 
     def _divided(self, train: Integers, groups: Integers) -> tuple[Integers, Integers]:
         """Return rows whose folds choose the penalty, and rows held out once that calibrate: all, and none.
@@ -79,7 +80,7 @@ class LogisticLearner:
             return train, NOBODY
         classes = len(self.features.classes)
         counts = max(CHOSEN_BY, 4 * classes), min(APART, problems.HELD // classes)
-        few, apart = _drawn(train, groups, self.seed, counts)
+        few, apart = _drawn(train, groups, self.features.targets, self.seed, counts)
         # groups may be as large as folds
         return (few, apart) if 2 * (len(few) + len(apart)) < len(train) else (train, NOBODY)
 
@@ -251,13 +252,26 @@ class LogisticLearner:
         )
 
 
-def _drawn(rows: Integers, groups: Integers, seed: int, counts: tuple[int, int]) -> list[Integers]:
-    """Return at least so many of the rows for each count, while there are any, by whole groups, no group twice."""
+def _drawn(
+    rows: Integers, groups: Integers, targets: Integers, seed: int, counts: tuple[int, int]
+) -> tuple[Integers, Integers]:
+    """Return at least so many of the rows for each count, while there are any, by whole groups, no group twice.
+
+    A class that is not among the first keeps a group that is among neither.
+    """
     known, member = np.unique(groups[rows], return_inverse=True)
     place = np.random.default_rng(seed).permutation(len(known))[member]  # of each row's group in a random order
-    order = np.argsort(place, kind="stable")
-    last = place[order[[min(end, len(rows)) - 1 for end in np.cumsum(counts)]]]  # groups with which the counts are full
-    return [np.sort(part) for part in np.split(rows[order], np.searchsorted(place[order], last, side="right"))[:2]]
+    few, rest = _cut(np.argsort(place, kind="stable"), place, counts[0])
+    first = rest[np.unique(targets[rows[rest]], return_index=True)[1]]  # of each class
+    kept = first[~np.isin(targets[rows[first]], targets[rows[few]])]
+    apart, _ = _cut(rest[~np.isin(place[rest], place[kept])], place, counts[1])
+    return np.sort(rows[few]), np.sort(rows[apart])
+
+
+def _cut(order: Integers, place: Integers, count: int) -> list[Integers]:
+    """Return what stands up to the end of the group with which so many are full, and what stands behind."""
+    full = place[order[min(count, len(order)) - 1]] if len(order) else 0
+    return np.split(order, [np.searchsorted(place[order], full, side="right")])
 
 
 def _told(known: Prior, chosen: logistic.Selection) -> dict[str, Any]:

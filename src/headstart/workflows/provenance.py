@@ -60,7 +60,9 @@ def _data(features: LabelledFeatures, split: Splits) -> dict[str, Any]:
 
 def _training(split: Splits, fitted: Fitted, saved: Integers | None, plan: Plan, rounds: int) -> dict[str, Any]:
     watched = fitted.provenance.get("watched", 0) if plan.head.watch == "training" else 0
-    learned = f"{len(split.train):,} training pictures" + (f", {watched:,} of them only to stop it" if watched else "")
+    aside = ((watched, "stop"), (len(fitted.left_out), "calibrate"))
+    learned = f"{len(split.train):,} training pictures"
+    learned += "".join(f", {count:,} of them only to {why} it" for count, why in aside if count)
     return {
         **fitted.provenance,
         "fitted_on": learned if saved is None else _refitted_on(saved, split),

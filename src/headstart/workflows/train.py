@@ -320,7 +320,8 @@ def _expected(
 def _refit(learner: Learner, last: Round, plan: Plan) -> tuple[Fitted, Integers]:
     """Return the head to save and the rows that it learned from."""
     train, validation = last.split.train, last.split.validation
-    unseen = len(validation) or last.fitted.tuned is not None  # a trained network has not learned from what it watched
+    # a trained network has not learned from what it watched, a head of very many pictures not from what calibrated it
+    unseen = len(validation) or len(last.fitted.left_out) or last.fitted.tuned is not None
     if not (plan.refit and unseen):
         return last.fitted, train
     rows = np.sort(np.concatenate([train, validation]))
