@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -34,3 +37,21 @@ def test_what_is_taken_is_a_copy():
     values = np.ones((3, 2), dtype=np.float32)
     arrays.take(values, slice(None))[:] = 7
     assert (values == 1).all()
+
+
+def test_evenly_spaced_rows_are_so_many_and_reach_from_end_to_end():
+    assert arrays.spaced(5, 5).tolist() == arrays.spaced(5, 9).tolist() == [0, 1, 2, 3, 4]
+    assert arrays.spaced(11, 3).tolist() == [0, 5, 10]
+    assert arrays.spaced(0, 3).tolist() == []
+    assert arrays.spaced(7, 0).tolist() == [0]
+    for most in (999, 1000, 31_337):
+        some = arrays.spaced(100_003, most)
+        assert len(np.unique(some)) == most
+        assert (some[0], some[-1]) == (0, 100_002)
+
+
+def test_a_file_has_its_size_before_it_is_written_to(tmp_path: Path):
+    with open(tmp_path / "x", "w+b") as file:
+        arrays.reserve(file.fileno(), 1 << 20)
+        assert os.fstat(file.fileno()).st_size == 1 << 20
+        assert os.fstat(file.fileno()).st_blocks * 512 >= 1 << 20

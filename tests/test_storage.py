@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -52,3 +54,19 @@ def test_a_file_that_turns_into_a_pipe_is_refused_at_once(tmp_path: Path, monkey
 def test_what_the_operating_system_says_passes_through(tmp_path: Path):
     with pytest.raises(FileNotFoundError):
         storage.read_regular(tmp_path / "gone", 5)
+
+
+def test_what_somebody_else_left_behind_stays_and_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("theirs", "ours"):
+        (tmp_path / f".{name}.tmp").mkdir()
+        os.utime(tmp_path / f".{name}.tmp", (0, 0))
+    remove = shutil.rmtree
+
+    def refused(path: Path) -> None:
+        if "theirs" in path.name:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        remove(path)
+
+    monkeypatch.setattr(storage.shutil, "rmtree", refused)
+    storage.remove_stale(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".theirs.tmp"]

@@ -92,6 +92,14 @@ def parts(count: int, size: int | None = None) -> Iterator[slice]:
     return (slice(begin, min(begin + size, count)) for begin in range(0, count, size))
 
 
+def spaced(count: int, most: int) -> Integers:
+    """Return which of so many rows to take, evenly spaced where they are more than `most`, which is at least one."""
+    if count <= most:
+        return np.arange(count)
+    chosen: Integers = np.linspace(0, count - 1, max(1, most)).astype(np.int64)
+    return chosen
+
+
 def take(values: Rows, rows: Integers | slice) -> Floats:
     """Return a copy of some rows as float32; what was read of a file to get them does not stay with the process."""
     found = values[rows]
@@ -163,8 +171,13 @@ def _file_of(values: object) -> mmap.mmap | None:
 def _mapped(shape: tuple[int, ...], kind: np.dtype[Any], folder: Path) -> NDArray[Any]:
     size = kind.itemsize * int(np.prod(shape, dtype=np.int64))
     with storage_errors(folder, _HINT), tempfile.TemporaryFile(dir=folder) as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)  # now, for a full disk ends the process later
-        else:
-            file.truncate(size)
+        reserve(file.fileno(), size)
         return np.memmap(file, kind, "r+", shape=shape)
+
+
+def reserve(file: int, size: int) -> None:
+    """Give a file its size now: a full disk would end the process when it is written to through a mapping."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+    else:
+        os.truncate(file, size)

@@ -5,7 +5,8 @@ for few rows as well. Nothing here knows pictures, files or names.
 Throughout: `probabilities` (N, K) with rows that sum to 1, `targets` (N,) positions of the true classes, `weights`
 (..., N) how often each row counts (None: once). The result has the leading shape of `weights`; figures are in [0, 1]
 unless stated otherwise. Probabilities are looked at once, block by block (`look`), and resamples are drawn some rounds
-at a time: memory grows with N and with K, not with their product nor with the rounds.
+at a time: memory grows with N and with K, not with their product nor with the rounds; what resamples say of very many
+classes lies in a file.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headstart import arrays
 from headstart.predictions import Interval
 from headstart.records import Integers
 
@@ -29,6 +31,7 @@ Metric = Callable[[Array, Integers, Array | None], Any]
 SMALLEST = 1e-15  # what a probability is clipped to before its logarithm, as in scikit-learn's log_loss of old
 BINS = 15
 BLOCK = 2**23  # numbers that are held at once: of probabilities that are looked at, of counts that are drawn
+PASS = 500  # classes whose resamples are looked at together
 MANY = 25_000  # units from which on they are drawn one by one, at a tenth of the time: the same law by other numbers
 
 
@@ -313,18 +316,22 @@ def by_class(
     size = len(answers.targets)
     present = np.unique(answers.targets)
     point = _of_class(answers, np.ones(size))[:, present]
-    drawn = np.empty((len(_DRAWN_BY_CLASS), len(present), rounds))
+    drawn = arrays.answers((rounds, len(_DRAWN_BY_CLASS), len(present)), float)
     every = (times for weights in resample(size, groups, rounds, seed) for times in weights)
     for number, times in enumerate(every):
-        drawn[:, :, number] = _of_class(answers, times)[:, present]
+        drawn[number] = _of_class(answers, times)[:, present]
+        arrays.release(drawn)
     shares = {"recall": answers.right, "top5_accuracy": answers.among_five}
     order = np.argsort(answers.targets, kind="stable")
     members = np.split(order, np.flatnonzero(np.diff(answers.targets[order])) + 1)
     result: dict[int, dict[str, Interval]] = {}
     for place, (k, own) in enumerate(zip(present.tolist(), members, strict=True)):
+        if place % PASS == 0:
+            some = np.array(drawn[:, :, place : place + PASS])
+            arrays.release(drawn)
         units, family = _units(groups, own), None if groups is None else groups[own]
         told = {name: share_interval(hits[own], family) for name, hits in shares.items()} | {
-            name: _interval(name, point[row, place], drawn[row, place], units)
+            name: _interval(name, point[row, place], some[:, row, place % PASS], units)
             for row, name in enumerate(_DRAWN_BY_CLASS)
         }
         result[k] = {name: told[name] for name in BY_CLASS}

@@ -156,7 +156,7 @@ def _exchange_call() -> Callable[[bytes, bytes], int] | None:
 def remove_stale(folder: Path, pattern: str = ".*.tmp") -> None:
     """Remove temporary files and folders that a killed process left behind a day ago or more."""
     for path in folder.glob(pattern):
-        with contextlib.suppress(FileNotFoundError):  # somebody else removed it
+        with contextlib.suppress(OSError):  # somebody else removed it, or it is somebody else's
             if time.time() - path.stat().st_mtime > STALE_SECONDS:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 

@@ -196,7 +196,7 @@ def test_what_failed_on_a_store_may_have_passed_and_is_asked_for_again(tmp_path:
             raise Stopped
         return sorted(parts.sizes)
 
-    with pytest.raises(Stopped), Parts(tmp_path / "out", {}) as parts:
+    with pytest.raises(Stopped), Parts(tmp_path / "out", {}) as parts:  # noqa: PT012
         for failed in range(2):
             parts.put(some(failed))
         raise Stopped

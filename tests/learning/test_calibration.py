@@ -180,3 +180,14 @@ def test_the_largest_logits_of_float32_have_a_log_softmax():
     with np.errstate(all="raise", under="ignore"):
         found = calibration.log_softmax(np.array([[far, -far]], dtype=np.float32))
     np.testing.assert_array_equal(found, [[0, -2 * np.float64(far)]])
+
+
+def test_of_very_much_that_was_held_out_some_calibrates(monkeypatch: pytest.MonkeyPatch):
+    generator = np.random.default_rng(0)
+    targets = generator.integers(0, 4, 20_000)
+    logits = (3 * np.eye(4)[targets] + generator.normal(size=(20_000, 4))).astype(np.float32)
+    whole = calibration.fit(logits, targets, targets * 0)
+    monkeypatch.setattr(calibration, "HELD", 4 * 2000)
+    some = calibration.fit(logits, targets, targets * 0, groups=np.arange(20_000))
+    assert some.temperature != whole.temperature
+    assert some.temperature == pytest.approx(whole.temperature, rel=0.1)

@@ -410,7 +410,7 @@ def many(classes: int, each: int) -> tuple[LabelledFeatures, Learner]:
 @pytest.mark.slow
 def test_B14_thousands_of_classes_are_learned(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(problems, "MANY_WEIGHTS", 1000)  # as of 10,000 classes and 1,280 features
-    monkeypatch.setattr(problems, "HELD", 1 << 20)
+    monkeypatch.setattr(calibration, "HELD", 1 << 20)
     classes = 1000
     features, own = many(classes, 4)
     targets = features.targets

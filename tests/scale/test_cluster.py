@@ -300,6 +300,20 @@ def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 
+def test_a_cluster_of_this_machine_has_a_token_of_its_own_whatever_others_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "of another cluster")
+    monkeypatch.setenv("TMPDIR", str(tmp_path / ("long" * 20)))
+    with Filling("local:1", tmp_path / "cache") as fill_it:
+        fill_it.opened(silence)
+        assert os.environ["RAY_AUTH_MODE"] == "token"
+        assert "RAY_AUTH_TOKEN" not in os.environ
+        assert len(Path(os.environ["RAY_AUTH_TOKEN_PATH"]).read_text()) == 64
+    assert (os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"]) == ("disabled", "of another cluster")
+
+
 @pytest.fixture
 def begin(tmp_path: Path, dataset: Dataset) -> Callable[[], tuple[subprocess.Popen[str], Path]]:
     """Begin `headstart check --cluster local:1`, and wait until its worker works."""

@@ -6,17 +6,24 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from conftest import draw_folders
 
+from headstart.data import sources
 from headstart.errors import ConfigError, HeadstartError, MissingExtraError, StorageError
-from headstart.records import Dataset, Preprocess, Sample, silence
-from headstart.scale import address, crew, screening
+from headstart.inspection import files
+from headstart.packed import Digests
+from headstart.records import Dataset, Locator, Preprocess, Sample, silence
+from headstart.scale import address, crew, filling, hand, screening
+from headstart.scale import cluster as clusters
 from headstart.scale.cluster import Cluster, Died, Place
 from headstart.scale.crew import Crew
-from headstart.scale.hand import Answer, Block
+from headstart.scale.hand import Answer, Block, Done, Station
 
 RECIPE = {"the version of pillow": "12.3.0"}
 Said = Callable[[str, Block, bool], Any]
@@ -178,9 +185,71 @@ def test_pictures_that_a_worker_does_not_see_end_the_work(tmp_path: Path):
     here, nowhere = tmp_path / "a.png", tmp_path / "b.png"
     here.touch()
     blind = Team(lambda place, block, careful: Answer(block.number, None, {}, (nowhere, here), ()))
-    with pytest.raises(StorageError, match=r"does not see .*a\.png"):
+    with pytest.raises(StorageError, match=r"cannot read .*a\.png, which this machine can"):
         worked(blind)
     assert len(worked(Team(lambda place, block, careful: Answer(block.number, None, {}, (nowhere,), ())))) == 9
+
+
+@pytest.mark.parametrize(
+    ("place", "file"),
+    [
+        (Path("/x/a.png"), Path("/x/a.png")),
+        (Locator("/x/a.tar", "1.png", "member", 0, 9), Path("/x/a.tar")),
+        (Locator("s3://b/a.tar", "1.png", "member", 0, 9), None),
+        (Locator("s3://b", "a.png"), None),
+    ],
+)
+def test_what_a_worker_must_be_able_to_read_is_the_file(place: Any, file: Path | None):
+    assert hand.file_of(place) == file
+
+
+class Reads:
+    """The work of a worker that can read nothing of a block."""
+
+    preprocesses, recipe = (), RECIPE
+
+    def begin(self) -> Reads:
+        return self
+
+    def do(self, block: Block, deadly: Any) -> Done:
+        return Done(None, list(range(len(block.dataset))))
+
+
+def test_a_tar_that_is_not_where_the_worker_is_counts_as_unseen(tmp_path: Path):
+    tar = tmp_path / "a.tar"
+    places = [Locator(str(tar), f"{row}.png", "member", 512 * row, 9) for row in range(3)]
+    block = Block(0, Dataset(tmp_path, tuple(Sample(one, one.inner) for one in places)))
+    station = Station()
+    station.begin(Reads())
+    assert station.do(block, False).unseen == (tar,)
+    tar.touch()
+    assert station.do(block, False).unseen == ()
+
+
+def test_files_that_a_worker_failed_to_read_are_read_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    dataset = sources.read(draw_folders(tmp_path / "photos", each=2))
+    expected, _ = files.fingerprints(dataset)
+
+    class Half:
+        """A crew that cannot read every other file."""
+
+        def work(self, blocks: Iterable[Block]) -> Iterator[Answer]:
+            for block in blocks:
+                found, lost = files.fingerprints(block.dataset)
+                failed = lost | dict.fromkeys(range(0, len(found), 2), "cannot be read: Input/output error")
+                told = Digests.of("" if row in failed else digest for row, digest in enumerate(found))
+                yield Answer(block.number, (told, failed), {}, (), ())
+
+    monkeypatch.setattr(filling, "MANY", 1)
+    monkeypatch.setattr(filling.crews, "gathered", lambda *_: nullcontext(Half()))
+    monkeypatch.setattr(filling.Filling, "opened", lambda *_: None)
+    with filling.Filling("10.0.0.1:6379", tmp_path / "cache") as fill_it:
+        digests, failures = fill_it.fingerprints(dataset, cache=tmp_path / "cache")
+        assert failures == {}
+        assert list(digests) == list(expected)
+        dataset[3].path.unlink()
+        _, failures = fill_it.fingerprints(dataset)
+        assert list(failures) == [3]
 
 
 def test_what_workers_warn_of_is_told_once():
@@ -216,3 +285,34 @@ def _dies_of_every_fourth(pipe: Any, paths: list[Path], _: tuple[Preprocess, ...
         if int(path.stem) % 4 == 3:
             os.kill(os.getpid(), signal.SIGKILL)
     pipe.send(None)
+
+
+def _dies_at_once(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_cannot_begin_is_no_picture_s_fault(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(screening, "_decode", _dies_at_once)
+    with pytest.raises(HeadstartError, match="none could be tried: to begin ends its process: signal 9"):
+        screening.deadly([Path("a.png"), Path("b.png")], [])
+
+
+def test_a_machine_whose_processors_are_not_to_be_used_has_no_place():
+    cluster = object.__new__(Cluster)
+    nodes = [
+        {"NodeID": "head", "Resources": {"GPU": 1.0}, "Alive": True, "NodeManagerAddress": "10.0.0.1"},
+        {"NodeID": "node", "Resources": {"CPU": 8.0, "GPU": 2.0}, "Alive": True, "NodeManagerAddress": "10.0.0.2"},
+        {"NodeID": "gone", "Resources": {"CPU": 8.0, "GPU": 2.0}, "Alive": False, "NodeManagerAddress": "10.0.0.3"},
+    ]
+    cluster.address, cluster._shared = address.parse("auto"), False
+    cluster._ray = SimpleNamespace(nodes=lambda: nodes)
+    for graphics, names in ((True, ["node.0", "node.1"]), (False, ["node.0"])):
+        cluster.graphics = graphics
+        assert [(place.name, place.processors) for place in cluster.places()] == [
+            (name, 8 // len(names)) for name in names
+        ]
+
+
+def test_sockets_lie_where_their_names_have_room(tmp_path: Path):
+    assert clusters._short(Path("/var/tmp")) == Path("/var/tmp")
+    assert clusters._short(Path("/scratch/slurm/job-123456/tmp")) == Path("/tmp")

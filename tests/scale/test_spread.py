@@ -145,6 +145,31 @@ def test_another_version_is_told_and_not_trusted(tmp_path: Path):
         Spread(filling, silence)(drawn()).fit(0.1)
 
 
+@pytest.mark.parametrize("what", ["sums", "turns"])
+def test_one_that_cannot_and_comes_later_ends_no_fit(tmp_path: Path, what: str):
+    own, filling = drawn(), Played(tmp_path / "cache")
+    said, answers = filling.said, []
+
+    def later(place: str, block: Block, careful: bool) -> Any:
+        answers.append(place)
+        return said(place, block, careful) if len(answers) < 4 else MissingExtraError("To fit heads", "train", "torch")
+
+    filling.said = later
+    shown = Spread(filling, silence)(own)
+    fit = (lambda one: [one.fit(0.1)]) if what == "sums" else (lambda one: logistic.out_of_fold(one, 0.1)[0])
+    with pytest.warns(UserWarning, match="fitted on this machine alone"):
+        found = fit(shown)
+    for one, other in zip(found, fit(own), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert len(answers) < 9
+    shown.fit(0.2)  # and nobody is asked any more
+    assert len(answers) < 9
+
+
+def test_of_nothing_nobody_is_asked(tmp_path: Path):
+    assert list(Spread(Played(tmp_path / "cache"), silence).said([])) == []
+
+
 def test_what_the_workers_read_goes_with_the_problem(tmp_path: Path):
     filling = Played(tmp_path / "cache")
     shown = Spread(filling, silence)(drawn())

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from headstart import arrays
 from headstart.model.classifier import Classifier
 from headstart.records import Dataset
 
@@ -40,7 +41,7 @@ def measure(classifier: Classifier, dataset: Dataset) -> Speed:
     """Return what answers cost here; pictures that cannot be read any more cost what they cost."""
     alone = min(_seconds(classifier, dataset.select([0])) for _ in range(2))
     count = int(np.clip(SECONDS / alone, 1, min(MOST, len(dataset))))
-    some = dataset.select(np.linspace(0, len(dataset) - 1, count).astype(np.int64))
+    some = dataset.select(arrays.spaced(len(dataset), count))
     tensors = [one for network in classifier.backbone.networks for one in network.module.parameters()]
     head = classifier.head.learned
     return Speed(

@@ -112,7 +112,7 @@ def bands(fitted: Fitted, measured: Measured, groups: Integers, resemblance: Res
     seen = fitted.features.values[:, 0]  # of the frozen network, whose similarities these are
     known = blocks.some(seen, measured.learned)
     mean = arrays.mean(known)
-    some = _some(len(measured.rows), len(known))
+    some = arrays.spaced(len(measured.rows), max(1, MOST_PAIRS // max(1, len(known))))
     measured = Measured(measured.rows[some], measured.right[some], measured.learned)
     queries = similarity.directions(seen[measured.rows], mean)
     nearest = similarity.nearest(queries, similarity.away(known, mean))[:, 0]
@@ -125,12 +125,6 @@ def bands(fitted: Fitted, measured: Measured, groups: Integers, resemblance: Res
             limits = float(nearest[own].min()), float(nearest[own].max())
             result.append(Band(name, *limits, int(own.sum()), float(own.mean()), accuracy))
     return tuple(result)
-
-
-def _some(measured: int, learned: int) -> Integers:
-    """Return which of the measured pictures to compare with all learned ones."""
-    most = min(measured, max(1, MOST_PAIRS // max(learned, 1)))
-    return np.unique(np.linspace(0, measured - 1, most).astype(np.int64))
 
 
 def findings(report: LeakageReport) -> list[Finding]:

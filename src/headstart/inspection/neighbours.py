@@ -89,7 +89,7 @@ def _parts(rows: Integers) -> list[Integers]:
 
 def _basis(vectors: Rows) -> Floats:
     """Return (D, `DIMS`) the directions, at right angles, in which a sample of vectors is largest."""
-    some = vectors[np.unique(np.linspace(0, len(vectors) - 1, _SAMPLE).astype(np.int64))]
+    some = vectors[arrays.spaced(len(vectors), _SAMPLE)]
     basis: Floats = np.linalg.eigh(some.T @ some)[1][:, -DIMS:]
     return np.ascontiguousarray(basis)
 

@@ -186,7 +186,7 @@ def _view(left: Rows, number: int) -> Computed:
 
 def _shared_directions(left: Rows) -> Floats:
     """Return the (C, D) unit directions along which more than a tenth of the pictures, and `_COMMON`, differ."""
-    some = left[np.linspace(0, len(left) - 1, min(len(left), _SAMPLE)).astype(np.int64)]
+    some = left[arrays.spaced(len(left), _SAMPLE)]
     some = some / np.maximum(np.linalg.norm(some, axis=1, keepdims=True), 1e-6)
     _, sizes, directions = np.linalg.svd(some, full_matrices=False)
     shared: Floats = directions[sizes**2 >= max(_COMMON, 0.1 * len(some))]
@@ -195,7 +195,7 @@ def _shared_directions(left: Rows) -> Floats:
 
 def _least(views: Sequence[Rows]) -> float:
     """Return the correlation from which on what is left of two pictures is no chance: far above that of other pairs."""
-    rows = np.linspace(0, len(views[0]) - 1, min(len(views[0]), _SAMPLE)).astype(np.int64)
+    rows = arrays.spaced(len(views[0]), _SAMPLE)
     best = np.max([views[0][rows] @ view[rows].T for view in views], axis=0)
     usual = np.quantile(best[np.triu_indices(len(rows), 1)], 0.9)
     return max(LEFT, float(np.tanh(_STEADY * np.arctanh(min(usual, 0.999)))))

@@ -19,9 +19,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from headstart import arrays
 from headstart.records import Finding, Floats, Integers, found
 
 LOW, HIGH = 0.02, 50.0  # temperatures that are looked at
+HELD = 1 << 24  # held-out logits at most that choose and calibrate: of 1,000 classes those of 16,777 rows
 FEWEST = 30  # held-out pictures below which their log-loss is too noisy to choose an l2 penalty or an epoch by
 FEW_ERRORS = 5  # held-out errors below which the doubt that is added is a sixth or more of what the probabilities say
 PULL = 0.01  # penalty of vector scaling on factors other than 1 and offsets other than 0
@@ -89,13 +91,16 @@ def fit(
     """Return the calibration of held-out logits; of none, the one that changes nothing.
 
     Args:
-        logits: (N, K) of rows that the head had not learned from; rows that are not finite are left aside.
+        logits: (N, K) of rows that the head had not learned from; rows that are not finite are left aside, and of more
+            than `HELD` numbers evenly spaced rows are taken.
         targets: (N,) positions of the true classes.
         fold: (N,) rows of one fold are left out together where "best" compares the two; with a single fold, and where
             a class has no row, it is the temperature.
         scaling: What to fit.
         groups: (N,) rows of one group are one observation; None: every row is its own group.
     """
+    some = arrays.spaced(len(logits), HELD // logits.shape[1])
+    logits, targets, fold, groups = logits[some], targets[some], fold[some], None if groups is None else groups[some]
     usable = _usable(logits)
     if not usable.any():
         return Calibration()

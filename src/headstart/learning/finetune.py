@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from headstart.arrays import blocks
 from headstart.encoding import reading, stages
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.ondemand import no_longer
@@ -86,9 +87,12 @@ def fit(
 
 def began(task: Task, head: Head, rows: Rows) -> tuple[float, float]:
     """Return loss and accuracy of the head on the rows that will be learned from."""
-    known = task.augmentation.features
-    scores = head.logits(known.values[rows.learned, 0])
-    return loss_and_accuracy(torch.from_numpy(scores), torch.from_numpy(known.targets[rows.learned]))
+    known, told = task.augmentation.features, np.zeros(2)
+    for part, values in blocks(known.values[:, 0], rows.learned):
+        targets = torch.from_numpy(known.targets[rows.learned[part]])
+        told += len(targets) * np.array(loss_and_accuracy(torch.from_numpy(head.logits(values)), targets))
+    loss, accuracy = (told / max(1, len(rows.learned))).tolist()
+    return loss, accuracy
 
 
 def _checkpoint(task: Task, head: Head, rows: Rows) -> Checkpoint:

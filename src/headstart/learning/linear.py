@@ -12,7 +12,6 @@ import numpy as np
 
 from headstart.data import splits
 from headstart.learning import calibration, logistic, prior
-from headstart.learning import problem as problems
 from headstart.learning.heads import Head, Listener, ignore
 from headstart.learning.learner import NOBODY, Fitted, InTurn, OutOfFold
 from headstart.learning.prior import LabelRows, Prior
@@ -66,7 +65,8 @@ class LogisticLearner:
             held = OutOfFold(few[chosen.rows], fold[chosen.rows], chosen.logits)
             return self._fitted(known, train, watch, chosen, held, listen)
         start = None if chosen.weights is None else problem.head(np.mean(chosen.weights, axis=0))
-        chosen = replace(chosen, l2=chosen.l2 * share)
+        scores = tuple((l2 * share, loss) for l2, loss in chosen.scores)
+        chosen = replace(chosen, l2=chosen.l2 * share, scores=scores)
         fitted = self._fitted(known, np.setdiff1d(train, apart), watch, chosen, None, listen, start)
         held = OutOfFold(apart, np.zeros_like(apart), fitted.logits(apart))
         return replace(fitted, held=held, left_out=apart)
@@ -79,7 +79,7 @@ class LogisticLearner:
         if len(train) <= MANY:
             return train, NOBODY
         classes = len(self.features.classes)
-        counts = max(CHOSEN_BY, 4 * classes), min(APART, problems.HELD // classes)
+        counts = max(CHOSEN_BY, 4 * classes), min(APART, calibration.HELD // classes)
         few, apart = _drawn(train, groups, self.features.targets, self.seed, counts)
         # groups may be as large as folds
         return (few, apart) if 2 * (len(few) + len(apart)) < len(train) else (train, NOBODY)

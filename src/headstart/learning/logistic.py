@@ -15,7 +15,7 @@ from headstart import arrays
 from headstart.learning import calibration
 from headstart.learning.heads import Listener, Step, ignore
 from headstart.learning.modules import loss_and_accuracy
-from headstart.learning.problem import HELD, Problem, Turn
+from headstart.learning.problem import Problem, Turn
 from headstart.learning.standardised import scores
 from headstart.records import Floats, Integers, Progress, silence
 
@@ -141,7 +141,7 @@ def out_of_fold(
     starts: Sequence[NDArray[np.float64]] | None = None,
     report: Callable[[int], None] = lambda place: None,
 ) -> tuple[list[NDArray[np.float64]], Floats]:
-    """Return the weights of each fold, and the logits (M, K) of the M `held_out_rows`.
+    """Return the weights of each fold, and the logits (M, K) of the M `held_out_rows`, which may lie in a file.
 
     Args:
         problem: With folds.
@@ -152,14 +152,16 @@ def out_of_fold(
         report: Hears the place of each fold when its fit is done.
     """
     weights: list[NDArray[np.float64]] = []
-    logits: list[Floats] = [np.zeros((0, problem.classes), np.float32)]
+    logits, end = arrays.answers((len(problem.held_out_rows()), problem.classes), np.float32), 0
     begins = [None] * len(problem.folds) if starts is None else starts
     asked = [Turn(fold, l2, begins[place], iterations, tolerance) for place, fold in enumerate(problem.folds)]
     for place, (fitted, said) in enumerate(problem.turns(asked)):
         weights.append(fitted)
-        logits.append(said)
+        logits[end : end + len(said)] = said
+        end += len(said)
+        arrays.release(logits)
         report(place)
-    return weights, np.concatenate(logits)
+    return weights, logits
 
 
 class History:
@@ -187,8 +189,8 @@ class History:
         """
         self.steps: list[Step] = []
         self._problem, self._listen = problem, listen
-        most = min(WATCHING, max(1, HELD // problem.classes))
-        self._learned, some = _some(len(problem.order), most), _some(len(rows), most)
+        most = min(WATCHING, max(1, calibration.HELD // problem.classes))
+        self._learned, some = arrays.spaced(len(problem.order), most), arrays.spaced(len(rows), most)
         self._watched = problem.rows.apply(arrays.take(features[:, 0], rows[some]))
         self._targets = torch.from_numpy(targets[some])
         self._before = time.monotonic()
@@ -204,8 +206,3 @@ class History:
         self.steps.append(Step(len(self.steps), *told, *watched, seconds=now - self._before))
         self._before = now
         self._listen(self.steps[-1])
-
-
-def _some(count: int, most: int) -> Integers:
-    """Return which of so many rows are watched: all, or of many some, evenly spaced."""
-    return np.unique(np.linspace(0, max(0, count - 1), min(count, most)).astype(np.int64))

@@ -15,6 +15,7 @@ other machines may sum some of them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -30,6 +31,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from headstart import arrays
+from headstart.learning import calibration
 from headstart.learning.heads import Head
 from headstart.learning.prior import Prior
 from headstart.learning.standardised import Standardised, scores
@@ -39,7 +41,6 @@ from headstart.storage import storage_errors
 TOLERANCE = 1e-5  # relative decrease of the objective at which L-BFGS stops; ten times less changed no digit reported
 MEMORY, FEW, MANY_WEIGHTS = 10, 4, 1 << 22  # steps that L-BFGS remembers; of a head of so many weights fewer
 STRETCH = 1 << 15  # rows that are summed by themselves
-HELD = 1 << 24  # out-of-fold logits at most, where they choose and calibrate: of 1,000 classes those of 16,777 rows
 VALUES, KNOWN = "values.npy", "problem.safetensors"  # the files of one that is written
 
 
@@ -102,7 +103,7 @@ class Problem:
     targets: Tensor
     weights: Tensor | None
     prior: Tensor
-    held: int = HELD
+    held: int = calibration.HELD
     helpers: Helpers | None = None
 
     @classmethod
@@ -126,7 +127,7 @@ class Problem:
             prior: What the weights are pulled towards.
             balanced: Weigh each class as much as any other.
             fold: (N,) the fold of each row, -1 for rows that are never held out.
-            held: See the attribute; None: `HELD`.
+            held: See the attribute; None: `calibration.HELD`.
         """
         fold = np.full(len(rows), -1) if fold is None else fold
         order = np.lexsort((fold, np.arange(len(rows)) // arrays.NEAR))
@@ -136,7 +137,7 @@ class Problem:
         start = torch.from_numpy(prior.weights).double()
         bias = torch.from_numpy(prior.bias).double() + known.mean.double() @ start
         pulled = torch.cat([start * known.deviation.double()[:, None], bias[None]])
-        return cls(known, order, fold[order], views, weights, pulled, HELD if held is None else held)
+        return cls(known, order, fold[order], views, weights, pulled, calibration.HELD if held is None else held)
 
     def fit(
         self,
@@ -231,7 +232,7 @@ class Problem:
     def _held_out(self, fold: int) -> Integers:
         own = np.flatnonzero(self.fold == fold)
         most = max(1, self.held // (self.classes * len(self.folds)))
-        return own if len(own) <= most else own[np.linspace(0, len(own) - 1, most).astype(np.int64)]
+        return own[arrays.spaced(len(own), most)]
 
     def head(self, weights: NDArray[np.float64]) -> Head:
         """Return the head for features as they are: the standardisation moves into its weights."""
@@ -316,6 +317,8 @@ class Problem:
         with storage_errors(folder, "Make room, or name another folder with HEADSTART_CACHE."):
             shape = (len(rows.rows), *rows.features.shape[1:])
             values = np.lib.format.open_memmap(folder / VALUES, "w+", rows.features.dtype, shape)
+            with open(folder / VALUES, "r+b") as file:
+                arrays.reserve(file.fileno(), os.fstat(file.fileno()).st_size)
             for part, block in arrays.blocks(rows.features, rows.rows):
                 values[part] = block
             values.flush()

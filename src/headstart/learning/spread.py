@@ -7,7 +7,9 @@ the order of the stretches, so that it does not matter who took which.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import shutil
 import tempfile
 import warnings
@@ -25,7 +27,7 @@ from numpy.typing import NDArray
 from headstart import arrays, storage
 from headstart.data import limits
 from headstart.encoding.cache import open_cache
-from headstart.errors import ConfigError, MissingExtraError, StorageError
+from headstart.errors import ConfigError, HeadstartError, MissingExtraError, StorageError
 from headstart.records import Floats, Preprocess, Progress
 from headstart.scale import hand
 from headstart.scale.crew import Crew
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from headstart.learning.problem import Problem, Sums, Turn
 
 FEW = 20_000  # rows that are sooner fitted here
+UNABLE = (ConfigError, MissingExtraError)  # what workers say that have not what it takes
 ANSWER = 1 << 26  # bytes of gradients that a worker answers with at once
 FOLDER = ".fit."  # what the folders of problems are called in the cache
 
@@ -153,10 +156,14 @@ class Spread:
             try:
                 list(self.said([Asked()]))
                 self._there = True
-            except (ConfigError, MissingExtraError) as error:
-                warnings.warn(f"Heads are fitted on this machine alone. {error}", stacklevel=2)
-                self._there = False
-        return self._there
+            except UNABLE as error:
+                self.give_up(error)
+        return bool(self._there)
+
+    def give_up(self, error: HeadstartError) -> None:
+        """Ask nobody any more, and say why."""
+        self._there = False
+        warnings.warn(f"Heads are fitted on this machine alone. {error}", stacklevel=3)
 
     @property
     def workers(self) -> int:
@@ -170,7 +177,7 @@ class Spread:
         """Yield what workers say to each, in order."""
         crew = self._crew()
         places = crew.at_work()
-        share = len(places) / len(asked)
+        share = len(places) / max(1, len(asked))
         homes = [places[int(number * share)] if places else "" for number in range(len(asked))]
         blocks = (Block(number, asked=one, home=homes[number]) for number, one in enumerate(asked))
         return (answer.value for answer in crew.work(blocks, in_order=True))
@@ -193,6 +200,11 @@ class Shown:
         self._problem.write(folder)
         return folder
 
+    def _stay(self) -> None:
+        """Keep the folder from being taken for one that a killed process left behind."""
+        with contextlib.suppress(OSError):
+            os.utime(self._folder)
+
     @property
     def there(self) -> bool:
         """See `Helpers`."""
@@ -204,19 +216,31 @@ class Shown:
 
         from headstart.learning.problem import Sums
 
+        self._stay()
         stretches, workers = self._problem.stretches, self._spread.workers
         few = max(1, ANSWER // (8 * weights.numel()))
         size = min(few, math.ceil(len(stretches) / workers))
         parts = [stretches[part] for part in arrays.parts(len(stretches), size)]
-        given = weights.numpy()
-        for said in self._spread.said([Asked(self._folder, None, part, given, leave_out) for part in parts]):
-            for loss, gradient, total in said:
-                yield Sums(loss, torch.tensor(gradient), total)  # a copy: what travelled cannot be written to
+        given, done = weights.numpy(), 0
+        try:
+            for said in self._spread.said([Asked(self._folder, None, part, given, leave_out) for part in parts]):
+                for loss, gradient, total in said:
+                    done += 1
+                    yield Sums(loss, torch.tensor(gradient), total)  # a copy: what travelled cannot be written to
+        except UNABLE as error:  # one that came later
+            self._spread.give_up(error)
+        yield from (self._problem.sums(stretch, weights, leave_out) for stretch in stretches[done:])
 
     def turns(self, asked: Sequence[Turn]) -> Iterator[tuple[NDArray[np.float64], Floats]]:
         """See `Helpers`."""
-        said = self._spread.said([Asked(self._folder, one) for one in asked])
-        return ((weights.copy(), logits.copy()) for weights, logits in said)
+        done = 0
+        try:
+            for weights, logits in self._spread.said([Asked(self._folder, one) for one in asked]):
+                done += 1
+                yield weights.copy(), logits.copy()
+        except UNABLE as error:
+            self._spread.give_up(error)
+        yield from map(self._problem.turn, asked[done:])
 
 
 def recipe() -> dict[str, str]:

@@ -36,6 +36,7 @@ TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")  # where Ray looks for a toke
 HELD = 1 << 28  # bytes of what is sent to workers that a cluster of this machine keeps in memory
 LOOPBACK = "127.0.0.1"
 FOLDERS = "headstart-ray-"
+MOST_NAMED, SHORT = 14, Path("/tmp")  # noqa: S108  # the path of a socket has 103 letters at most, 89 of them Ray's
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,7 @@ class Cluster:
         self.address, self.graphics = address, graphics
         self._ray = _imported()
         self._closing = contextlib.ExitStack()
+        self._folder: Path | None = None  # of a cluster that is begun here
         try:
             self._open()
         except BaseException:
@@ -121,8 +123,8 @@ class Cluster:
         found = []
         for one in self._ray.nodes():
             node, has = one["NodeID"], one["Resources"] if one["Alive"] else {}
-            count = int(has.get("GPU", 0)) if self.graphics else int(has.get("CPU", 0) >= 1)
-            for number in range(count):
+            count = int(has.get("GPU", 0)) if self.graphics else 1
+            for number in range(count if has.get("CPU", 0) >= 1 else 0):
                 processors = 1 if self._shared else max(1, int(has["CPU"] / count))
                 address = one["NodeManagerAddress"]
                 graphics = int(self.graphics)
@@ -154,6 +156,9 @@ class Cluster:
         Raises:
             HeadstartError: A worker failed by a mistake of ours.
         """
+        if self._folder is not None:
+            with contextlib.suppress(OSError):
+                os.utime(self._folder)  # so that nobody takes it for one that a killed process left behind
         asked = {worker.asked: worker for worker in workers if worker.asked is not None}
         if not asked:
             return
@@ -198,7 +203,7 @@ class Cluster:
                     self._heed_variables()
                     self._closing.callback(self._ray.shutdown)
                     self._ray.init(address=self.address.place, **quiet)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError, self._ray.exceptions.RayError) as error:
+        except (OSError, RuntimeError, ValueError, self._ray.exceptions.RayError) as error:
             raise _refused(self.address, error) from error
 
     def _heed_variables(self) -> None:
@@ -207,13 +212,14 @@ class Cluster:
         self._ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
 
     def _begin(self, quiet: dict[str, Any]) -> None:
-        storage.remove_stale(Path(tempfile.gettempdir()), f"{FOLDERS}*")
-        folder = Path(tempfile.mkdtemp(prefix=FOLDERS))  # for its owner alone
+        parent = _short(Path(tempfile.gettempdir()))
+        storage.remove_stale(parent, f"{FOLDERS}*")
+        self._folder = folder = Path(tempfile.mkdtemp(prefix=FOLDERS, dir=parent))  # for its owner alone
         self._closing.callback(shutil.rmtree, folder, ignore_errors=True)
         self._closing.callback(self._ray.shutdown)  # comes first
-        if not any(name in os.environ for name in TOKENS):
-            storage.write_whole(folder / "token", secrets.token_hex(32).encode(), mode=0o600)
-            os.environ[TOKENS[1]] = str(folder / "token")
+        storage.write_whole(folder / "token", secrets.token_hex(32).encode(), mode=0o600)
+        os.environ |= {"RAY_AUTH_MODE": "token", TOKENS[1]: str(folder / "token")}
+        os.environ.pop(TOKENS[0], None)  # the token of another cluster
         self._heed_variables()
         # on Linux it would take 127.0.0.1 for the address by which other machines reach this one, and listen to them
         with _changed(self._ray._private.ray_constants, "ENABLE_RAY_CLUSTER", False):
@@ -239,6 +245,11 @@ def _imported() -> Any:
     except ModuleNotFoundError as error:
         raise MissingExtraError("A cluster", "ray", str(error.name)) from error
     return ray
+
+
+def _short(folder: Path) -> Path:
+    """Return a folder for temporary files whose path leaves room for the names of Ray's sockets."""
+    return folder if len(str(folder)) <= MOST_NAMED or not SHORT.is_dir() else SHORT
 
 
 def _slices(workers: int, *, graphics: bool) -> list[Place]:

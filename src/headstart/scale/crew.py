@@ -8,12 +8,12 @@ that died is replaced where its machine is still there; machines that come later
 from __future__ import annotations
 
 import enum
+import os
 import time
 import warnings
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Protocol
 
 from headstart.errors import ConfigError, HeadstartError, StorageError
@@ -221,11 +221,12 @@ class Crew:
             if text not in self._warned:
                 self._warned.add(text)
                 warnings.warn(text, stacklevel=2)
-        here = next((path for path in answer.unseen if isinstance(path, Path) and path.exists()), None)
+        here = next((path for path in answer.unseen if os.access(path, os.R_OK)), None)
         if here is not None:
             raise StorageError(
-                f"{member.name} does not see {here}, which is there on this machine.",
-                "Pictures, model and cache must lie where all machines of the cluster have them under the same path.",
+                f"{member.name} cannot read {here}, which this machine can.",
+                "Pictures, model and cache must lie where all machines of the cluster have them under the same path, "
+                "for the same user.",
             )
         return answer
 

@@ -100,6 +100,7 @@ class Filling:
             return {}
         cluster = self.opened(progress, graphics=encoders[0].plan.device == "cuda")
         with _marked(cache) as mark:
+            progress = _kept_fresh(cache / mark, progress)
             networks = tuple(Shipped.of(one, cache) for one in encoders)
             job = Encoding(networks, encoders[0].plan, tuple(views), with_properties, cache.resolve(), mark)
             with crews.gathered(cluster, job, recipe(encoders), progress) as crew:
@@ -150,7 +151,12 @@ class Filling:
                 failures |= {int(part[place]): reason for place, reason in failed.items()}
                 done += len(part)
                 progress("Reading", done, len(dataset))
-        return digests, failures
+        if not failures:
+            return digests, {}
+        rest = np.array(sorted(failures))  # of one worker's trouble nobody is to learn less
+        again, failed_here = files.fingerprints(dataset.select(rest), cache=cache)
+        digests.put(rest, again)
+        return digests, {int(rest[place]): reason for place, reason in failed_here.items()}
 
     def opened(self, progress: Progress = silence, *, graphics: bool = False) -> Cluster:
         """Return the cluster, whose processors nobody of ours has."""
@@ -228,6 +234,17 @@ def _lacking(
         for digest, same in rows.items()
         if shelves.lacking(digest) or not (seen is None or seen.holds(bytes.fromhex(digest)))
     }
+
+
+def _kept_fresh(mark: Path, progress: Progress) -> Progress:
+    """Return who hears of every block, and touches a file, so that nobody takes it for one that was left behind."""
+
+    def heard(stage: str, done: int, total: int) -> None:
+        """Touch it, and pass on."""
+        mark.touch()
+        progress(stage, done, total)
+
+    return heard
 
 
 @contextlib.contextmanager

@@ -72,14 +72,14 @@ class Answer:
         number: Of the block.
         value: What was asked for.
         deadly: Row of the block → why, of pictures that end whatever process decodes them.
-        unseen: Files that are not there where the worker is.
+        unseen: Files that cannot be read where the worker is.
         warned: What a person should know.
     """
 
     number: int
     value: Any
     deadly: Mapping[int, str]
-    unseen: tuple[Place, ...]
+    unseen: tuple[Path, ...]
     warned: tuple[str, ...]
 
 
@@ -141,7 +141,8 @@ class Station:
                 done = self._work.do(block, deadly)
         except HeadstartError as error:
             return error
-        unseen = tuple(path for row in done.failed if row not in deadly and _is_unseen(path := paths[row]))
+        files = (file_of(paths[row]) for row in done.failed if row not in deadly)
+        unseen = tuple(dict.fromkeys(file for file in files if file is not None and not os.access(file, os.R_OK)))
         told = dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, UserWarning))
         return Answer(block.number, done.value, deadly, unseen, tuple(told))
 
@@ -154,8 +155,11 @@ def _absolute(place: Place) -> Place | None:
     return None if there else replace(place, base=os.path.abspath(place.base))
 
 
-def _is_unseen(place: Place) -> bool:
-    return isinstance(place, Path) and not place.exists()
+def file_of(place: Place) -> Path | None:
+    """Return the file that something is or lies in; None of what lies on a store."""
+    if isinstance(place, Path):
+        return place
+    return None if place.kind == "object" or "://" in place.base else Path(place.base)
 
 
 def compared(encoder: Encoder) -> Encoder:

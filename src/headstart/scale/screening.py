@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from headstart.encoding import reading
+from headstart.errors import HeadstartError
 from headstart.records import Place, Preprocess
 
 PATIENCE = 120.0  # seconds in which a picture is decoded, or never
@@ -25,6 +26,9 @@ def deadly(paths: Sequence[Place], preprocesses: Sequence[Preprocess]) -> dict[i
     Args:
         paths: Files of pictures.
         preprocesses: What each network has them prepared by.
+
+    Raises:
+        HeadstartError: No process could begin, for whatever reason: no picture is to blame.
     """
     found: dict[int, str] = {}
     begin = 0
@@ -45,7 +49,7 @@ def _tried(paths: Sequence[Place], preprocesses: Sequence[Preprocess]) -> tuple[
     child = context.Process(target=_decode, args=(other, list(paths), tuple(preprocesses)), daemon=True)
     child.start()
     other.close()  # so that the pipe ends when the child does
-    place, why = 0, ""
+    place, why = None, ""
     with contextlib.suppress(EOFError, OSError):
         while pipe.poll(PATIENCE):
             if (word := pipe.recv()) is None:
@@ -56,7 +60,13 @@ def _tried(paths: Sequence[Place], preprocesses: Sequence[Preprocess]) -> tuple[
         child.kill()
     child.join()
     pipe.close()
-    return place, why or f"ends its process: {_end(child.exitcode or 0)}"
+    why = why or f"ends its process: {_end(child.exitcode or 0)}"
+    if place is None:
+        raise HeadstartError(
+            f"Of pictures that worker processes died of none could be tried: to begin {why}.",
+            "Where memory runs out, take fewer workers a machine.",
+        )
+    return place, why
 
 
 def _decode(pipe: Connection[Any, Any], paths: Sequence[Place], preprocesses: Sequence[Preprocess]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from headstart import arrays
 from headstart.config import TrainConfig
 from headstart.data import sources, splits
 from headstart.encoding import cache as caches
@@ -46,7 +47,10 @@ def audit(
     fold = splits.folds(features.dataset, groups, plan.head.folds, plan.seed)
     held = prepared.learner(progress=progress).out_of_fold(rows, fold)
     scaled = calibration.fit(held.logits, features.targets[held.rows], held.fold, "temperature", groups[held.rows])
-    probabilities = np.full((len(rows), len(features.classes)), np.nan)
-    probabilities[held.rows] = scaled.probabilities(held.logits)
+    probabilities = arrays.answers((len(rows), len(features.classes)), float, folder)
+    probabilities[fold < 0] = np.nan
+    for part in arrays.parts(len(held.rows)):
+        probabilities[held.rows[part]] = scaled.probabilities(held.logits[part])
+        arrays.release(probabilities)
     twins = splits.members(near)
     return find_suspects(features.names(rows), features.targets, features.classes, probabilities, near_duplicates=twins)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from headstart import arrays
 from headstart.config import HeadConfig, TrainConfig, apply_recipe
 from headstart.data import sources
 from headstart.data.splits import Grouping
@@ -193,7 +194,7 @@ class _Bench:
     def _some(self, most: int) -> Dataset:
         """Return a few pictures from everywhere."""
         dataset = self.inspection.dataset
-        return dataset.select(np.unique(np.linspace(0, len(dataset) - 1, most).astype(np.int64)))
+        return dataset.select(arrays.spaced(len(dataset), most))
 
     def _look(self, backbone: Backbone, extraction: Extraction, candidate: str) -> _Seen:
         """Find out which pictures can be used and which stay together; the features are in the cache already."""
