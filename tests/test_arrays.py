@@ -50,6 +50,11 @@ def test_evenly_spaced_rows_are_so_many_and_reach_from_end_to_end():
         assert (some[0], some[-1]) == (0, 100_002)
 
 
+def test_places_count_within_each_number():
+    assert arrays.places(np.array([7, 2, 7, 7, 2, 0])).tolist() == [0, 0, 1, 2, 1, 0]
+    assert arrays.places(np.array([], dtype=np.int64)).tolist() == []
+
+
 def test_a_file_has_its_size_before_it_is_written_to(tmp_path: Path):
     with open(tmp_path / "x", "w+b") as file:
         arrays.reserve(file.fileno(), 1 << 20)

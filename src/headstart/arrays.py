@@ -100,6 +100,14 @@ def spaced(count: int, most: int) -> Integers:
     return chosen
 
 
+def places(members: Integers) -> Integers:
+    """Return (N,) where each row stands among those of its own number, such as its class, counted from 0."""
+    order = np.argsort(members, kind="stable")
+    place = np.empty(len(members), dtype=np.int64)
+    place[order] = np.arange(len(members)) - np.searchsorted(members[order], members[order])
+    return place
+
+
 def take(values: Rows, rows: Integers | slice) -> Floats:
     """Return a copy of some rows as float32; what was read of a file to get them does not stay with the process."""
     found = values[rows]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart import metrics
+from headstart import arrays, metrics
 from headstart.data import splits
 from headstart.data.splits import Grouping
 from headstart.inspection import duplicates
@@ -94,9 +94,7 @@ def _sample(rows: Integers, groups: Integers, seed: int) -> Integers:
     generator = np.random.default_rng(seed)
     rows = generator.permutation(rows)
     _, member, sizes = np.unique(groups[rows], return_inverse=True, return_counts=True)
-    order = np.argsort(member, kind="stable")
-    place = np.empty(len(rows), dtype=np.int64)  # of each row within its group
-    place[order] = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    place = arrays.places(member)
     rank = generator.permutation(len(sizes))[member]  # groups in a random order
     fits = place < max(MOST_OF_GROUP, MOST // len(sizes))
     chosen = np.lexsort((place, rank, ~fits))[: min(MOST, int(fits.sum()))]

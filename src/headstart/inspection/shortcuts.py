@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from headstart import arrays
 from headstart.records import ClassNames, Dataset, Finding, Floats, ImageProperties, Integers, found
 
 FEWEST_ROWS = 20  # held out; with fewer, chance looks like a rule
@@ -118,11 +119,7 @@ def _some(rows: Integers, targets: Integers, held: Integers) -> Integers:
     if len(rows) <= MOST_ROWS:
         return rows
     shuffled = np.random.default_rng(SEED).permutation(rows)
-    order = np.argsort(targets[shuffled], kind="stable")
-    sizes = np.bincount(targets[rows])
-    place = np.empty(len(rows), dtype=np.int64)  # of each row within its class
-    place[order] = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return np.sort(shuffled[np.argsort(place, kind="stable")[:MOST_ROWS]])
+    return np.sort(shuffled[np.argsort(arrays.places(targets[shuffled]), kind="stable")[:MOST_ROWS]])
 
 
 def _predict(columns: Floats, targets: Integers, fold: Integers) -> Integers:

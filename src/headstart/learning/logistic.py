@@ -22,7 +22,7 @@ from headstart.records import Floats, Integers, Progress, silence
 ROUGH = 1e-3  # tolerance of heads that only help to decide something; on dogs 8 iterations instead of 17
 DEFAULT_L2 = 1.0  # with a prior, where there is too little data to choose
 DEFAULT_L2_ALONE = 0.03
-WATCHING = 20_000  # rows at most whose loss is told after each iteration; of many classes fewer, see `HELD`
+WATCHING = 20_000  # rows at most whose loss is told after each iteration; of many classes fewer
 
 
 @dataclass(frozen=True, slots=True)

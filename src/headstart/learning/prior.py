@@ -122,7 +122,7 @@ def foreign(classes: ClassNames, known: LabelRows, features: Floats, targets: In
         return NO_LABELS
     named = candidates(classes, known.labels)
     own = {row for its in named.values() for row in its}
-    asked = _first_of_each(targets, SEEN)
+    asked = np.flatnonzero(arrays.places(targets) < SEEN)
     asked = asked[np.array([name not in named for name in classes], dtype=bool)[targets[asked]]]
     first = np.zeros(len(asked), dtype=np.int64)
     for part, values in arrays.blocks(features, rows[asked]):
@@ -132,13 +132,6 @@ def foreign(classes: ClassNames, known: LabelRows, features: Floats, targets: In
     own.update(label[votes >= MEANT * np.bincount(targets[asked])[whose]].tolist())
     rest = [row for row in range(len(known.weights)) if row not in own]
     return LabelRows(tuple(known.labels[row] for row in rest), known.weights[rest], known.offsets[rest])
-
-
-def _first_of_each(targets: Integers, most: int) -> Integers:
-    """Return where the first so many of each class stand, ascending."""
-    order = np.argsort(targets, kind="stable")
-    begin = np.searchsorted(targets[order], targets[order])
-    return np.sort(order[np.arange(len(order)) - begin < most])
 
 
 def _normal(name: str) -> str:
