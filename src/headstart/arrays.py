@@ -34,7 +34,7 @@ class Rows(Protocol):
     def __len__(self) -> int:
         """Return N."""
 
-    def __getitem__(self, part: slice | Integers, /) -> Any:
+    def __getitem__(self, part: Any, /) -> Any:
         """Return some rows as an array."""
 
 
@@ -108,8 +108,10 @@ def places(members: Integers) -> Integers:
     return place
 
 
-def take(values: Rows, rows: Integers | slice) -> Floats:
-    """Return a copy of some rows as float32; what was read of a file to get them does not stay with the process."""
+def take(values: Rows, rows: Integers | slice | tuple[Integers, Integers]) -> Floats:
+    """Return a copy of some rows, or of one view of each, as float32; what was read of a file to get them does not stay
+    with the process.
+    """
     found = values[rows]
     taken: Floats = _widened(found) if found.dtype == np.float16 else np.array(found, dtype=np.float32, subok=False)
     release(values)

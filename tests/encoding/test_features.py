@@ -627,6 +627,37 @@ def test_blocks_read_the_shards_that_hold_them_and_no_other(
     assert len(opened.stores) == 1
 
 
+@pytest.mark.parametrize("blind", [False, True])
+def test_what_this_process_adds_is_not_looked_for_among_all_rows_again(
+    dataset: Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch, blind: bool
+):
+    monkeypatch.setattr(caches, "SHARD_ROWS", 2)
+    looked: list[int] = []
+    real = features.Finder
+
+    def finder(digests: Any, rows: Any) -> Any:
+        looked.append(len(rows))
+        return real(digests, rows)
+
+    monkeypatch.setattr(features, "Finder", finder)
+    digests = None if blind else files.fingerprints(dataset)[0]
+    table = features.extract(dataset, digests, [contracts.encoder()], cache=cache).table
+    assert len(shards(cache)) >= 4
+    assert len(looked) <= 2
+    np.testing.assert_array_equal(table.values, extracted(dataset, None).values)
+
+
+def test_the_same_picture_once_more_far_behind_has_the_features_that_were_kept_meanwhile(
+    dataset: Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(caches, "SHARD_ROWS", 2)
+    twice = Dataset(dataset.root, (*dataset, *dataset))
+    table = features.extract(twice, None, [contracts.encoder()], cache=cache).table
+    assert not table.failures
+    np.testing.assert_array_equal(table.values[: len(dataset)], table.values[len(dataset) :])
+    assert np.abs(table.values).sum(axis=(1, 2)).min() > 0
+
+
 def many(count: int) -> tuple[list[str], np.ndarray]:
     digests = [hashlib.sha256(number.to_bytes(4, "big")).hexdigest() for number in range(count)]
     return digests, np.random.default_rng(0).normal(size=(count, 4)).astype(np.float32)

@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import save_file
 from scipy.special import softmax
 
+from headstart import arrays
 from headstart.config import HeadConfig
 from headstart.errors import ConfigError
 from headstart.learning import calibration, sgd
 from headstart.learning.heads import Head, Step
-from headstart.learning.modules import loss_and_accuracy
+from headstart.learning.modules import loss_and_accuracy, measured
 from headstart.learning.sgd import Rows, SgdFit
 from headstart.plans import HeadPlan, resolve_head
 from headstart.records import ClassNames, Dataset, LabelledFeatures
@@ -248,6 +249,30 @@ def test_the_watched_loss_of_many_rows_is_that_after_temperature_scaling():
     watched = np.flatnonzero(np.arange(len(targets)) % 6 == 1)
     _, loss = calibration.fit_temperature(fitted.head.logits(features[watched, 0]), targets[watched])
     assert fitted.history[fitted.best - 1].watched_loss == pytest.approx(loss, rel=1e-4)
+
+
+def test_features_in_half_precision_in_a_file_are_learned_as_those_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    features, targets = clouds()
+    halved = np.memmap(tmp_path / "features", np.float16, "w+", shape=features.shape)
+    halved[:] = features
+    monkeypatch.setattr(arrays, "BLOCK", 16)
+    for hidden in ((), (8,)):
+        given = plan(hidden=hidden, epochs=3)
+        whole = fit(given, (halved.astype(np.float32), targets))
+        assert same(fit(given, (halved, targets)).head, whole.head)
+
+
+def test_figures_in_blocks_are_those_of_all_at_once(monkeypatch: pytest.MonkeyPatch):
+    generator = np.random.default_rng(0)
+    scores, targets = generator.normal(size=(100, 3)).astype(np.float32), generator.integers(0, 3, 100)
+    rows = np.arange(1, 100, 2)
+    whole = loss_and_accuracy(torch.from_numpy(scores[rows]), torch.from_numpy(targets[rows]))
+    assert measured(torch.from_numpy, scores, rows, targets[rows]) == whole
+    monkeypatch.setattr(arrays, "BLOCK", 7)
+    assert measured(torch.from_numpy, scores, rows, targets[rows]) == pytest.approx(whole, abs=1e-6)
+    assert np.isnan(measured(torch.from_numpy, scores, rows[:0], targets[:0])).all()
 
 
 def test_without_watched_rows_all_epochs_run():

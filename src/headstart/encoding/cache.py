@@ -225,6 +225,11 @@ class Store:
                 self._pass_over(path, error)
         return self._looked
 
+    @property
+    def looked(self) -> int:
+        """How many shards were looked at or committed so far."""
+        return self._looked
+
     def holds(self, key: bytes) -> bool:
         """Return whether a shard held a key when they were last looked at."""
         return self._index.find(key) is not None

@@ -223,7 +223,9 @@ class _Job:
             if self.properties is not None:
                 self.properties.commit()
         self._share()
-        self.blind = False
+        if self.blind:
+            self.blind = False
+            self.shelves.take_again()
         self._fetch()  # what was found to be kept when its file was read
 
     def complete_properties(self) -> None:

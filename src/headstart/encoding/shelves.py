@@ -59,7 +59,7 @@ class Shelves:
         return bool(self._stores)
 
     def unread(self) -> bool:
-        """Return whether shards appeared since rows were last taken."""
+        """Return whether shards appeared since rows were last taken, besides those that were added here."""
         return any(store.look() > self._taken[part] for part, store in self._stores.items())
 
     def take(self, wanted: Sequence[str]) -> Iterator[tuple[Part, Rows]]:
@@ -91,7 +91,9 @@ class Shelves:
         for part, store in self._stores.items():
             if rows[part]:
                 digests, codes, values = zip(*rows[part], strict=True)
+                others = store.looked - self._taken[part]
                 store.add(digests, np.stack(values), codes)
+                self._taken[part] = store.looked - others
 
     def agreement(self, network: int) -> Agreement | None:
         """Return how the engine of a network compared when its stores were filled; None if that is not known."""

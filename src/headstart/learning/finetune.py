@@ -25,7 +25,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from headstart.arrays import blocks
 from headstart.encoding import reading, stages
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.ondemand import no_longer
@@ -33,7 +32,7 @@ from headstart.learning import modules, proof, rates
 from headstart.learning.checkpoint import Checkpoint
 from headstart.learning.clock import Clock
 from headstart.learning.heads import Head, Listener, Step, ignore
-from headstart.learning.modules import loss_and_accuracy
+from headstart.learning.modules import measured
 from headstart.learning.sgd import class_weights
 from headstart.learning.task import Rows, Task, Tuned
 from headstart.learning.together import ALONE, Together
@@ -87,12 +86,13 @@ def fit(
 
 def began(task: Task, head: Head, rows: Rows) -> tuple[float, float]:
     """Return loss and accuracy of the head on the rows that will be learned from."""
-    known, told = task.augmentation.features, np.zeros(2)
-    for part, values in blocks(known.values[:, 0], rows.learned):
-        targets = torch.from_numpy(known.targets[rows.learned[part]])
-        told += len(targets) * np.array(loss_and_accuracy(torch.from_numpy(head.logits(values)), targets))
-    loss, accuracy = (told / max(1, len(rows.learned))).tolist()
-    return loss, accuracy
+    known = task.augmentation.features
+    return measured(
+        lambda values: torch.from_numpy(head.logits(values)),
+        known.values[:, 0],
+        rows.learned,
+        known.targets[rows.learned],
+    )
 
 
 def _checkpoint(task: Task, head: Head, rows: Rows) -> Checkpoint:

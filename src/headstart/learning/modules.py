@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from headstart import arrays
+from headstart.arrays import Rows
 from headstart.learning.heads import EPSILON, Head, Shape
+from headstart.records import Floats, Integers
 
 
 class HeadModule(nn.Sequential):
@@ -50,3 +56,24 @@ def loss_and_accuracy(scores: Tensor, targets: Tensor) -> tuple[float, float]:
     logs = torch.log_softmax(scores, dim=1)
     right = (logs.argmax(dim=1) == targets).double().mean()
     return float(-logs[torch.arange(len(targets)), targets].double().mean()), float(right)
+
+
+def measured(
+    logits: Callable[[Floats], Tensor], values: Rows, rows: Integers, targets: Integers
+) -> tuple[float, float]:
+    """Return what `loss_and_accuracy` does of some rows, block by block.
+
+    Args:
+        logits: (B, D) features → (B, K).
+        values: (N, D) features.
+        rows: (M,) which of them.
+        targets: (M,) their classes.
+    """
+    told = [
+        (len(block), *loss_and_accuracy(logits(block), torch.from_numpy(targets[part])))
+        for part, block in arrays.blocks(values, rows)
+    ]
+    if len(told) <= 1:
+        return told[0][1:] if told else (float("nan"), float("nan"))
+    sizes, losses, right = np.array(told).T
+    return float(sizes @ losses / len(rows)), float(sizes @ right / len(rows))

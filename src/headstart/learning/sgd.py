@@ -26,12 +26,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from headstart import arrays
 from headstart.data import splits
 from headstart.errors import ConfigError
 from headstart.learning import calibration
 from headstart.learning.checkpoint import Checkpoint
 from headstart.learning.heads import Head, Listener, Shape, Step, ignore
-from headstart.learning.modules import HeadModule, loss_and_accuracy
+from headstart.learning.modules import HeadModule, measured
 from headstart.plans import HeadPlan
 from headstart.records import Floats, Integers, LabelledFeatures, Progress, silence
 
@@ -98,8 +99,8 @@ def fit(
     """
     values = features.values[:, :views]
     identity = {"plan": asdict(plan), "seed": seed, "classes": len(features.classes), "until": rows.until}
-    arrays = {"learned": rows.learned, "watched": rows.watched, "shown": rows.shown}
-    checkpoint = Checkpoint(folder, identity, arrays | {"features": values, "targets": features.targets})
+    decide = {"learned": rows.learned, "watched": rows.watched, "shown": rows.shown}
+    checkpoint = Checkpoint(folder, identity, decide | {"features": values, "targets": features.targets})
     run = _Run(values, features.targets, len(features.classes), rows, plan, seed)
     if (kept := checkpoint.load()) is not None:
         run.restore(*kept)
@@ -143,7 +144,7 @@ class _Run:
     def __init__(
         self, features: Floats, targets: Integers, classes: int, rows: Rows, plan: HeadPlan, seed: int
     ) -> None:
-        self.features, self.targets = torch.from_numpy(features), torch.from_numpy(targets)
+        self.features, self.targets = features, torch.from_numpy(targets)  # the former may lie in a file, as float16
         self.learned, self.watched, self.shown = map(torch.from_numpy, (rows.learned, rows.watched, rows.shown))
         self.plan, self.seed, self.last = plan, seed, rows.until or plan.epochs
         self.weights = class_weights(self.targets[self.learned], classes) if plan.class_weight == "balanced" else None
@@ -179,7 +180,8 @@ class _Run:
             views = torch.randint(self.features.shape[1], (len(order),))
             for part in _batches(len(order), self.plan.batch):
                 self.optimizer.zero_grad()
-                loss = self._loss(self.head(self.features[order[part], views[part]]), self.targets[order[part]])
+                drawn = arrays.take(self.features, (order[part].numpy(), views[part].numpy()))
+                loss = self._loss(self.head(torch.from_numpy(drawn)), self.targets[order[part]])
                 torch.autograd.backward(loss)
                 self.optimizer.step()
         watched = self._watched_loss()
@@ -244,10 +246,12 @@ class _Run:
         """
         if len(self.watched) < calibration.FEWEST:
             return self._measure(self.watched)[0]
-        scores = self.head.eval()(self.features[self.watched, 0])
+        head, some = self.head.eval(), self.watched.numpy()
+        some = some[arrays.spaced(len(some), calibration.HELD // head.shape.classes)]
+        scores = torch.cat([head(torch.from_numpy(block)) for _, block in arrays.blocks(self.features[:, 0], some)])
         if not torch.isfinite(scores).all():
             return math.nan
-        return calibration.fit_temperature(scores.numpy(), self.targets[self.watched].numpy())[1]
+        return calibration.fit_temperature(scores.numpy(), self.targets[some].numpy())[1]
 
     def _loss(self, scores: Tensor, targets: Tensor) -> Tensor:
         each = nn.functional.cross_entropy(scores, targets, reduction="none")
@@ -255,7 +259,9 @@ class _Run:
 
     @torch.no_grad()
     def _measure(self, rows: Tensor) -> tuple[float, float]:
-        return loss_and_accuracy(self.head.eval()(self.features[rows, 0]), self.targets[rows])
+        head = self.head.eval()
+        some, targets = rows.numpy(), self.targets[rows].numpy()
+        return measured(lambda block: head(torch.from_numpy(block)), self.features[:, 0], some, targets)
 
 
 def _batches(rows: int, size: int) -> Iterator[slice]:
