@@ -712,6 +712,20 @@ def test_json_of_evaluate_is_alone_on_stdout(run: Run, model_folder: Path, photo
     assert content["overall"]["accuracy"][0] == 1
 
 
+def test_pictures_that_were_learned_from_are_told_for_they_flatter(
+    run: Run, model_folder: Path, photos: Path, tmp_path: Path
+):
+    told = "36 of these pictures the model has learned from, so that the figures flatter"
+    assert told in run("evaluate", model_folder, photos).err
+    new = draw_folders(tmp_path / "new", each=3)
+    for path in new.rglob("*.png"):
+        with Image.open(path) as image:
+            image.transpose(Image.Transpose.ROTATE_180).save(path)
+    assert "learned from" not in run("evaluate", model_folder, new).err
+    codes = [one["code"] for one in json.loads(run("evaluate", model_folder, photos, "--json").out)["findings"]]
+    assert "learned-pictures" in codes
+
+
 def test_evaluate_counts_what_it_could_not_use(run: Run, model_folder: Path, photos: Path):
     (photos / "ash" / "ash_00.png").write_bytes(b"no picture")
     ran = run("evaluate", model_folder, photos)
@@ -962,6 +976,24 @@ def test_the_pictures_of_the_demo_come_with_their_labels(tmp_path: Path):
     assert (len(labelled), labelled.classes) == (1500, tuple("0123456789"))
     assert len(sources.read(data.new, data.targets)) == demo.NEW == 297
     assert not {file.read_bytes() for file in data.new.iterdir()} & {s.path.read_bytes() for s in labelled}
+
+
+def test_a_demo_that_was_interrupted_is_no_obstacle_and_other_files_are(tmp_path: Path):
+    assert demo.others(tmp_path) == []
+    demo.write_digits(tmp_path)
+    assert demo.others(tmp_path) == []
+    (tmp_path / "photos" / "cats").mkdir()
+    for name in ("photos/cats/1.jpg", "new/mine.png"):
+        (tmp_path / name).touch()
+    assert demo.others(tmp_path) == ["new/mine.png", "photos/cats/1.jpg"]
+
+
+def test_a_file_of_the_run_is_not_overwritten_by_answers(run: Run, model_folder: Path, few: Path):
+    before = (model_folder / "predictions.csv").read_bytes()
+    ran = run("predict", model_folder, few, "--out", model_folder / "predictions.csv")
+    assert ran.code == 2
+    assert "it would be lost" in ran.err
+    assert (model_folder / "predictions.csv").read_bytes() == before
 
 
 def test_stored_figures_are_those_of_the_training(run: Run, model_folder: Path):

@@ -115,6 +115,17 @@ def test_a_sheet_that_nobody_filled_in_is_refused(run: Run, doubtful: Path, tmp_
     assert not (tmp_path / "model").exists()
 
 
+def test_no_sheet_is_written_over_by_pictures(run: Run, doubtful: Path, tmp_path: Path):
+    assert "is a sheet of text" in run("audit", doubtful, "--out", tmp_path / "suspects.png", *QUICK).err
+    assert "is a folder" in run("audit", doubtful, "--out", ".", *QUICK).err
+    sheet = tmp_path / "sheet.png"  # whatever it is called
+    sheet.write_text("path,label,suggested,correction\n")
+    ran = run("check", doubtful, "--corrections", sheet, "--out", sheet, *QUICK)
+    assert ran.code == 2
+    assert "it would be lost" in ran.err
+    assert "must end in .png" in run("check", doubtful, "--out", tmp_path / "labels.csv", *QUICK).err
+
+
 def test_audit_leaves_a_sheet_alone_that_is_there(run: Run, doubtful: Path, tmp_path: Path):
     for name in ("suspects.csv", "drawn.png"):
         (tmp_path / name).write_text("an afternoon's work")

@@ -215,6 +215,16 @@ def test_another_recipe_than_that_of_a_plan_is_refused(recipe: str, tmp_path: Pa
     assert read_config(file, ["head.hidden=auto"], {"recipe": other}).recipe == other
 
 
+def test_another_quality_than_that_of_a_plan_is_refused(tmp_path: Path):
+    file = tmp_path / "plan.toml"
+    file.write_text(decided(apply_recipe(read_config(None))).to_toml(), encoding="utf-8")
+    with pytest.raises(ConfigError, match="quality is 'best', but .* by 'balanced'.*only the name"):
+        read_config(file, flags={"quality": "best"})
+    assert read_config(file, flags={"quality": "balanced"}).quality == "balanced"
+    for opened in ("encoder.backbone=auto", "pictures.size=auto"):
+        assert read_config(file, [opened], {"quality": "best"}).quality == "best"
+
+
 def test_another_recipe_than_that_of_a_file_that_leaves_it_open_is_heeded(tmp_path: Path):
     (tmp_path / "own.toml").write_text("recipe = 'headstart'\nseed = 3\n")
     assert read_config(tmp_path / "own.toml", flags={"recipe": "tutorial"}).recipe == "tutorial"

@@ -182,6 +182,7 @@ ORDER = [
     "report.card",
     "report.page",
     "report.gallery",
+    "report.origin",
     "report.explained",
     "report.usage",
     "report.exported",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
 from headstart.cli import places
+from headstart.errors import ConfigError
 
 
 @pytest.fixture
@@ -49,3 +51,11 @@ def test_a_page_opens_where_it_can_be_seen(
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
     places.show(tmp_path / "report.html", asked)
     assert opened == [(tmp_path / "report.html").as_uri()] * opens
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere there are no such files")
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    for out in (tmp_path / "pipe", Path("/dev/null")):
+        with pytest.raises(ConfigError, match="is a device or a pipe"):
+            places.check_out(out, [])

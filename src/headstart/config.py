@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from headstart.errors import ConfigError
-from headstart.levels import LEVELS, RECIPES, USUAL, Quality
+from headstart.levels import LEVELS, QUALITIES, RECIPES, USUAL, Quality
 from headstart.settings import EPOCHS, build, problems, put, read_toml, setting, table, toml_value
 
 Auto = Literal["auto"]
@@ -265,7 +265,7 @@ def read_config(file: Path | None, settings: Sequence[str] = (), flags: Mapping[
         ConfigError: With every unknown key (and the closest known one) and every value out of range.
     """
     asked = {} if file is None else read_toml(file, FORMER_NAMES)
-    recipe = asked.get("recipe")
+    before = {name: asked.get(name) for name in ("recipe", "quality")}
     for text in settings:
         name, equals, value = text.partition("=")
         if not equals:
@@ -278,21 +278,24 @@ def read_config(file: Path | None, settings: Sequence[str] = (), flags: Mapping[
     config: TrainConfig = build(TrainConfig, asked, wrong, [row[0] for row in settings_table()])
     if wrong:
         raise ConfigError("\n".join(wrong), HINT)
-    if file is not None and isinstance(recipe, str):
-        _check_recipe(config, recipe, file)
+    if file is not None:
+        _check_heeded(config, "recipe", before["recipe"], RECIPES, file)
+        if config.pictures.size != "auto":  # which a level of quality decides too
+            _check_heeded(config, "quality", before["quality"], QUALITIES, file)
     return config
 
 
-def _check_recipe(config: TrainConfig, recipe: str, file: Path) -> None:
-    """Refuse another recipe than that of the file where nothing of it would be heeded."""
-    if config.recipe == recipe or recipe not in RECIPES:
+def _check_heeded(config: TrainConfig, name: str, before: object, known: Collection[str], file: Path) -> None:
+    """Refuse another recipe, or level of quality, than that of the file where nothing of it would be heeded."""
+    now = getattr(config, name)
+    if now == before or now not in known or before not in known:
         return
-    before = apply_recipe(dataclasses.replace(config, recipe=typing.cast(Any, recipe)))
-    if dataclasses.replace(before, recipe=config.recipe) == apply_recipe(config):
+    other = apply_recipe(dataclasses.replace(config, **{name: typing.cast(Any, before)}))
+    if dataclasses.replace(other, **{name: now}) == apply_recipe(config):
         raise ConfigError(
-            f"recipe is {config.recipe!r}, but {file} was made by {recipe!r} and leaves nothing open that a recipe "
-            "decides: only the name would change.",
-            "Leave out the recipe, or the file; single settings are changed with --set.",
+            f"{name} is {now!r}, but {file} was made by {before!r} and leaves nothing open that a {name} decides: only "
+            "the name would change.",
+            f"Leave out the {name}, or the file; single settings are changed with --set.",
         )
 
 

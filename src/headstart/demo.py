@@ -6,6 +6,7 @@ scikit-learn carries 1,797 scans of handwritten digits, 8×8 pixels each (Alpayd
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,3 +45,10 @@ def write_digits(folder: Path) -> DemoData:
     with open(data.targets, "w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
     return data
+
+
+def others(folder: Path) -> list[str]:
+    """Return what lies where the demo writes its pictures and is none of them, in order."""
+    inside = [path for part in ("photos", "new") for path in (folder / part).rglob("*") if not path.is_dir()]
+    names = sorted(path.relative_to(folder).as_posix() for path in inside)
+    return [name for name in names if not re.fullmatch(r"(photos/\d|new)/scan_\d{4}\.png", name)]

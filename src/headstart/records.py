@@ -329,6 +329,14 @@ class FeatureTable:
 
 
 @dataclass(frozen=True, slots=True)
+class Learned:
+    """Pictures that a classifier learned from: N samples, and the SHA-256 of the bytes of each."""
+
+    dataset: Dataset
+    digests: tuple[str, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class LabelledFeatures:
     """Usable pictures, encoded and labelled: what is learned from. It never changes; rows and groups are arguments.
 

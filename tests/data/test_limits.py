@@ -211,3 +211,27 @@ def test_A19_a_file_that_is_parsed_for_too_long_is_given_up(monkeypatch: pytest.
 def test_A19_a_large_webp_file_is_refused_by_its_bytes(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(limits, "MOST_WEBP_BYTES", 50)
     assert "bytes of WebP, at most 50" in reason(encoded(Image.new("RGB", (64, 64)), "WEBP", lossless=True) + bytes(99))
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "200000 100000"}, 2),
+        ({"cpu.max": "150000 100000"}, 2),
+        ({"cpu.max": "10000 100000"}, 1),
+        ({"cpu.max": "max 100000"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
+        ({"cpu.max": "what"}, 8),
+        ({}, 8),
+    ],
+)
+def test_the_share_of_a_container_counts(
+    files: dict[str, str], cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    monkeypatch.setattr(limits, "GROUPS", tmp_path)
+    monkeypatch.setattr(limits.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert limits.available_cores() == cores

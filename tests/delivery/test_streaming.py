@@ -28,7 +28,7 @@ from headstart.errors import HeadstartError, MissingExtraError, StorageError
 from headstart.model import artifact
 from headstart.model.classifier import Classifier
 from headstart.predictions import Predictions
-from headstart.records import ClassNames, Locator, silence
+from headstart.records import ClassNames, silence
 
 pytestmark = pytest.mark.slow  # loads a model, and starts processes
 
@@ -187,26 +187,15 @@ def test_no_more_than_a_block_is_in_memory(
 # ── stopped, and asked again ──
 
 
-def test_what_failed_on_a_store_may_have_passed_and_is_asked_for_again(tmp_path: Path):
-    def some(failed: int) -> Computed:
-        return Computed(failed, b"rows", Told(8, failed, [], [], {}))
-
-    def kept(*, passing: bool) -> list[int]:
-        with pytest.raises(Stopped), Parts(tmp_path / "out", {}, passing=passing) as parts:
-            raise Stopped
-        return sorted(parts.sizes)
-
+def test_what_failed_may_have_passed_and_is_asked_for_again(tmp_path: Path):
     with pytest.raises(Stopped), Parts(tmp_path / "out", {}) as parts:  # noqa: PT012
         for failed in range(2):
-            parts.put(some(failed))
+            parts.put(Computed(failed, b"rows", Told(8, failed, [], [], {})))
         raise Stopped
-    assert kept(passing=False) == [0, 1]
-    assert kept(passing=True) == [0]
-
-
-def test_pictures_on_stores_are_known_to_be(photos: Path):
-    assert not listings.of([photos]).far
-    assert listings.Listing([listings._Stretch(["s3://b/a.png"], lambda _: Locator("s3://b/a.png"))]).far
+    for again, kept in ((False, [0, 1]), (True, [0])):
+        with pytest.raises(Stopped), Parts(tmp_path / "out", {}, again) as parts:  # noqa: PT012
+            assert sorted(parts.sizes) == kept
+            raise Stopped
 
 
 @pytest.mark.parametrize("form", [*FORMS, "parquet"])

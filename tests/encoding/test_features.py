@@ -629,9 +629,11 @@ def test_blocks_read_the_shards_that_hold_them_and_no_other(
 
 @pytest.mark.parametrize("blind", [False, True])
 def test_what_this_process_adds_is_not_looked_for_among_all_rows_again(
-    dataset: Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch, blind: bool
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, blind: bool
 ):
+    dataset = sources.read(draw_folders(tmp_path / "many", each=30))
     monkeypatch.setattr(caches, "SHARD_ROWS", 2)
+    monkeypatch.setattr(reading.limits, "available_cores", lambda: 1)
     looked: list[int] = []
     real = features.Finder
 

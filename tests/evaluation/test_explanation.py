@@ -23,7 +23,7 @@ from headstart.errors import ArtifactError
 from headstart.evaluation import explanation
 from headstart.evaluation.showcase import Mistake, Showcase
 from headstart.learning.heads import averaged
-from headstart.report import album, explained
+from headstart.report import album, explained, origin
 from headstart.workflows.train import TrainingResult
 
 
@@ -72,7 +72,7 @@ def test_beside_a_network_that_was_trained_the_frozen_ones_find_what_is_alike(
     rules = dataclasses.replace(frozen.rules, out_of_distribution=None)
     both = hs.Classifier(backbone, encoders, head, rules, frozen.classes, views=frozen.views)
     for _ in range(2):  # the second time, what the first looked at is kept
-        (one,) = explanation.explain(both, learned_from[:1], explained.learned(model_folder, frozen), cache=DEFAULT)
+        (one,) = explanation.explain(both, learned_from[:1], origin.learned(model_folder, frozen), cache=DEFAULT)
         assert one.nearest[0].sample.path == learned_from[0]
         assert one.compared >= len(learned_from)
 

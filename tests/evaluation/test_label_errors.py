@@ -141,3 +141,15 @@ def test_rows_that_no_model_has_judged_are_suspected_only_for_their_copies():
 def test_labels_of_one_class_only_are_borne():
     suspects = find_suspects(["a", "b"], np.array([0, 0]), CLASSES, told([0.9, 0.1, 0], [0.2, 0.8, 0]))
     assert [(suspect.name, suspect.is_likely) for suspect in suspects] == [("b", False)]
+
+
+def test_thousands_of_copies_of_one_picture_take_no_time_of_their_square():
+    count = 5000
+    names, targets = [f"{row:05d}" for row in range(count)], np.arange(count) % 3
+    suspects = find_suspects(
+        names, targets, CLASSES, np.full((count, 3), 1 / 3), near_duplicates=[list(range(count))], most=count
+    )
+    twins = {suspect.name: (suspect.suggested, suspect.duplicate_of) for suspect in suspects}
+    assert len(twins) > 3000  # of the two classes that are outvoted
+    for name, (suggested, twin) in twins.items():
+        assert twin == next(one for one in names[CLASSES.index(suggested) :: 3] if one != name)

@@ -226,6 +226,15 @@ def test_training_result_loads_as_its_classifier(small_result: TrainingResult, m
     assert back.provenance == own.provenance
 
 
+def test_what_is_not_asked_for_stays_as_it_was_saved():
+    saved = EncoderConfig("lite0", engine="torch", device="cpu", precision="f32")
+    assert artifact._encoder_here(saved, EncoderConfig(precision="f32")).engine == "torch"
+    saved = replace(saved, engine="openvino")
+    assert artifact._encoder_here(saved, EncoderConfig(engine="openvino")).precision == "f32"
+    eight = artifact._encoder_here(replace(saved, precision="int8"), EncoderConfig(engine="torch"))
+    assert (eight.engine, eight.precision) == ("torch", "f32")  # which cannot be in 8 bits
+
+
 @pytest.mark.slow
 def test_other_engine_may_be_asked_for(model_folder: Path, pictures: Dataset):
     asked = EncoderConfig("lite0", engine="torch", precision="f32")

@@ -51,6 +51,18 @@ def test_what_waits_is_computed_together_in_its_order():
     asyncio.run(main())
 
 
+def test_the_bytes_of_who_left_are_let_go():
+    async def main() -> None:
+        queue = Queue(Answering(), most=9, batch=1)
+        gone, stays = queue.put([b"large"])[0], queue.put([b"b"])
+        gone.cancel()
+        queue.drop()
+        assert [picture for picture, _ in queue._waiting] == [b"b"]
+        assert not stays[0].done()
+
+    asyncio.run(main())
+
+
 def test_beyond_its_bound_it_refuses_all_or_nothing_and_forgets_who_left():
     async def main() -> None:
         queue = Queue(Answering(), most=3, batch=1)

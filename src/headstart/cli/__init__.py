@@ -7,6 +7,7 @@ Nothing heavy is imported before a verb runs, so `--help` answers at once.
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -63,6 +64,8 @@ def main() -> None:
     """Run the command line and exit with its code."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that cannot be shown ends nothing
     warnings.showwarning = terminal.show_warning
     warnings.filterwarnings("default", category=UserWarning, module=r"headstart\..*")
     warnings.filterwarnings("ignore", module=r"PIL\..*")  # what matters in them is an error or a remark of ours

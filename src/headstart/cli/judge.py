@@ -14,7 +14,8 @@ from headstart.cli.options import AsJson, Engine, Model, NoCache, Open, Quiet, S
 from headstart.errors import ConfigError
 
 if TYPE_CHECKING:
-    from headstart.records import Dataset
+    from headstart.model.classifier import Classifier
+    from headstart.records import Dataset, Finding
 
 SHOWN = 10  # pictures that changed sides
 
@@ -51,11 +52,11 @@ def evaluate(
     from headstart.inspection import files
     from headstart.report import summary
 
-    classifier = engine.load(model)
+    classifier, cache = engine.load(model), places.cache(no_cache)
     with terminal.progress(quiet) as progress:
-        said = measure.predict_labelled(classifier, dataset, cache=places.cache(no_cache), progress=progress)
+        said = measure.predict_labelled(classifier, dataset, cache=cache, progress=progress)
     figures = summary.of_evaluation(measure.measure(said))
-    findings = [*dataset.findings, *files.unusable(dataset, said.errors)]
+    findings = [*dataset.findings, *files.unusable(dataset, said.errors), *_learned(model, classifier, dataset, cache)]
     if not quiet:
         terminal.print_findings(findings)
     if plots is not None:
@@ -65,6 +66,25 @@ def evaluate(
         terminal.print_json(figures | {"findings": summary.of_findings(findings)})
         return
     terminal.print_evaluation(figures, f"{figures['pictures']} pictures of {source.root}")
+
+
+def _learned(model: Path, classifier: Classifier, dataset: Dataset, cache: Path | None) -> list[Finding]:
+    """Return a finding of pictures that the model has learned from, which flatter it."""
+    from headstart.inspection import files
+    from headstart.records import found
+    from headstart.report import origin
+
+    if (learned := origin.learned(model, classifier)) is None:
+        return []
+    known = set(learned.digests)
+    digests, _ = files.fingerprints(dataset, cache=cache)
+    return found(
+        "learned-pictures",
+        "warning",
+        "{n} of these [picture|pictures] the model has learned from, so that the figures flatter",
+        [name for name, digest in zip(dataset.names, digests, strict=True) if digest in known],
+        "Measure on others; `headstart evaluate MODEL` alone prints what was measured on pictures held out.",
+    )
 
 
 def _print_stored(model: Path, *, as_json: bool) -> None:

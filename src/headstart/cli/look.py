@@ -54,7 +54,9 @@ def check(
     asked = read_config(None, flags=shown.flags | engine.flags)
     read = source.read(places.cache(no_cache))
     if out is not None:
-        places.check_out(out, [sample.path for sample in read])
+        _check_png(out)
+        tables = (one for one in (source.table, corrections) if one is not None)
+        places.check_out(out, [*tables, *(sample.path for sample in read)])
     dataset = places.corrected(read, corrections)
     from headstart.report import summary
     from headstart.workflows import check as workflow

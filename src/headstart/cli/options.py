@@ -89,6 +89,11 @@ class Source:
         """The folder of the pictures."""
         return locate(self.data, self.labels, self.images)[0]
 
+    @property
+    def table(self) -> Place | None:
+        """The table of their labels, if there is one."""
+        return locate(self.data, self.labels, self.images)[1]
+
     def read(self, cache: Path | None = None) -> Dataset:
         """Return the pictures with their labels; `cache` as in `tars.index`."""
         from headstart.data import sources

@@ -60,6 +60,8 @@ def check_out(out: Path, inputs: Iterable[Place]) -> None:
     """
     if out.is_dir():
         raise ConfigError(f"--out {out} is a folder; a file was expected.")
+    if out.exists() and not out.is_file():
+        raise ConfigError(f"--out {out} is a device or a pipe; a file was expected.", "Without --out: > or |.")
     if out.exists() and any(isinstance(p, Path) and p.exists() and out.samefile(p) for p in inputs):
         raise ConfigError(f"--out {out} is one of the files that are read; it would be lost.")
     if not out.parent.is_dir():

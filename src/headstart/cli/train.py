@@ -281,8 +281,9 @@ def audit(
 
     asked = read_config(None, flags=shown.flags | engine.flags)
     read = source.read(places.cache(no_cache))
-    drawn = out.with_suffix(".png")
-    for place in (out, drawn):
+    if out.suffix.lower() == ".png":
+        raise ConfigError(f"--out {out} is a sheet of text, a .csv; the pictures are drawn beside it, as .png.")
+    for place in (out, drawn := out.parent / f"{out.stem}.png"):
         places.check_out(place, [sample.path for sample in read])
         if place.exists():
             raise ConfigError(
@@ -331,12 +332,15 @@ def demo(
     from headstart.data import sources
     from headstart.evaluation import measure
     from headstart.model import artifact
+    from headstart.records import listing
     from headstart.report import summary as summaries
     from headstart.workflows import train as workflow
 
     artifact.probe(out / "model")
-    if not (out / "model").exists() and any((out / name).exists() for name in ("photos", "new", "new_labels.csv")):
-        raise ConfigError(f"{out} holds files that are not the demo's.", "Name another place with --out.")
+    if others := digits.others(out):
+        raise ConfigError(
+            f"{out} holds files that are not the demo's: {listing(others)}.", "Name another place with --out."
+        )
     data = digits.write_digits(out)
     terminal.say(quiet, f"Wrote 1,500 labelled scans to {data.photos} and 297 new ones to {data.new}.")
     dataset = sources.read(data.photos)

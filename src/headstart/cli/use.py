@@ -151,7 +151,7 @@ def predict(
     if piped is None:
         listed = listings.of(pictures, follow_links=follow_links, cache=cache)
     out = None if answers.out is None else uris.place(answers.out)
-    read = [model / "model.json", *([answers.like] if answers.like else [])]
+    read = [*model.glob("*"), *([answers.like] if answers.like else [])]
     inputs = chain(read, (one.path for one in listed))
     if isinstance(out, Path):
         places.check_out(out, inputs)
@@ -223,13 +223,13 @@ def explain(
     from headstart.data import sources
     from headstart.evaluation import explanation
     from headstart.records import Dataset, numbered, portion
-    from headstart.report import explained
+    from headstart.report import explained, origin
 
     piped = _piped(pictures)
     dataset = Dataset(Path(), ()) if piped is not None else sources.read_pictures(pictures, follow_links=follow_links)
     places.check_folder(out, [model / "model.json", *(one.path for one in dataset)])
     classifier = engine.load(model)
-    learned = explained.learned(model, classifier)
+    learned = origin.learned(model, classifier)
     with terminal.progress(quiet) as progress:
         asked = dataset if piped is None else [piped]
         told = explanation.explain(classifier, asked, learned, cache=places.cache(no_cache), progress=progress)

@@ -7,7 +7,9 @@ process share one room of memory, so that large pictures are decoded one after t
 
 from __future__ import annotations
 
+import contextlib
 import io
+import math
 import os
 import re
 import struct
@@ -15,11 +17,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from headstart.errors import PictureError
 
 MOST_PIXELS = 89_478_485  # Pillow's own warning bound, here an error
 MOST_ASPECT = 50
+GROUPS = Path("/sys/fs/cgroup")  # where Linux tells what a container may have
 MOST_BYTES = 1 << 29
 MOST_WEBP_BYTES = 1 << 26  # up to 60 ns each, and libwebp cannot be stopped
 MOST_MEMORY = 1 << 30  # bytes that all pictures being decoded may take at once
@@ -198,5 +202,16 @@ def _tags(data: bytes) -> Iterator[tuple[int, int, int, int]]:
 
 
 def available_cores() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many processors this process may use; where a container has a share of them, what that amounts to."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(allowed, _share_of_cores())))
+
+
+def _share_of_cores() -> float:
+    """Return how much of processors the control group of a container leaves; inf where that is not told."""
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # of version 2, and of 1
+        with contextlib.suppress(OSError, ValueError):
+            quota, period = " ".join((GROUPS / name).read_text() for name in names).split()
+            if quota not in ("max", "-1"):
+                return int(quota) / int(period)
+    return math.inf

@@ -65,12 +65,6 @@ class Listing:
         """Yield what each picture is called."""
         return (stretch.prefix + name for stretch in self._stretches for name in stretch.names)
 
-    @property
-    def far(self) -> bool:
-        """Whether some of them lie on a store."""
-        firsts = (stretch.place(0) for stretch in self._stretches)
-        return any(isinstance(place, Locator) and uris.is_uri(place.base) for place in firsts)
-
     def dataset(self, begin: int = 0, end: int | None = None) -> Dataset:
         """Return the dataset of these rows; that of all rows has the findings too."""
         whole = begin == 0 and end is None

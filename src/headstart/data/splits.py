@@ -254,7 +254,7 @@ def split(dataset: Dataset, groups: Integers, validation: float, seed: int, *, a
         fits = sum(min(count, wanted[label]) for label, count in unit.labels.items())
         passed[number] = 2 * fits <= len(unit.rows) or not hold(unit)
     for label in sorted(sizes):  # a class of large groups only: the smallest of them is measured all the same
-        if left[label] == sizes[label]:
+        if left[label] == sizes[label] > 1:
             own = sorted((units[n] for n in units.of(label) if passed[n]), key=lambda unit: len(unit.rows))
             next((unit for unit in own if hold(unit)), None)
     if not held:

@@ -85,12 +85,12 @@ class Parts:
     Attributes:
         out: The file.
         job: What the parts belong to, by the words that a person has for it; its digest is in the folder's name.
-        passing: Whether what failed may have passed, as a connection that broke: a part with failures is computed anew.
+        again: Whether a part with failures is computed anew: what failed may have passed, as a connection that broke.
     """
 
     out: Path
     job: Mapping[str, str | int]
-    passing: bool = False
+    again: bool = False
     sizes: dict[int, int] = field(default_factory=dict)
 
     @property
@@ -113,7 +113,7 @@ class Parts:
             storage.write_whole(self.folder / "job.json", json.dumps(self.job).encode())
             for note in self.folder.glob(f"{'[0-9]' * 6}.json"):
                 told = self._whole(int(note.stem))
-                if told is not None and not (self.passing and told.failed):
+                if told is not None and not (self.again and told.failed):
                     self.sizes[int(note.stem)] = told.pictures
         return self
 

@@ -119,7 +119,8 @@ def to_file(request: Request, out: Path, progress: Progress, say: Callable[[str]
     pictures = len(request.pictures)
     belongs = job(request.model, request.classifier, request.pictures, request.form)
     report = Report(pictures)
-    with Parts(out, belongs, passing=request.pictures.far) if request.piped is None else Held() as kept:
+    again = request.cache is not None  # where all others' features are
+    with Parts(out, belongs, again) if request.piped is None else Held() as kept:
         for line in differing(kept.others()):
             say(line)
         if kept.done:

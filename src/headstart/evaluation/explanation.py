@@ -21,7 +21,7 @@ from headstart.inspection import similarity
 from headstart.model import attribution
 from headstart.model.classifier import Classifier
 from headstart.predictions import Prediction
-from headstart.records import Dataset, Floats, Integers, Pixels, Place, Progress, Sample, silence
+from headstart.records import Floats, Integers, Learned, Pixels, Place, Progress, Sample, silence
 
 NEAREST, BATCH = 3, 8
 GRID = 16  # rows and columns of a heat map among plain values
@@ -87,14 +87,6 @@ class Explanation:
             ],
             "compared": self.compared,
         }
-
-
-@dataclass(frozen=True, slots=True)
-class Learned:
-    """Pictures that a classifier learned from: N samples, and the SHA-256 of the bytes of each."""
-
-    dataset: Dataset
-    digests: tuple[str, ...] = field(repr=False)
 
 
 def explain(

@@ -133,12 +133,18 @@ def _twins(
     names: Sequence[str], targets: Integers, suggested: Integers, near_duplicates: Sequence[Sequence[int]]
 ) -> Mapping[int, str]:
     """Return row → the name of a near-duplicate: the first that carries the suggested label, or else the first."""
-    return {
-        row: min((targets[other] != suggested[row], names[other]) for other in rows if other != row)[1]
-        for rows in near_duplicates
-        for row in rows
-        if len(rows) > 1
-    }
+    found: dict[int, str] = {}
+    for rows in near_duplicates:
+        named = sorted((names[row], row) for row in rows)
+        first: dict[int, list[tuple[str, int]]] = {}  # two of each label, since one may be the row itself
+        for one in named:
+            if len(own := first.setdefault(int(targets[one[1]]), [])) < 2:
+                own.append(one)
+        for row in rows:
+            likely = [*first.get(int(suggested[row]), []), *named[:2]]
+            others = [name for name, other in likely if other != row]
+            found |= {row: others[0]} if others else {}
+    return found
 
 
 def _count_errors(targets: Integers, probabilities: NDArray[np.float64]) -> int:

@@ -55,8 +55,8 @@ class LeakageReport:
     Attributes:
         gap: Accuracy that pictures lose when their same-object pictures are not learned from; None where there are
             none.
-        together: Whether same-object pictures were kept on one side; of a split that the data brings within the
-            training part.
+        together: Whether same-object pictures were kept on one side, as those of a previous run may not have been; of
+            a split that the data brings within the training part.
         given: Whether the data brings its split, which is kept.
         random_split: What a random split would have reported; None where it would part nothing.
         bands: The measured pictures by similarity.
@@ -97,7 +97,9 @@ def report(
     drawn = random_split.measure(learner, fitted, groups, plan)
     if drawn is not None and grouping.same_object and not given:
         measured = drawn.measured
-    return LeakageReport(grouping.gap, grouping.same_object, given, drawn, bands(fitted, measured, groups, resemblance))
+    parted = split.origin == "previous run" and np.isin(groups[rows], groups[split.train]).any()
+    together = grouping.same_object and not parted
+    return LeakageReport(grouping.gap, together, given, drawn, bands(fitted, measured, groups, resemblance))
 
 
 def bands(fitted: Fitted, measured: Measured, groups: Integers, resemblance: Resemblance) -> tuple[Band, ...]:

@@ -10,6 +10,7 @@ Whatever a directory holds, loading it opens nothing outside it, never hangs, an
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import glob
@@ -368,8 +369,13 @@ def _head(shape: Shape, arrays: Mapping[str, NDArray[Any]], path: Path) -> Head:
 
 
 def _encoder_here(saved: EncoderConfig, asked: EncoderConfig | None) -> EncoderPlan:
-    """Return the plan asked for; else the saved one, or, on a machine without such an engine, its own best."""
+    """Return the plan asked for, the rest as it was saved if that goes together; else the saved one, or, on a machine
+    without such an engine, its own best.
+    """
     if asked is not None:
+        named = {name: value for name, value in dataclasses.asdict(asked).items() if value not in ("auto", "")}
+        with contextlib.suppress(ConfigError):
+            return runtime.choose(dataclasses.replace(saved, **named | {"backbone": saved.backbone}))
         return runtime.choose(dataclasses.replace(asked, backbone=saved.backbone))
     try:
         return runtime.choose(saved)

@@ -52,7 +52,7 @@ All of it with pictures: `report.html`. Per class: `evaluation.json`. Held-out p
 {_plain(run["use"])}
 
 ```
-headstart predict FOLDER_OF_THIS_FILE pictures/ --out predictions.csv
+headstart predict FOLDER_OF_THIS_FILE pictures/ --out answers.csv
 ```
 
 {run["beyond"]}

@@ -5,10 +5,9 @@ its model learned from.
 from __future__ import annotations
 
 import contextlib
-import glob
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from headstart import storage
-from headstart.data import images, uris
+from headstart.data import images
 from headstart.data.pictures import Pictures
 from headstart.encoding.cache import DEFAULT, CacheChoice
-from headstart.errors import ArtifactError, MissingExtraError, PictureError, StorageError
+from headstart.errors import PictureError
 from headstart.evaluation import explanation
-from headstart.evaluation.explanation import NEAREST, Explanation, Learned, Neighbour
+from headstart.evaluation.explanation import NEAREST, Explanation, Neighbour
 from headstart.model import artifact
 from headstart.model.classifier import Classifier
 from headstart.predictions import Prediction
-from headstart.records import SPLIT_NAMES, Dataset, Floats, Locator, Pixels, Place, Progress, Sample, listing, silence
-from headstart.report import plots, stored
+from headstart.records import Floats, Pixels, Progress, silence
+from headstart.report import origin, plots
 
 NAME = "explanations.json"
 SIDE = 220  # pixels at least, of the shorter side of pictures that are drawn beside the explained one
@@ -53,49 +52,9 @@ def explain(
     if isinstance(model, Classifier):
         return explanation.explain(model, pictures, cache=cache, progress=progress)
     classifier = artifact.load_classifier(model)
-    return explanation.explain(classifier, pictures, learned(Path(model), classifier), cache=cache, progress=progress)
-
-
-def learned(run: Path, classifier: Classifier) -> Learned | None:
-    """Return what the classifier of a run learned from, each picture where it lay then; None where that was not kept.
-
-    Raises:
-        ArtifactError: What was kept is damaged.
-    """
-    return _of_parts(run, _learned_parts(classifier))
-
-
-def held_out(run: Path, classifier: Classifier) -> Learned | None:
-    """Return what the classifier of a run did not learn from, as `learned` does; empty where it learned from all."""
-    return _of_parts(run, set(SPLIT_NAMES) - _learned_parts(classifier))
-
-
-def _learned_parts(classifier: Classifier) -> set[str]:
-    return {"train", "validation"} if classifier.provenance.training.get("refitted") else {"train"}
-
-
-def _of_parts(run: Path, parts: Collection[str]) -> Learned | None:
-    path = run / stored.PICTURES
-    if not path.is_file():
-        return None
-    try:
-        rows = stored.read_pictures(path)
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{run} does not tell what it learned from: {error}") from error
-    rows = [row for row in rows if row[2] in parts]
-    if wrong := [digest for _, _, _, digest, _ in rows if not re.fullmatch("[0-9a-f]{64}", digest)]:
-        raise ArtifactError(f"{path} is damaged: {listing(wrong)} is no SHA-256.")
-    root = Path((stored.read_journal(run) or {}).get("source", ""))
-    samples = tuple(Sample(_place(root, name, place), name, label) for name, label, _, _, place in rows)
-    return Learned(Dataset(root, samples), tuple(digest for _, _, _, digest, _ in rows))
-
-
-def _place(root: Path, name: str, place: str) -> Place:
-    """Return where a picture lay: below the folder of the data, if nothing else is told."""
-    if not place:
-        return root / name
-    told = Locator.from_text(place)
-    return told if told.kind != "object" or uris.is_read(place) else Path(place)
+    return explanation.explain(
+        classifier, pictures, origin.learned(Path(model), classifier), cache=cache, progress=progress
+    )
 
 
 def save(explanations: Sequence[Explanation], folder: Path) -> list[Path]:
@@ -178,19 +137,8 @@ def _neighbour(axis: Axes, neighbour: Neighbour) -> None:
 def _read(neighbour: Neighbour) -> Pixels | None:
     """Return the picture of this digest that lies where it lay in training."""
     with contextlib.suppress(PictureError):
-        if (path := lies_at(neighbour.sample.path, neighbour.digest)) is not None:
+        if (path := origin.lies_at(neighbour.sample.path, neighbour.digest)) is not None:
             return images.decode(images.read_bytes(path), side=SIDE).pixels
-    return None
-
-
-def lies_at(path: Place, digest: str) -> Place | None:
-    """Return the file of this digest that lies at a place in a run; ids of tables may leave out its suffix."""
-    longer = sorted(path.parent.glob(f"{glob.escape(path.name)}.*")) if isinstance(path, Path) else []
-    for candidate in (path, *longer):
-        # a store that is not to be had is as good as none
-        with contextlib.suppress(PictureError, StorageError, MissingExtraError):
-            if images.digest(images.read_bytes(candidate)) == digest:
-                return candidate
     return None
 
 

@@ -21,12 +21,11 @@ from headstart.delivery.exports import FILES, Form, Quantize, Target
 from headstart.delivery.parity import TIMED, Labelled, Parity
 from headstart.encoding import quantized
 from headstart.errors import ArtifactError, ConfigError, ExportError, PictureError
-from headstart.evaluation.explanation import Learned
 from headstart.model import artifact
 from headstart.model.classifier import Classifier
 from headstart.model.portable import Input
-from headstart.records import Dataset, Place, Progress, Sample, silence
-from headstart.report import explained, usage
+from headstart.records import Dataset, Learned, Place, Progress, Sample, silence
+from headstart.report import origin, usage
 
 PARITY, CARD = "parity.json", "README.md"
 MOST = 400  # pictures that labels are compared on
@@ -195,7 +194,7 @@ def _pictures(run: Path, classifier: Classifier, asked: Sequence[str | Path] | N
     if asked is not None:
         paths = [sample.path for sample in sources.read_pictures([str(one) for one in asked])]
         return [paths[row] for row in sorted(_order(len(paths))[:MOST])]
-    learned, found = explained.learned(run, classifier), list[Sample]()
+    learned, found = origin.learned(run, classifier), list[Sample]()
     if learned is not None:
         found = list(islice(_lying(learned, _order(len(learned.digests))), MOST))
     if not found:
@@ -208,7 +207,7 @@ def _pictures(run: Path, classifier: Classifier, asked: Sequence[str | Path] | N
 
 def _measured(run: Path, classifier: Classifier) -> Labelled:
     """Return labelled pictures of the run: held out, or where there are none learned from and not calibrated with."""
-    held, learned = explained.held_out(run, classifier), explained.learned(run, classifier)
+    held, learned = origin.held_out(run, classifier), origin.learned(run, classifier)
     for among in (one for one in (held, learned) if one is not None):
         order = _order(len(among.digests))
         rows = order if among is held else order[: len(order) - _share(len(order))]
@@ -221,7 +220,7 @@ def _measured(run: Path, classifier: Classifier) -> Labelled:
 
 
 def _labelled(run: Path, classifier: Classifier, asked: str | Path) -> Labelled:
-    dataset, learned = sources.dataset_of(asked), explained.learned(run, classifier)
+    dataset, learned = sources.dataset_of(asked), origin.learned(run, classifier)
     dataset = dataset.select(sorted(_order(len(dataset))[:MEASURED]))
     known = set() if learned is None else set(learned.digests)
     return Labelled(dataset, sum(digest in known for digest in _digests(one.path for one in dataset)))
@@ -229,7 +228,7 @@ def _labelled(run: Path, classifier: Classifier, asked: str | Path) -> Labelled:
 
 def _calibrated(run: Path, classifier: Classifier, chosen: _Chosen) -> list[Place]:
     """Return pictures that the model learned from and that nothing is measured on."""
-    learned, found = explained.learned(run, classifier), list[Sample]()
+    learned, found = origin.learned(run, classifier), list[Sample]()
     measured = () if chosen.labelled is None else (one.path for one in chosen.labelled.dataset)
     taken = set(_digests([*chosen.compared, *measured]))
     if learned is not None:
@@ -254,7 +253,7 @@ def _lying(of: Learned, rows: Iterable[int]) -> Iterator[Sample]:
     """Yield the pictures of these rows that still are what they were, each where it lies."""
     for row in rows:
         sample = of.dataset[row]
-        if (path := explained.lies_at(sample.path, of.digests[row])) is not None:
+        if (path := origin.lies_at(sample.path, of.digests[row])) is not None:
             yield replace(sample, path=path)
 
 

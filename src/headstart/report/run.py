@@ -50,14 +50,23 @@ def save(result: TrainingResult | Classifier, directory: str | Path, *, command:
         _write_json(summary.of_trust(result), folder / stored.TRUST)
         _write_json(summary.of_findings(result.findings), folder / stored.FINDINGS)
         _write_json(_journal(result, command), folder / stored.JOURNAL)
-    _save_extras(Path(directory), {stored.ALBUM: lambda path: _write_json(album.of(result), path)})
     try:
-        told = stored.read_run(Path(directory))  # what is drawn now is what can be drawn again
+        _save_looks(result, Path(directory))
+    except BaseException:
+        warnings.warn(f"The model is saved in {directory}; `headstart report` writes its page.", stacklevel=2)
+        raise
+
+
+def _save_looks(result: TrainingResult, directory: Path) -> None:
+    """Write album, plots, card and page of a model that is saved."""
+    _save_extras(directory, {stored.ALBUM: lambda path: _write_json(album.of(result), path)})
+    try:
+        told = stored.read_run(directory)  # what is drawn now is what can be drawn again
     except ArtifactError as error:
         warnings.warn(f"The model is saved in {directory}, but without plots, card and page: {error}", stacklevel=2)
         return
     _save_extras(
-        Path(directory),
+        directory,
         {f"plots/{name}.png": partial(plots.save_one, draw) for name, draw in redraw.of_run(told).items()}
         | {
             "README.md": lambda path: _write(card.of(told), path),
@@ -84,9 +93,12 @@ def _save_extras(folder: Path, extras: dict[str, Callable[[Path], None]]) -> Non
     for name, write in extras.items():
         try:
             write(folder / name)
-        except Exception as error:  # whatever it is, the model is worth more
+        except BaseException as error:
             with contextlib.suppress(OSError):
                 (folder / name).unlink(missing_ok=True)
+            if not isinstance(error, Exception):  # an interrupt
+                raise
+            # whatever it is, the model is worth more
             failed.append(f"{name} ({type(error).__name__}: {error})")
     if failed:
         warnings.warn(f"The model is saved in {folder}, but without {', '.join(failed)}.", stacklevel=3)

@@ -213,6 +213,7 @@ async def _answers(
     finally:
         answers.cancel()
         left.cancel()
+        queue.drop()  # their bytes, which are counted no longer
     if left in done:
         raise ClientDisconnect
     raise Refused(504, f"There was no answer within {deadline:g} seconds.")

@@ -75,7 +75,7 @@ class Guard:
             challenge = {"www-authenticate": 'Basic realm="headstart", charset="UTF-8", Bearer realm="headstart"'}
             raise Refused(401, "The server's token was expected, as a bearer or as a password.", challenge)
         origin = headers.get("origin")
-        foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
+        foreign = origin is not None and not _is_of(origin, host)
         if scope["method"] not in ("GET", "HEAD") and (foreign or headers.get("sec-fetch-site") == "cross-site"):
             raise Refused(403, "The request comes from another site's page.")
         if headers.get("content-encoding", "identity").strip().lower() != "identity":
@@ -107,13 +107,22 @@ class Guard:
         return name in self._names
 
     def _is_token(self, authorization: str) -> bool:
-        kind, _, given = authorization.partition(" ")
+        kind, _, text = authorization.partition(" ")
+        given = text.strip().encode("latin-1", "replace")  # as it came
         if kind.lower() == "basic":
             with suppress(ValueError):
-                given = base64.b64decode(given.strip(), validate=True).decode("utf-8", "replace").partition(":")[2]
+                given = base64.b64decode(given, validate=True).partition(b":")[2].strip()
         elif kind.lower() != "bearer":
-            given = ""
-        return hmac.compare_digest(given.strip().encode(), (self._token or "").encode())
+            given = b""
+        return hmac.compare_digest(given, (self._token or "").strip().encode())
+
+
+def _is_of(origin: str, host: str) -> bool:
+    """Return whether an Origin header names a host; one that is no address names none."""
+    try:
+        return urlsplit(origin).netloc.lower() == host.lower()
+    except ValueError:
+        return False
 
 
 class _Exchange:

@@ -159,11 +159,11 @@ def _told(served: Served, classifier: Classifier) -> dict[str, Any]:
 def _known() -> Known | None:
     """Return what the model learned from, found out when it is first asked for."""
     from headstart.evaluation import explanation
-    from headstart.report import explained, stored
+    from headstart.report import origin, stored
 
     served = _Loaded.served
     if not hasattr(_Loaded, "known"):
-        learned = explained.learned(served.model, _Loaded.classifier) if served.learned else None
+        learned = origin.learned(served.model, _Loaded.classifier) if served.learned else None
         _Loaded.known = explanation.recalled(_Loaded.classifier, learned, served.cache)
         shown = stored.read_album(served.model) or {"pictures": ()}
         _Loaded.album = {one["name"]: one["webp"] for one in shown["pictures"]}
@@ -191,11 +191,11 @@ def _drawn(one: Explanation) -> dict[str, Any]:
 
 def _nearest(one: Explanation) -> Iterator[dict[str, Any]]:
     """Yield the pictures learned from that are most like it, each with a small picture where one is to be had."""
-    from headstart.report import album, explained
+    from headstart.report import album, origin
 
     for neighbour in one.nearest:
         lay = neighbour.sample.path  # a server asks nothing of any store
-        path = explained.lies_at(lay, neighbour.digest) if isinstance(lay, Path) else None
+        path = origin.lies_at(lay, neighbour.digest) if isinstance(lay, Path) else None
         small = album.thumbnail(path) if path is not None else _Loaded.album.get(neighbour.sample.name, "")
         yield {
             "label": neighbour.sample.label,

@@ -73,7 +73,7 @@ class Queue(Generic[Answer]):
             FullError: There is no room.
         """
         if len(self._waiting) + pictures > self.most:
-            self._drop()
+            self.drop()
         if len(self._waiting) + pictures > self.most:
             raise FullError(math.ceil(min(60.0, len(self._waiting) / self.rate)) if self.rate else 1)
 
@@ -120,6 +120,6 @@ class Queue(Generic[Answer]):
         rate = pictures / max(1e-3, self._last - begun)
         self.rate = (3 * self.rate + rate) / 4 if self.rate else rate
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
         """Forget those that nobody waits for any more."""
         self._waiting = deque(one for one in self._waiting if not one[1].done())
