@@ -18,7 +18,7 @@ from headstart.learning.conformal import SetRule
 from headstart.learning.out_of_distribution import OutOfDistributionRule
 from headstart.learning.rules import PredictionRules
 from headstart.predictions import Interval
-from headstart.records import Finding
+from headstart.records import Finding, found
 from headstart.report import redraw, summary
 from headstart.workflows.train import TrainingResult
 
@@ -111,3 +111,10 @@ def test_what_is_expected_of_the_saved_model_is_told_as_an_estimate():
     line = summary.expected_line(told | {"learned_from": 100, "measured_heads_learned_from": 80})
     assert "learned from 100 pictures, those measured from 80" in line
     assert "estimated, not measured: accuracy 0.889 [0.880, 0.897], +0.4 points [-0.1, +0.9]" in line
+
+
+def test_of_a_million_names_the_first_are_kept_and_all_are_counted():
+    names = [f"{row}.jpg" for row in range(summary.MOST_NAMES + 1)]
+    (told,) = summary.of_findings(found("small", "note", "{n} [picture is|pictures are] small", names))
+    assert told["names"] == names[:-1]
+    assert told["message"] == "100,001 pictures are small"

@@ -36,6 +36,7 @@ _SAMPLE = 500  # pictures from which similarities to expect are estimated
 _MOST = 20  # pairs a picture whose thumbnails are compared, those of the most alike descriptors or features
 _LINKS = 30  # pairs a picture that may join groups of same-object pictures
 _SCENES = 20  # of which it is asked whether a picture is a part of them, those of the most alike descriptors
+_FEW_SCENES = 200  # of which all are asked
 _AT_ONCE = 100_000  # pairs of same-object pictures that are looked at together
 
 
@@ -180,24 +181,29 @@ def _parts_of_scenes(properties: ImageProperties, pairs: Integers, shared: Seque
     rows = np.unique(pairs)
     if not shared or not len(rows):
         return np.zeros(len(pairs), dtype=bool)
-    most = len(shared) if len(properties) <= blocks.FEW else min(len(shared), _SCENES)
-    step = max(1, _AT_ONCE // most)
-    parts = rows[blocks.each(lambda part: _is_part(properties.select(part), shared, most), rows, step)]
+    means = np.stack([scene.mean for scene in shared])
+    nothing = np.zeros((len(shared), properties.figures.shape[1]), dtype=np.float32)
+    of_scenes = ImageProperties(nothing, means, np.stack([scene.colours for scene in shared]))
+    described = thumbnails.descriptors(means)
+    few = len(properties) <= blocks.FEW and len(shared) <= _FEW_SCENES
+    most = len(shared) if few else min(len(shared), _SCENES)
+    step = max(1, _AT_ONCE // max(most, len(shared) // _SCENES))
+    parts = rows[blocks.each(lambda part: _is_part(properties.select(part), of_scenes, described, most), rows, step)]
     return np.asarray(np.isin(pairs, parts).any(axis=1))
 
 
-def _is_part(pictures: ImageProperties, shared: Sequence[Scene], most: int) -> NDArray[np.bool_]:
+def _is_part(pictures: ImageProperties, scenes: ImageProperties, described: Floats, most: int) -> NDArray[np.bool_]:
     """Return (R,) whether pictures are parts of one of the `most` scenes with the most alike descriptors."""
-    rows = np.arange(len(pictures))
+    alike = thumbnails.descriptors(pictures.thumbnails) @ described.T
+    near = np.argpartition(-alike, most - 1, axis=1)[:, :most]
+    nearest, which = np.unique(near, return_inverse=True)
     both = ImageProperties(
-        np.concatenate([pictures.figures, np.zeros((len(shared), pictures.figures.shape[1]))]),
-        np.concatenate([pictures.thumbnails, [scene.mean for scene in shared]]),
-        np.concatenate([pictures.colours, [scene.colours for scene in shared]]),
+        np.concatenate([pictures.figures, scenes.figures[nearest]]),
+        np.concatenate([pictures.thumbnails, scenes.thumbnails[nearest]]),
+        np.concatenate([pictures.colours, scenes.colours[nearest]]),
     )
-    described = thumbnails.descriptors(both.thumbnails)
-    alike = described[: len(rows)] @ described[len(rows) :].T
-    scene = len(rows) + np.argsort(-alike, axis=1, kind="stable")[:, :most]
-    asked = np.stack([np.repeat(rows, most), scene.ravel()], axis=1)
+    rows = np.arange(len(pictures))
+    asked = np.stack([np.repeat(rows, most), len(rows) + which.ravel()], axis=1)
     return np.isin(rows, asked[thumbnails.within(both, asked, roughly=True), 0])
 
 

@@ -59,16 +59,21 @@ def find(pictures: ImageProperties, rows: Integers) -> list[Scene]:
     company = similarity.company(Computed(len(rows), lambda part: _reduced(normed[part], _CELLS)), SHARED)
     coarse = None if len(rows) <= blocks.FEW else blocks.each(lambda part: _reduced(part, _COARSE), normed)
     free, found = company > COMPANY, []
-    taken = np.zeros(len(rows), dtype=bool)
-    while free.any():
-        leader = int(np.where(free, company, -1).argmax())
-        likely = np.arange(len(rows)) if coarse is None else _likely(coarse, leader)
+    taken, rest, gone = np.zeros(len(rows), dtype=bool), np.arange(len(rows)), 0  # who is in a scene, and who was not
+    for leader in np.argsort(-company, kind="stable")[: int(free.sum())].tolist():
+        if not free[leader]:
+            continue
+        if gone > len(rest) // 5:
+            left = ~taken[rest]
+            rest, coarse, gone = rest[left], None if coarse is None else coarse[left], 0
+        likely = rest if coarse is None else rest[_likely(coarse, normed[leader : leader + 1])]
         own, turned = _of_scene(pictures, rows, normed, likely, leader)
         own, turned = own[~taken[own]], turned[~taken[own]]
         free[leader] = False
         free[own] = False
         if len(own) > COMPANY:
             taken[own] = True
+            gone += len(own)
             found.append(_scene(pictures, rows[own], turned, pictures.colours[rows[leader]]))
     return found
 
@@ -92,9 +97,10 @@ def _reduced(normed: Floats, cells: int) -> Floats:
     return thumbnails.normal(coarse).reshape(-1, cells * cells)
 
 
-def _likely(coarse: Floats, leader: int) -> Integers:
-    """Return which of (M, `_COARSE`²) pictures may show what the leader shows."""
-    views = np.stack(thumbnails.orientations(coarse[leader].reshape(1, _COARSE, _COARSE))).reshape(8, -1)
+def _likely(coarse: Floats, leader: Floats) -> Integers:
+    """Return which of (M, `_COARSE`²) pictures may show what the leader (1, 32, 32) shows."""
+    vector = _reduced(leader, _COARSE).reshape(1, _COARSE, _COARSE)
+    views = np.stack(thumbnails.orientations(vector)).reshape(8, -1)
     return np.flatnonzero((coarse @ views.T).max(axis=1) >= _LIKELY)
 
 

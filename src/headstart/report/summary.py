@@ -34,6 +34,7 @@ FIGURES = {
     "refused": "refused of the known classes",
 }
 OF_A_FINDING = 6  # pictures that are shown
+MOST_NAMES = 100_000  # of a finding that are kept
 
 
 def of_evaluation(evaluation: Evaluation) -> dict[str, Any]:
@@ -192,10 +193,16 @@ def _of_curve(curve: LearningCurve) -> dict[str, Any]:
 
 
 def of_findings(findings: Sequence[Finding]) -> list[dict[str, Any]]:
-    """Return each finding with all its names."""
+    """Return each finding with its names; of very many the first, while its message counts all."""
     return [
-        {"code": f.code, "severity": f.severity, "message": f.message, "names": list(f.names), "advice": f.advice}
-        for f in findings
+        {
+            "code": one.code,
+            "severity": one.severity,
+            "message": one.message,
+            "names": list(one.names[:MOST_NAMES]),
+            "advice": one.advice,
+        }
+        for one in findings
     ]
 
 
