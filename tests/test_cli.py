@@ -657,6 +657,9 @@ def test_B9_formulas_are_defused_on_demand(run: Run, model_folder: Path, photos:
     monkeypatch.chdir(photos)
     assert table(run("predict", model_folder, "=1+1.png").out)[1] == ["=1+1.png", "ash"]
     assert table(run("predict", model_folder, "=1+1.png", "--spreadsheet-safe").out)[1] == ["'=1+1.png", "ash"]
+    ran = run("predict", model_folder, "=1+1.png", "--spreadsheet-safe", "--json")
+    assert (ran.code, ran.out) == (2, "")
+    assert "does not go with --json" in ran.err
 
 
 def test_B10_odd_names_come_back_as_they_are(run: Run, model_folder: Path, tmp_path: Path):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -238,6 +238,12 @@ def mean_interval(values: Array, groups: Integers | None = None, rounds: int = 1
     return _interval(
         "mean", values.mean(), drawn_means(values, groups, rounds, seed), _units(groups, np.arange(len(values)))
     )
+
+
+def spread(value: float, draws: Sequence[float] | Array) -> Interval:
+    """Return a figure between the ends that 95 of 100 draws of it lie between, or itself where it is beyond them."""
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return Interval(value, min(float(low), value), max(float(high), value))
 
 
 def drawn_means(values: Array, groups: Integers | None, rounds: int, seed: int) -> Array:

@@ -71,6 +71,17 @@ def test_where_same_object_pictures_stay_together_the_bands_are_of_the_random_sp
     assert sum(band.pictures for band in report.bands) == len(report.random_split.measured.rows)
 
 
+def test_a_previous_split_that_parts_same_object_pictures_is_not_said_to_keep_them_together():
+    features, resemblance = drawn(things=60, shots=6, spread=0.1)
+    groups = Grouping(resemblance.same_object, np.arange(360), np.zeros(360, dtype=bool), same_object=True)
+    own, apart = learner_of(features), halves(resemblance.same_object)
+    mixed = Splits(np.flatnonzero(np.arange(360) % 5), np.arange(0, 360, 5), NOTHING)
+    for split, together in ((apart, True), (mixed, False)):
+        split = replace(split, origin="previous run")
+        fitted = own.fit(split.train, split.validation, resemblance.same_object)
+        assert leakage.report(own, fitted, split, groups, resemblance, plan()).together is together
+
+
 def test_bands_divide_all_measured_pictures_by_similarity():
     features, resemblance = drawn(things=60, shots=4, spread=0.3)
     rows, learned = np.arange(0, 240, 4), np.setdiff1d(np.arange(240), np.arange(0, 240, 4))

@@ -146,3 +146,21 @@ def test_a_group_stops_growing_at_its_limit_however_many_pairs_are_looked_at_tog
     assert 2 <= np.bincount(whole).max() <= 48
     monkeypatch.setattr(duplicates, "_AT_ONCE", 7)
     np.testing.assert_array_equal(duplicates._same_object(np.arange(60), pairs, targets), whole)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_most_alike_are_found_in_blocks(count: int, monkeypatch: pytest.MonkeyPatch):
+    generator = np.random.default_rng(0)
+    known = similarity.directions(generator.normal(size=(100, 6)).astype(np.float32), np.zeros(6, np.float32))
+    queries = similarity.directions(generator.normal(size=(5, 6)).astype(np.float32), np.zeros(6, np.float32))
+    monkeypatch.setattr(similarity, "BLOCK", 7)
+    whole = queries @ known.T
+    places, alike = similarity.most_like(queries, known, count)
+    np.testing.assert_array_equal(places, np.argsort(-whole, axis=1)[:, :count])
+    np.testing.assert_allclose(alike, np.take_along_axis(whole, places, axis=1), atol=1e-6)
+    odd = np.arange(100) % 2 == 1
+    places, _ = similarity.most_like(queries, known, count, lambda part: np.repeat(odd[part, None], 5, axis=1))
+    np.testing.assert_array_equal(places, np.argsort(np.where(odd, -whole, 9), axis=1)[:, :count])
+    places, alike = similarity.most_like(queries, known[:2], 3)
+    assert (places[:, 2] == -1).all()
+    assert np.isneginf(alike[:, 2]).all()

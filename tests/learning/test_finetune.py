@@ -15,6 +15,7 @@ import timm
 import torch
 from PIL import Image
 
+from headstart import arrays
 from headstart.config import CalibrationConfig, HeadConfig
 from headstart.data import images, sources
 from headstart.encoding import crops, features, pretrained, runtime, sizes, stages
@@ -159,7 +160,9 @@ def test_what_was_held_out_is_what_the_saved_network_will_say(visible: Case, won
 
 
 @pytest.mark.slow
-def test_features_are_computed_for_the_rows_that_are_asked_for_and_once(visible: Case, won: Fitted):
+def test_features_are_computed_for_the_rows_that_are_asked_for_and_once(
+    visible: Case, won: Fitted, monkeypatch: pytest.MonkeyPatch
+):
     heard: list[int] = []
     known, rows = visible.learner.features, visible.test[:4]
     seen = OnDemand(
@@ -176,6 +179,10 @@ def test_features_are_computed_for_the_rows_that_are_asked_for_and_once(visible:
     assert not heard
     np.testing.assert_array_equal(first, won.embed(rows))
     np.testing.assert_array_equal(seen.table(rows)[:, -known.values.shape[2] :], known.values[:, 0])
+    monkeypatch.setattr(arrays, "RESIDENT", 0)  # of very many pictures they lie in a file
+    mapped = OnDemand(known.dataset, known.digests, won.tuned.encoders, beside=known.values[:, 0]).table(rows)
+    assert arrays.is_mapped(mapped)
+    np.testing.assert_allclose(mapped, seen.table(rows), rtol=2e-3, atol=2e-3)  # extracted in half precision there
 
 
 @pytest.mark.slow

@@ -104,3 +104,16 @@ def test_a_plot_or_card_that_fails_loses_no_model(
         run.save(small_result, tmp_path / "model")
     assert load_classifier(tmp_path / "model").classes == small_result.classifier.classes
     assert stored.read_previous(tmp_path / "model").classes == small_result.classifier.classes
+
+
+def test_an_interrupt_while_plots_are_drawn_says_that_the_model_is_saved(
+    small_result: TrainingResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(card, "of", interrupted)
+    with pytest.warns(UserWarning, match="The model is saved in .*headstart report"), pytest.raises(KeyboardInterrupt):
+        run.save(small_result, tmp_path / "model")
+    assert load_classifier(tmp_path / "model").classes == small_result.classifier.classes
+    assert not (tmp_path / "model" / "README.md").exists()

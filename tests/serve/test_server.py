@@ -18,14 +18,18 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import h11
 import pytest
 from conftest import SMALL, draw_folders
 from PIL import Image
 from serving import MODEL, PNG, Answer, Server, drawn, form, loopback
 
 import headstart as hs
+from headstart.serve import server as servers
+from headstart.serve.limits import Limits
 
 ROUTES = ("/", "/page.js", "/page.css", "/model", "/metrics", "/openapi.json", "/health/ready", "/nothing")
 SECONDS = float(os.environ.get("HEADSTART_LOAD_SECONDS", "4"))  # of each test under load
@@ -650,3 +654,19 @@ def test_bounds_that_leave_nothing_are_refused(run: Callable[..., Any], flags: l
     ran = run("serve", MODEL, "--port", 0, *flags)
     assert ran.code == 2
     assert told in ran.err
+
+
+@pytest.mark.parametrize("ended", ["timeout_keep_alive_handler", "shutdown"])
+def test_who_does_not_read_what_is_left_is_not_waited_for(ended: str):
+    told, later = [], []
+    transport = SimpleNamespace(
+        is_closing=lambda: "close" in told, close=lambda: told.append("close"), abort=lambda: told.append("abort")
+    )
+    kind = servers._patient(Limits(patience=3))
+    connection = kind.__new__(kind)
+    connection.transport, connection.conn, connection.cycle = transport, h11.Connection(h11.SERVER), None
+    connection.loop = SimpleNamespace(call_later=lambda seconds, then: later.append((seconds, then)))
+    getattr(connection, ended)()
+    ((seconds, then),) = later
+    then()
+    assert (seconds, told) == (3, ["close", "abort"])

@@ -206,7 +206,9 @@ def summary(model: Model, as_json: AsJson = False) -> None:
     )
     trained = sum(row["parameters"] for row in rows if row["name"].partition(".")[0] in ("head", "calibration"))
     total = sum(row["parameters"] for row in rows)
-    terminal.print_line(f"{total:,} parameters, of which {trained:,} were fitted (head and temperature).")
+    tuned = (classifier.provenance.training.get("finetune") or {}).get("kept", False)
+    further = "; the network was trained further with them" if tuned else ""
+    terminal.print_line(f"{total:,} parameters, of which {trained:,} were fitted (head and temperature){further}.")
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,8 @@ class Answers:
             raise ConfigError("--fill-missing fills columns of a sample submission; name it with --like FILE.")
         if form not in (*submission.FORMATS, PARQUET):
             raise ConfigError(f"--format is {form!r}; it is one of {', '.join((*submission.FORMATS, PARQUET))}.")
+        if self.spreadsheet_safe and form in ("jsonl", PARQUET):
+            raise ConfigError(f"--spreadsheet-safe is about cells of CSV, and does not go with {flag}.")
         if form == PARQUET and self.out is None:
             raise ConfigError("Parquet is no text: name the file with --out FILE.")
         return replace(self, form=form)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from headstart import arrays
 from headstart.encoding import features
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.encoder import Encoder
@@ -53,9 +54,11 @@ class OnDemand:
         self._dataset, self._digests, self._progress = dataset, digests, progress
         self._views = tuple(views)
         self._width = sum(encoder.dim for encoder in encoders)
-        known = np.empty((len(dataset), 0), np.float32) if beside is None else beside
-        self._values: Floats = np.zeros((len(dataset), self._width + known.shape[1]), dtype=np.float32)
-        self._values[:, self._width :] = known
+        width = self._width + (0 if beside is None else beside.shape[1])
+        self._values: Floats = arrays.zeros((len(dataset), width), None)
+        for part, values in () if beside is None else arrays.blocks(beside):
+            self._values[part, self._width :] = values
+            arrays.release(self._values)
         self._known = np.zeros(len(dataset), dtype=bool)
 
     @property
@@ -77,7 +80,9 @@ class OnDemand:
             table, self.encoders, _ = extracted
             if lost := sorted({part[row].name for row in table.failures} | set(table.changed)):
                 raise no_longer(lost)
-            self._values[missing, : self._width] = features.mean(table.values)[:, 0]
+            for some, values in arrays.blocks(features.mean(table.values)[:, 0]):
+                self._values[missing[some], : self._width] = values
+                arrays.release(self._values)
             self._known[missing] = True
         return self._values
 

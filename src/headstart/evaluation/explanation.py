@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from headstart import arrays
 from headstart.data import pictures as forms
 from headstart.data.pictures import InMemory, Pictures
 from headstart.encoding import cache as caches
@@ -172,16 +173,17 @@ def _nearest(known: Known | None, values: Floats) -> list[tuple[Neighbour, ...]]
     if known is None:
         return [()] * len(values)
     learned, rows, held, columns = known
-    center = held.mean(axis=0)
-    alike = similarity.directions(values[:, columns], center) @ similarity.directions(held, center).T
-    best = np.argsort(-alike, axis=1, kind="stable")[:, :NEAREST]
+    center = arrays.mean(held)
+    queries = similarity.directions(values[:, columns], center)
+    best, alike = similarity.most_like(queries, similarity.away(held, center), min(NEAREST, len(rows)))
 
     def neighbour(row: int, value: float) -> Neighbour:
+        """Return what there is to tell of a row."""
         return Neighbour(learned.dataset[row], learned.digests[row], round(value, 4))
 
     return [
-        tuple(neighbour(int(rows[place]), float(line[place])) for place in places)
-        for line, places in zip(alike, best, strict=True)
+        tuple(neighbour(int(rows[place]), float(value)) for place, value in zip(*both, strict=True))
+        for both in zip(best, alike, strict=True)
     ]
 
 

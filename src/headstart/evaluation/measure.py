@@ -5,11 +5,9 @@ It sees probabilities and labels only; how the classifier came about does not ma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from headstart import metrics
 from headstart.data import splits
@@ -124,16 +122,11 @@ def _beyond_the_label(
     """Return the figures of withheld answers, of sets and of refusals."""
     confidence, right = answers.confidence, answers.right > 0
     areas = [metrics.aurc(confidence, right, weights) for weights in metrics.resample(len(rows), groups, ROUNDS, seed)]
-    figures = {"aurc": _spread(metrics.aurc(confidence, right), np.concatenate(areas))}
+    figures = {"aurc": metrics.spread(metrics.aurc(confidence, right), np.concatenate(areas))}
     if predictions.sets is not None:
         size = predictions.sets.sum(axis=1)[rows]
         figures["coverage"] = metrics.share_interval(predictions.sets[rows, answers.targets], groups)
-        figures["set_size"] = _spread(float(size.mean()), metrics.drawn_means(size, groups, ROUNDS, seed))
+        figures["set_size"] = metrics.spread(float(size.mean()), metrics.drawn_means(size, groups, ROUNDS, seed))
     if predictions.known is not None:
         figures["refused"] = metrics.share_interval(~predictions.known[rows], groups)
     return figures
-
-
-def _spread(value: float, draws: Sequence[float] | NDArray[np.float64]) -> Interval:
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return Interval(value, min(float(low), value), max(float(high), value))

@@ -22,7 +22,6 @@ from headstart.records import Integers, LabelledFeatures
 MOST_ERRORS, NEAREST = 200, 3
 MOST_SUSPECTS = 60
 MOST_PAIRS, OF_EACH_SIDE = 12, 4
-BLOCK = 8192  # learned rows that are compared at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,25 +158,17 @@ def _mistake(measured: _Measured, place: int, nearest: tuple[tuple[int, float], 
 def _nearest(
     features: LabelledFeatures, rows: Integers, turn: Integers, learned: Sequence[Integers]
 ) -> list[tuple[tuple[int, float], ...]]:
-    """Return for each row those most like it that its head had learned from; memory does not grow with the pictures."""
+    """Return for each row those most like it that its head had learned from."""
     values = features.values[:, 0]
     mean = arrays.mean(values)
     known = np.zeros((len(learned), len(values)), dtype=bool)
     for number, one in enumerate(learned):
         known[number, one] = True
-    queries = similarity.directions(values[rows], mean).T
-    best = np.full((NEAREST, len(rows)), -1, dtype=np.int64)
-    alike = np.full((NEAREST, len(rows)), -np.inf, dtype=np.float32)
-    for begin in range(0, len(values), BLOCK):
-        block = similarity.directions(values[begin : begin + BLOCK], mean) @ queries
-        block[~known[turn, begin : begin + BLOCK].T] = -np.inf
-        places = np.repeat(np.arange(begin, begin + len(block))[:, None], len(rows), axis=1)
-        alike, best = np.concatenate([alike, block]), np.concatenate([best, places])
-        kept = np.argsort(-alike, axis=0, kind="stable")[:NEAREST]
-        alike, best = np.take_along_axis(alike, kept, 0), np.take_along_axis(best, kept, 0)
+    queries, every = similarity.directions(values[rows], mean), similarity.away(values, mean)
+    best, alike = similarity.most_like(queries, every, NEAREST, lambda part: known[turn, part].T)
     return [
-        tuple((int(row), round(float(value), 4)) for row, value in zip(*both, strict=True) if np.isfinite(value))
-        for both in zip(best.T, alike.T, strict=True)
+        tuple((int(row), round(float(value), 4)) for row, value in zip(*both, strict=True) if row >= 0)
+        for both in zip(best, alike, strict=True)
     ]
 
 

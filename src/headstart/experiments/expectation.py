@@ -79,9 +79,9 @@ def expect(learner: Learner, turns: Sequence[Turn], saved: Integers, groups: Int
     gain = float(factors.mean() * (now - before).mean())
     brought = drawn[:, 0] + _luck(now - before, turns) * generator.normal(size=ROUNDS)
     gains = generator.choice(factors, size=ROUNDS) * brought
-    accuracy = _around(float(np.clip(now.mean() + gain, 0, 1)), np.clip(drawn[:, 1] + gains, 0, 1))
+    accuracy = metrics.spread(float(np.clip(now.mean() + gain, 0, 1)), np.clip(drawn[:, 1] + gains, 0, 1))
     return Expectation(
-        accuracy, _around(gain, gains), len(saved), round(float(np.mean([len(t.learned) for t in turns])))
+        accuracy, metrics.spread(gain, gains), len(saved), round(float(np.mean([len(t.learned) for t in turns])))
     )
 
 
@@ -133,8 +133,3 @@ def _factor(sizes: Array, exponents: Array) -> Array:
     fewer, now, then = (sizes[..., None] ** -exponents).mean(axis=1)
     factor: Array = (now - then) / (fewer - now)
     return factor
-
-
-def _around(value: float, draws: Array) -> Interval:
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return Interval(value, min(float(low), value), max(float(high), value))

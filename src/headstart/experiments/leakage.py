@@ -95,10 +95,10 @@ def report(
     right = fitted.logits(rows).argmax(axis=1) == learner.features.targets[rows]
     measured = Measured(rows, right, split.train)
     drawn = random_split.measure(learner, fitted, groups, plan)
-    if drawn is not None and grouping.same_object and not given:
-        measured = drawn.measured
     parted = split.origin == "previous run" and np.isin(groups[rows], groups[split.train]).any()
     together = grouping.same_object and not parted
+    if drawn is not None and together and not given:
+        measured = drawn.measured
     return LeakageReport(grouping.gap, together, given, drawn, bands(fitted, measured, groups, resemblance))
 
 

@@ -175,7 +175,7 @@ def measure(
     return LearningCurve(
         points,
         _interval(doubled, draws, units),
-        _around(doubled - now, draws - drawn[:, -1, 0]),
+        metrics.spread(doubled - now, draws - drawn[:, -1, 0]),
         (float(law[0]), float(law[1]), float(law[2])),
         _by_class(own[-1, 0], right[-1, 0], wanted, removed, classes, targets[train]),
     )
@@ -301,14 +301,9 @@ def _by_class(
     )
 
 
-def _around(value: float, draws: Array) -> Interval:
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return Interval(value, min(float(low), value), max(float(high), value))
-
-
 def _interval(value: float, draws: Array, units: int) -> Interval:
     """Return the interval of an accuracy; Wilson's where every resample says the same, which nobody may believe."""
-    interval = _around(value, draws)
+    interval = metrics.spread(value, draws)
     if interval.low < interval.high:
         return interval
     low, high = metrics.wilson(value, units)

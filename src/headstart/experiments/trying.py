@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart import metrics
+from headstart import arrays, metrics
 from headstart.data.splits import Grouping
 from headstart.errors import DataError
 from headstart.learning import calibration
@@ -119,7 +119,7 @@ def draw(dataset: Dataset, most: int, seed: int) -> Integers:
     targets = dataset.classes.encode(dataset.labels)[shuffled]
     classes = generator.permutation(len(dataset.classes))[: max(2, most // FEWEST)]
     shuffled, targets = shuffled[np.isin(targets, classes)], targets[np.isin(targets, classes)]
-    place, size = _places(targets)
+    place, size = arrays.places(targets), np.bincount(targets)[targets]
     # the first few of each class come first; of the others those that are least far into their class
     urgency = np.where(place < FEWEST, place - FEWEST, (place + 0.5) / size)
     return np.sort(shuffled[np.argsort(urgency, kind="stable")[:most]])
@@ -205,17 +205,6 @@ def rank(tried: Sequence[tuple[str, Cost, Answers]], classes: int, grouping: Gro
 def fastest(trials: Sequence[Trial]) -> Trial:
     """Return the fastest of those that are not surely worse than the best."""
     return max((one for one in trials if not one.surely_worse), key=lambda one: one.cost.pictures_per_second)
-
-
-def _places(targets: Integers) -> tuple[Integers, Integers]:
-    """Return of each row, which of its class it is, counted from 0, and how many its class has."""
-    order = np.argsort(targets, kind="stable")
-    _, begin, member, count = np.unique(targets[order], return_index=True, return_inverse=True, return_counts=True)
-    place = np.empty(len(targets), dtype=np.int64)
-    place[order] = np.arange(len(targets)) - begin[member]
-    size = np.empty_like(place)
-    size[order] = count[member]
-    return place, size
 
 
 def _front(points: Sequence[tuple[float, float]]) -> set[int]:

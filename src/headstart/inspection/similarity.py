@@ -7,6 +7,7 @@ compared all with all; of more, each with its neighbours in an index.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,35 @@ def nearest(queries: Floats, references: Rows, count: int = 1) -> Floats:
             best = torch.cat([result[begin : begin + BLOCK], block], dim=1).topk(count, dim=1).values
             result[begin : begin + BLOCK] = best
     return np.asarray(result.numpy())
+
+
+def most_like(
+    queries: Floats,
+    references: Rows,
+    count: int,
+    among: Callable[[slice], NDArray[np.bool_]] | None = None,
+) -> tuple[Integers, Floats]:
+    """Return the (M, count) references that are most alike to each query, and how alike, the most alike first.
+
+    Args:
+        queries: (M, D) directions.
+        references: (N, D) directions; memory does not grow with them.
+        count: How many.
+        among: Some references → (B, M) which of them count for which query; None: all do. Where fewer than `count` do,
+            the last are -1, and alike to -inf.
+    """
+    best = np.full((count, len(queries)), -1, dtype=np.int64)
+    alike = np.full((count, len(queries)), -np.inf, dtype=np.float32)
+    for part in arrays.parts(len(references), BLOCK):
+        block = references[part] @ queries.T
+        if among is not None:
+            block[~among(part)] = -np.inf
+        places = np.repeat(np.arange(part.start, part.stop)[:, None], len(queries), axis=1)
+        alike, best = np.concatenate([alike, block]), np.concatenate([best, places])
+        kept = np.argsort(-alike, axis=0, kind="stable")[:count]
+        alike, best = np.take_along_axis(alike, kept, 0), np.take_along_axis(best, kept, 0)
+    best[~np.isfinite(alike)] = -1
+    return best.T, alike.T
 
 
 def company(vectors: Rows, least: float) -> Integers:

@@ -129,9 +129,7 @@ def _folds(groups: Integers, seed: int) -> Integers:
 
 
 def _interval(differences: NDArray[np.float64], groups: Integers, seed: int) -> Interval:
-    value = float(differences.mean())
-    low, high = np.percentile(metrics.drawn_means(differences, groups, ROUNDS, seed), [2.5, 97.5])
-    return Interval(value, min(float(low), value), max(float(high), value))
+    return metrics.spread(float(differences.mean()), metrics.drawn_means(differences, groups, ROUNDS, seed))
 
 
 def _signed(interval: Interval) -> str:

@@ -144,6 +144,17 @@ def _patient(limits: Limits) -> type[H11Protocol]:
             self._wait_no_more()
             super().connection_lost(exc)
 
+        def timeout_keep_alive_handler(self) -> None:
+            """Close a connection that nobody asks on; who does not read what is left is not waited for."""
+            super().timeout_keep_alive_handler()
+            self._wait()
+
+        def shutdown(self) -> None:
+            """Close it at the end; so too."""
+            super().shutdown()
+            if self.transport.is_closing():
+                self._wait()
+
         def pause_writing(self) -> None:
             super().pause_writing()
             self._wait()
