@@ -121,7 +121,7 @@ def report(
         terminal.print_json(story.of_run(told))
         return
     out = out or model / page.NAME
-    places.check_out(out, [model / stored.MODEL])
+    places.check_out(out, stored.files(model))
     places.write(out, page.render(told))
     terminal.print_line(str(out))
     places.show(out, show)

@@ -145,6 +145,7 @@ def predict(
         _check_cluster(cluster, workers)
     from headstart.data import listings, uris
     from headstart.delivery import streaming
+    from headstart.report import stored
 
     answers = answers.checked()
     sample, piped = answers.sample(), _piped(pictures)
@@ -153,7 +154,7 @@ def predict(
     if piped is None:
         listed = listings.of(pictures, follow_links=follow_links, cache=cache)
     out = None if answers.out is None else uris.place(answers.out)
-    read = [*model.glob("*"), *([answers.like] if answers.like else [])]
+    read = [*stored.files(model), *([answers.like] if answers.like else [])]
     inputs = chain(read, (one.path for one in listed))
     if isinstance(out, Path):
         places.check_out(out, inputs)

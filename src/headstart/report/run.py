@@ -42,7 +42,7 @@ def save(result: TrainingResult | Classifier, directory: str | Path, *, command:
         return
     with artifact.writing(Path(directory)) as folder:
         artifact.write_into(folder, result.classifier, {"plan": result.plan.to_dict()})
-        _write(result.plan.to_toml(), folder / "plan.toml")
+        _write(result.plan.to_toml(), folder / stored.PLAN)
         stored.write_predictions(folder / stored.PREDICTIONS, result.predictions)
         stored.write_pictures(folder / stored.PICTURES, result)
         _write(_history_table(result.history), folder / stored.HISTORY)

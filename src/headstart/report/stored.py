@@ -41,7 +41,7 @@ if TYPE_CHECKING:  # figures are read without what trained the model
 
 EVALUATION, TRUST, PICTURES, PREDICTIONS = "evaluation.json", "trust.json", "pictures.csv", "predictions.csv"
 FINDINGS, HISTORY, ALBUM, JOURNAL = "findings.json", "history.csv", "album.json", "journal.json"
-MODEL = "model.json"
+MODEL, PLAN = "model.json", "plan.toml"
 
 PICTURE_COLUMNS = ["path", "label", "split", "sha256"]
 PLACE = "place"  # a column after these, where pictures are no files below the folder of the data
@@ -299,6 +299,12 @@ def _renamed(content: Any, section: str | None = None) -> Any:
     if section is None:
         return {_RENAMED.get(name, name): value for name, value in content.items()}
     return content | ({section: _renamed(content[section])} if section in content else {})
+
+
+def files(run: Path) -> list[Path]:
+    """Return the files that a run consists of, besides what is drawn from them."""
+    named = (MODEL, PLAN, EVALUATION, TRUST, PICTURES, PREDICTIONS, FINDINGS, HISTORY, ALBUM, JOURNAL)
+    return [*(run / name for name in named), *run.glob("*.safetensors")]
 
 
 def write_predictions(path: Path, predictions: Mapping[str, Predictions]) -> None:
