@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import math
 
 import pytest
 from rich.console import Console
 
 from headstart import terminal
-from headstart.config import TrainConfig
+from headstart.config import TrainConfig, read_config
 from headstart.learning.heads import Step
 from headstart.plans import EncoderPlan, resolve
 from headstart.records import Finding, Preprocess, numbered
@@ -92,6 +93,19 @@ def test_a_long_fit_tells_a_step_every_ten_seconds_and_a_short_one_none(monkeypa
     assert out.getvalue().splitlines() == [
         f"Fitting: step {number}: loss {0.5 / (1 + number):.4f}, accuracy 0.9000; held out 0.6000, 0.8000; 4.0 s"
         for number in (3, 6)
+    ]
+
+
+def test_a_network_that_is_trained_tells_every_epoch_and_where_it_begins(monkeypatch: pytest.MonkeyPatch):
+    out = io.StringIO()
+    monkeypatch.setattr(terminal, "stderr", Console(file=out, width=80))
+    preprocess = Preprocess(64, 1, "bicubic", (0.5,) * 3, (0.5,) * 3)
+    config = read_config(None, ["head.finetune=all", "finetune.epochs=3"])
+    listen = terminal.epochs(resolve(config, preprocess, EncoderPlan("x", "", "torch", "cpu", "f32")), quiet=False)
+    for number in range(3):
+        listen(Step(number, 0.5, 0.9, math.nan, math.nan))
+    assert [line.partition(":")[0] for line in out.getvalue().splitlines()] == [
+        f"epoch {number} of at most 3" for number in range(3)
     ]
 
 

@@ -161,6 +161,12 @@ def remove_stale(folder: Path, pattern: str = ".*.tmp") -> None:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
+def keep_fresh(path: Path) -> None:
+    """Keep a temporary file or folder that is in use from being taken for one that was left behind."""
+    with contextlib.suppress(OSError):
+        os.utime(path)
+
+
 @contextlib.contextmanager
 def storage_errors(place: Path, hint: str) -> Iterator[None]:
     """Turn what the operating system says into a `StorageError`, with a hint."""

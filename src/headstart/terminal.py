@@ -251,12 +251,13 @@ def epochs(plan: Plan, quiet: bool) -> Callable[[Step], None]:
     def listen(step: Step) -> None:
         """Print the figures of a step."""
         nonlocal told
-        now = time.monotonic()
-        if not in_epochs and step.number and now - told < OFTEN:
-            return
-        told = now
-        if step.number == 0:  # where L-BFGS begins
-            return
+        if not in_epochs:
+            now = time.monotonic()
+            if step.number and now - told < OFTEN:
+                return
+            told = now
+            if step.number == 0:  # where L-BFGS begins
+                return
         figures = f"loss {step.train_loss:.4f}, accuracy {step.train_accuracy:.4f}"
         if step.validation_loss == step.validation_loss:
             figures += f"; held out {step.validation_loss:.4f}, {step.validation_accuracy:.4f}"

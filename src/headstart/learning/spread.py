@@ -7,9 +7,7 @@ the order of the stretches, so that it does not matter who took which.
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 import shutil
 import tempfile
 import warnings
@@ -200,11 +198,6 @@ class Shown:
         self._problem.write(folder)
         return folder
 
-    def _stay(self) -> None:
-        """Keep the folder from being taken for one that a killed process left behind."""
-        with contextlib.suppress(OSError):
-            os.utime(self._folder)
-
     @property
     def there(self) -> bool:
         """See `Helpers`."""
@@ -216,7 +209,7 @@ class Shown:
 
         from headstart.learning.problem import Sums
 
-        self._stay()
+        storage.keep_fresh(self._folder)
         stretches, workers = self._problem.stretches, self._spread.workers
         few = max(1, ANSWER // (8 * weights.numel()))
         size = min(few, math.ceil(len(stretches) / workers))

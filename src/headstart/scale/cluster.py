@@ -157,8 +157,7 @@ class Cluster:
             HeadstartError: A worker failed by a mistake of ours.
         """
         if self._folder is not None:
-            with contextlib.suppress(OSError):
-                os.utime(self._folder)  # so that nobody takes it for one that a killed process left behind
+            storage.keep_fresh(self._folder)
         asked = {worker.asked: worker for worker in workers if worker.asked is not None}
         if not asked:
             return

@@ -237,11 +237,11 @@ def _lacking(
 
 
 def _kept_fresh(mark: Path, progress: Progress) -> Progress:
-    """Return who hears of every block, and touches a file, so that nobody takes it for one that was left behind."""
+    """Return who hears of every block, and keeps a file fresh meanwhile."""
 
     def heard(stage: str, done: int, total: int) -> None:
-        """Touch it, and pass on."""
-        mark.touch()
+        """Keep it fresh, and pass on."""
+        storage.keep_fresh(mark)
         progress(stage, done, total)
 
     return heard
