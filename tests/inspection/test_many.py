@@ -108,6 +108,25 @@ def test_what_a_scene_shares_is_found_in_blocks_as_at_once(monkeypatch: pytest.M
         assert planted <= set(map(tuple, told.tolist()))
 
 
+def test_many_scenes_are_found_several_at_once_as_one_by_one(monkeypatch: pytest.MonkeyPatch):
+    properties, _, _ = drawn(300, 0)
+    generator = np.random.default_rng(2)
+    thumbs, shown = properties.thumbnails, generator.permutation(240) // 12  # 20 cameras of 12 pictures, in no order
+    cameras = thumbs[:20].copy()
+    cameras[1::4] = 0.95 * cameras[::4] + 0.05 * cameras[1::4]  # every other pair of cameras looks at one place …
+    cameras[1::4, 12:24, 12:24] += 80  # … where one sees a car
+    thumbs[60:] = cameras[shown] + generator.normal(size=(240, 32, 32))
+    given = ImageProperties(properties.figures, thumbs, np.zeros_like(properties.colours))
+    whole = scenes.find(given, np.arange(300))
+    assert len(whole) == 20
+    monkeypatch.setattr(blocks, "FEW", 50)
+    for together, ahead in ((1, 1), (3, 40), (32, 4096)):
+        monkeypatch.setattr(scenes, "_TOGETHER", together)
+        monkeypatch.setattr(scenes, "_AHEAD", ahead)
+        found = scenes.find(given, np.arange(300))
+        assert [one.rows.tolist() for one in found] == [one.rows.tolist() for one in whole]
+
+
 def test_directions_are_those_of_all_at_once_whatever_is_asked_for():
     features = np.random.default_rng(0).normal(size=(60, 24)).astype(np.float32)
     mean = arrays.mean(features)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headstart import arrays
 from headstart.arrays import Rows
@@ -32,6 +33,9 @@ _SAMPLE = 500  # pictures of a scene from which that is learned
 _MOST = 20  # pairs a picture that are proposed
 _CELLS, _COARSE = 16, 8  # of a side, on which company is counted, and very many pictures are looked through
 _LIKELY = 0.8  # correlation on the coarse ones below which a picture is not looked at for a scene
+_TOGETHER, _AHEAD = 32, 4096  # pictures for which is asked who is likely, at once, and among how many they are found
+_BLOCK = 4096  # pictures of which that is asked in one product
+_LEFT_OVER = 0.8  # share of those that were asked: if fewer are in no scene yet, no others are asked any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,23 +61,18 @@ def find(pictures: ImageProperties, rows: Integers) -> list[Scene]:
         return []
     normed = blocks.held(Computed(len(rows), lambda part: thumbnails.normal(pictures.thumbnails[rows[part]])))
     company = similarity.company(Computed(len(rows), lambda part: _reduced(normed[part], _CELLS)), SHARED)
-    coarse = None if len(rows) <= blocks.FEW else blocks.each(lambda part: _reduced(part, _COARSE), normed)
     free, found = company > COMPANY, []
-    taken, rest, gone = np.zeros(len(rows), dtype=bool), np.arange(len(rows)), 0  # who is in a scene, and who was not
-    for leader in np.argsort(-company, kind="stable")[: int(free.sum())].tolist():
+    taken, likely = np.zeros(len(rows), dtype=bool), _Likely(normed)
+    leaders = np.argsort(-company, kind="stable")[: int(free.sum())]
+    for place, leader in enumerate(leaders.tolist()):
         if not free[leader]:
             continue
-        if gone > len(rest) // 5:
-            left = ~taken[rest]
-            rest, coarse, gone = rest[left], None if coarse is None else coarse[left], 0
-        likely = rest if coarse is None else rest[_likely(coarse, normed[leader : leader + 1])]
-        own, turned = _of_scene(pictures, rows, normed, likely, leader)
+        own, turned = _of_scene(pictures, rows, normed, likely.of(leader, leaders[place:], free, taken), leader)
         own, turned = own[~taken[own]], turned[~taken[own]]
         free[leader] = False
         free[own] = False
         if len(own) > COMPANY:
             taken[own] = True
-            gone += len(own)
             found.append(_scene(pictures, rows[own], turned, pictures.colours[rows[leader]]))
     return found
 
@@ -97,11 +96,65 @@ def _reduced(normed: Floats, cells: int) -> Floats:
     return thumbnails.normal(coarse).reshape(-1, cells * cells)
 
 
-def _likely(coarse: Floats, leader: Floats) -> Integers:
-    """Return which of (M, `_COARSE`²) pictures may show what the leader (1, 32, 32) shows."""
-    vector = _reduced(leader, _COARSE).reshape(1, _COARSE, _COARSE)
-    views = np.stack(thumbnails.orientations(vector)).reshape(8, -1)
-    return np.flatnonzero((coarse @ views.T).max(axis=1) >= _LIKELY)
+class _Likely:
+    """Who may show what another picture shows: of few all, of very many those that are alike in coarse cells.
+
+    To ask for one picture takes as long as to read the cells of all, and for several hardly longer; so it is asked for
+    some that follow, too, of which none may show what another of them shows: no scene is asked for twice.
+    """
+
+    def __init__(self, normed: Rows) -> None:
+        """Take (N, 32, 32) thumbnails; nobody is in a scene yet."""
+        self._few, self._rest = len(normed) <= blocks.FEW, np.arange(len(normed))
+        cells = blocks.each(lambda part: _reduced(part, _COARSE), normed)
+        self._coarse = np.ascontiguousarray(cells.T)  # (`_COARSE`², M) of the rest
+        self._known: dict[int, Integers] = {}
+
+    def of(self, leader: int, following: Integers, free: NDArray[np.bool_], taken: NDArray[np.bool_]) -> Integers:
+        """Return who may show what the leader shows; some may be taken (N,).
+
+        Args:
+            leader: Of whom it is asked.
+            following: The leader, and of whom it may be asked later on.
+            free: (N,) … if they are free by then.
+            taken: (N,) who is in a scene already.
+        """
+        if self._few or leader not in self._known:
+            left = ~taken[self._rest]
+            if left.mean() < _LEFT_OVER:
+                self._rest, self._coarse = self._rest[left], self._coarse[:, left]
+        if self._few:
+            return self._rest
+        if leader not in self._known:
+            ahead = following[:_AHEAD]
+            self._known = self._ask(self._unlike(ahead[free[ahead]]))
+        return self._known.pop(leader)
+
+    def _unlike(self, leaders: Integers) -> Integers:
+        """Return the first of some leaders (L,), and after it those that may show nothing of what those before do."""
+        views, left = self._views(leaders), np.arange(len(leaders))
+        chosen: list[int] = []
+        while len(left) and len(chosen) < _TOGETHER:
+            chosen.append(left[0])
+            left = left[(views[:, left[0]] @ views[0, left].T).max(axis=0) < _LIKELY]
+        return leaders[chosen]
+
+    def _ask(self, leaders: Integers) -> dict[int, Integers]:
+        """Return for some leaders (L,) of the rest who of it may show what each shows."""
+        views = self._views(leaders).reshape(-1, _COARSE**2)
+        shown, who = [], []
+        for part in arrays.parts(len(self._rest), _BLOCK):
+            alike = (views @ self._coarse[:, part]).reshape(8, len(leaders), -1).max(axis=0)
+            leader, row = np.nonzero(alike >= _LIKELY)
+            shown.append(leader)
+            who.append(self._rest[part][row])
+        leader, row = np.concatenate(shown), np.concatenate(who)
+        return {one: row[leader == number] for number, one in enumerate(leaders.tolist())}
+
+    def _views(self, leaders: Integers) -> Floats:
+        """Return (8, L, `_COARSE`²) cells of some leaders of the rest, in each orientation."""
+        cells = self._coarse[:, np.searchsorted(self._rest, leaders)].T.reshape(-1, _COARSE, _COARSE)
+        return np.stack(thumbnails.orientations(cells)).reshape(8, len(leaders), -1)
 
 
 def _of_scene(

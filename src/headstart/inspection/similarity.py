@@ -118,16 +118,15 @@ def pairs(
 
 def _compared(vectors: Rows, others: Rows, least: float, most: int | None) -> tuple[Integers, Floats]:
     """Compare all with all; of many pairs some more than the `most` alike may be left."""
-    torch = _torch()
-    one = torch.from_numpy(vectors[:])
-    other = one if others is vectors else torch.from_numpy(others[:])
+    one = vectors[:]
+    other = one if others is vectors else others[:]
     found: list[Integers] = [np.zeros((0, 2), dtype=np.int64)]
     values: list[Floats] = [np.zeros(0, dtype=np.float32)]
     for row in range(0, len(one), BLOCK):
         for column in range(row, len(one), BLOCK):
             block = one[row : row + BLOCK] @ other[column : column + BLOCK].T
-            first, second = (place.numpy() for place in torch.nonzero(block >= least, as_tuple=True))
-            alike = block.numpy()[first, second]
+            first, second = np.nonzero(block >= least)
+            alike = block[first, second]
             fits = first + row < second + column
             found.append(np.stack([first[fits] + row, second[fits] + column], axis=1))
             values.append(alike[fits])
