@@ -22,7 +22,7 @@ from PIL import Image
 
 import headstart
 from headstart import cli, demo
-from headstart.data import sources
+from headstart.data import images, sources
 
 pytestmark = pytest.mark.slow  # trains, and starts programs
 
@@ -727,6 +727,19 @@ def test_pictures_that_were_learned_from_are_told_for_they_flatter(
     assert "learned from" not in run("evaluate", model_folder, new).err
     codes = [one["code"] for one in json.loads(run("evaluate", model_folder, photos, "--json").out)["findings"]]
     assert "learned-pictures" in codes
+    model = shutil.copytree(model_folder, tmp_path / "model")
+    (model / "pictures.csv").write_text("id;label\n")  # saved anew by a spreadsheet
+    ran = run("evaluate", model, photos)
+    assert ran.code == 0
+    assert "accuracy" in ran.out
+    assert "Whether the model has learned from some of these pictures is not known" in ran.err
+
+
+def test_evaluate_reads_each_picture_once(run: Run, model_folder: Path, photos: Path, monkeypatch: pytest.MonkeyPatch):
+    read = list[Path]()
+    monkeypatch.setattr(images, "fetch", lambda place, then=images.fetch: read.append(place) or then(place))
+    assert "learned from" in run("evaluate", model_folder, photos, "--no-cache").err
+    assert len(read) == len(set(read)) == 36
 
 
 def test_evaluate_counts_what_it_could_not_use(run: Run, model_folder: Path, photos: Path):

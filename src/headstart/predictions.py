@@ -87,6 +87,7 @@ class Predictions(Displayable, Sequence[Prediction]):
         errors: Row → why its picture could not be used.
         targets: The given label of each picture where there is one, else None.
         groups: N integers; rows of one group are not independent of each other. None: every row is its own group.
+        digests: N SHA-256 of the files, as `images.digest` gives them. None: it was not asked which files these are.
         sets: (N, K) whether a class is in the picture's set; of refused pictures too, so that the share of sets that
             hold the true class can be measured. None in a model without such a rule.
         p_value: (N,) see `Prediction`; NaN in rows of pictures that could not be used.
@@ -100,6 +101,7 @@ class Predictions(Displayable, Sequence[Prediction]):
     errors: Mapping[int, str] = field(default_factory=dict)
     targets: Sequence[str | None] | None = None
     groups: Integers | None = None
+    digests: Sequence[str] | None = None
     sets: NDArray[np.bool_] | None = None
     p_value: NDArray[np.float64] | None = None
     known: NDArray[np.bool_] | None = None

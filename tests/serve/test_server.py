@@ -26,6 +26,7 @@ import pytest
 from conftest import SMALL, draw_folders
 from PIL import Image
 from serving import MODEL, PNG, Answer, Server, drawn, form, loopback
+from uvicorn.protocols.http.flow_control import FlowControl
 
 import headstart as hs
 from headstart.serve import server as servers
@@ -445,20 +446,21 @@ def test_F15_a_form_with_an_address_is_refused(server: Server):
 
 
 def test_F16_with_a_token_every_route_but_live_asks_for_it(serve: Callable[..., Server], tmp_path: Path):
-    (tmp_path / "token").write_text("correct horse\n")
+    token = "correct horse à"  # its last byte in UTF-8 is one that text would lose with its blanks
+    (tmp_path / "token").write_text(f"{token}\n", encoding="utf-8")
     server = serve("--token-file", tmp_path / "token")
-    basic = base64.b64encode(b"anybody:correct horse").decode()
+    basic, bearer = base64.b64encode(f"anybody:{token}".encode()).decode(), f"Bearer {token}".encode().decode("latin-1")
     for path in ROUTES:
         for given in ({}, {"authorization": "Bearer correct"}, {"authorization": "Basic !"}, {"authorization": "x"}):
             refused = server.ask("GET", path, headers=given)
             assert refused.status == 401, path
             assert "Basic" in refused.headers["www-authenticate"]
-        for right in ("Bearer correct horse", f"Basic {basic}"):
+        for right in (bearer, f"Basic {basic}"):
             assert server.ask("GET", path, headers={"authorization": right}).status == (
                 404 if path == "/nothing" else 200
             )
     assert server.predict(drawn(0)).status == 401
-    assert server.predict(drawn(0), {"authorization": "Bearer correct horse"}).status == 200
+    assert server.predict(drawn(0), {"authorization": bearer}).status == 200
     assert server.ask("GET", "/health/live").status == 200
     assert "correct horse" not in server.written
 
@@ -673,3 +675,34 @@ def test_who_does_not_read_what_is_left_is_not_waited_for(ended: str):
     ((seconds, then),) = later
     then()
     assert (seconds, told) == (3, ["close", "abort"])
+
+
+@pytest.mark.parametrize("event", ["next request", "some was read", "answered"])
+def test_who_does_not_read_an_answer_is_not_waited_for_whatever_else_happens(event: str):
+    """Requests without reading their answers, or a connection that is to be closed: the timer is not stopped."""
+    told = []
+    closing = event != "next request"
+    transport = SimpleNamespace(is_closing=lambda: closing, abort=lambda: told.append("abort"))
+    kind = servers._patient(Limits(patience=3))
+    connection = kind.__new__(kind)
+    connection.transport, connection.conn, connection.flow = (
+        transport,
+        h11.Connection(h11.SERVER),
+        FlowControl(transport),
+    )
+    connection.cycle = SimpleNamespace(response_complete=False)
+    connection.timeout_keep_alive_task, connection.server_state = None, SimpleNamespace(total_requests=0)
+    connection.loop = SimpleNamespace(
+        call_later=lambda _, then: SimpleNamespace(cancel=lambda: told.append("stopped"), then=then)
+    )
+    if event == "answered":
+        connection.on_response_complete()
+    else:
+        connection.pause_writing()
+        if event == "next request":
+            connection.data_received(b"G")
+        else:
+            connection.resume_writing()
+    assert told == []
+    connection.timer.then()
+    assert told == ["abort"]

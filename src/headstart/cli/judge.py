@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,10 +12,11 @@ import typer
 from headstart import storage, terminal
 from headstart.cli import places
 from headstart.cli.options import AsJson, Engine, Model, NoCache, Open, Quiet, Source
-from headstart.errors import ConfigError
+from headstart.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
     from headstart.model.classifier import Classifier
+    from headstart.predictions import Predictions
     from headstart.records import Dataset, Finding
 
 SHOWN = 10  # pictures that changed sides
@@ -53,10 +55,11 @@ def evaluate(
     from headstart.report import summary
 
     classifier, cache = engine.load(model), places.cache(no_cache)
+    learned = _learned(model, classifier)
     with terminal.progress(quiet) as progress:
         said = measure.predict_labelled(classifier, dataset, cache=cache, progress=progress)
     figures = summary.of_evaluation(measure.measure(said))
-    findings = [*dataset.findings, *files.unusable(dataset, said.errors), *_learned(model, classifier, dataset, cache)]
+    findings = [*dataset.findings, *files.unusable(dataset, said.errors), *_flattered(learned, said)]
     if not quiet:
         terminal.print_findings(findings)
     if plots is not None:
@@ -68,21 +71,26 @@ def evaluate(
     terminal.print_evaluation(figures, f"{figures['pictures']} pictures of {source.root}")
 
 
-def _learned(model: Path, classifier: Classifier, dataset: Dataset, cache: Path | None) -> list[Finding]:
-    """Return a finding of pictures that the model has learned from, which flatter it."""
-    from headstart.inspection import files
-    from headstart.records import found
+def _learned(model: Path, classifier: Classifier) -> Collection[str]:
+    """Return the digests of what the model has learned from, as far as its run tells."""
     from headstart.report import origin
 
-    if (learned := origin.learned(model, classifier)) is None:
-        return []
-    known = set(learned.digests)
-    digests, _ = files.fingerprints(dataset, cache=cache)
+    try:
+        return origin.learned_digests(model, classifier)
+    except ArtifactError as error:
+        warnings.warn(f"Whether the model has learned from some of these pictures is not known: {error}", stacklevel=2)
+        return ()
+
+
+def _flattered(learned: Collection[str], said: Predictions) -> list[Finding]:
+    """Return a finding of pictures that were learned from, which flatter the model."""
+    from headstart.records import found
+
     return found(
         "learned-pictures",
         "warning",
         "{n} of these [picture|pictures] the model has learned from, so that the figures flatter",
-        [name for name, digest in zip(dataset.names, digests, strict=True) if digest in known],
+        [name for name, digest in zip(said.names, said.digests or (), strict=True) if digest in learned],
         "Measure on others; `headstart evaluate MODEL` alone prints what was measured on pictures held out.",
     )
 

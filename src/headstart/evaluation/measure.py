@@ -44,7 +44,7 @@ def evaluate(
 def predict_labelled(
     classifier: Classifier, dataset: Dataset, *, cache: CacheChoice = None, progress: Progress = silence
 ) -> Predictions:
-    """Return the predictions of a labelled dataset, with its groups, which the intervals need.
+    """Return the predictions of a labelled dataset, with its groups, which the intervals need, and its digests.
 
     Raises:
         DataError: A label is none of the model's classes; found out before any picture is encoded.
@@ -58,7 +58,7 @@ def predict_labelled(
         failures=table.failures,
         findings=files.remarks(table.observations),
     )
-    return replace(said, groups=splits.group_ids(dataset, table.digests))
+    return replace(said, groups=splits.group_ids(dataset, table.digests), digests=table.digests)
 
 
 def measure(predictions: Predictions, seed: int = 0) -> Evaluation:

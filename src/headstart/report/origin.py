@@ -24,6 +24,11 @@ def learned(run: Path, classifier: Classifier) -> Learned | None:
     return _of_parts(run, _learned_parts(classifier))
 
 
+def learned_digests(run: Path, classifier: Classifier) -> set[str]:
+    """Return the digests of what the classifier of a run learned from, as `learned` does; empty where it kept none."""
+    return {row[3] for row in _rows(run, _learned_parts(classifier))}
+
+
 def held_out(run: Path, classifier: Classifier) -> Learned | None:
     """Return what the classifier of a run did not learn from, as `learned` does; empty where it learned from all."""
     return _of_parts(run, set(SPLIT_NAMES) - _learned_parts(classifier))
@@ -34,19 +39,25 @@ def _learned_parts(classifier: Classifier) -> set[str]:
 
 
 def _of_parts(run: Path, parts: Collection[str]) -> Learned | None:
-    path = run / stored.PICTURES
-    if not path.is_file():
+    if not (run / stored.PICTURES).is_file():
         return None
+    rows = _rows(run, parts)
+    root = Path((stored.read_journal(run) or {}).get("source", ""))
+    samples = tuple(Sample(_place(root, name, place), name, label) for name, label, _, _, place in rows)
+    return Learned(Dataset(root, samples), tuple(digest for _, _, _, digest, _ in rows))
+
+
+def _rows(run: Path, parts: Collection[str]) -> list[tuple[str, ...]]:
+    """Return what a run kept of the pictures of some parts; nothing where it kept nothing."""
+    path = run / stored.PICTURES
     try:
-        rows = stored.read_pictures(path)
+        rows = stored.read_pictures(path) if path.is_file() else []
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{run} does not tell what it learned from: {error}") from error
     rows = [row for row in rows if row[2] in parts]
     if wrong := [digest for _, _, _, digest, _ in rows if not re.fullmatch("[0-9a-f]{64}", digest)]:
         raise ArtifactError(f"{path} is damaged: {listing(wrong)} is no SHA-256.")
-    root = Path((stored.read_journal(run) or {}).get("source", ""))
-    samples = tuple(Sample(_place(root, name, place), name, label) for name, label, _, _, place in rows)
-    return Learned(Dataset(root, samples), tuple(digest for _, _, _, digest, _ in rows))
+    return rows
 
 
 def _place(root: Path, name: str, place: str) -> Place:

@@ -161,7 +161,7 @@ def _findings(told: Mapping[str, Any]) -> list[dict[str, Any]]:
     order = {"error": 0, "warning": 1, "note": 2}
     examples: Sequence[Sequence[int]] = album["findings"] if album else []
     rows = [
-        {**one, "names": one["names"][:MOST_NAMES], "more": max(0, len(one["names"]) - MOST_NAMES)}
+        {**one, "names": one["names"][:MOST_NAMES], "more": len(one["names"][MOST_NAMES:]) + one.get("unnamed", 0)}
         | {"pictures": [picture(place) for place in examples[number]] if number < len(examples) else []}
         for number, one in enumerate(told["findings"][:MOST_FINDINGS])
     ]

@@ -193,13 +193,14 @@ def _of_curve(curve: LearningCurve) -> dict[str, Any]:
 
 
 def of_findings(findings: Sequence[Finding]) -> list[dict[str, Any]]:
-    """Return each finding with its names; of very many the first, while its message counts all."""
+    """Return each finding with its names; of very many the first, and how many are left out."""
     return [
         {
             "code": one.code,
             "severity": one.severity,
             "message": one.message,
             "names": list(one.names[:MOST_NAMES]),
+            "unnamed": one.unnamed + len(one.names[MOST_NAMES:]),
             "advice": one.advice,
         }
         for one in findings

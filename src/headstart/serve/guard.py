@@ -108,7 +108,7 @@ class Guard:
 
     def _is_token(self, authorization: str) -> bool:
         kind, _, text = authorization.partition(" ")
-        given = text.strip().encode("latin-1", "replace")  # as it came
+        given = text.encode("latin-1", "replace").strip()  # as it came; of text more would be stripped than blanks
         if kind.lower() == "basic":
             with suppress(ValueError):
                 given = base64.b64decode(given, validate=True).partition(b":")[2].strip()

@@ -136,7 +136,7 @@ def _patient(limits: Limits) -> type[H11Protocol]:
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
             if self.cycle is not None and not self.cycle.response_complete:
-                self._wait_no_more()
+                self._wait_if_unread()
             elif self.timer is None:
                 self._wait()
 
@@ -160,8 +160,19 @@ def _patient(limits: Limits) -> type[H11Protocol]:
             self._wait()
 
         def resume_writing(self) -> None:
-            self._wait_no_more()
             super().resume_writing()
+            self._wait_if_unread()
+
+        def on_response_complete(self) -> None:
+            """Go on to the next request, or close; so too."""
+            super().on_response_complete()
+            if self.transport.is_closing():
+                self._wait()
+
+        def _wait_if_unread(self) -> None:
+            """Wait for nothing, but that what is left is read: of an answer, or before it is closed."""
+            if not (self.flow.write_paused or self.transport.is_closing()):
+                self._wait_no_more()
 
         def _wait(self) -> None:
             self._wait_no_more()
