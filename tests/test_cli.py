@@ -1001,7 +1001,16 @@ def test_a_demo_that_was_interrupted_is_no_obstacle_and_other_files_are(tmp_path
     (tmp_path / "photos" / "cats").mkdir()
     for name in ("photos/cats/1.jpg", "new/mine.png"):
         (tmp_path / name).touch()
+    (tmp_path / "photos" / ".DS_Store").touch()  # somebody looked at it
     assert demo.others(tmp_path) == ["new/mine.png", "photos/cats/1.jpg"]
+
+
+def test_a_table_that_is_not_the_demos_is_not_overwritten(run: Run, tmp_path: Path):
+    (tmp_path / "new_labels.csv").write_text("id,label\n17,cat\n")
+    ran = run("demo", "--out", tmp_path)
+    assert ran.code == 2
+    assert "holds files that are not the demo's: new_labels.csv" in ran.err
+    assert [path.name for path in tmp_path.iterdir()] == ["new_labels.csv"]
 
 
 def test_a_file_of_the_run_is_not_overwritten_by_answers(run: Run, model_folder: Path, few: Path):

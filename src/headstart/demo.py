@@ -5,7 +5,6 @@ scikit-learn carries 1,797 scans of handwritten digits, 8×8 pixels each (Alpayd
 
 from __future__ import annotations
 
-import csv
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +13,12 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from headstart import storage
+from headstart.data import folders
+
 NEW = 297  # of 1,797 are kept away to be predicted
+_SCAN = r"(photos/\d|new)/scan_\d{4}\.png"
+_TABLE = rb"id,label\n(scan_\d{4},\d\n)*"
 
 
 class DemoData(NamedTuple):
@@ -31,7 +35,7 @@ def write_digits(folder: Path) -> DemoData:
     digits = load_digits()
     order = np.random.default_rng(0).permutation(len(digits.target))
     data.new.mkdir(parents=True, exist_ok=True)
-    rows = [("id", "label")]
+    rows = ["id,label\n"]
     for position, index in enumerate(order.tolist()):
         label = str(digits.target[index])
         name = f"scan_{index:04d}"
@@ -41,9 +45,8 @@ def write_digits(folder: Path) -> DemoData:
         picture = 255 - np.rint(digits.images[index] * (255 / 16)).astype(np.uint8)
         Image.fromarray(picture).save(target / f"{name}.png")
         if position < NEW:
-            rows.append((name, label))
-    with open(data.targets, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
+            rows.append(f"{name},{label}\n")
+    storage.write_whole(data.targets, "".join(rows).encode())
     return data
 
 
@@ -51,4 +54,8 @@ def others(folder: Path) -> list[str]:
     """Return what lies where the demo writes its pictures and is none of them, in order."""
     inside = [path for part in ("photos", "new") for path in (folder / part).rglob("*") if not path.is_dir()]
     names = sorted(path.relative_to(folder).as_posix() for path in inside)
-    return [name for name in names if not re.fullmatch(r"(photos/\d|new)/scan_\d{4}\.png", name)]
+    found = [name for name in names if not (re.fullmatch(_SCAN, name) or folders.is_hidden(name))]
+    table = folder / "new_labels.csv"
+    if table.exists() and not (table.is_file() and re.fullmatch(_TABLE, table.read_bytes())):
+        found.append(table.name)
+    return found
