@@ -82,7 +82,9 @@ class EncoderConfig:
 class SplitConfig:
     """What is held out to measure."""
 
-    validation: float = setting(0.2, "share of each class held out, where the data brings no split", 0.01, 0.9)
+    validation: float = setting(
+        0.2, "share of each class held out, where folds are 0 and the data brings no split", 0.01, 0.9
+    )
     folds: int | Auto = setting(
         "auto",
         "cross-validation: so many folds are held out in turn and every picture is measured; 0: one share; auto: 5 "

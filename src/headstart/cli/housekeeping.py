@@ -54,7 +54,7 @@ def verify(
 def trim(
     to: Annotated[str, typer.Option("--to", help="How much may stay, e.g. 5GB or 800MB.", show_default=False)],
 ) -> None:
-    """Remove what was not used for longest, until no more than that is left; what is in use stays."""
+    """Remove what was not used for longest, until no more than that is left; nothing used within the last hour goes."""
     from headstart.encoding import cache as caches
 
     folder = caches.default_cache()

@@ -119,7 +119,7 @@ def report(
 ) -> None:
     """Write the page of a run again, from its files alone: how good, where it fails, what to mind.
 
-    It needs neither the pictures nor what trained the model; the page is one file and asks nothing of any network.
+    It needs the extra `train`, but no pictures; the page is one file and asks nothing of any network.
     """
     places.check_model(model)
     from headstart.report import page, stored, story

@@ -38,7 +38,11 @@ class Wishes:
     ] = None
     weights: Annotated[str | None, typer.Option(help="A .safetensors or .pth file of the backbone's weights.")] = None
     refit: Annotated[
-        bool | None, typer.Option("--refit/--no-refit", help="After measuring, fit again on all pictures.")
+        bool | None,
+        typer.Option(
+            "--refit/--no-refit",
+            help="After measuring, fit again on all but the test part; default: --refit, of tutorial --no-refit.",
+        ),
     ] = None
     budget: Annotated[
         str | None,
@@ -46,9 +50,9 @@ class Wishes:
     ] = None
     folds: Annotated[
         int | None,
-        typer.Option(min=2, help="Measure every picture once, by so many folds, instead of holding out a fifth."),
+        typer.Option(min=2, help="Measure every picture once, by so many folds; default: 5 where that costs little."),
     ] = None
-    seed: Annotated[int | None, typer.Option(help="Of every random choice.")] = None
+    seed: Annotated[int | None, typer.Option(help="Of every random choice; default: 0.")] = None
     config: Annotated[Path | None, typer.Option(help="A TOML file, e.g. plan.toml of a previous run.")] = None
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Any setting, e.g. head.l2=0.1; `headstart settings` lists them.")
@@ -94,7 +98,9 @@ class Extras:
 def train(
     source: Source,
     *,
-    out: Annotated[Path | None, typer.Option(help="Where the model goes; default: runs/<name of DATA>.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the model goes; default: runs/<name of the folder of pictures>.")
+    ] = None,
     shown: Shown,
     wishes: Wishes,
     corrections: Corrections = None,

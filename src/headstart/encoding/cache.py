@@ -1,9 +1,10 @@
 """Feature vectors ⇄ a folder that is addressed by content; nothing here knows pictures or encoders.
 
 A vector is found by the digest of the picture's bytes within the store of a recipe, which is everything else that
-shaped it. Shards are only ever added, each by a rename once it is on disk: killed anywhere, or shared by any number of
-processes without a lock, the cache at worst holds a row twice, and the rows are the same. It holds tensors, which
-cannot run code; files that somebody else could have written are passed over.
+shaped it. Each shard is there by a rename once it is on disk, and light ones are removed once a large one holds their
+rows: killed anywhere, or shared by any number of processes without a lock, the cache at worst holds a row twice, and
+the rows are the same. It holds tensors, which cannot run code; files that somebody else could have written are passed
+over.
 """
 
 from __future__ import annotations
