@@ -118,6 +118,11 @@ def test_every_picture_measures_where_that_costs_little(photos: Path, train: Tra
     assert train(sources.read(photos), **auto).plan.split.folds == 0
 
 
+def test_a_share_that_was_asked_for_is_held_out(photos: Path, train: Train):
+    result = train(sources.read(photos), **{"split.folds": "auto", "split.validation": 0.5})
+    assert (result.plan.split.folds, len(result.splits.validation)) == (0, 18)
+
+
 def test_a_given_split_and_a_previous_run_that_held_out_a_share_are_kept(photos: Path, train: Train):
     auto = {"split.folds": "auto"}
     read = sources.read(photos)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from headstart.config import TrainConfig, apply_recipe, quality_of
+from headstart.config import SplitConfig, TrainConfig, apply_recipe, quality_of
 from headstart.data import splits
 from headstart.encoding import backbone as backbones
 from headstart.encoding import quantized, runtime, sizes, wanted
@@ -90,7 +90,8 @@ def costs_little(pictures: int, classes: int, dim: int) -> bool:
 
 def _folds(config: TrainConfig, dataset: Dataset, dim: int) -> int:
     """Return in how many folds every picture is measured where nothing was asked for; 0: one share is held out."""
-    whole = splits.is_given(dataset) or config.split.repeats > 1 or config.refit is False
+    share = config.split.validation != SplitConfig().validation  # was asked for
+    whole = share or splits.is_given(dataset) or config.split.repeats > 1 or config.refit is False
     head = resolve_head(config.head)
     linear = not head.in_epochs and head.finetune == "none"
     cheap = linear and costs_little(len(dataset), len(dataset.classes), dim)
