@@ -324,9 +324,19 @@ def test_columns_that_are_not_asked_for_keep_no_picture_back(tmp_path: Path):
     wide = table("struct").append_column("embedding", pa.array([[0.5, 1.0]] * 6))
     pq.write_table(wide, tmp_path / "wide.parquet")
     assert contents(sources.dataset_of(tmp_path / "wide.parquet")) == EXPECTED[:6]
-    assert list(arrows.read(tmp_path / "wide.parquet").values) == ["label"]
+    assert arrows.read(tmp_path / "wide.parquet").values["embedding"] == [()] * 6
     pq.write_table(table("struct").append_column("target", pa.array([0.5] * 6)), tmp_path / "wide.parquet")
     assert len(listings.of([tmp_path / "wide.parquet"])) == 6
+
+
+@pytest.mark.parametrize("name", ["label", "patient", "split", "kind"])
+def test_a_column_of_lists_that_means_something_is_refused(tmp_path: Path, name: str):
+    path, columns = tmp_path / "x.parquet", sources.Columns(group="kind" if name == "kind" else None)
+    pictures = table("struct").rename_columns(["image", "other" if name == "label" else "class"])
+    pq.write_table(pictures.append_column(name, pa.array([[1, 2]] * 6)), path)
+    with pytest.raises(DataError, match=f"The column '{name}' of .*x.parquet holds values that are no text in row 0"):
+        sources.dataset_of(path, columns)
+    assert len(listings.of([path])) == 6
 
 
 def test_tables_of_one_folder_belong_together(tmp_path: Path, bucket: Bucket):

@@ -189,13 +189,15 @@ def _labels(texts: dict[str, bytes], prefix: str, bad: list[str]) -> dict[str, s
     return labels
 
 
-def from_tables(some: Sequence[Shard]) -> tuple[Table, dict[str, Locator]]:
+def from_tables(some: Sequence[Shard], used: Iterable[str | None] = ()) -> tuple[Table, dict[str, Locator]]:
     """Return tables of one kind as one of text, and name → where the picture lies of those that they hold.
 
-    The names are in the column of the pictures: the table's name and the number of the row.
+    The names are in the column of the pictures: the table's name and the number of the row. `used` is as in
+    `frames.to_table`.
 
     Raises:
-        DataError: One is damaged or has other columns than the first, or it is not known which column holds pictures.
+        DataError: One is damaged or has other columns than the first, it is not known which column holds pictures, or
+            one that means something holds no text.
     """
     read, called = _read(some), some[0].place
     first, held = read[0], _cells(some, read)
@@ -203,7 +205,7 @@ def from_tables(some: Sequence[Shard]) -> tuple[Table, dict[str, Locator]]:
     if SPLIT not in values and any(shard.split for shard in some):
         values[SPLIT] = [shard.split for shard, one in zip(some, read, strict=True) for _ in range(one.rows)]
     values |= dict.fromkeys(first.pictures, list(held))
-    return frames.to_table(_Frame(values), first.pictures, called), held
+    return frames.to_table(_Frame(values), (*first.pictures, *used), called), held
 
 
 def _read(some: Sequence[Shard]) -> list[arrows.Columns]:

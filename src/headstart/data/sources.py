@@ -203,7 +203,8 @@ def _read_folders(root: Place, walked: folders.Walked) -> Dataset:
 def _read_shards(some: Sequence[shards.Shard], root: Place, how: _How) -> Dataset:
     """Read tars or tables that hold pictures, or tables that name them."""
     if not shards.is_tar(some[0]):
-        table, held = shards.from_tables(some)
+        asked = how.columns
+        table, held = shards.from_tables(some, (asked.id, asked.label, asked.group, asked.split))
         return _read_held(table, held, root, how) if held else _read_labelled(table, root, how)
     if how.columns != Columns():
         raise ConfigError("Columns were named, but a tar has none.", "The class of NAME.jpg is in NAME.cls beside it.")
