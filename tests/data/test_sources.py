@@ -595,6 +595,26 @@ def test_paths_of_a_data_frame_that_are_not_there_are_refused_with_their_rows(pa
         sources.dataset_of(frame)
 
 
+@pytest.mark.parametrize("query", ["?id={}", "%2F{}.png"])
+def test_uris_of_a_data_frame_are_looked_at_only_where_they_name_the_pictures(pair: Path, query: str):
+    paths, uris = [str(pair / "a.png"), str(pair / "b.png")], [f"https://host/i{query.format(row)}" for row in (0, 1)]
+    frame = Frame(path=paths, url=uris, label=["ash", "elm"])
+    assert names(sources.dataset_of(frame)) == paths
+    with pytest.raises(DataError, match=r"named before with another query|row 0: .* holds an encoded slash"):
+        sources.dataset_of(frame, Columns(id="url"))
+    with pytest.raises(ConfigError, match="The cells of 'photo', 'url' all name pictures"):
+        sources.dataset_of(Frame(photo=paths, url=uris, label=["ash", "elm"]))
+
+
+@pytest.mark.parametrize("columns", [["url"], ["id", "url"], ["image", "url"]])
+def test_a_column_of_uris_of_a_data_frame_is_found(columns: list[str]):
+    uris = ["https://host/0.png?sig=CANARY", "https://host/1.png?sig=CANARY"]
+    cells: dict[str, list[object]] = {name: ["7", "8"] if name == "id" else list(uris) for name in columns}
+    dataset = sources.dataset_of(Frame(**cells, label=["ash", "elm"]))
+    assert names(dataset) == ["https://host/0.png", "https://host/1.png"]
+    assert "CANARY" not in repr(dataset.findings)
+
+
 def test_columns_of_a_data_frame_are_named_where_looking_does_not_tell(pair: Path):
     frame = Frame(path=[str(pair / "a.png"), str(pair / "b.png")], one=["ash", "elm"], two=["x", "y"])
     with pytest.raises(ConfigError, match="The DataFrame: which column holds the label\\? None of 'one', 'two'"):

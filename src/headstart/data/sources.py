@@ -331,14 +331,13 @@ def _read_frame(frame: frames.Frame, asked: Columns) -> Dataset:
     """Read a DataFrame, whose paths are taken as they are: absolute, or from the working directory; or URIs."""
     table = frames.to_table(frame, (asked.id, asked.label, asked.group, asked.split))
     far = [one for one in _uris(table) if asked.id in (None, one)]
-    lying = _lying(table, far[0]) if len(far) == 1 else {}
-
-    def file_of(cell: str) -> str | None:
-        return cell if called(cell) in lying or os.path.isfile(cell) else None
-
-    decided = decide(table, asked, file_of)
+    named = set(table.column(far[0])) if len(far) == 1 else set[str]()
+    decided = decide(table, asked, lambda cell: cell if cell in named or os.path.isfile(cell) else None)
+    lying = _lying(table, decided.id) if decided.id in far else {}
     rows = checked(table, decided, inside=False)
-    if absent := [f"row {row.line}: {row.name!r}" for row in rows if file_of(row.name) is None]:
+    if absent := [
+        f"row {row.line}: {row.name!r}" for row in rows if not (row.name in lying or os.path.isfile(row.name))
+    ]:
         raise DataError(
             f"{table.path} names {len(absent)} of {len(rows):,} pictures that are not there: {listing(absent)}.",
             f"Paths are absolute or begin at the working directory, {Path.cwd()}.",
