@@ -441,6 +441,16 @@ def test_uris_that_differ_by_their_query_alone_are_told(pair: Path, tmp_path: Pa
     with pytest.raises(DataError, match="line 3: https://host/image was named before with another query") as refused:
         sources.read(pair, write_table(tmp_path / "t.csv", "id,label", *rows))
     assert "CANARY" not in str(refused.value)
+    assert refused.value.hint == "Pictures are told apart by what stands before the query."
+
+
+@pytest.mark.parametrize("uri", ["https://host/o/dir%2F1.jpg?alt=media", "s3://user:word@b/1.jpg"])
+def test_a_uri_of_a_table_that_is_not_read_has_the_hint_that_goes_with_it(pair: Path, tmp_path: Path, uri: str):
+    with pytest.raises(DataError, match="line 2: ") as refused:
+        sources.read(pair, write_table(tmp_path / "t.csv", "id,label", f"{uri},ash"))
+    with pytest.raises(ConfigError) as alone:
+        sources.read(uri)
+    assert refused.value.hint == alone.value.hint
 
 
 @pytest.mark.skipif(os.name != "posix", reason="elsewhere names of files are text")

@@ -305,20 +305,20 @@ def _lying(table: Table, column: str) -> dict[str, Place]:
     """
     places: dict[str, Place] = {}
     problems: list[str] = []
+    hint = ""  # of the first problem that has one
     for line, cell in zip(table.lines, table.column(column), strict=True):
         try:
             place, name = uris.place(cell), called(cell)
         except ConfigError as error:
             problems.append(f"{table.unit} {line}: {error.message.rstrip('.')}")
+            hint = hint or error.hint
             continue
         known = places.setdefault(name, place)
         if isinstance(place, Locator) and isinstance(known, Locator) and place.query != known.query:
             problems.append(f"{table.unit} {line}: {name} was named before with another query, which is not shown")
+            hint = hint or "Pictures are told apart by what stands before the query."
     if problems:
-        raise DataError(
-            f"{table.path}: {listing(problems)}.",
-            "Credentials are taken from the environment; pictures are told apart by what stands before the query.",
-        )
+        raise DataError(f"{table.path}: {listing(problems)}.", hint)
     there = stores.looked_up([place for place in places.values() if isinstance(place, Locator)])
     lying: dict[str, Place] = {}
     for name, place in places.items():
