@@ -102,6 +102,24 @@ def test_names_of_tars_may_tell_the_split(tmp_path: Path):
     assert [sample.split for sample in sources.read(tmp_path)] == ["train", "train", "validation", "validation"]
 
 
+@pytest.mark.parametrize("given", ["*/*.tar", "**/*.tar", "{0..1}/*.tar", "", "data"])
+def test_names_of_tars_may_tell_the_split_within_folders(tmp_path: Path, given: str):
+    for folder in ("0", "1"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        for split in ("train", "val"):
+            write_tar(tmp_path / "data" / folder / f"{split}-0.tar", (f"ash/{split}{folder}.jpg", png(0)))
+    dataset = sources.read(tmp_path / given if given in ("", "data") else tmp_path / "data" / given)
+    assert [sample.split for sample in dataset] == ["train", "validation"] * 2
+
+
+@pytest.mark.parametrize("names", [("train/x/0.tar", "test/x/0.tar"), ("x/train/0.tar", "x/test/0.tar")])
+def test_folders_of_tars_may_tell_the_split(tmp_path: Path, names: tuple[str, str]):
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True)
+        write_tar(tmp_path / name, ("ash/a.jpg", png(0)))
+    assert sorted(str(sample.split) for sample in sources.read(tmp_path)) == ["test", "train"]
+
+
 def test_folders_of_a_tar_may_tell_the_split(tmp_path: Path):
     entries = [(f"{top}/{label}/{top}.jpg", png(0, label)) for top in ("train", "val") for label in ("ash", "birch")]
     dataset = sources.read(write_tar(tmp_path / "photos.tar", *entries))

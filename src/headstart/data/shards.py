@@ -49,7 +49,8 @@ def shards(place: Place) -> list[Shard]:
     """Return the tars or tables that lie at a place, or that a pattern such as `train-{000..012}.tar` stands for.
 
     A folder that Hugging Face's `datasets` wrote has those that its notes name; any other folder all that are under it.
-    Their split is told by their notes, or where it is of all of them by the first word of their names, or their folder.
+    Their split is told by their notes, or where it is of all of them by the first word of their names, with or without
+    the folders before it, or by their folder.
     """
     if is_shard(place):
         places = _expanded(place)
@@ -264,13 +265,19 @@ def _expanded(place: Place) -> list[Place]:
 
 def _split(some: list[Shard]) -> list[Shard]:
     """Return shards with their split, where the names of all of them begin with one and there are several."""
-    words = [re.split(r"[-_./]", shard.called.lower(), maxsplit=1)[0] for shard in some]
-    folders = [PurePosixPath(shard.called).parent.name.lower() for shard in some]
-    for told in (words, folders):
+    names = [PurePosixPath(shard.called.lower()) for shard in some]
+    files = [_first_word(name.name) for name in names]
+    tops = [_first_word(name.parts[0]) for name in names]
+    folders = [name.parent.name for name in names]
+    for told in (files, tops, folders):
         splits = [SPLITS.get(word) for word in told]
         if None not in splits and len(set(splits)) > 1:
             return [shard._replace(split=split) for shard, split in zip(some, splits, strict=True)]
     return some
+
+
+def _first_word(text: str) -> str:
+    return re.split("[-_.]", text, maxsplit=1)[0]
 
 
 def _of_datasets(folder: Path) -> list[Shard]:
