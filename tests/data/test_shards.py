@@ -166,6 +166,12 @@ def test_a_table_that_is_called_like_a_tar_tells_of_it_and_others_are_not_mixed_
     assert "shard-{000..012}.tar" in refused.value.hint
 
 
+def test_tars_whose_names_differ_by_letter_case_are_no_table(bucket: Bucket, tmp_path: Path):
+    for name in ("0.tar", "0.TAR"):  # a disk may know one of them only
+        bucket.objects[f"tars/{name}"] = write_tar(tmp_path / name, ("ash/a.jpg", png(0))).read_bytes()
+    assert [sample.name for sample in sources.read("s3://bucket/tars")] == ["0.TAR/ash/a.jpg", "0.tar/ash/a.jpg"]
+
+
 def link(name: str, to: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
     info.type, info.linkname = kind, to

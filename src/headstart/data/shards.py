@@ -79,7 +79,7 @@ def _of_folder(place: Place, some: Sequence[Shard]) -> list[Shard]:
     """
     packed = {os.path.splitext(one.called)[0] for one in some if is_tar(one)}
     kept = [one for one in some if is_tar(one) or os.path.splitext(one.called)[0] not in packed]
-    if packed and len(kept) > len(packed):
+    if packed and not all(map(is_tar, kept)):
         raise ConfigError(
             f"{place} holds tars and tables, e.g. {next(one.called for one in kept if is_tar(one))} and "
             f"{next(one.called for one in kept if not is_tar(one))}.",
