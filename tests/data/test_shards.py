@@ -136,6 +136,35 @@ def test_A25_hidden_members_of_a_tar_are_no_pictures(tmp_path: Path):
     made = write_tar(tmp_path / "mac.tar", ("ash/a.jpg", png(0)), ("birch/b.jpg", png(1)), *hidden)
     assert [sample.name for sample in sources.read(made)] == ["ash/a.jpg", "birch/b.jpg"]
     assert list(listings.of([made]).names()) == ["ash/a.jpg", "birch/b.jpg"]
+    (finding,) = sources.read(made).findings
+    assert listings.of([made]).findings == (finding,)
+    assert (finding.code, finding.names) == ("hidden-files", ("ash/._a.jpg", "__MACOSX/", ".trash/"))
+
+
+def test_a_hidden_folder_that_all_pictures_of_tars_lie_in_hides_none(tmp_path: Path):
+    for shard in range(2):
+        inner = [(".cache/p/ash/a.jpg", png(0)), (".cache/p/ash/.b.jpg", png(1)), (".cache/readme.txt", b"x")]
+        write_tar(tmp_path / f"{shard}.tar", *inner)
+    dataset = sources.read(tmp_path)
+    assert [sample.name for sample in dataset] == [f"{shard}.tar/.cache/p/ash/a.jpg" for shard in (0, 1)]
+    assert dataset.findings[0].names == tuple(f"{shard}.tar/.cache/p/ash/.b.jpg" for shard in (0, 1))
+    told = [(".cache/a.jpg", png(0)), (".cache/a.cls", b"ash"), (".cache/._a.cls", b"\0\5")]
+    dataset = sources.read(write_tar(tmp_path / "0.tar", *told))
+    assert ([sample.label for sample in dataset], dataset.findings) == (["ash"], ())
+
+
+def test_hidden_members_of_a_tar_tell_no_class(tmp_path: Path):
+    dataset = sources.read(write_tar(tmp_path / "x.tar", ("ash/a.jpg", png(0)), ("ash/._a.cls", b"\0\5")))
+    assert ([sample.label for sample in dataset], dataset.findings) == (["ash"], ())
+
+
+def test_hidden_tars_and_tables_are_passed_over_here_and_on_a_store(bucket: Bucket, tmp_path: Path):
+    write_tar(tmp_path / "0.tar", ("ash/a.jpg", png(0)))
+    for name in ("._0.tar", ".x.parquet"):
+        (tmp_path / name).write_bytes(b"\0\5")
+    bucket.fill(tmp_path, "tars/")
+    for given in (tmp_path, "s3://bucket/tars"):
+        assert [sample.name for sample in sources.read(given)] == ["ash/a.jpg"]
 
 
 def test_a_member_that_is_called_like_a_suffix_is_a_label_of_nothing(tmp_path: Path):

@@ -8,6 +8,7 @@ import glob
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 from headstart import storage
 from headstart.data import arrows, frames, stores, tars
-from headstart.data.folders import SPLITS, Walked, bring_split, escapes, is_hidden
+from headstart.data.folders import SPLITS, Walked, bring_split, escapes, hidden_part, is_hidden, passed_over
 from headstart.data.images import SUFFIXES
 from headstart.data.tables import Table
 from headstart.errors import ConfigError, DataError, StorageError
@@ -68,15 +69,18 @@ def shards(place: Place) -> list[Shard]:
     if (place / _STATE).is_file() or (place / _SPLITS).is_file():
         return _of_datasets(place)
     files = [(file.relative_to(place).as_posix(), file) for file in sorted(place.rglob("*")) if _is_inside(file, place)]
-    return _of_folder(place, [Shard(name, file) for name, file in files if not is_hidden(name)])
+    return _of_folder(place, [Shard(name, file) for name, file in files])
 
 
 def _of_folder(place: Place, some: Sequence[Shard]) -> list[Shard]:
-    """Return the tars of a folder, or its tables; a table that is called like a tar tells of it and is left out.
+    """Return the tars of a folder, or its tables, but for hidden ones.
+
+    A table that is called like a tar tells of it and is left out.
 
     Raises:
         ConfigError: There are both.
     """
+    some = [one for one in some if not is_hidden(one.called)]
     packed = {os.path.splitext(one.called)[0] for one in some if is_tar(one)}
     kept = [one for one in some if is_tar(one) or os.path.splitext(one.called)[0] not in packed]
     if packed and not all(map(is_tar, kept)):
@@ -124,25 +128,35 @@ def from_tars(some: Sequence[Shard], cache: Path | None = None) -> tuple[Samples
     """Return the pictures of tars, each with the class that `NAME.cls` or the `label` of `NAME.json` beside it names.
 
     Where there is no such member at all, pictures have the class of their folder in the tar, below `train/` and
-    the like where these are what lies at the top. `cache` is as in `tars.index`.
+    the like where these are what lies at the top. Hidden members are passed over, unless all pictures lie in the same
+    hidden folder. `cache` is as in `tars.index`.
 
     Raises:
         DataError: One is no tar, or cut off.
     """
     with ThreadPoolExecutor(READERS) as pool:
         indexed = list(pool.map(lambda shard: tars.index(shard.place, _tells_label, cache), some))
-    labelled = any(one.texts for one in indexed)
     names = [member.inner for one in indexed for member in one.members if _is_picture(member.inner)]
-    divided = not labelled and bring_split(names)
-    bad, strange, none = list[str](), list[str](), list[str]()
+    shared = "".join(os.path.commonprefix(names).rpartition("/")[:2])
+
+    def hidden_in(name: str) -> str:
+        return hidden_part(name.removeprefix(shared))
+
+    texts = [{name: text for name, text in one.texts.items() if not hidden_in(name)} for one in indexed]
+    labelled = any(texts)
+    divided = not labelled and bring_split([name for name in names if not hidden_in(name)])
+    bad, strange, none, hidden = list[str](), list[str](), list[str](), dict[str, None]()
 
     def read() -> Iterator[Sample]:
-        for shard, one in zip(some, indexed, strict=True):
+        for shard, one, told in zip(some, indexed, texts, strict=True):
             prefix = f"{shard.called}/" if len(some) > 1 else ""
-            labels = _labels(one.texts, prefix, bad)
+            labels = _labels(told, prefix, bad)
             strange.extend(prefix + name for name in one.strange)
             for member in one.members:
                 if not _is_picture(member.inner):
+                    continue
+                if junk := hidden_in(member.inner):
+                    hidden[f"{prefix}{shared}{junk}"] = None
                     continue
                 folder, split = os.path.dirname(member.inner), shard.split
                 if divided and "/" in member.inner:
@@ -154,6 +168,7 @@ def from_tars(some: Sequence[Shard], cache: Path | None = None) -> tuple[Samples
 
     samples = Samples.of(read())
     return samples, [
+        *passed_over(list(hidden), Counter()),
         *found("strange-members", "error", "{n} [member|members] of a tar [is|are] left out", strange,
                "Links, names that lead elsewhere and names that occur twice are never read."),
         *found("unreadable-labels", "error", "{n} [label|labels] in a tar cannot be read", bad,
@@ -163,7 +178,7 @@ def from_tars(some: Sequence[Shard], cache: Path | None = None) -> tuple[Samples
 
 
 def _is_picture(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in SUFFIXES and not is_hidden(name)
+    return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def _tells_label(name: str) -> bool:
