@@ -185,6 +185,20 @@ def test_shards_of_one_name_in_several_folders_are_all_read(tmp_path: Path, patt
     assert len(set(listings.of([tables]).names())) == 12
 
 
+@pytest.mark.parametrize(
+    ("pattern", "flag"),
+    [("*/shard-000.tar", []), ("*/x.parquet", []), ("p-{0..1}/x.parquet", []), ("*/x.parquet", ["--labels"])],
+)
+def test_the_command_line_takes_patterns(tmp_path: Path, run: Callable[..., Ran], pattern: str, flag: list[str]):
+    for shard in range(2):
+        webdataset(tmp_path / f"p-{shard}", 1)
+        pq.write_table(table("struct", first=10 * shard), tmp_path / f"p-{shard}" / "x.parquet")
+    shown = run("show", *flag, tmp_path / pattern, "--rows", 20)
+    assert (shown.code, len(shown.out.splitlines())) == (0, 14), shown.err
+    gone = run("show", *flag, tmp_path / "gone" / "*.parquet")
+    assert (gone.code, "is not there" in gone.err) == (2, True)
+
+
 def test_a_table_that_is_called_like_a_tar_tells_of_it_and_others_are_not_mixed_in(tmp_path: Path):
     write_tar(tmp_path / "00000.tar", ("a.jpg", png(0)), ("a.cls", b"ash"))
     pq.write_table(pa.table({"url": ["http://x/a.jpg"]}), tmp_path / "00000.parquet")
