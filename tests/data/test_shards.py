@@ -102,6 +102,24 @@ def test_names_of_tars_may_tell_the_split(tmp_path: Path):
     assert [sample.split for sample in sources.read(tmp_path)] == ["train", "train", "validation", "validation"]
 
 
+@pytest.mark.parametrize("given", ["*/*.tar", "**/*.tar", "{0..1}/*.tar", "", "data"])
+def test_names_of_tars_may_tell_the_split_within_folders(tmp_path: Path, given: str):
+    for folder in ("0", "1"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        for split in ("train", "val"):
+            write_tar(tmp_path / "data" / folder / f"{split}-0.tar", (f"ash/{split}{folder}.jpg", png(0)))
+    dataset = sources.read(tmp_path / given if given in ("", "data") else tmp_path / "data" / given)
+    assert [sample.split for sample in dataset] == ["train", "validation"] * 2
+
+
+@pytest.mark.parametrize("names", [("train/x/0.tar", "test/x/0.tar"), ("x/train/0.tar", "x/test/0.tar")])
+def test_folders_of_tars_may_tell_the_split(tmp_path: Path, names: tuple[str, str]):
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True)
+        write_tar(tmp_path / name, ("ash/a.jpg", png(0)))
+    assert sorted(str(sample.split) for sample in sources.read(tmp_path)) == ["test", "train"]
+
+
 def test_folders_of_a_tar_may_tell_the_split(tmp_path: Path):
     entries = [(f"{top}/{label}/{top}.jpg", png(0, label)) for top in ("train", "val") for label in ("ash", "birch")]
     dataset = sources.read(write_tar(tmp_path / "photos.tar", *entries))
@@ -118,6 +136,35 @@ def test_A25_hidden_members_of_a_tar_are_no_pictures(tmp_path: Path):
     made = write_tar(tmp_path / "mac.tar", ("ash/a.jpg", png(0)), ("birch/b.jpg", png(1)), *hidden)
     assert [sample.name for sample in sources.read(made)] == ["ash/a.jpg", "birch/b.jpg"]
     assert list(listings.of([made]).names()) == ["ash/a.jpg", "birch/b.jpg"]
+    (finding,) = sources.read(made).findings
+    assert listings.of([made]).findings == (finding,)
+    assert (finding.code, finding.names) == ("hidden-files", ("ash/._a.jpg", "__MACOSX/", ".trash/"))
+
+
+def test_a_hidden_folder_that_all_pictures_of_tars_lie_in_hides_none(tmp_path: Path):
+    for shard in range(2):
+        inner = [(".cache/p/ash/a.jpg", png(0)), (".cache/p/ash/.b.jpg", png(1)), (".cache/readme.txt", b"x")]
+        write_tar(tmp_path / f"{shard}.tar", *inner)
+    dataset = sources.read(tmp_path)
+    assert [sample.name for sample in dataset] == [f"{shard}.tar/.cache/p/ash/a.jpg" for shard in (0, 1)]
+    assert dataset.findings[0].names == tuple(f"{shard}.tar/.cache/p/ash/.b.jpg" for shard in (0, 1))
+    told = [(".cache/a.jpg", png(0)), (".cache/a.cls", b"ash"), (".cache/._a.cls", b"\0\5")]
+    dataset = sources.read(write_tar(tmp_path / "0.tar", *told))
+    assert ([sample.label for sample in dataset], dataset.findings) == (["ash"], ())
+
+
+def test_hidden_members_of_a_tar_tell_no_class(tmp_path: Path):
+    dataset = sources.read(write_tar(tmp_path / "x.tar", ("ash/a.jpg", png(0)), ("ash/._a.cls", b"\0\5")))
+    assert ([sample.label for sample in dataset], dataset.findings) == (["ash"], ())
+
+
+def test_hidden_tars_and_tables_are_passed_over_here_and_on_a_store(bucket: Bucket, tmp_path: Path):
+    write_tar(tmp_path / "0.tar", ("ash/a.jpg", png(0)))
+    for name in ("._0.tar", ".x.parquet"):
+        (tmp_path / name).write_bytes(b"\0\5")
+    bucket.fill(tmp_path, "tars/")
+    for given in (tmp_path, "s3://bucket/tars"):
+        assert [sample.name for sample in sources.read(given)] == ["ash/a.jpg"]
 
 
 def test_a_member_that_is_called_like_a_suffix_is_a_label_of_nothing(tmp_path: Path):
@@ -138,6 +185,20 @@ def test_shards_of_one_name_in_several_folders_are_all_read(tmp_path: Path, patt
     assert len(set(listings.of([tables]).names())) == 12
 
 
+@pytest.mark.parametrize(
+    ("pattern", "flag"),
+    [("*/shard-000.tar", []), ("*/x.parquet", []), ("p-{0..1}/x.parquet", []), ("*/x.parquet", ["--labels"])],
+)
+def test_the_command_line_takes_patterns(tmp_path: Path, run: Callable[..., Ran], pattern: str, flag: list[str]):
+    for shard in range(2):
+        webdataset(tmp_path / f"p-{shard}", 1)
+        pq.write_table(table("struct", first=10 * shard), tmp_path / f"p-{shard}" / "x.parquet")
+    shown = run("show", *flag, tmp_path / pattern, "--rows", 20)
+    assert (shown.code, len(shown.out.splitlines())) == (0, 14), shown.err
+    gone = run("show", *flag, tmp_path / "gone" / "*.parquet")
+    assert (gone.code, "is not there" in gone.err) == (2, True)
+
+
 def test_a_table_that_is_called_like_a_tar_tells_of_it_and_others_are_not_mixed_in(tmp_path: Path):
     write_tar(tmp_path / "00000.tar", ("a.jpg", png(0)), ("a.cls", b"ash"))
     pq.write_table(pa.table({"url": ["http://x/a.jpg"]}), tmp_path / "00000.parquet")
@@ -146,6 +207,12 @@ def test_a_table_that_is_called_like_a_tar_tells_of_it_and_others_are_not_mixed_
     with pytest.raises(ConfigError, match=r"holds tars and tables, e\.g\. 00000\.tar and more\.parquet") as refused:
         sources.read(tmp_path)
     assert "shard-{000..012}.tar" in refused.value.hint
+
+
+def test_tars_whose_names_differ_by_letter_case_are_no_table(bucket: Bucket, tmp_path: Path):
+    for name in ("0.tar", "0.TAR"):  # a disk may know one of them only
+        bucket.objects[f"tars/{name}"] = write_tar(tmp_path / name, ("ash/a.jpg", png(0))).read_bytes()
+    assert [sample.name for sample in sources.read("s3://bucket/tars")] == ["0.TAR/ash/a.jpg", "0.tar/ash/a.jpg"]
 
 
 def link(name: str, to: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
@@ -324,9 +391,19 @@ def test_columns_that_are_not_asked_for_keep_no_picture_back(tmp_path: Path):
     wide = table("struct").append_column("embedding", pa.array([[0.5, 1.0]] * 6))
     pq.write_table(wide, tmp_path / "wide.parquet")
     assert contents(sources.dataset_of(tmp_path / "wide.parquet")) == EXPECTED[:6]
-    assert list(arrows.read(tmp_path / "wide.parquet").values) == ["label"]
+    assert arrows.read(tmp_path / "wide.parquet").values["embedding"] == [()] * 6
     pq.write_table(table("struct").append_column("target", pa.array([0.5] * 6)), tmp_path / "wide.parquet")
     assert len(listings.of([tmp_path / "wide.parquet"])) == 6
+
+
+@pytest.mark.parametrize("name", ["label", "patient", "split", "kind"])
+def test_a_column_of_lists_that_means_something_is_refused(tmp_path: Path, name: str):
+    path, columns = tmp_path / "x.parquet", sources.Columns(group="kind" if name == "kind" else None)
+    pictures = table("struct").rename_columns(["image", "other" if name == "label" else "class"])
+    pq.write_table(pictures.append_column(name, pa.array([[1, 2]] * 6)), path)
+    with pytest.raises(DataError, match=f"The column '{name}' of .*x.parquet holds values that are no text in row 0"):
+        sources.dataset_of(path, columns)
+    assert len(listings.of([path])) == 6
 
 
 def test_tables_of_one_folder_belong_together(tmp_path: Path, bucket: Bucket):

@@ -441,6 +441,16 @@ def test_uris_that_differ_by_their_query_alone_are_told(pair: Path, tmp_path: Pa
     with pytest.raises(DataError, match="line 3: https://host/image was named before with another query") as refused:
         sources.read(pair, write_table(tmp_path / "t.csv", "id,label", *rows))
     assert "CANARY" not in str(refused.value)
+    assert refused.value.hint == "Pictures are told apart by what stands before the query."
+
+
+@pytest.mark.parametrize("uri", ["https://host/o/dir%2F1.jpg?alt=media", "s3://user:word@b/1.jpg"])
+def test_a_uri_of_a_table_that_is_not_read_has_the_hint_that_goes_with_it(pair: Path, tmp_path: Path, uri: str):
+    with pytest.raises(DataError, match="line 2: ") as refused:
+        sources.read(pair, write_table(tmp_path / "t.csv", "id,label", f"{uri},ash"))
+    with pytest.raises(ConfigError) as alone:
+        sources.read(uri)
+    assert refused.value.hint == alone.value.hint
 
 
 @pytest.mark.skipif(os.name != "posix", reason="elsewhere names of files are text")
@@ -593,6 +603,26 @@ def test_paths_of_a_data_frame_that_are_not_there_are_refused_with_their_rows(pa
     frame = Frame(path=[str(pair / "a.png"), "gone.png"], label=["ash", "elm"])
     with pytest.raises(DataError, match=r"The DataFrame names 1 of 2 picture.* not there: row 1: 'gone\.png'"):
         sources.dataset_of(frame)
+
+
+@pytest.mark.parametrize("query", ["?id={}", "%2F{}.png"])
+def test_uris_of_a_data_frame_are_looked_at_only_where_they_name_the_pictures(pair: Path, query: str):
+    paths, uris = [str(pair / "a.png"), str(pair / "b.png")], [f"https://host/i{query.format(row)}" for row in (0, 1)]
+    frame = Frame(path=paths, url=uris, label=["ash", "elm"])
+    assert names(sources.dataset_of(frame)) == paths
+    with pytest.raises(DataError, match=r"named before with another query|row 0: .* holds an encoded slash"):
+        sources.dataset_of(frame, Columns(id="url"))
+    with pytest.raises(ConfigError, match="The cells of 'photo', 'url' all name pictures"):
+        sources.dataset_of(Frame(photo=paths, url=uris, label=["ash", "elm"]))
+
+
+@pytest.mark.parametrize("columns", [["url"], ["id", "url"], ["image", "url"]])
+def test_a_column_of_uris_of_a_data_frame_is_found(columns: list[str]):
+    uris = ["https://host/0.png?sig=CANARY", "https://host/1.png?sig=CANARY"]
+    cells: dict[str, list[object]] = {name: ["7", "8"] if name == "id" else list(uris) for name in columns}
+    dataset = sources.dataset_of(Frame(**cells, label=["ash", "elm"]))
+    assert names(dataset) == ["https://host/0.png", "https://host/1.png"]
+    assert "CANARY" not in repr(dataset.findings)
 
 
 def test_columns_of_a_data_frame_are_named_where_looking_does_not_tell(pair: Path):

@@ -98,6 +98,19 @@ def test_a_store_that_cannot_be_opened_says_what_is_lacking(bucket: Bucket):
         sources.read("az://container/photos")
 
 
+def test_a_store_without_encryption_says_which_variable_allows_it(filled: Bucket, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("AWS_ALLOW_HTTP")
+    stores.forget_connections()
+    with pytest.raises(
+        StorageError, match="s3://bucket is looked for at an endpoint that begins with http://"
+    ) as refused:
+        sources.read("s3://bucket/photos")
+    assert "AWS_ALLOW_HTTP=true" in refused.value.hint
+    assert filled.asked == []
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "1")
+    assert len(sources.read("s3://bucket/photos")) == 36
+
+
 def test_A26_an_answer_that_is_too_short_each_time_is_no_picture(filled: Bucket):
     place = sources.read("s3://bucket/photos")[0].path
     filled.faults.extend(["short"] * stores.ATTEMPTS)

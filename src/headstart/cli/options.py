@@ -179,7 +179,7 @@ def locate(data: str | None, labels: str | None, images: str | None) -> tuple[Pl
     if root is None:
         raise ConfigError("Which pictures?", "headstart train photos/, or --labels labels.csv --images photos/")
     for path, expected in ((root, "a folder of pictures"), (table, "a table of labels")):
-        if isinstance(path, Path) and not path.exists() and not (path is root and sources.is_pattern(path)):
+        if isinstance(path, Path) and not path.exists() and not sources.is_pattern(path):
             hint = "DATA is a folder of pictures, or a table of labels beside them; --images names another folder."
             raise ConfigError(f"{path} is not there; {expected} was expected.", hint)
     return root, table

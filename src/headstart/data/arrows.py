@@ -35,7 +35,7 @@ class Columns(NamedTuple):
 
     Attributes:
         rows: How many.
-        values: Column → its values, for those that hold no pictures, and no lists or the like.
+        values: Column → its values, for those that hold no pictures; of lists and the like, which are not read, `()`.
         pictures: Columns that hold pictures.
     """
 
@@ -60,6 +60,8 @@ def read(source: Place) -> Columns:
         others = [field.name for field in schema if field.name not in pictures and not nested(field.type)]
         table, names = opened.table(others), _names(schema)
         values = {name: _named(table.column(name).to_pylist(), names.get(name)) for name in others}
+        unread = [field.name for field in schema if field.name not in (*pictures, *others)]
+        values |= {name: [()] * opened.rows for name in unread}
     return Columns(opened.rows, values, pictures)
 
 

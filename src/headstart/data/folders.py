@@ -53,7 +53,13 @@ def bring_split(names: Sequence[str]) -> bool:
 
 def is_hidden(name: str) -> bool:
     """Return whether a name, or a folder in it, is hidden or the system's."""
-    return _HIDDEN.match(name) is not None
+    return bool(hidden_part(name))
+
+
+def hidden_part(name: str) -> str:
+    """Return a name up to its first part that is hidden or the system's; empty if there is none."""
+    junk = _HIDDEN.match(name)
+    return junk[0] if junk else ""
 
 
 def walk(root: Place, follow_links: bool) -> Walked:
@@ -69,8 +75,8 @@ def _listed(root: Locator) -> Walked:
     skipped: Counter[str] = Counter()
 
     def wanted(name: str) -> bool:
-        if junk := _HIDDEN.match(name):
-            hidden[junk[0]] = None
+        if junk := hidden_part(name):
+            hidden[junk] = None
             return False
         suffix = os.path.splitext(name)[1].lower()
         if suffix not in SUFFIXES:
@@ -78,7 +84,7 @@ def _listed(root: Locator) -> Walked:
         return suffix in SUFFIXES
 
     found_there = stores.listed(root, wanted)
-    return Walked(found_there.names, found_there.place, _passed_over(list(hidden), skipped))
+    return Walked(found_there.names, found_there.place, passed_over(list(hidden), skipped))
 
 
 def _names(root: Path, follow_links: bool) -> tuple[list[str], list[Finding]]:
@@ -107,7 +113,7 @@ def _names(root: Path, follow_links: bool) -> tuple[list[str], list[Finding]]:
                 files.append(prefix + name)
     files.sort()
     return files, [
-        *_passed_over(hidden, skipped),
+        *passed_over(hidden, skipped),
         *found("folder-links", "warning",
                "{n} [link leads|links lead] to a folder that is read already; not followed", loops),
         *found("links-outside", "error",
@@ -117,7 +123,7 @@ def _names(root: Path, follow_links: bool) -> tuple[list[str], list[Finding]]:
     ]  # fmt: skip
 
 
-def _passed_over(hidden: Sequence[str], skipped: Counter[str]) -> list[Finding]:
+def passed_over(hidden: Sequence[str], skipped: Counter[str]) -> list[Finding]:
     """Return findings of hidden files, and of suffixes that are no picture's, each with how many there are."""
     told: Counter[str] = Counter()
     for suffix, count in skipped.items():

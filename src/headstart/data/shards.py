@@ -8,6 +8,7 @@ import glob
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 from headstart import storage
 from headstart.data import arrows, frames, stores, tars
-from headstart.data.folders import SPLITS, Walked, bring_split, escapes, is_hidden
+from headstart.data.folders import SPLITS, Walked, bring_split, escapes, hidden_part, is_hidden, passed_over
 from headstart.data.images import SUFFIXES
 from headstart.data.tables import Table
 from headstart.errors import ConfigError, DataError, StorageError
@@ -49,7 +50,8 @@ def shards(place: Place) -> list[Shard]:
     """Return the tars or tables that lie at a place, or that a pattern such as `train-{000..012}.tar` stands for.
 
     A folder that Hugging Face's `datasets` wrote has those that its notes name; any other folder all that are under it.
-    Their split is told by their notes, or where it is of all of them by the first word of their names, or their folder.
+    Their split is told by their notes, or where it is of all of them by the first word of their names, with or without
+    the folders before it, or by their folder.
     """
     if is_shard(place):
         places = _expanded(place)
@@ -67,18 +69,21 @@ def shards(place: Place) -> list[Shard]:
     if (place / _STATE).is_file() or (place / _SPLITS).is_file():
         return _of_datasets(place)
     files = [(file.relative_to(place).as_posix(), file) for file in sorted(place.rglob("*")) if _is_inside(file, place)]
-    return _of_folder(place, [Shard(name, file) for name, file in files if not is_hidden(name)])
+    return _of_folder(place, [Shard(name, file) for name, file in files])
 
 
 def _of_folder(place: Place, some: Sequence[Shard]) -> list[Shard]:
-    """Return the tars of a folder, or its tables; a table that is called like a tar tells of it and is left out.
+    """Return the tars of a folder, or its tables, but for hidden ones.
+
+    A table that is called like a tar tells of it and is left out.
 
     Raises:
         ConfigError: There are both.
     """
+    some = [one for one in some if not is_hidden(one.called)]
     packed = {os.path.splitext(one.called)[0] for one in some if is_tar(one)}
     kept = [one for one in some if is_tar(one) or os.path.splitext(one.called)[0] not in packed]
-    if packed and len(kept) > len(packed):
+    if packed and not all(map(is_tar, kept)):
         raise ConfigError(
             f"{place} holds tars and tables, e.g. {next(one.called for one in kept if is_tar(one))} and "
             f"{next(one.called for one in kept if not is_tar(one))}.",
@@ -123,25 +128,35 @@ def from_tars(some: Sequence[Shard], cache: Path | None = None) -> tuple[Samples
     """Return the pictures of tars, each with the class that `NAME.cls` or the `label` of `NAME.json` beside it names.
 
     Where there is no such member at all, pictures have the class of their folder in the tar, below `train/` and
-    the like where these are what lies at the top. `cache` is as in `tars.index`.
+    the like where these are what lies at the top. Hidden members are passed over, unless all pictures lie in the same
+    hidden folder. `cache` is as in `tars.index`.
 
     Raises:
         DataError: One is no tar, or cut off.
     """
     with ThreadPoolExecutor(READERS) as pool:
         indexed = list(pool.map(lambda shard: tars.index(shard.place, _tells_label, cache), some))
-    labelled = any(one.texts for one in indexed)
     names = [member.inner for one in indexed for member in one.members if _is_picture(member.inner)]
-    divided = not labelled and bring_split(names)
-    bad, strange, none = list[str](), list[str](), list[str]()
+    shared = "".join(os.path.commonprefix(names).rpartition("/")[:2])
+
+    def hidden_in(name: str) -> str:
+        return hidden_part(name.removeprefix(shared))
+
+    texts = [{name: text for name, text in one.texts.items() if not hidden_in(name)} for one in indexed]
+    labelled = any(texts)
+    divided = not labelled and bring_split([name for name in names if not hidden_in(name)])
+    bad, strange, none, hidden = list[str](), list[str](), list[str](), dict[str, None]()
 
     def read() -> Iterator[Sample]:
-        for shard, one in zip(some, indexed, strict=True):
+        for shard, one, told in zip(some, indexed, texts, strict=True):
             prefix = f"{shard.called}/" if len(some) > 1 else ""
-            labels = _labels(one.texts, prefix, bad)
+            labels = _labels(told, prefix, bad)
             strange.extend(prefix + name for name in one.strange)
             for member in one.members:
                 if not _is_picture(member.inner):
+                    continue
+                if junk := hidden_in(member.inner):
+                    hidden[f"{prefix}{shared}{junk}"] = None
                     continue
                 folder, split = os.path.dirname(member.inner), shard.split
                 if divided and "/" in member.inner:
@@ -153,6 +168,7 @@ def from_tars(some: Sequence[Shard], cache: Path | None = None) -> tuple[Samples
 
     samples = Samples.of(read())
     return samples, [
+        *passed_over(list(hidden), Counter()),
         *found("strange-members", "error", "{n} [member|members] of a tar [is|are] left out", strange,
                "Links, names that lead elsewhere and names that occur twice are never read."),
         *found("unreadable-labels", "error", "{n} [label|labels] in a tar cannot be read", bad,
@@ -162,7 +178,7 @@ def from_tars(some: Sequence[Shard], cache: Path | None = None) -> tuple[Samples
 
 
 def _is_picture(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in SUFFIXES and not is_hidden(name)
+    return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def _tells_label(name: str) -> bool:
@@ -189,13 +205,15 @@ def _labels(texts: dict[str, bytes], prefix: str, bad: list[str]) -> dict[str, s
     return labels
 
 
-def from_tables(some: Sequence[Shard]) -> tuple[Table, dict[str, Locator]]:
+def from_tables(some: Sequence[Shard], used: Iterable[str | None] = ()) -> tuple[Table, dict[str, Locator]]:
     """Return tables of one kind as one of text, and name → where the picture lies of those that they hold.
 
-    The names are in the column of the pictures: the table's name and the number of the row.
+    The names are in the column of the pictures: the table's name and the number of the row. `used` is as in
+    `frames.to_table`.
 
     Raises:
-        DataError: One is damaged or has other columns than the first, or it is not known which column holds pictures.
+        DataError: One is damaged or has other columns than the first, it is not known which column holds pictures, or
+            one that means something holds no text.
     """
     read, called = _read(some), some[0].place
     first, held = read[0], _cells(some, read)
@@ -203,7 +221,7 @@ def from_tables(some: Sequence[Shard]) -> tuple[Table, dict[str, Locator]]:
     if SPLIT not in values and any(shard.split for shard in some):
         values[SPLIT] = [shard.split for shard, one in zip(some, read, strict=True) for _ in range(one.rows)]
     values |= dict.fromkeys(first.pictures, list(held))
-    return frames.to_table(_Frame(values), first.pictures, called), held
+    return frames.to_table(_Frame(values), (*first.pictures, *used), called), held
 
 
 def _read(some: Sequence[Shard]) -> list[arrows.Columns]:
@@ -262,13 +280,19 @@ def _expanded(place: Place) -> list[Place]:
 
 def _split(some: list[Shard]) -> list[Shard]:
     """Return shards with their split, where the names of all of them begin with one and there are several."""
-    words = [re.split(r"[-_./]", shard.called.lower(), maxsplit=1)[0] for shard in some]
-    folders = [PurePosixPath(shard.called).parent.name.lower() for shard in some]
-    for told in (words, folders):
+    names = [PurePosixPath(shard.called.lower()) for shard in some]
+    files = [_first_word(name.name) for name in names]
+    tops = [_first_word(name.parts[0]) for name in names]
+    folders = [name.parent.name for name in names]
+    for told in (files, tops, folders):
         splits = [SPLITS.get(word) for word in told]
         if None not in splits and len(set(splits)) > 1:
             return [shard._replace(split=split) for shard, split in zip(some, splits, strict=True)]
     return some
+
+
+def _first_word(text: str) -> str:
+    return re.split("[-_.]", text, maxsplit=1)[0]
 
 
 def _of_datasets(folder: Path) -> list[Shard]:

@@ -203,7 +203,8 @@ def _read_folders(root: Place, walked: folders.Walked) -> Dataset:
 def _read_shards(some: Sequence[shards.Shard], root: Place, how: _How) -> Dataset:
     """Read tars or tables that hold pictures, or tables that name them."""
     if not shards.is_tar(some[0]):
-        table, held = shards.from_tables(some)
+        asked = how.columns
+        table, held = shards.from_tables(some, (asked.id, asked.label, asked.group, asked.split))
         return _read_held(table, held, root, how) if held else _read_labelled(table, root, how)
     if how.columns != Columns():
         raise ConfigError("Columns were named, but a tar has none.", "The class of NAME.jpg is in NAME.cls beside it.")
@@ -304,20 +305,20 @@ def _lying(table: Table, column: str) -> dict[str, Place]:
     """
     places: dict[str, Place] = {}
     problems: list[str] = []
+    hint = ""  # of the first problem that has one
     for line, cell in zip(table.lines, table.column(column), strict=True):
         try:
             place, name = uris.place(cell), called(cell)
         except ConfigError as error:
             problems.append(f"{table.unit} {line}: {error.message.rstrip('.')}")
+            hint = hint or error.hint
             continue
         known = places.setdefault(name, place)
         if isinstance(place, Locator) and isinstance(known, Locator) and place.query != known.query:
             problems.append(f"{table.unit} {line}: {name} was named before with another query, which is not shown")
+            hint = hint or "Pictures are told apart by what stands before the query."
     if problems:
-        raise DataError(
-            f"{table.path}: {listing(problems)}.",
-            "Credentials are taken from the environment; pictures are told apart by what stands before the query.",
-        )
+        raise DataError(f"{table.path}: {listing(problems)}.", hint)
     there = stores.looked_up([place for place in places.values() if isinstance(place, Locator)])
     lying: dict[str, Place] = {}
     for name, place in places.items():
@@ -330,14 +331,13 @@ def _read_frame(frame: frames.Frame, asked: Columns) -> Dataset:
     """Read a DataFrame, whose paths are taken as they are: absolute, or from the working directory; or URIs."""
     table = frames.to_table(frame, (asked.id, asked.label, asked.group, asked.split))
     far = [one for one in _uris(table) if asked.id in (None, one)]
-    lying = _lying(table, far[0]) if len(far) == 1 else {}
-
-    def file_of(cell: str) -> str | None:
-        return cell if called(cell) in lying or os.path.isfile(cell) else None
-
-    decided = decide(table, asked, file_of)
+    named = set(table.column(far[0])) if len(far) == 1 else set[str]()
+    decided = decide(table, asked, lambda cell: cell if cell in named or os.path.isfile(cell) else None)
+    lying = _lying(table, decided.id) if decided.id in far else {}
     rows = checked(table, decided, inside=False)
-    if absent := [f"row {row.line}: {row.name!r}" for row in rows if file_of(row.name) is None]:
+    if absent := [
+        f"row {row.line}: {row.name!r}" for row in rows if not (row.name in lying or os.path.isfile(row.name))
+    ]:
         raise DataError(
             f"{table.path} names {len(absent)} of {len(rows):,} pictures that are not there: {listing(absent)}.",
             f"Paths are absolute or begin at the working directory, {Path.cwd()}.",

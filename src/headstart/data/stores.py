@@ -355,6 +355,11 @@ def _client(scheme: str, owner: str, query: str) -> Any:
     retry = {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=PATIENCE), "backoff": backoff}
     options: dict[str, Any] = {"timeout": timedelta(seconds=TIMEOUT), "connect_timeout": timedelta(seconds=10)}
     plain = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true", "yes") if scheme == "s3" else scheme == "http"
+    if scheme == "s3" and not plain and endpoint().startswith("http://"):
+        raise StorageError(
+            f"s3://{owner} is looked for at an endpoint that begins with http://, where nothing is encrypted.",
+            "If that is meant, set AWS_ALLOW_HTTP=true in the environment.",
+        )
     how: dict[str, Any] = {"client_options": options | {"allow_http": plain}, "retry_config": retry}
     if scheme in ("https", "http"):
         return library.HTTPStore.from_url(f"{scheme}://{owner}/{'?' if query else ''}{query}", **how)
