@@ -264,6 +264,17 @@ def test_parts_that_somebody_else_could_have_written_are_refused(ask: Callable[.
         to_file(ask(), tmp_path / "out")
 
 
+def test_parts_of_which_all_are_asked_for_again_outlast_an_error(tmp_path: Path):
+    with pytest.raises(Stopped), Parts(tmp_path / "out", {}) as parts:  # noqa: PT012
+        parts.put(Computed(0, b"rows", Told(8, 1, [], [], {})))
+        raise Stopped
+    with pytest.raises(Stopped), Parts(tmp_path / "out", {}, again=True):
+        raise Stopped
+    with pytest.raises(Stopped), Parts(tmp_path / "out", {}) as parts:  # noqa: PT012
+        assert list(parts.sizes) == [0]
+        raise Stopped
+
+
 def test_an_error_before_the_first_part_leaves_nothing_behind(ask: Callable[..., Request], tmp_path: Path):
     stopped(ask(), tmp_path / "out", after=2)
     assert leftovers(tmp_path) == []

@@ -119,7 +119,11 @@ class Parts:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Remove the parts once the file is there, with those of other commands for it; else keep what there is."""
-        for folder in (self.folder, *self.others()) if kind is None else () if self.sizes else (self.folder,):
+        if kind is None:
+            gone = [self.folder, *self.others()]
+        else:  # also parts that are asked for again are better than none
+            gone = [] if any(self.folder.glob("*.part")) else [self.folder]
+        for folder in gone:
             shutil.rmtree(folder, ignore_errors=True)
 
     def __len__(self) -> int:
