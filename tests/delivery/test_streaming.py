@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bucket import Bucket
 from conftest import Ran, draw_folders, write_table
 
 from headstart.data import listings, tables
@@ -187,15 +188,24 @@ def test_no_more_than_a_block_is_in_memory(
 # ── stopped, and asked again ──
 
 
-def test_what_failed_may_have_passed_and_is_asked_for_again(tmp_path: Path):
+def test_what_could_not_be_read_is_asked_for_again_and_what_is_no_picture_is_not(tmp_path: Path):
     with pytest.raises(Stopped), Parts(tmp_path / "out", {}) as parts:  # noqa: PT012
-        for failed in range(2):
-            parts.put(Computed(failed, b"rows", Told(8, failed, [], [], {})))
+        for number, (failed, unread) in enumerate([(0, 0), (1, 0), (2, 1)]):
+            parts.put(Computed(number, b"rows", Told(8, failed, [], [], {}, unread)))
         raise Stopped
-    for again, kept in ((False, [0, 1]), (True, [0])):
+    for again, kept in ((False, [0, 1, 2]), (True, [0, 1])):
         with pytest.raises(Stopped), Parts(tmp_path / "out", {}, again) as parts:  # noqa: PT012
             assert sorted(parts.sizes) == kept
             raise Stopped
+
+
+def test_pictures_that_could_not_be_read_are_counted_apart(
+    classifier: Classifier, photos: Path, bucket: Bucket, tmp_path: Path
+):
+    bucket.objects, bucket.broken = {"torn.png": b"x" * 4000}, {"torn.png"}
+    pictures = [photos / "ash" / "broken.jpg", photos / "cedar" / "empty.png", tmp_path / "gone.png"]
+    told = reports.told(classifier.predict_many([*pictures, "s3://bucket/torn.png"]))
+    assert (told.failed, told.unread) == (4, 2)
 
 
 @pytest.mark.parametrize("form", [*FORMS, "parquet"])
@@ -266,7 +276,7 @@ def test_parts_that_somebody_else_could_have_written_are_refused(ask: Callable[.
 
 def test_parts_of_which_all_are_asked_for_again_outlast_an_error(tmp_path: Path):
     with pytest.raises(Stopped), Parts(tmp_path / "out", {}) as parts:  # noqa: PT012
-        parts.put(Computed(0, b"rows", Told(8, 1, [], [], {})))
+        parts.put(Computed(0, b"rows", Told(8, 1, [], [], {}, 1)))
         raise Stopped
     with pytest.raises(Stopped), Parts(tmp_path / "out", {}, again=True):
         raise Stopped

@@ -85,7 +85,8 @@ class Parts:
     Attributes:
         out: The file.
         job: What the parts belong to, by the words that a person has for it; its digest is in the folder's name.
-        again: Whether a part with failures is computed anew: what failed may have passed, as a connection that broke.
+        again: Whether a part is computed anew of which pictures could not be read: what failed may have passed, as a
+            connection that broke. What is no picture stays none.
     """
 
     out: Path
@@ -113,7 +114,7 @@ class Parts:
             storage.write_whole(self.folder / "job.json", json.dumps(self.job).encode())
             for note in self.folder.glob(f"{'[0-9]' * 6}.json"):
                 told = self._whole(int(note.stem))
-                if told is not None and not (self.again and told.failed):
+                if told is not None and not (self.again and told.unread):
                     self.sizes[int(note.stem)] = told.pictures
         return self
 
