@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from conftest import Ran, draw_folders, write_table
 
 from headstart.data import listings, tables
 from headstart.delivery import forms, reports, streaming, submission, workers
-from headstart.delivery.forms import Form
+from headstart.delivery.forms import Form, Part, Write
 from headstart.delivery.parts import Computed, Parts
 from headstart.delivery.reports import Told
 from headstart.delivery.streaming import Request
@@ -283,6 +283,27 @@ def test_parts_of_which_all_are_asked_for_again_outlast_an_error(tmp_path: Path)
     with pytest.raises(Stopped), Parts(tmp_path / "out", {}) as parts:  # noqa: PT012
         assert list(parts.sizes) == [0]
         raise Stopped
+
+
+def test_a_file_grows_among_its_parts_so_that_what_a_kill_leaves_of_it_goes_with_them(
+    ask: Callable[..., Request], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    seen: list[str] = []
+    finish = forms.Lines.finish
+
+    def watched(self: forms.Lines, parts: Sequence[Part], write: Write) -> None:
+        seen.extend(path.parent.name for path in tmp_path.rglob(".out.*.tmp"))
+        finish(self, parts, write)
+
+    monkeypatch.setattr(forms.Lines, "finish", watched)
+    stopped(ask(), tmp_path / "out", after=8)
+    (folder,) = tmp_path.glob(".out.*.parts")
+    left = folder / ".out.1.2.3.tmp"
+    left.write_bytes(b"rows")
+    os.utime(left, (0, 0))
+    to_file(ask(), tmp_path / "out")
+    assert seen == [folder.name]
+    assert leftovers(tmp_path) == []
 
 
 def test_an_error_before_the_first_part_leaves_nothing_behind(ask: Callable[..., Request], tmp_path: Path):

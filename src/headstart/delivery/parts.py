@@ -43,6 +43,7 @@ class Held:
         """Begin with none."""
         self._held: dict[int, Computed] = {}
         self.done = 0
+        self.folder = None
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -111,6 +112,7 @@ class Parts:
                 self.folder.mkdir(mode=0o700)
             elif reason := storage.distrust(self.folder):
                 raise StorageError(f"{self.folder} is not used: {reason}.", "Remove it, or name another file.")
+            storage.remove_stale(self.folder)
             storage.write_whole(self.folder / "job.json", json.dumps(self.job).encode())
             for note in self.folder.glob(f"{'[0-9]' * 6}.json"):
                 told = self._whole(int(note.stem))

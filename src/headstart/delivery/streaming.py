@@ -128,7 +128,7 @@ def to_file(request: Request, out: Path, progress: Progress, say: Callable[[str]
         numbers = [number for number in range(-(-pictures // forms.BLOCK)) if number not in kept]
         for one in request.computed(numbers, forms.BLOCK, Gauge(progress, kept.done, pictures), in_order=False):
             kept.put(one)
-        with storage.storage_errors(out, _HINT), storage.whole(out) as file:
+        with storage.storage_errors(out, _HINT), storage.whole(out, folder=kept.folder) as file:
             request.form.finish([kept.part(number) for number in range(len(kept))], file.write)
             for number in range(len(kept)):
                 report.add(kept.told(number))
