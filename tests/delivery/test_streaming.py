@@ -11,6 +11,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ import pytest
 from bucket import Bucket
 from conftest import Ran, draw_folders, write_table
 
-from headstart.data import listings, tables
+from headstart.cli import places
+from headstart.data import listings, tables, uris
 from headstart.delivery import forms, reports, streaming, submission, workers
 from headstart.delivery.forms import Form, Part, Write
 from headstart.delivery.parts import Computed, Parts
@@ -29,7 +31,7 @@ from headstart.errors import HeadstartError, MissingExtraError, StorageError
 from headstart.model import artifact
 from headstart.model.classifier import Classifier
 from headstart.predictions import Predictions
-from headstart.records import ClassNames, silence
+from headstart.records import ClassNames, Locator, silence
 
 pytestmark = pytest.mark.slow  # loads a model, and starts processes
 
@@ -304,6 +306,21 @@ def test_a_file_grows_among_its_parts_so_that_what_a_kill_leaves_of_it_goes_with
     to_file(ask(), tmp_path / "out")
     assert seen == [folder.name]
     assert leftovers(tmp_path) == []
+
+
+def test_of_a_file_that_a_store_refuses_the_parts_are_kept(ask: Callable[..., Request], bucket: Bucket, tmp_path: Path):
+    file, out = tmp_path / "growing", uris.place("s3://bucket/answers.csv")
+    assert isinstance(out, Locator)
+    bucket.faults.append("denied")
+    with pytest.raises(StorageError, match="the store refuses it to these credentials"):
+        streaming.to_file(ask(), file, silence, lambda _: None, partial(places.send, out=out))
+    assert (len(leftovers(tmp_path)), file.exists()) == (1, False)
+    told: list[str] = []
+    streaming.to_file(ask(), file, silence, told.append, partial(places.send, out=out))
+    assert told == ["Going on: 20 of 20 pictures have their rows already."]
+    assert (leftovers(tmp_path), file.exists()) == ([], False)
+    to_file(ask(), tmp_path / "here")
+    assert bucket.objects["answers.csv"] == (tmp_path / "here").read_bytes()
 
 
 def test_an_error_before_the_first_part_leaves_nothing_behind(ask: Callable[..., Request], tmp_path: Path):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headstart import storage
-from headstart.errors import ArtifactError, ConfigError, StorageError
+from headstart.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
     from headstart.records import Dataset, Locator, Place
@@ -100,18 +100,17 @@ def outgoing(out: Locator, inputs: Iterable[Place]) -> Path:
 
 
 def send(file: Path, out: Locator) -> None:
-    """Move a file to a store.
+    """Move a file to a store; where that fails, its parts are left, and not the file as well.
 
     Raises:
-        StorageError: It could not be written there, and lies where it was.
+        StorageError: It could not be written there.
     """
     from headstart.data import stores
 
     try:
         stores.put(file, out)
-    except StorageError as error:
-        raise StorageError(f"{error.message} The answers are in {file}.", error.hint) from error
-    file.unlink()
+    finally:
+        file.unlink()
 
 
 def show(page: Path, asked: bool | None) -> None:

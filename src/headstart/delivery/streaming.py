@@ -101,7 +101,13 @@ def to_stream(request: Request, write: Callable[[bytes], None], progress: Progre
     return report
 
 
-def to_file(request: Request, out: Path, progress: Progress, say: Callable[[str], None]) -> Report:
+def to_file(
+    request: Request,
+    out: Path,
+    progress: Progress,
+    say: Callable[[str], None],
+    send: Callable[[Path], None] | None = None,
+) -> Report:
     """Keep the parts of blocks, and put the file together once all are there.
 
     Args:
@@ -109,12 +115,13 @@ def to_file(request: Request, out: Path, progress: Progress, say: Callable[[str]
         out: The file, which is whole or not there.
         progress: Hears of every picture.
         say: Takes what a person should know of parts that were there.
+        send: Brings the file where it shall lie, if that is elsewhere.
 
     Returns:
         What there is to tell.
 
     Raises:
-        StorageError: The disk is full, or a folder cannot be written; parts stay where they are.
+        StorageError: The disk is full, a folder cannot be written, or the file not be sent; parts stay where they are.
     """
     pictures = len(request.pictures)
     belongs = job(request.model, request.classifier, request.pictures, request.form)
@@ -132,4 +139,6 @@ def to_file(request: Request, out: Path, progress: Progress, say: Callable[[str]
             request.form.finish([kept.part(number) for number in range(len(kept))], file.write)
             for number in range(len(kept)):
                 report.add(kept.told(number))
+        if send is not None:
+            send(out)
     return report
