@@ -153,6 +153,25 @@ def test_of_many_remarks_the_first_are_named_and_all_are_counted():
     assert np.flatnonzero(report.strange).tolist() == [1, 11, 21]
 
 
+def test_a_sample_is_filled_from_more_parts_than_files_may_be_open(tmp_path: Path):
+    resource = pytest.importorskip("resource", reason="the system sets no such limit")
+    names = [f"{row}.png" for row in range(64 * forms.BLOCK)]
+    sample = tables.read_table(write_table(tmp_path / "sample.csv", "id,b,a", *(f"{name},0,0" for name in names[::-1])))
+    form = forms.Filled(sample, ClassNames(("a", "b")), names, spreadsheet_safe=False, fill_missing=False)
+    shares = np.arange(2.0 * len(names)).reshape(64, -1)
+    for number, content in enumerate(shares):
+        (tmp_path / f"{number}.part").write_bytes(content.astype("<f8").tobytes())
+    written: list[bytes] = []
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 32, limits[1]))
+    try:
+        form.finish([tmp_path / f"{number}.part" for number in range(64)], written.append)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    lines = b"".join(written).decode().split()
+    assert (lines[1], lines[-1]) == ("511.png,1023.0,1022.0", "0.png,1.0,0.0")
+
+
 # ── as they are computed ──
 
 
