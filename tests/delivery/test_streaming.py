@@ -22,12 +22,13 @@ from conftest import Ran, draw_folders, write_table
 
 from headstart.cli import places
 from headstart.data import listings, tables, uris
-from headstart.delivery import forms, reports, streaming, submission, workers
+from headstart.delivery import forms, parts, reports, streaming, submission, workers
 from headstart.delivery.forms import Form, Part, Write
 from headstart.delivery.parts import Computed, Parts
 from headstart.delivery.reports import Told
 from headstart.delivery.streaming import Request
 from headstart.errors import HeadstartError, MissingExtraError, StorageError
+from headstart.learning.heads import Head
 from headstart.model import artifact
 from headstart.model.classifier import Classifier
 from headstart.predictions import Predictions
@@ -398,10 +399,29 @@ def test_D14_a_process_that_is_killed_is_told_and_what_is_there_is_kept(
 def test_a_process_that_cannot_go_on_says_why(ask: Callable[..., Request], model_folder: Path, tmp_path: Path):
     shutil.copytree(model_folder, tmp_path / "model")
     (tmp_path / "model" / "head.safetensors").write_bytes(b"")
-    job = workers.Job(tmp_path / "model", None, None, ask().form.encode)
+    job = workers.Job(tmp_path / "model", None, None, ask().form.encode, "")
     tasks = iter([(0, ask().pictures.dataset(0, 4))])
     with pytest.raises(HeadstartError, match=r"head\.safetensors"):
         list(workers.in_parallel(1, job, tasks, hear=silence, in_order=True))
+
+
+@pytest.mark.usefixtures("_spawned")
+def test_a_model_that_was_replaced_in_the_meantime_answers_nothing(
+    ask: Callable[..., Request], classifier: Classifier, tmp_path: Path
+):
+    weight = classifier.head.weight + np.float32(0.01)
+    artifact.save(replace(classifier, head=Head.of_linear(weight, classifier.head.bias)), tmp_path / "model")
+    with pytest.raises(HeadstartError, match="is another model than the one that was loaded"):
+        to_file(ask(model=tmp_path / "model", processes=2), tmp_path / "out")
+    assert leftovers(tmp_path) == []
+
+
+def test_a_model_has_one_version_wherever_it_is_loaded(classifier: Classifier, model_folder: Path):
+    assert parts.version(artifact.load_classifier(model_folder)) == parts.version(classifier)
+    turned = Head.of_linear(classifier.head.weight[::-1], classifier.head.bias)
+    colder = replace(classifier.rules, calibration=replace(classifier.rules.calibration, temperature=0.5))
+    for other in (replace(classifier, head=turned), replace(classifier, rules=colder)):
+        assert parts.version(other) != parts.version(classifier)
 
 
 # ── Parquet ──

@@ -15,7 +15,7 @@ from headstart.data.listings import Listing
 from headstart.delivery import blocks, clustered, forms, workers
 from headstart.delivery.blocks import Gauge
 from headstart.delivery.forms import Form, Lines
-from headstart.delivery.parts import Computed, Held, Parts, differing, job
+from headstart.delivery.parts import Computed, Held, Parts, differing, job, version
 from headstart.delivery.reports import Report, told
 from headstart.model.classifier import Classifier
 from headstart.records import Progress
@@ -65,7 +65,7 @@ class Request:
             said = replace(said, names=tuple(self.pictures.names()))
             return gauge.watched([Computed(0, self.form.encode(said), told(said))])
         tasks, processes = blocks.tasks(self.pictures, numbers, size), min(self.processes, len(numbers))
-        crew = workers.Job(self.model, self.asked, self.cache, self.form.encode)
+        crew = workers.Job(self.model, self.asked, self.cache, self.form.encode, version(self.classifier))
         if self.cluster is not None and numbers:
             place = addresses.parse(self.cluster)
             return gauge.watched(clustered.in_cluster(place, crew, self.classifier, tasks, gauge, in_order=in_order))
@@ -124,7 +124,7 @@ def to_file(
         StorageError: The disk is full, a folder cannot be written, or the file not be sent; parts stay where they are.
     """
     pictures = len(request.pictures)
-    belongs = job(request.model, request.classifier, request.pictures, request.form)
+    belongs = job(request.classifier, request.pictures, request.form)
     report = Report(pictures)
     again = request.cache is not None  # where all others' features are
     with Parts(out, belongs, again) if request.piped is None else Held() as kept:
