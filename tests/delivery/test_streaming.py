@@ -296,6 +296,15 @@ def test_parts_that_somebody_else_could_have_written_are_refused(ask: Callable[.
         to_file(ask(), tmp_path / "out")
 
 
+def test_where_parts_could_not_be_used_again_that_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("headstart.storage.distrust", lambda _: "others may write it (mode 777)")
+    with (
+        pytest.warns(UserWarning, match=r"Stopped, this cannot go on: .* others may write it"),
+        Parts(tmp_path / "a", {}),
+    ):
+        pass
+
+
 def test_parts_of_which_all_are_asked_for_again_outlast_an_error(tmp_path: Path):
     with pytest.raises(Stopped), Parts(tmp_path / "out", {}) as parts:  # noqa: PT012
         parts.put(Computed(0, b"rows", Told(8, 1, [], [], {}, 1)))

@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 import json
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -111,6 +112,12 @@ class Parts:
         with storage.storage_errors(self.folder, "Name another file with --out."):
             if not self.folder.exists():
                 self.folder.mkdir(mode=0o700)
+                if reason := storage.distrust(self.folder):  # as of all files of some disks, whoever makes them
+                    warnings.warn(
+                        f"Stopped, this cannot go on: parts beside {self.out} would not be used again, for of their new"
+                        f" folder, too, the system says that {reason}. Beside an --out on another disk they would be.",
+                        stacklevel=2,
+                    )
             elif reason := storage.distrust(self.folder):
                 raise StorageError(f"{self.folder} is not used: {reason}.", "Remove it, or name another file.")
             storage.remove_stale(self.folder)
