@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from headstart.cli import places
+from headstart.data import uris
 from headstart.errors import ConfigError
+from headstart.records import Locator
 
 
 @pytest.fixture
@@ -59,3 +62,28 @@ def test_what_is_no_file_is_not_replaced_by_one(tmp_path: Path):
     for out in (tmp_path / "pipe", Path("/dev/null")):
         with pytest.raises(ConfigError, match="is a device or a pipe"):
             places.check_out(out, [])
+
+
+@pytest.mark.parametrize("kind", ["member", "cell"])
+def test_a_file_is_not_replaced_whose_pictures_are_read(tmp_path: Path, kind: Literal["member", "cell"]):
+    for name in ("other", "shard"):
+        (tmp_path / name).write_bytes(b"pictures")
+    read = [
+        uris.within(tmp_path / name, "image", kind, row, size=1, mark=1)
+        for name in ("other", "shard")
+        for row in (0, 1)
+    ]
+    with pytest.raises(ConfigError, match="shard is one of the files that are read"):
+        places.check_out(tmp_path / "shard", read)
+    with pytest.raises(ConfigError, match="holds other, which is read"):
+        places.check_folder(tmp_path, read)
+    places.check_out(tmp_path / "answers", read)
+
+
+def test_a_file_on_a_store_is_not_replaced_whose_pictures_are_read():
+    for file in ("s3://bucket/photos.parquet", "https://host/photos.tar?sig=1"):
+        out = uris.place(file)
+        assert isinstance(out, Locator)
+        for read in (out, uris.within(out, "image", "cell", 3, size=-1, mark=1)):
+            with pytest.raises(ConfigError, match="is one of the files that are read"):
+                places.outgoing(out, [Path("model.json"), read])

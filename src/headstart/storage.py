@@ -1,7 +1,7 @@
 """Bytes ⇄ files that are whole or not there, and what the operating system says about it → `StorageError`.
 
-A temporary file always lies beside its target (another folder may be another disk), is flushed before it is renamed,
-and its folder after; what a killed process leaves behind goes after a day.
+A temporary file lies beside its target or below that folder (another may be another disk), is flushed before it is
+renamed, and its folder after; what a killed process leaves behind goes after a day.
 """
 
 from __future__ import annotations
@@ -91,15 +91,17 @@ def write_whole(path: Path, content: bytes, mode: int = 0o666) -> None:
 
 
 @contextlib.contextmanager
-def whole(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
+def whole(path: Path, mode: int = 0o666, folder: Path | None = None) -> Iterator[BinaryIO]:
     """Give a file to write to, which takes the place of `path` at the end, unless an error ends it.
 
     Args:
         path: The file.
         mode: Who may read and write a new file, less what the process's umask takes away.
+        folder: Where it grows, on the same disk; None: beside `path`.
     """
     # several threads may write the same file at once, and not every clock tells them apart
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.{time.monotonic_ns()}.tmp")
+    name = f".{path.name}.{os.getpid()}.{threading.get_ident()}.{time.monotonic_ns()}.tmp"
+    temporary = (path.parent if folder is None else folder) / name
     try:
         with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             yield file

@@ -373,6 +373,21 @@ def table(kind: str, rows: int = 6, first: int = 0) -> Any:
     )
 
 
+@pytest.mark.parametrize("kind", ["table", "tar"])
+def test_of_a_file_with_other_pictures_a_list_has_another_digest(tmp_path: Path, kind: str):
+    file = tmp_path / ("t.parquet" if kind == "table" else "t.tar")
+
+    def digest(*rows: int) -> str:
+        if kind == "table":
+            pq.write_table(pa.table({"image": [png(row) for row in rows]}), file)
+        else:
+            write_tar(file, *((f"{name}.jpg", png(row)) for name, row in enumerate(rows)))
+        assert listings.of([file]).digest() == listings.of([file]).digest()
+        return listings.of([file]).digest()
+
+    assert digest(0, 1) != digest(1, 0)
+
+
 @pytest.mark.parametrize("kind", ["binary", "struct"])
 def test_pictures_of_a_table_are_read_row_by_row(tmp_path: Path, kind: str):
     pq.write_table(table(kind), tmp_path / "train.parquet", row_group_size=2)

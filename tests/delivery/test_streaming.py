@@ -9,26 +9,30 @@ import os
 import shutil
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from bucket import Bucket
 from conftest import Ran, draw_folders, write_table
 
-from headstart.data import listings, tables
-from headstart.delivery import forms, reports, streaming, submission, workers
-from headstart.delivery.forms import Form
+from headstart.cli import places
+from headstart.data import listings, tables, uris
+from headstart.delivery import forms, parts, reports, streaming, submission, workers
+from headstart.delivery.forms import Form, Part, Write
 from headstart.delivery.parts import Computed, Parts
 from headstart.delivery.reports import Told
 from headstart.delivery.streaming import Request
 from headstart.errors import HeadstartError, MissingExtraError, StorageError
+from headstart.learning.heads import Head
 from headstart.model import artifact
 from headstart.model.classifier import Classifier
 from headstart.predictions import Predictions
-from headstart.records import ClassNames, silence
+from headstart.records import ClassNames, Locator, silence
 
 pytestmark = pytest.mark.slow  # loads a model, and starts processes
 
@@ -150,6 +154,25 @@ def test_of_many_remarks_the_first_are_named_and_all_are_counted():
     assert np.flatnonzero(report.strange).tolist() == [1, 11, 21]
 
 
+def test_a_sample_is_filled_from_more_parts_than_files_may_be_open(tmp_path: Path):
+    resource = pytest.importorskip("resource", reason="the system sets no such limit")
+    names = [f"{row}.png" for row in range(64 * forms.BLOCK)]
+    sample = tables.read_table(write_table(tmp_path / "sample.csv", "id,b,a", *(f"{name},0,0" for name in names[::-1])))
+    form = forms.Filled(sample, ClassNames(("a", "b")), names, spreadsheet_safe=False, fill_missing=False)
+    shares = np.arange(2.0 * len(names)).reshape(64, -1)
+    for number, content in enumerate(shares):
+        (tmp_path / f"{number}.part").write_bytes(content.astype("<f8").tobytes())
+    written: list[bytes] = []
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 32, limits[1]))
+    try:
+        form.finish([tmp_path / f"{number}.part" for number in range(64)], written.append)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    lines = b"".join(written).decode().split()
+    assert (lines[1], lines[-1]) == ("511.png,1023.0,1022.0", "0.png,1.0,0.0")
+
+
 # ── as they are computed ──
 
 
@@ -187,15 +210,24 @@ def test_no_more_than_a_block_is_in_memory(
 # ── stopped, and asked again ──
 
 
-def test_what_failed_may_have_passed_and_is_asked_for_again(tmp_path: Path):
+def test_what_could_not_be_read_is_asked_for_again_and_what_is_no_picture_is_not(tmp_path: Path):
     with pytest.raises(Stopped), Parts(tmp_path / "out", {}) as parts:  # noqa: PT012
-        for failed in range(2):
-            parts.put(Computed(failed, b"rows", Told(8, failed, [], [], {})))
+        for number, (failed, unread) in enumerate([(0, 0), (1, 0), (2, 1)]):
+            parts.put(Computed(number, b"rows", Told(8, failed, [], [], {}, unread)))
         raise Stopped
-    for again, kept in ((False, [0, 1]), (True, [0])):
+    for again, kept in ((False, [0, 1, 2]), (True, [0, 1])):
         with pytest.raises(Stopped), Parts(tmp_path / "out", {}, again) as parts:  # noqa: PT012
             assert sorted(parts.sizes) == kept
             raise Stopped
+
+
+def test_pictures_that_could_not_be_read_are_counted_apart(
+    classifier: Classifier, photos: Path, bucket: Bucket, tmp_path: Path
+):
+    bucket.objects, bucket.broken = {"torn.png": b"x" * 4000}, {"torn.png"}
+    pictures = [photos / "ash" / "broken.jpg", photos / "cedar" / "empty.png", tmp_path / "gone.png"]
+    told = reports.told(classifier.predict_many([*pictures, "s3://bucket/torn.png"]))
+    assert (told.failed, told.unread) == (4, 2)
 
 
 @pytest.mark.parametrize("form", [*FORMS, "parquet"])
@@ -264,6 +296,62 @@ def test_parts_that_somebody_else_could_have_written_are_refused(ask: Callable[.
         to_file(ask(), tmp_path / "out")
 
 
+def test_where_parts_could_not_be_used_again_that_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("headstart.storage.distrust", lambda _: "others may write it (mode 777)")
+    with (
+        pytest.warns(UserWarning, match=r"Stopped, this cannot go on: .* others may write it"),
+        Parts(tmp_path / "a", {}),
+    ):
+        pass
+
+
+def test_parts_of_which_all_are_asked_for_again_outlast_an_error(tmp_path: Path):
+    with pytest.raises(Stopped), Parts(tmp_path / "out", {}) as parts:  # noqa: PT012
+        parts.put(Computed(0, b"rows", Told(8, 1, [], [], {}, 1)))
+        raise Stopped
+    with pytest.raises(Stopped), Parts(tmp_path / "out", {}, again=True):
+        raise Stopped
+    with pytest.raises(Stopped), Parts(tmp_path / "out", {}) as parts:  # noqa: PT012
+        assert list(parts.sizes) == [0]
+        raise Stopped
+
+
+def test_a_file_grows_among_its_parts_so_that_what_a_kill_leaves_of_it_goes_with_them(
+    ask: Callable[..., Request], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    seen: list[str] = []
+    finish = forms.Lines.finish
+
+    def watched(self: forms.Lines, parts: Sequence[Part], write: Write) -> None:
+        seen.extend(path.parent.name for path in tmp_path.rglob(".out.*.tmp"))
+        finish(self, parts, write)
+
+    monkeypatch.setattr(forms.Lines, "finish", watched)
+    stopped(ask(), tmp_path / "out", after=8)
+    (folder,) = tmp_path.glob(".out.*.parts")
+    left = folder / ".out.1.2.3.tmp"
+    left.write_bytes(b"rows")
+    os.utime(left, (0, 0))
+    to_file(ask(), tmp_path / "out")
+    assert seen == [folder.name]
+    assert leftovers(tmp_path) == []
+
+
+def test_of_a_file_that_a_store_refuses_the_parts_are_kept(ask: Callable[..., Request], bucket: Bucket, tmp_path: Path):
+    file, out = tmp_path / "growing", uris.place("s3://bucket/answers.csv")
+    assert isinstance(out, Locator)
+    bucket.faults.append("denied")
+    with pytest.raises(StorageError, match="the store refuses it to these credentials"):
+        streaming.to_file(ask(), file, silence, lambda _: None, partial(places.send, out=out))
+    assert (len(leftovers(tmp_path)), file.exists()) == (1, False)
+    told: list[str] = []
+    streaming.to_file(ask(), file, silence, told.append, partial(places.send, out=out))
+    assert told == ["Going on: 20 of 20 pictures have their rows already."]
+    assert (leftovers(tmp_path), file.exists()) == ([], False)
+    to_file(ask(), tmp_path / "here")
+    assert bucket.objects["answers.csv"] == (tmp_path / "here").read_bytes()
+
+
 def test_an_error_before_the_first_part_leaves_nothing_behind(ask: Callable[..., Request], tmp_path: Path):
     stopped(ask(), tmp_path / "out", after=2)
     assert leftovers(tmp_path) == []
@@ -320,10 +408,29 @@ def test_D14_a_process_that_is_killed_is_told_and_what_is_there_is_kept(
 def test_a_process_that_cannot_go_on_says_why(ask: Callable[..., Request], model_folder: Path, tmp_path: Path):
     shutil.copytree(model_folder, tmp_path / "model")
     (tmp_path / "model" / "head.safetensors").write_bytes(b"")
-    job = workers.Job(tmp_path / "model", None, None, ask().form.encode)
+    job = workers.Job(tmp_path / "model", None, None, ask().form.encode, "")
     tasks = iter([(0, ask().pictures.dataset(0, 4))])
     with pytest.raises(HeadstartError, match=r"head\.safetensors"):
         list(workers.in_parallel(1, job, tasks, hear=silence, in_order=True))
+
+
+@pytest.mark.usefixtures("_spawned")
+def test_a_model_that_was_replaced_in_the_meantime_answers_nothing(
+    ask: Callable[..., Request], classifier: Classifier, tmp_path: Path
+):
+    weight = classifier.head.weight + np.float32(0.01)
+    artifact.save(replace(classifier, head=Head.of_linear(weight, classifier.head.bias)), tmp_path / "model")
+    with pytest.raises(HeadstartError, match="is another model than the one that was loaded"):
+        to_file(ask(model=tmp_path / "model", processes=2), tmp_path / "out")
+    assert leftovers(tmp_path) == []
+
+
+def test_a_model_has_one_version_wherever_it_is_loaded(classifier: Classifier, model_folder: Path):
+    assert parts.version(artifact.load_classifier(model_folder)) == parts.version(classifier)
+    turned = Head.of_linear(classifier.head.weight[::-1], classifier.head.bias)
+    colder = replace(classifier.rules, calibration=replace(classifier.rules.calibration, temperature=0.5))
+    for other in (replace(classifier, head=turned), replace(classifier, rules=colder)):
+        assert parts.version(other) != parts.version(classifier)
 
 
 # ── Parquet ──

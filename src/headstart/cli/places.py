@@ -9,12 +9,13 @@ import shlex
 import sys
 import tempfile
 import webbrowser
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headstart import storage
-from headstart.errors import ArtifactError, ConfigError, StorageError
+from headstart.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
     from headstart.records import Dataset, Locator, Place
@@ -62,12 +63,19 @@ def check_out(out: Path, inputs: Iterable[Place]) -> None:
         raise ConfigError(f"--out {out} is a folder; a file was expected.")
     if out.exists() and not out.is_file():
         raise ConfigError(f"--out {out} is a device or a pipe; a file was expected.", "Without --out: > or |.")
-    if out.exists() and any(isinstance(p, Path) and p.exists() and out.samefile(p) for p in inputs):
+    if out.exists() and any(isinstance(p, Path) and p.exists() and out.samefile(p) for p in _files(inputs)):
         raise ConfigError(f"--out {out} is one of the files that are read; it would be lost.")
     if not out.parent.is_dir():
         raise ConfigError(f"--out {out}: there is no folder {out.parent}.")
     with storage.storage_errors(out, "Name another file with --out."), tempfile.TemporaryFile(dir=out.parent):
         return  # found out now, not after the work
+
+
+def _files(inputs: Iterable[Place]) -> Iterator[Place]:
+    """Yield the files that are read, once for all that lies in one and is named in a row."""
+    from headstart.data import uris
+
+    return (file for file, _ in groupby(map(uris.holder, inputs)))
 
 
 def outgoing(out: Locator, inputs: Iterable[Place]) -> Path:
@@ -82,7 +90,7 @@ def outgoing(out: Locator, inputs: Iterable[Place]) -> Path:
     from headstart.data import stores
     from headstart.encoding import cache as caches
 
-    if str(out) in map(str, inputs):
+    if any(not isinstance(place, Path) and place.file == out.file for place in _files(inputs)):
         raise ConfigError(f"--out {out} is one of the files that are read; it would be lost.")
     stores.there(out)  # found out now, not after the work
     folder = caches.open_cache(caches.default_cache()) / "outgoing"
@@ -92,18 +100,17 @@ def outgoing(out: Locator, inputs: Iterable[Place]) -> Path:
 
 
 def send(file: Path, out: Locator) -> None:
-    """Move a file to a store.
+    """Move a file to a store; where that fails, its parts are left, and not the file as well.
 
     Raises:
-        StorageError: It could not be written there, and lies where it was.
+        StorageError: It could not be written there.
     """
     from headstart.data import stores
 
     try:
         stores.put(file, out)
-    except StorageError as error:
-        raise StorageError(f"{error.message} The answers are in {file}.", error.hint) from error
-    file.unlink()
+    finally:
+        file.unlink()
 
 
 def show(page: Path, asked: bool | None) -> None:
@@ -124,7 +131,7 @@ def check_folder(out: Path, inputs: Sequence[Place]) -> None:
     """
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out} is a file; a folder was expected.")
-    files = [path for path in inputs if isinstance(path, Path)]
+    files = [path for path in _files(inputs) if isinstance(path, Path)]
     if inside := next((path for path in files if path.parent.resolve() == out.resolve()), None):
         raise ConfigError(f"--out {out} holds {inside.name}, which is read.", "Name a folder of its own.")
     with storage.storage_errors(out, "Name another folder with --out."):

@@ -145,6 +145,7 @@ def predict(
         _check_cluster(cluster, workers)
     from headstart.data import listings, uris
     from headstart.delivery import streaming
+    from headstart.records import Locator
     from headstart.report import stored
 
     answers = answers.checked()
@@ -159,6 +160,7 @@ def predict(
     if isinstance(out, Path):
         places.check_out(out, inputs)
     file = out if out is None or isinstance(out, Path) else places.outgoing(out, inputs)
+    send = partial(places.send, out=out) if isinstance(out, Locator) else None
     classifier = engine.load(model)
     form = answers.written(classifier.classes, sample, listed)
     request = streaming.Request(model, engine.asked(), classifier, listed, form, cache, workers, piped, cluster)
@@ -167,10 +169,8 @@ def predict(
             report = streaming.to_stream(request, terminal.print_bytes, progress)
         else:
             say = partial(terminal.say, quiet)
-            report = streaming.to_file(request, file, progress, say)
+            report = streaming.to_file(request, file, progress, say, send)
     if file is not None:
-        if out is not None and not isinstance(out, Path):
-            places.send(file, out)
         rows = len(listed if form.order is None else form.order)
         terminal.say(quiet, f"Wrote {rows} rows to {out}.")
     _tell(listed, report, form.order, header=answers.form not in ("jsonl", PARQUET), quiet=quiet)

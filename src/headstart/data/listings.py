@@ -32,6 +32,14 @@ class _Stretch(NamedTuple):
     def sample(self, row: int) -> Sample:
         return Sample(self.place(row), self.prefix + self.names[row])
 
+    def marks(self) -> list[int]:
+        """Return the marks of the tables or tars that they lie in, see `Locator`; none of files of their own."""
+        first = self.place(0)
+        if uris.holder(first) == first:
+            return []
+        places = (self.place(row) for row in range(len(self.names)))
+        return list(dict.fromkeys(place.mark for place in places if isinstance(place, Locator)))
+
 
 class Listing:
     """Pictures without labels, in the order asked for, and what was met while listing them."""
@@ -72,13 +80,17 @@ class Listing:
         return Dataset(Path(), samples, self.findings if whole else ())
 
     def digest(self) -> str:
-        """Return a digest of all names, where they lie and their order."""
+        """Return a digest of all names, where they lie and their order; of tables and tars also of their versions.
+
+        The rows of a table are called by their numbers, in whatever order they are.
+        """
         told = hashlib.sha256()
         for stretch in self._stretches:
             root = stretch.root if uris.is_uri(stretch.root) else os.path.abspath(stretch.root)
             told.update(f"{root}\0{stretch.prefix}\0".encode(errors="surrogateescape"))
             for name in stretch.names:
                 told.update(os.fsencode(name) + b"\0")
+            told.update(f"{stretch.marks()}\0".encode())
         return told.hexdigest()
 
 

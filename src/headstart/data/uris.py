@@ -91,9 +91,11 @@ def within(file: Place, inner: str, kind: Literal["member", "cell"], number: int
     return Locator(str(file), inner, kind, number, size, mark, "" if isinstance(file, Path) else file.query)
 
 
-def holder(inner: Locator) -> Place:
-    """Return the file that something lies in."""
-    return Locator(inner.base, query=inner.query) if is_uri(inner.base) else Path(inner.base)
+def holder(place: Place) -> Place:
+    """Return the file that something is, or lies in."""
+    if isinstance(place, Path) or place.kind == "object":
+        return place
+    return Locator(place.base, query=place.query) if is_uri(place.base) else Path(place.base)
 
 
 def owner(uri: str) -> str:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from headstart.data import images
 from headstart.delivery.blocks import Gauge, Task
-from headstart.delivery.parts import Computed
+from headstart.delivery.parts import Computed, version
 from headstart.delivery.reports import told
 from headstart.delivery.workers import Job
 from headstart.encoding.encoder import Encoder
@@ -55,7 +53,7 @@ class Answering:
     @property
     def recipe(self) -> Recipe:
         """See `Work`."""
-        return _recipe(self._job.model, [compared(one) for one in self._classifier.encoders])
+        return _recipe([compared(one) for one in self._classifier.encoders], version(self._classifier))
 
     @property
     def preprocesses(self) -> Sequence[Preprocess]:
@@ -88,7 +86,7 @@ def in_cluster(
     Raises:
         HeadstartError: See `Crew.work`.
     """
-    ours = _recipe(job.model, classifier.encoders)
+    ours = _recipe(classifier.encoders, job.version)
     cache = None if job.cache is None else job.cache.resolve()
     sent = Predicting(replace(job, model=job.model.resolve(), cache=cache))
     graphics = classifier.encoders[0].plan.device == "cuda"
@@ -101,5 +99,5 @@ def in_cluster(
             yield answer.value
 
 
-def _recipe(model: Path, encoders: Sequence[Encoder]) -> dict[str, str]:
-    return recipe(encoders) | {"the model": images.digest((model / artifact.MODEL).read_bytes())}
+def _recipe(encoders: Sequence[Encoder], model: str) -> dict[str, str]:
+    return recipe(encoders) | {"the model": model}

@@ -90,8 +90,7 @@ class Filled:
 
     def finish(self, parts: Sequence[Part], write: Write) -> None:
         """Write the rows that the sample asks for."""
-        held = [_array(part, len(self.classes)) for part in parts]
-        shares = (held[row // BLOCK][row % BLOCK] for row in self.order)
+        shares = (_row(parts[row // BLOCK], row % BLOCK, len(self.classes)) for row in self.order)
         lines = submission.filled(self.table, self.classes, shares, spreadsheet_safe=self.safe)
         while some := "".join(islice(lines, BLOCK)):
             write(some.encode("utf-8", "surrogateescape"))
@@ -124,10 +123,14 @@ def _raw(said: Predictions) -> bytes:
     return np.ascontiguousarray(said.probabilities, dtype="<f8").tobytes()
 
 
-def _array(part: Part, classes: int) -> NDArray[np.float64]:
-    """Return (n, K) of a part; of a file, what is looked at is read when it is."""
-    values = np.frombuffer(part, "<f8") if isinstance(part, bytes) else np.memmap(part, "<f8", mode="r")
-    return values.reshape(-1, classes)
+def _row(part: Part, row: int, classes: int) -> NDArray[np.float64]:
+    """Return (K,) of a part; a file of it is closed again, for there may be more than a process may have open."""
+    size = 8 * classes
+    if isinstance(part, bytes):
+        return np.frombuffer(part, "<f8", classes, row * size)
+    with open(part, "rb", buffering=0) as file:
+        file.seek(row * size)
+        return np.frombuffer(file.read(size), "<f8", classes)
 
 
 def _content(part: Part) -> bytes:

@@ -10,18 +10,20 @@ import hashlib
 import importlib.metadata
 import json
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from headstart import storage
-from headstart.data.images import DECODER
+from headstart.data import images
 from headstart.data.listings import Listing
 from headstart.delivery import forms
 from headstart.delivery.forms import Form, Part
 from headstart.delivery.reports import Told
 from headstart.errors import StorageError
+from headstart.model import description
 from headstart.model.classifier import Classifier
 from headstart.records import listing
 
@@ -43,6 +45,7 @@ class Held:
         """Begin with none."""
         self._held: dict[int, Computed] = {}
         self.done = 0
+        self.folder = None
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -85,7 +88,8 @@ class Parts:
     Attributes:
         out: The file.
         job: What the parts belong to, by the words that a person has for it; its digest is in the folder's name.
-        again: Whether a part with failures is computed anew: what failed may have passed, as a connection that broke.
+        again: Whether a part is computed anew of which pictures could not be read: what failed may have passed, as a
+            connection that broke. What is no picture stays none.
     """
 
     out: Path
@@ -108,18 +112,29 @@ class Parts:
         with storage.storage_errors(self.folder, "Name another file with --out."):
             if not self.folder.exists():
                 self.folder.mkdir(mode=0o700)
+                if reason := storage.distrust(self.folder):  # as of all files of some disks, whoever makes them
+                    warnings.warn(
+                        f"Stopped, this cannot go on: parts beside {self.out} would not be used again, for of their new"
+                        f" folder, too, the system says that {reason}. Beside an --out on another disk they would be.",
+                        stacklevel=2,
+                    )
             elif reason := storage.distrust(self.folder):
                 raise StorageError(f"{self.folder} is not used: {reason}.", "Remove it, or name another file.")
+            storage.remove_stale(self.folder)
             storage.write_whole(self.folder / "job.json", json.dumps(self.job).encode())
             for note in self.folder.glob(f"{'[0-9]' * 6}.json"):
                 told = self._whole(int(note.stem))
-                if told is not None and not (self.again and told.failed):
+                if told is not None and not (self.again and told.unread):
                     self.sizes[int(note.stem)] = told.pictures
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Remove the parts once the file is there, with those of other commands for it; else keep what there is."""
-        for folder in (self.folder, *self.others()) if kind is None else () if self.sizes else (self.folder,):
+        if kind is None:
+            gone = [self.folder, *self.others()]
+        else:  # also parts that are asked for again are better than none
+            gone = [] if any(self.folder.glob("*.part")) else [self.folder]
+        for folder in gone:
             shutil.rmtree(folder, ignore_errors=True)
 
     def __len__(self) -> int:
@@ -189,14 +204,25 @@ def _json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def job(model: Path, classifier: Classifier, pictures: Listing, form: Form) -> dict[str, str | int]:
+def version(classifier: Classifier) -> str:
+    """Return a digest of all that decides the answers of a loaded model; its folder may hold another by now."""
+    rule = classifier.rules.out_of_distribution
+    arrays = [*sorted(classifier.head.tensors.items()), *sorted({} if rule is None else rule.arrays.items())]
+    held = {f"array {place}": images.digest(values.tobytes()) for place, (_, values) in enumerate(arrays)}
+    for place, one in enumerate(classifier.encoders):
+        graphs = [graph.digest for graph in (one.network.graph, one.quantized) if graph is not None]
+        held[f"graphs {place}"] = " ".join(graphs)
+    return str(json.loads(description.describe(classifier, held, {}))["digest"])
+
+
+def job(classifier: Classifier, pictures: Listing, form: Form) -> dict[str, str | int]:
     """Return everything that decides the bytes of a file, by the words that a person has for it."""
     engines = [f"{one.version} {one.plan.precision} {one.plan.device}" for one in classifier.encoders]
     return {
-        "the model": hashlib.sha256((model / "model.json").read_bytes()).hexdigest(),
+        "the model": version(classifier),
         "the list of pictures": pictures.digest(),
         "the form of the answers": form.told,
-        "the engine": ", ".join([*engines, DECODER]),
+        "the engine": ", ".join([*engines, images.DECODER]),
         "the version of Headstart": importlib.metadata.version("headstart"),
         "the size of a part": forms.BLOCK,
     }

@@ -14,6 +14,7 @@ from headstart.records import Finding
 
 FAILURES = 20  # pictures that could not be used are told with their reasons
 NAMED = 3  # pictures are named of each other remark
+UNREAD = "cannot be read: "  # stands in the reason where a disk, a store or a connection failed, see `images.fetch`
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Told:
         failures: The first of them, with the reason.
         strange: Rows of pictures that look like none of the classes.
         remarks: Remark → how many pictures were remarked on, and the first of them.
+        unread: How many of those that failed could not be read: the next time they perhaps can.
     """
 
     pictures: int
@@ -33,6 +35,7 @@ class Told:
     failures: Sequence[tuple[str, str]]
     strange: Sequence[int]
     remarks: Mapping[str, tuple[int, Sequence[str]]]
+    unread: int = 0
 
 
 def told(said: Predictions) -> Told:
@@ -45,6 +48,7 @@ def told(said: Predictions) -> Told:
         failures,
         [row for row in strange if row not in said.errors],
         {one.code: (len(one.names), sorted(one.names)[:NAMED]) for one in said.findings},
+        sum(UNREAD in reason for reason in said.errors.values()),
     )
 
 

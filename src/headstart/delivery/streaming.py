@@ -15,7 +15,7 @@ from headstart.data.listings import Listing
 from headstart.delivery import blocks, clustered, forms, workers
 from headstart.delivery.blocks import Gauge
 from headstart.delivery.forms import Form, Lines
-from headstart.delivery.parts import Computed, Held, Parts, differing, job
+from headstart.delivery.parts import Computed, Held, Parts, differing, job, version
 from headstart.delivery.reports import Report, told
 from headstart.model.classifier import Classifier
 from headstart.records import Progress
@@ -65,7 +65,7 @@ class Request:
             said = replace(said, names=tuple(self.pictures.names()))
             return gauge.watched([Computed(0, self.form.encode(said), told(said))])
         tasks, processes = blocks.tasks(self.pictures, numbers, size), min(self.processes, len(numbers))
-        crew = workers.Job(self.model, self.asked, self.cache, self.form.encode)
+        crew = workers.Job(self.model, self.asked, self.cache, self.form.encode, version(self.classifier))
         if self.cluster is not None and numbers:
             place = addresses.parse(self.cluster)
             return gauge.watched(clustered.in_cluster(place, crew, self.classifier, tasks, gauge, in_order=in_order))
@@ -101,7 +101,13 @@ def to_stream(request: Request, write: Callable[[bytes], None], progress: Progre
     return report
 
 
-def to_file(request: Request, out: Path, progress: Progress, say: Callable[[str], None]) -> Report:
+def to_file(
+    request: Request,
+    out: Path,
+    progress: Progress,
+    say: Callable[[str], None],
+    send: Callable[[Path], None] | None = None,
+) -> Report:
     """Keep the parts of blocks, and put the file together once all are there.
 
     Args:
@@ -109,15 +115,16 @@ def to_file(request: Request, out: Path, progress: Progress, say: Callable[[str]
         out: The file, which is whole or not there.
         progress: Hears of every picture.
         say: Takes what a person should know of parts that were there.
+        send: Brings the file where it shall lie, if that is elsewhere.
 
     Returns:
         What there is to tell.
 
     Raises:
-        StorageError: The disk is full, or a folder cannot be written; parts stay where they are.
+        StorageError: The disk is full, a folder cannot be written, or the file not be sent; parts stay where they are.
     """
     pictures = len(request.pictures)
-    belongs = job(request.model, request.classifier, request.pictures, request.form)
+    belongs = job(request.classifier, request.pictures, request.form)
     report = Report(pictures)
     again = request.cache is not None  # where all others' features are
     with Parts(out, belongs, again) if request.piped is None else Held() as kept:
@@ -128,8 +135,10 @@ def to_file(request: Request, out: Path, progress: Progress, say: Callable[[str]
         numbers = [number for number in range(-(-pictures // forms.BLOCK)) if number not in kept]
         for one in request.computed(numbers, forms.BLOCK, Gauge(progress, kept.done, pictures), in_order=False):
             kept.put(one)
-        with storage.storage_errors(out, _HINT), storage.whole(out) as file:
+        with storage.storage_errors(out, _HINT), storage.whole(out, folder=kept.folder) as file:
             request.form.finish([kept.part(number) for number in range(len(kept))], file.write)
             for number in range(len(kept)):
                 report.add(kept.told(number))
+        if send is not None:
+            send(out)
     return report

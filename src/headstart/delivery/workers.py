@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 
 from headstart.config import EncoderConfig
 from headstart.delivery.blocks import Task
-from headstart.delivery.parts import Computed
+from headstart.delivery.parts import Computed, version
 from headstart.delivery.reports import told
-from headstart.errors import HeadstartError
+from headstart.errors import ArtifactError, HeadstartError
 from headstart.model import artifact
 from headstart.predictions import Predictions
 from headstart.records import Dataset, Progress
@@ -41,12 +41,14 @@ class Job:
         asked: As in `artifact.load_classifier`.
         cache: As in `Classifier.predict_many`.
         encode: Predictions of a block → its part.
+        version: Of the model, see `parts.version`.
     """
 
     model: Path
     asked: EncoderConfig | None
     cache: Path | None
     encode: Callable[[Predictions], bytes]
+    version: str
 
 
 class _Heard(NamedTuple):
@@ -173,6 +175,11 @@ def _work(job: Job, pipe: Connection[Any, Any]) -> None:
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # then nobody waits any more
         try:
             classifier = artifact.load_classifier(job.model, job.asked)
+            if version(classifier) != job.version:
+                raise ArtifactError(
+                    f"{job.model} is another model than the one that was loaded a moment ago.",
+                    "Somebody replaced it; the same command begins anew with the one that lies there now.",
+                )
             for said in classifier.predict_blocks(speaker.blocks(), cache=job.cache, progress=speaker.hear):
                 speaker.say(Computed(speaker.number, job.encode(said), told(said)))
         except HeadstartError as error:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from headstart.data import uris
 from headstart.data.images import DECODER
 from headstart.encoding import runtime
 from headstart.encoding.encoder import Encoder
@@ -157,9 +158,8 @@ def _absolute(place: Place) -> Place | None:
 
 def file_of(place: Place) -> Path | None:
     """Return the file that something is or lies in; None of what lies on a store."""
-    if isinstance(place, Path):
-        return place
-    return None if place.kind == "object" or "://" in place.base else Path(place.base)
+    file = uris.holder(place)
+    return file if isinstance(file, Path) else None
 
 
 def compared(encoder: Encoder) -> Encoder:
