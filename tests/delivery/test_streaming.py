@@ -6,6 +6,7 @@ import io
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import sys
 import weakref
@@ -22,7 +23,7 @@ from conftest import Ran, draw_folders, write_table
 
 from headstart.cli import places
 from headstart.data import listings, tables, uris
-from headstart.delivery import forms, parts, reports, streaming, submission, workers
+from headstart.delivery import forms, reports, streaming, submission, workers
 from headstart.delivery.forms import Form, Part, Write
 from headstart.delivery.parts import Computed, Parts
 from headstart.delivery.reports import Told
@@ -254,8 +255,8 @@ def test_stopped_and_asked_again_it_goes_on_and_gives_the_same_bytes(
 def test_parts_of_another_model_are_not_mixed_in(
     ask: Callable[..., Request], classifier: Classifier, said: Predictions, tmp_path: Path, sample: tables.Table
 ):
-    other = replace(classifier, classes=ClassNames(("oak", "pine", "yew")))
-    artifact.save(other, tmp_path / "other")
+    artifact.save(replace(classifier, classes=ClassNames(("oak", "pine", "yew"))), tmp_path / "other")
+    other = artifact.load_classifier(tmp_path / "other")
     second = ask(classifier=other, model=tmp_path / "other")
     stopped(ask(), tmp_path / "out", after=8)
     stopped(second, tmp_path / "out", after=16)
@@ -425,12 +426,16 @@ def test_a_model_that_was_replaced_in_the_meantime_answers_nothing(
     assert leftovers(tmp_path) == []
 
 
-def test_a_model_has_one_version_wherever_it_is_loaded(classifier: Classifier, model_folder: Path):
-    assert parts.version(artifact.load_classifier(model_folder)) == parts.version(classifier)
+def test_a_model_has_one_digest_wherever_it_is_loaded(classifier: Classifier, model_folder: Path, tmp_path: Path):
+    digest = artifact.load_classifier(model_folder).digest
+    assert re.fullmatch("[0-9a-f]{64}", digest)
+    artifact.save(classifier, tmp_path / "same")
+    assert artifact.load_classifier(tmp_path / "same").digest == digest
     turned = Head.of_linear(classifier.head.weight[::-1], classifier.head.bias)
     colder = replace(classifier.rules, calibration=replace(classifier.rules.calibration, temperature=0.5))
-    for other in (replace(classifier, head=turned), replace(classifier, rules=colder)):
-        assert parts.version(other) != parts.version(classifier)
+    for number, other in enumerate((replace(classifier, head=turned), replace(classifier, rules=colder))):
+        artifact.save(other, tmp_path / str(number))
+        assert artifact.load_classifier(tmp_path / str(number)).digest != digest
 
 
 # ── Parquet ──

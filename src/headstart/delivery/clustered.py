@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from headstart.delivery.blocks import Gauge, Task
-from headstart.delivery.parts import Computed, version
+from headstart.delivery.parts import Computed
 from headstart.delivery.reports import told
 from headstart.delivery.workers import Job
 from headstart.encoding.encoder import Encoder
@@ -53,7 +53,7 @@ class Answering:
     @property
     def recipe(self) -> Recipe:
         """See `Work`."""
-        return _recipe([compared(one) for one in self._classifier.encoders], version(self._classifier))
+        return _recipe([compared(one) for one in self._classifier.encoders], self._classifier.digest)
 
     @property
     def preprocesses(self) -> Sequence[Preprocess]:
@@ -86,7 +86,7 @@ def in_cluster(
     Raises:
         HeadstartError: See `Crew.work`.
     """
-    ours = _recipe(classifier.encoders, job.version)
+    ours = _recipe(classifier.encoders, job.digest)
     cache = None if job.cache is None else job.cache.resolve()
     sent = Predicting(replace(job, model=job.model.resolve(), cache=cache))
     graphics = classifier.encoders[0].plan.device == "cuda"

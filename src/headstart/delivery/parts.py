@@ -23,7 +23,6 @@ from headstart.delivery import forms
 from headstart.delivery.forms import Form, Part
 from headstart.delivery.reports import Told
 from headstart.errors import StorageError
-from headstart.model import description
 from headstart.model.classifier import Classifier
 from headstart.records import listing
 
@@ -204,22 +203,11 @@ def _json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def version(classifier: Classifier) -> str:
-    """Return a digest of all that decides the answers of a loaded model; its folder may hold another by now."""
-    rule = classifier.rules.out_of_distribution
-    arrays = [*sorted(classifier.head.tensors.items()), *sorted({} if rule is None else rule.arrays.items())]
-    held = {f"array {place}": images.digest(values.tobytes()) for place, (_, values) in enumerate(arrays)}
-    for place, one in enumerate(classifier.encoders):
-        graphs = [graph.digest for graph in (one.network.graph, one.quantized) if graph is not None]
-        held[f"graphs {place}"] = " ".join(graphs)
-    return str(json.loads(description.describe(classifier, held, {}))["digest"])
-
-
 def job(classifier: Classifier, pictures: Listing, form: Form) -> dict[str, str | int]:
     """Return everything that decides the bytes of a file, by the words that a person has for it."""
     engines = [f"{one.version} {one.plan.precision} {one.plan.device}" for one in classifier.encoders]
     return {
-        "the model": version(classifier),
+        "the model": classifier.digest,
         "the list of pictures": pictures.digest(),
         "the form of the answers": form.told,
         "the engine": ", ".join([*engines, images.DECODER]),

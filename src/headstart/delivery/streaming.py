@@ -15,7 +15,7 @@ from headstart.data.listings import Listing
 from headstart.delivery import blocks, clustered, forms, workers
 from headstart.delivery.blocks import Gauge
 from headstart.delivery.forms import Form, Lines
-from headstart.delivery.parts import Computed, Held, Parts, differing, job, version
+from headstart.delivery.parts import Computed, Held, Parts, differing, job
 from headstart.delivery.reports import Report, told
 from headstart.model.classifier import Classifier
 from headstart.records import Progress
@@ -65,7 +65,7 @@ class Request:
             said = replace(said, names=tuple(self.pictures.names()))
             return gauge.watched([Computed(0, self.form.encode(said), told(said))])
         tasks, processes = blocks.tasks(self.pictures, numbers, size), min(self.processes, len(numbers))
-        crew = workers.Job(self.model, self.asked, self.cache, self.form.encode, version(self.classifier))
+        crew = workers.Job(self.model, self.asked, self.cache, self.form.encode, self.classifier.digest)
         if self.cluster is not None and numbers:
             place = addresses.parse(self.cluster)
             return gauge.watched(clustered.in_cluster(place, crew, self.classifier, tasks, gauge, in_order=in_order))

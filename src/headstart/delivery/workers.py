@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from headstart.config import EncoderConfig
 from headstart.delivery.blocks import Task
-from headstart.delivery.parts import Computed, version
+from headstart.delivery.parts import Computed
 from headstart.delivery.reports import told
 from headstart.errors import ArtifactError, HeadstartError
 from headstart.model import artifact
@@ -41,14 +41,14 @@ class Job:
         asked: As in `artifact.load_classifier`.
         cache: As in `Classifier.predict_many`.
         encode: Predictions of a block → its part.
-        version: Of the model, see `parts.version`.
+        digest: Of the model.
     """
 
     model: Path
     asked: EncoderConfig | None
     cache: Path | None
     encode: Callable[[Predictions], bytes]
-    version: str
+    digest: str
 
 
 class _Heard(NamedTuple):
@@ -175,7 +175,7 @@ def _work(job: Job, pipe: Connection[Any, Any]) -> None:
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # then nobody waits any more
         try:
             classifier = artifact.load_classifier(job.model, job.asked)
-            if version(classifier) != job.version:
+            if classifier.digest != job.digest:
                 raise ArtifactError(
                     f"{job.model} is another model than the one that was loaded a moment ago.",
                     "Somebody replaced it; the same command begins anew with the one that lies there now.",

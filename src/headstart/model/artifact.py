@@ -209,7 +209,8 @@ def load_classifier(directory: str | Path, encoder: EncoderConfig | None = None)
     pairs = zip(described.networks, backbone.networks, strict=True)
     quantized = [_quantized(folder, *pair, described) for pair in pairs] if plan.precision == "int8" else []
     encoders = runtime.build_all(backbone, plan, quantized)
-    return Classifier(backbone, encoders, head, rules, described.classes, described.provenance, described.views)
+    told = described.classes, described.provenance, described.views, described.digest
+    return Classifier(backbone, encoders, head, rules, *told)
 
 
 def _content(arrays: Mapping[str, NDArray[Any]]) -> bytes:

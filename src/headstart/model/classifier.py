@@ -58,6 +58,7 @@ class Classifier(Displayable):
         classes: K names, in the order of the head's outputs.
         provenance: Where it comes from; decides nothing.
         views: Of each picture, from `features.VIEWS`: its features are the mean over them.
+        digest: Of all that decides an answer, as its folder told when it was loaded; empty if it was not.
     """
 
     backbone: Backbone
@@ -67,6 +68,7 @@ class Classifier(Displayable):
     classes: ClassNames
     provenance: Provenance = field(default_factory=Provenance)
     views: tuple[str, ...] = VIEWS[:1]
+    digest: str = field(default="", repr=False, compare=False)
 
     @property
     def temperature(self) -> float:

@@ -213,6 +213,7 @@ class Description:
         rules: As JSON values, see `rules_of`.
         files: Name → SHA-256.
         provenance: Where it comes from.
+        digest: Of all that.
     """
 
     format: int
@@ -224,6 +225,7 @@ class Description:
     rules: Mapping[str, Any]
     files: Mapping[str, str]
     provenance: Provenance
+    digest: str
 
     @property
     def arrays(self) -> Mapping[str, tuple[str, ...]]:
@@ -342,6 +344,7 @@ def _description(content: Mapping[str, Any], written: int) -> Description:
         rules=content["rules"],
         files=content["files"],
         provenance=Provenance(**{field.name: content[field.name] for field in dataclasses.fields(Provenance)}),
+        digest=formats.seal(content),
     )
 
 
