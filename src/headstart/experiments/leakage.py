@@ -93,7 +93,7 @@ def report(
     groups = grouping.kept if given else grouping.groups
     rows = split.test if len(split.test) else split.validation
     right = fitted.logits(rows).argmax(axis=1) == learner.features.targets[rows]
-    measured = Measured(rows, right, split.train)
+    measured = Measured(rows, right, fitted.learned(split.train))
     drawn = random_split.measure(learner, fitted, groups, plan)
     parted = split.origin == "previous run" and np.isin(groups[rows], groups[split.train]).any()
     together = grouping.same_object and not parted

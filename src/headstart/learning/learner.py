@@ -64,6 +64,10 @@ class Fitted:
     tuned: OnDemand | None = field(default=None, repr=False)
     left_out: Integers = field(default_factory=lambda: NOBODY, repr=False)
 
+    def learned(self, train: Integers) -> Integers:
+        """Return those of its training rows that the head has learned from."""
+        return np.setdiff1d(train, self.left_out) if len(self.left_out) else train
+
     def embeddings(self, rows: Integers) -> Floats:
         """Return (N, D): what the backbone sees in each picture; of others than these rows it may hold zeros."""
         values: Floats = self.features.values[:, 0] if self.tuned is None else self.tuned.table(rows)
