@@ -407,6 +407,16 @@ def many(classes: int, each: int) -> tuple[LabelledFeatures, Learner]:
     return features, own
 
 
+def test_of_very_many_watched_pictures_some_make_the_rules(asked: list[Rows], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(calibration, "HELD", 3 * 8)
+    given = case(samples(100))
+    learned = learn(given)
+    (rows,), held = asked, learned.fitted.held
+    assert held.rows.tolist() == rows.watched[np.linspace(0, 23, 8).astype(int)].tolist()
+    np.testing.assert_array_equal(held.logits, learned.fitted.logits(held.rows))
+    assert learned.rules.out_of_distribution.count == 8
+
+
 @pytest.mark.slow
 def test_B14_thousands_of_classes_are_learned(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(problems, "MANY_WEIGHTS", 1000)  # as of 10,000 classes and 1,280 features

@@ -24,7 +24,7 @@ NOBODY: Integers = np.array([], dtype=np.int64)
 
 @dataclass(frozen=True, slots=True)
 class OutOfFold:
-    """What heads say of rows that they had not learned from.
+    """What heads say of rows that they had not learned from; a fit keeps some of very many, see `calibration.chosen`.
 
     Attributes:
         rows: (M,) rows of the features.
