@@ -96,7 +96,7 @@ def report(
     given = split.origin == "data"
     groups = grouping.kept if given else grouping.groups
     rows = split.test if len(split.test) else split.validation
-    right = fitted.logits(rows).argmax(axis=1) == learner.features.targets[rows]
+    right = fitted.answers(rows) == learner.features.targets[rows]
     measured = Measured(rows, right, fitted.learned(split.train))
     drawn = random_split.measure(learner, fitted, groups, plan)
     parted = None

@@ -7,7 +7,7 @@ outside makes logits of features: a `Fitted` does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -79,11 +79,21 @@ class Fitted:
 
     def logits(self, rows: Integers) -> Floats:
         """Return (M, K): what the head says of these pictures."""
-        seen = self.embeddings(rows)
         logits: Floats = np.empty((len(rows), self.head.shape.classes), dtype=np.float32)
-        for part, values in arrays.blocks(seen, rows):
-            logits[part] = self.head.logits(values)
+        for part, said in self._said(rows):
+            logits[part] = said
         return logits
+
+    def answers(self, rows: Integers) -> Integers:
+        """Return (M,): the class that the head takes each of these pictures for."""
+        classes = np.empty(len(rows), dtype=np.int64)
+        for part, said in self._said(rows):
+            classes[part] = said.argmax(axis=1)
+        return classes
+
+    def _said(self, rows: Integers) -> Iterator[tuple[slice, Floats]]:
+        """Yield logits of these pictures, block by block, with their places."""
+        return ((part, self.head.logits(values)) for part, values in arrays.blocks(self.embeddings(rows), rows))
 
 
 @dataclass(frozen=True, slots=True)
