@@ -189,7 +189,7 @@ def train(
         told = provenance.describe(
             last.split, last.fitted, None if saved is last.fitted else rows, prepared, len(rounds)
         )
-        evaluations = {name: measure.measure(one, plan.seed) for name, one in predictions.items()}
+        evaluations = {name: measure.measure(one, plan.seed, folder) for name, one in predictions.items()}
         found = [*prepared.findings, *arrived, *grouped.findings, *last.findings(grouped.groups, plan.calibration)]
         classifier = _classifier(prepared, saved, rules.carried(last.rules, saved, rows, plan.seed), told)
         return TrainingResult(
