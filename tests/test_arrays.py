@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from headstart import arrays
+from headstart.errors import StorageError
 
 EVERY = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
 FINITE = EVERY[np.isfinite(EVERY)]
@@ -60,3 +63,21 @@ def test_a_file_has_its_size_before_it_is_written_to(tmp_path: Path):
         arrays.reserve(file.fileno(), 1 << 20)
         assert os.fstat(file.fileno()).st_size == 1 << 20
         assert os.fstat(file.fileno()).st_blocks * 512 >= 1 << 20
+
+
+def test_what_cannot_be_written_says_where_it_may_lie_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def none() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(arrays, "RESIDENT", 0)
+    with pytest.raises(StorageError, match="nowhere cannot be written") as told:
+        arrays.zeros((2, 2), tmp_path / "nowhere")
+    assert "HEADSTART_CACHE" in told.value.hint
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(StorageError, match="nowhere cannot be written") as told:
+        arrays.zeros((2, 2), None)
+    assert "TMPDIR" in told.value.hint
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    with pytest.raises(StorageError, match="No usable temporary directory") as told:
+        arrays.zeros((2, 2), None)
+    assert "TMPDIR" in told.value.hint

@@ -25,7 +25,7 @@ BLOCK = 4096  # rows that are worked on at once
 NEAR = 1 << 16  # rows of a file that lie so near each other that reading them in any order costs nothing
 HALF = 60_000.0  # a number that half precision still holds
 
-_HINT = "Make room, or name another folder with HEADSTART_CACHE."
+_HINT = "Make room, or name another folder with {}."
 
 
 class Rows(Protocol):
@@ -51,7 +51,7 @@ def zeros(shape: tuple[int, ...], folder: Path | None, *, half: bool = False) ->
     """
     if 4 * int(np.prod(shape, dtype=np.int64)) <= RESIDENT:
         return np.zeros(shape, dtype=np.float32)
-    return _mapped(shape, np.dtype(np.float16 if half else np.float32), folder or Path(tempfile.gettempdir()))
+    return _mapped(shape, np.dtype(np.float16 if half else np.float32), folder)
 
 
 def answers(shape: tuple[int, ...], kind: DTypeLike, folder: Path | None = None) -> NDArray[Any]:
@@ -59,7 +59,7 @@ def answers(shape: tuple[int, ...], kind: DTypeLike, folder: Path | None = None)
     asked = np.dtype(kind)
     if asked.itemsize * int(np.prod(shape, dtype=np.int64)) <= ANSWERS:
         return np.zeros(shape, dtype=asked)
-    return _mapped(shape, asked, folder or Path(tempfile.gettempdir()))
+    return _mapped(shape, asked, folder)
 
 
 def together(values: Sequence[NDArray[Any]], folder: Path | None = None) -> NDArray[Any]:
@@ -178,11 +178,18 @@ def _file_of(values: object) -> mmap.mmap | None:
     return values if isinstance(values, mmap.mmap) else None
 
 
-def _mapped(shape: tuple[int, ...], kind: np.dtype[Any], folder: Path) -> NDArray[Any]:
+def _mapped(shape: tuple[int, ...], kind: np.dtype[Any], folder: Path | None) -> NDArray[Any]:
     size = kind.itemsize * int(np.prod(shape, dtype=np.int64))
-    with storage_errors(folder, _HINT), tempfile.TemporaryFile(dir=folder) as file:
+    place, hint = folder or _temporary(), _HINT.format("TMPDIR" if folder is None else "HEADSTART_CACHE")
+    with storage_errors(place, hint), tempfile.TemporaryFile(dir=place) as file:
         reserve(file.fileno(), size)
         return np.memmap(file, kind, "r+", shape=shape)
+
+
+def _temporary() -> Path:
+    """Return where temporary files lie."""
+    with storage_errors(Path("A temporary file"), _HINT.format("TMPDIR")):
+        return Path(tempfile.gettempdir())
 
 
 def reserve(file: int, size: int) -> None:

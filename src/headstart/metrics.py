@@ -15,6 +15,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
@@ -312,17 +313,22 @@ def overall(answers: Answers, groups: Integers | None = None, rounds: int = 1000
 
 
 def by_class(
-    answers: Answers, groups: Integers | None = None, rounds: int = 1000, seed: int = 0
+    answers: Answers,
+    groups: Integers | None = None,
+    rounds: int = 1000,
+    seed: int = 0,
+    folder: Path | None = None,
 ) -> dict[int, dict[str, Interval]]:
     """Return, for each class that occurs in the targets, its figures with intervals.
 
     `recall` (the accuracy on that class's pictures), `precision` and `f1` look at all rows; `top5_accuracy`,
-    `log_loss`, `brier` and `ece` at the rows that truly belong to the class. Arguments as in `overall`.
+    `log_loss`, `brier` and `ece` at the rows that truly belong to the class. Arguments as in `overall`; `folder` as of
+    `arrays.answers`.
     """
     size = len(answers.targets)
     present = np.unique(answers.targets)
     point = _of_class(answers, np.ones(size))[:, present]
-    drawn = arrays.answers((rounds, len(_DRAWN_BY_CLASS), len(present)), float)
+    drawn = arrays.answers((rounds, len(_DRAWN_BY_CLASS), len(present)), float, folder)
     every = (times for weights in resample(size, groups, rounds, seed) for times in weights)
     for number, times in enumerate(every):
         drawn[number] = _of_class(answers, times)[:, present]

@@ -753,6 +753,19 @@ def test_features_beyond_memory_lie_in_a_file_in_half_precision(
     assert not list(cache.glob("tmp*"))
 
 
+def test_features_that_are_kept_beyond_memory_are_no_copy_in_memory(
+    dataset: Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    half, digests = np.arange(len(dataset) // 2), files.fingerprints(dataset)[0]
+    encoders = [contracts.encoder("openvino-f32")]
+    before = extracted(dataset.select(half), cache).values
+    monkeypatch.setattr(arrays, "RESIDENT", 1000)
+    rows, values = features.kept(dataset, digests, encoders, views=("original",), cache=cache)
+    assert rows.tolist() == half.tolist()
+    assert arrays.is_mapped(values)
+    np.testing.assert_array_equal(values, before.astype(np.float16))
+
+
 def test_features_that_half_precision_cannot_hold_stay_single(
     dataset: Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch
 ):

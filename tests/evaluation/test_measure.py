@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from conftest import draw_folders, write_table
 
-from headstart import metrics
+from headstart import arrays, metrics
 from headstart.data import sources
-from headstart.errors import DataError
+from headstart.errors import DataError, StorageError
 from headstart.evaluation import measure
 from headstart.predictions import Predictions
 from headstart.records import ClassNames, Dataset, Sample
@@ -35,6 +35,13 @@ def test_the_figures_are_those_of_the_metrics():
     wanted = metrics.overall_intervals(said("aabbcc", "").probabilities, np.array([0, 0, 1, 1, 2, 0]))
     assert {name: result.overall[name] for name in wanted} == wanted
     assert result.overall["accuracy"].value == pytest.approx(5 / 6)
+
+
+def test_what_is_drawn_of_very_many_classes_lies_where_the_caller_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(arrays, "ANSWERS", 0)
+    measure.measure(said("aabbcc", "aabbca"), folder=tmp_path)
+    with pytest.raises(StorageError, match="nowhere"):
+        measure.measure(said("aabbcc", "aabbca"), folder=tmp_path / "nowhere")
 
 
 def test_confusions_are_counted_by_given_label_and_listed_worst_first():

@@ -33,7 +33,7 @@ class Lawful:
         """Return what answers so."""
         wrong = error(rows) > LUCK
         said = (self.features.targets + wrong) % 3
-        return SimpleNamespace(best=1.0, logits=lambda asked: np.eye(3)[said[asked]])
+        return SimpleNamespace(best=1.0, answers=lambda asked: said[asked])
 
 
 def expected(numbers: int = 5) -> Expectation | None:

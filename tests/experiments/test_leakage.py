@@ -76,10 +76,23 @@ def test_a_previous_split_that_parts_same_object_pictures_is_not_said_to_keep_th
     groups = Grouping(resemblance.same_object, np.arange(360), np.zeros(360, dtype=bool), same_object=True)
     own, apart = learner_of(features), halves(resemblance.same_object)
     mixed = Splits(np.flatnonzero(np.arange(360) % 5), np.arange(0, 360, 5), NOTHING)
-    for split, together in ((apart, True), (mixed, False)):
+    for split, together, parted in ((apart, True, 0.0), (mixed, False, 1.0)):
         split = replace(split, origin="previous run")
         fitted = own.fit(split.train, split.validation, resemblance.same_object)
-        assert leakage.report(own, fitted, split, groups, resemblance, plan()).together is together
+        report = leakage.report(own, fitted, split, groups, resemblance, plan())
+        assert (report.together, report.parted) == (together, parted)
+
+
+def test_one_parted_thing_of_a_previous_split_does_not_make_all_figures_optimistic():
+    features, resemblance = drawn(things=200, shots=2, spread=0.1)
+    groups = Grouping(resemblance.same_object, np.arange(400), np.zeros(400, dtype=bool), same_object=True)
+    train = np.append(0, np.arange(200, 400))  # of the thing that the first two show, the second measures
+    split, own = Splits(train, np.arange(1, 200), NOTHING, origin="previous run"), learner_of(features)
+    report = leakage.report(own, own.refit(train, 1.0), split, groups, resemblance, plan())
+    assert (report.together, report.parted) == (True, 1 / 199)
+    (told,) = leakage.findings(replace(report, gap=Interval(0.2, 0.15, 0.25)))
+    assert told.code == "same-object"
+    assert "kept on one side, but for 0.5% of the measured pictures" in told.message
 
 
 def test_bands_divide_all_measured_pictures_by_similarity():
@@ -106,6 +119,15 @@ def test_findings_say_what_was_kept_together_and_by_how_much_a_figure_flatters()
     assert (loose.code, loose.severity) == ("optimistic", "warning")
     assert leakage.findings(LeakageReport(Interval(0.02, 0.0, 0.04), False)) == []
     assert leakage.findings(LeakageReport()) == []
+
+
+@pytest.mark.parametrize(("parted", "expected"), [(0.5, ["warning"]), (0.03, ["note"]), (0.01, [])])
+def test_figures_of_a_previous_split_owe_no_more_than_the_share_that_it_parted(parted: float, expected: list[str]):
+    found = leakage.findings(LeakageReport(Interval(0.15, 0.1, 0.2), False, parted=parted))
+    assert [one.severity for one in found] == expected
+    for one in found:
+        assert f"parted {parted:.0%} of the measured pictures" in one.message
+        assert "without --from" in one.advice
 
 
 def test_a_given_split_tells_what_it_would_have_reported_as_it_came():

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from headstart import metrics
+from headstart import arrays, metrics
 from headstart.config import SplitConfig, read_config
 from headstart.data import splits
 from headstart.data.splits import Grouping
@@ -405,6 +405,22 @@ def many(classes: int, each: int) -> tuple[LabelledFeatures, Learner]:
     none = np.zeros((0, 24), np.float32)
     own = learners.build(features, decide("head.l2=[0.01,0.001]").head, LabelRows((), none, none[:, 0]), 0)
     return features, own
+
+
+def test_answers_are_the_classes_of_the_largest_logits(monkeypatch: pytest.MonkeyPatch):
+    fitted, rows = learn(case(samples(20))).fitted, np.arange(59, -1, -1)
+    monkeypatch.setattr(arrays, "BLOCK", 7)
+    assert fitted.answers(rows).tolist() == fitted.logits(rows).argmax(axis=1).tolist()
+
+
+def test_of_very_many_watched_pictures_some_make_the_rules(asked: list[Rows], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(calibration, "HELD", 3 * 8)
+    given = case(samples(100))
+    learned = learn(given)
+    (rows,), held = asked, learned.fitted.held
+    assert held.rows.tolist() == rows.watched[np.linspace(0, 23, 8).astype(int)].tolist()
+    np.testing.assert_array_equal(held.logits, learned.fitted.logits(held.rows))
+    assert learned.rules.out_of_distribution.count == 8
 
 
 @pytest.mark.slow

@@ -82,6 +82,16 @@ def test_held_out_rows_are_scored_without_their_fold():
     assert (held < known).all()
 
 
+def test_what_belongs_to_a_held_out_row_is_not_learned_from_where_only_some_of_its_fold_are_held_out():
+    features, targets = drawn(100)
+    twins, rows, one = np.concatenate([features, features]), np.arange(100), np.zeros(50, dtype=np.int64)
+    asked = ("neighbours", twins, np.tile(targets, 2), rows[:50], one, np.zeros((50, 4), np.float32))
+    held = out_of_distribution.held_out(*asked, np.arange(200), groups=np.tile(rows, 2))
+    others = np.append(np.arange(50, 100), np.arange(150, 200))
+    np.testing.assert_array_equal(held, out_of_distribution.held_out(*asked, others))
+    assert (held < out_of_distribution.held_out(*asked, np.arange(200))).all()
+
+
 def fitted(features: np.ndarray) -> Callable[..., Callable[[np.ndarray], np.ndarray]]:
     """Return what "fits" the head that knows the clusters of the given classes."""
     return lambda rows, known: lambda values: logits(values)[:, known]

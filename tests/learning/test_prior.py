@@ -7,6 +7,7 @@ import functools
 import numpy as np
 import pytest
 
+from headstart import arrays
 from headstart.encoding import backbone
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.network import Network
@@ -139,6 +140,15 @@ def test_labels_that_are_named_like_a_class_are_no_foreign_ones():
 
 def test_a_class_of_another_name_stands_for_what_a_fifth_of_its_pictures_look_like():
     assert rest("fish wool", np.eye(4)[[0, 0, 0, 0, 1, 3, 3, 3, 3, 3, 3, 2]], [0] * 5 + [1] * 7) == (LABELS[2],)
+
+
+def test_of_very_many_labels_few_pictures_are_scored_at_once(monkeypatch: pytest.MonkeyPatch):
+    taken: list[int] = []
+    take = arrays.take
+    monkeypatch.setattr(arrays, "take", lambda values, rows: taken.append(len(rows)) or take(values, rows))
+    monkeypatch.setattr(prior, "SCORED", 2 * len(LABELS))
+    assert rest("fish wool", np.eye(4)[[0, 0, 0, 0, 1, 3, 3, 3, 3, 3, 3, 2]], [0] * 5 + [1] * 7) == (LABELS[2],)
+    assert taken == [2] * 6
 
 
 def test_a_backbone_without_a_classifier_has_no_foreign_labels():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from scipy.special import softmax
 from headstart import arrays
 from headstart.config import HeadConfig
 from headstart.errors import ConfigError
-from headstart.learning import calibration, sgd
+from headstart.learning import calibration, checkpoint, sgd
 from headstart.learning.heads import Head, Step
 from headstart.learning.modules import loss_and_accuracy, measured
 from headstart.learning.sgd import Rows, SgdFit
@@ -454,6 +455,20 @@ def test_the_state_of_another_fit_is_not_taken(other: dict[str, Any], tmp_path: 
     assert same(fit(**given, folder=tmp_path).head, fit(**given).head)
     assert list(tmp_path.iterdir()) == [kept]
     assert same(fit(plan(), folder=tmp_path).head, fit(plan()).head)
+
+
+def test_a_state_is_named_after_some_views_as_after_a_copy_of_them_and_makes_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    values = np.arange(2_000_000, dtype=np.float32).reshape(2000, 2, 500)
+    alone, names = np.ascontiguousarray(values[:, :1]), []
+    monkeypatch.setattr(arrays, "BLOCK", 64)
+    for some in (alone, values[:, :1]):
+        tracemalloc.start()
+        names.append(checkpoint.Checkpoint(tmp_path, {}, {"features": some})._path)
+        assert tracemalloc.get_traced_memory()[1] < alone.nbytes / 4
+        tracemalloc.stop()
+    assert names[0] == names[1]
 
 
 @pytest.mark.usefixtures("often")

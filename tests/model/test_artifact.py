@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import contracts
 import numpy as np
@@ -233,6 +234,25 @@ def test_what_is_not_asked_for_stays_as_it_was_saved():
     assert artifact._encoder_here(saved, EncoderConfig(engine="openvino")).precision == "f32"
     eight = artifact._encoder_here(replace(saved, precision="int8"), EncoderConfig(engine="torch"))
     assert (eight.engine, eight.precision) == ("torch", "f32")  # which cannot be in 8 bits
+
+
+@pytest.mark.parametrize(
+    ("saved", "asked", "expected"),
+    [
+        (("torch", "cuda", "bf16"), {"device": "cpu"}, ("openvino", "cpu", "f32")),
+        (("torch", "cuda", "bf16"), {"device": "cpu", "engine": "torch"}, ("torch", "cpu", "f32")),
+        (("openvino", "cpu", "bf16"), {"engine": "torch"}, ("torch", "cpu", "f32")),
+        (("openvino", "cpu", "int8"), {"device": "cpu"}, ("openvino", "cpu", "int8")),
+        (("openvino", "cpu", "int8"), {"engine": "openvino"}, ("openvino", "cpu", "int8")),
+        (("openvino", "cpu", "int8"), {"precision": "f32"}, ("openvino", "cpu", "f32")),
+    ],
+)
+def test_a_precision_is_kept_with_engine_and_device_only(
+    saved: tuple[str, ...], asked: dict[str, Any], expected: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(artifact.runtime, "_has_bf16", lambda engine, device: device == "cuda")
+    plan = artifact._encoder_here(EncoderConfig("lite0", "", *saved), EncoderConfig(**asked))  # type: ignore[arg-type]
+    assert (plan.engine, plan.device, plan.precision) == expected
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from test_crew import Team
 
 from headstart import arrays
-from headstart.errors import MissingExtraError
+from headstart.errors import ConfigError, MissingExtraError
 from headstart.learning import logistic, prior, spread
 from headstart.learning import problem as problems
 from headstart.learning.problem import Problem
@@ -164,6 +165,33 @@ def test_one_that_cannot_and_comes_later_ends_no_fit(tmp_path: Path, what: str):
     assert len(answers) < 9
     shown.fit(0.2)  # and nobody is asked any more
     assert len(answers) < 9
+
+
+@pytest.mark.parametrize("what", ["sums", "turns"])
+def test_a_cluster_without_room_for_workers_that_are_needed_again_ends_no_fit(tmp_path: Path, what: str):
+    own, filling = drawn(), Played(tmp_path / "cache")
+    shown = Spread(filling, silence)(own)
+    fit = (lambda one: [one.fit(0.1)]) if what == "sums" else (lambda one: logistic.out_of_fold(one, 0.1)[0])
+    fit(shown)
+
+    def crew(*_: Any) -> Crew:
+        raise ConfigError("No worker can begin: 0 of the cluster's 2 processors are free.")
+
+    filling.crew = crew
+    with pytest.warns(UserWarning, match=r"fitted on this machine alone\. No worker can begin"):
+        found = fit(shown)
+    for one, other in zip(found, fit(own), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_whatever_is_asked_keeps_the_folder_of_a_problem_fresh(tmp_path: Path):
+    shown = Spread(Played(tmp_path / "cache"), silence)(drawn())
+    for ask in (lambda: shown.fit(0.1), lambda: logistic.out_of_fold(shown, 0.1)):
+        ask()
+        (folder,) = (tmp_path / "cache").iterdir()
+        os.utime(folder, (0, 0))
+        ask()
+        assert folder.stat().st_mtime > 0
 
 
 def test_of_nothing_nobody_is_asked(tmp_path: Path):

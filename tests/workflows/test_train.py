@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,8 @@ from headstart.config import read_config
 from headstart.data import sources
 from headstart.encoding import cache as caches
 from headstart.errors import DataError
+from headstart.evaluation import showcase
+from headstart.experiments import expectation, leakage
 from headstart.learning import linear
 from headstart.learning.heads import Head
 from headstart.records import Dataset, Finding
@@ -317,6 +321,34 @@ def test_what_only_calibrated_is_learned_from_where_nothing_else_is_to_be_refitt
     assert told["fitted_on"] == "30 training pictures"
     kept = train(given, refit=False).classifier.provenance.training
     assert kept["fitted_on"] == "30 training pictures, 2 of them only to calibrate it"
+
+
+def test_what_only_calibrated_is_not_among_what_was_learned_from(
+    photos: Path, train: Train, monkeypatch: pytest.MonkeyPatch
+):
+    for name, few in (("MANY", 10), ("CHOSEN_BY", 6), ("APART", 2)):
+        monkeypatch.setattr(linear, name, few)
+    told: dict[str, list[int]] = {}
+
+    def heard(module: ModuleType, name: str, learned: Callable[..., list[np.ndarray]]) -> None:
+        own = getattr(module, name)
+
+        def call(*given: Any) -> Any:
+            told[name] = [len(rows) for rows in learned(*given)]
+            return own(*given)
+
+        monkeypatch.setattr(module, name, call)
+
+    heard(leakage, "bands", lambda fitted, measured, *rest: [measured.learned])
+    heard(showcase, "find", lambda features, said, turns, *rest: [turns[0][1]])
+    heard(expectation, "expect", lambda learner, turns, saved, groups: [turns[0].learned, saved])
+    dataset = sources.read(photos)
+    parts = ("test", *5 * ("train",))
+    given = replace(dataset, samples=tuple(replace(one, split=parts[n % 6]) for n, one in enumerate(dataset)))
+    train(given)
+    assert told == {"bands": [28], "find": [28], "expect": [28, 30]}
+    assert train(given, refit=False).expected is None
+    assert told["expect"] == [28, 28]
 
 
 def test_without_refit_the_saved_head_is_the_one_that_was_measured(photos: Path, train: Train):

@@ -117,7 +117,7 @@ def kept(
     job = _Job(_Wanted(dataset, digests, tuple(views)), encoders, cache)
     job.recall()
     rows = np.flatnonzero(job.known.all(axis=(1, 2)))
-    return rows, job.values[rows]
+    return rows, arrays.select(job.values, rows, job.cache)
 
 
 def mean(values: Floats, folder: Path | None = None) -> Floats:

@@ -159,13 +159,13 @@ def recalled(classifier: Classifier, learned: Learned | None, cache: CacheChoice
         return None
     encoders, width, views = classifier.encoders, classifier.backbone.dim, classifier.views
     # a network that was trained with its head leaves no features; it stands before those that leave some
-    found = [
+    found = (  # one after the other: no more is held than the best so far and the next
         features.kept(learned.dataset, learned.digests, encoders[begin:], views=views, cache=folder)
         for begin in range(len(encoders))
-    ]
+    )
     rows, held = max(found, key=lambda one: len(one[0]))
     columns = slice(width - held.shape[2], width)
-    return Known(learned, rows, features.mean(held)[:, 0], columns) if len(rows) else None
+    return Known(learned, rows, features.mean(held, folder)[:, 0], columns) if len(rows) else None
 
 
 def _nearest(known: Known | None, values: Floats) -> list[tuple[Neighbour, ...]]:

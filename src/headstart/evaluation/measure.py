@@ -6,6 +6,7 @@ It sees probabilities and labels only; how the classifier came about does not ma
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -61,8 +62,8 @@ def predict_labelled(
     return replace(said, groups=splits.group_ids(dataset, table.digests), digests=table.digests)
 
 
-def measure(predictions: Predictions, seed: int = 0) -> Evaluation:
-    """Return the figures of predictions whose targets are known.
+def measure(predictions: Predictions, seed: int = 0, folder: Path | None = None) -> Evaluation:
+    """Return the figures of predictions whose targets are known; `folder` as of `arrays.answers`.
 
     Raises:
         DataError: There are no targets, or no usable picture.
@@ -79,7 +80,7 @@ def measure(predictions: Predictions, seed: int = 0) -> Evaluation:
     cells = metrics.confusion(answers)
     off = cells[cells[:, 0] != cells[:, 1]]
     worst = off[np.argsort(-off[:, 2], kind="stable")[:MOST_PAIRS]]
-    per_class = metrics.by_class(answers, groups, RESAMPLES, seed)
+    per_class = metrics.by_class(answers, groups, RESAMPLES, seed, folder)
     return Evaluation(
         pictures=len(usable),
         classes=classes,

@@ -118,7 +118,7 @@ def _compared(learner: Learner, turns: Sequence[Turn], fewer: Sequence[Integers]
     for turn, rows in zip(turns, fewer, strict=True):
         less = learner.refit(rows, turn.fitted.best, share=len(rows) / len(turn.learned), begin=turn.fitted)
         wanted = learner.features.targets[turn.measured]
-        right.append([one.logits(turn.measured).argmax(axis=1) == wanted for one in (less, turn.fitted)])
+        right.append([one.answers(turn.measured) == wanted for one in (less, turn.fitted)])
     return np.concatenate(right, axis=1).astype(np.float64)
 
 

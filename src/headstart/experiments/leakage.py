@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from headstart import arrays, metrics
+from headstart.data import splits
 from headstart.data.splits import Grouping
 from headstart.experiments import random_split
 from headstart.experiments.grouping import MATTERS
@@ -60,6 +61,8 @@ class LeakageReport:
         given: Whether the data brings its split, which is kept.
         random_split: What a random split would have reported; None where it would part nothing.
         bands: The measured pictures by similarity.
+        parted: Share of the measured pictures whose same-object pictures were learned from, where a previous run had
+            divided them; else None.
     """
 
     gap: Interval | None = None
@@ -67,6 +70,7 @@ class LeakageReport:
     given: bool = False
     random_split: RandomSplit | None = None
     bands: tuple[Band, ...] = ()
+    parted: float | None = None
 
 
 def report(
@@ -92,14 +96,17 @@ def report(
     given = split.origin == "data"
     groups = grouping.kept if given else grouping.groups
     rows = split.test if len(split.test) else split.validation
-    right = fitted.logits(rows).argmax(axis=1) == learner.features.targets[rows]
-    measured = Measured(rows, right, split.train)
+    right = fitted.answers(rows) == learner.features.targets[rows]
+    measured = Measured(rows, right, fitted.learned(split.train))
     drawn = random_split.measure(learner, fitted, groups, plan)
-    parted = split.origin == "previous run" and np.isin(groups[rows], groups[split.train]).any()
-    together = grouping.same_object and not parted
+    parted = None
+    if split.origin == "previous run":
+        alike = splits.united(grouping.kept, resemblance.same_object)
+        parted = float(np.isin(alike[rows], alike[measured.learned]).mean())
+    together = grouping.same_object and (parted is None or parted <= WORTH_SAYING)
     if drawn is not None and together and not given:
         measured = drawn.measured
-    return LeakageReport(grouping.gap, together, given, drawn, bands(fitted, measured, groups, resemblance))
+    return LeakageReport(grouping.gap, together, given, drawn, bands(fitted, measured, groups, resemblance), parted)
 
 
 def bands(fitted: Fitted, measured: Measured, groups: Integers, resemblance: Resemblance) -> tuple[Band, ...]:
@@ -146,20 +153,25 @@ def findings(report: LeakageReport) -> list[Finding]:
             ["all figures"],
             "Accuracy by similarity tells how much the measured pictures resemble those learned from.",
         )
+    parted = f"{100 * (report.parted or 0):.2g}% of the measured pictures"
+    alone = "" if report.parted is None else " without --from"  # which leaves pictures where they were
     if report.together:
+        but = f", but for {parted}" if report.parted else ""
         would = "" if drawn is None else f"; a random split would have reported an accuracy of {drawn.accuracy}"
         return found(
             "same-object",
             "warning",
-            f"many pictures show the same thing once more: {fall}. They are kept on one side, so that the figures hold "
-            f"for new things{would}",
+            f"many pictures show the same thing once more: {fall}. They are kept on one side{but}, so that the figures "
+            f"hold for new things{would}",
             ["all figures"],
-            "If new pictures will show these very things, --set split.same_object=apart measures that.",
+            f"If new pictures will show these very things, --set split.same_object=apart measures that{alone}.",
         )
+    owed = gap.low if report.parted is None else min(gap.low, report.parted)  # no more than the share that is parted
+    which = "" if report.parted is None else f". The previous run has parted {parted} from theirs"
     return found(
         "optimistic",
-        "warning" if gap.low > MATTERS else "note",
-        f"the figures are optimistic for things that were never photographed before: {fall}",
-        ["all figures"],
-        "--set split.same_object=together measures on new things.",
+        "warning" if owed > MATTERS else "note",
+        f"the figures are optimistic for things that were never photographed before: {fall}{which}",
+        ["all figures"] if owed > WORTH_SAYING else [],
+        f"--set split.same_object=together measures on new things{alone}.",
     )

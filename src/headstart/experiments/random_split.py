@@ -63,7 +63,7 @@ def measure(learner: Learner, fitted: Fitted, groups: Integers, plan: Plan) -> R
     if not leaked.any():
         return None
     head = learner.refit(learned, fitted.best, views=1)
-    right = head.logits(rows).argmax(axis=1) == features.targets[rows]
+    right = head.answers(rows) == features.targets[rows]
     accuracy = metrics.share_interval(right, groups[rows])
     return RandomSplit(accuracy, int(leaked.sum()), Measured(rows, right, learned))
 

@@ -81,6 +81,11 @@ def log_softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
     return result
 
 
+def chosen(count: int, classes: int) -> Integers:
+    """Return which of so many held-out rows choose and calibrate: of more than `HELD` numbers some, evenly spaced."""
+    return arrays.spaced(count, HELD // classes)
+
+
 def fit(
     logits: Floats,
     targets: Integers,
@@ -91,15 +96,15 @@ def fit(
     """Return the calibration of held-out logits; of none, the one that changes nothing.
 
     Args:
-        logits: (N, K) of rows that the head had not learned from; rows that are not finite are left aside, and of more
-            than `HELD` numbers evenly spaced rows are taken.
+        logits: (N, K) of rows that the head had not learned from; rows that are not finite are left aside, of very many
+            the `chosen` are taken.
         targets: (N,) positions of the true classes.
         fold: (N,) rows of one fold are left out together where "best" compares the two; with a single fold, and where
             a class has no row, it is the temperature.
         scaling: What to fit.
         groups: (N,) rows of one group are one observation; None: every row is its own group.
     """
-    some = arrays.spaced(len(logits), HELD // logits.shape[1])
+    some = chosen(len(logits), logits.shape[1])
     logits, targets, fold, groups = logits[some], targets[some], fold[some], None if groups is None else groups[some]
     usable = _usable(logits)
     if not usable.any():

@@ -13,11 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from headstart.arrays import parts, release
 from headstart.records import Floats, Integers
 from headstart.storage import remove_stale, storage_errors, write_whole
 
@@ -42,7 +44,9 @@ class Checkpoint:
         digest = hashlib.sha256(json.dumps([versions, identity], sort_keys=True).encode())
         for name, array in sorted(arrays.items()):
             digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-            digest.update(array.data if array.flags.c_contiguous else array.tobytes())
+            for part in parts(len(array)):
+                digest.update(np.ascontiguousarray(array[part]).data)
+                release(array)
         self._path = folder / f"{digest.hexdigest()[:32]}.safetensors"
 
     def load(self) -> tuple[dict[str, Tensor], Any] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -44,15 +44,13 @@ class SgdLearner:
         begin: float | None = None,
         listen: Listener = ignore,
     ) -> Fitted:
-        """See `Learner`; the watched pictures are those held out.
+        """See `Learner`; the watched pictures are those held out, of very many some.
 
         Raises:
             ConfigError: There is nothing to watch or too little to learn from, or the fit diverged.
         """
         rows, plan = self._rows(train, watch, groups), self.linear.plan
         fit = self._fit(rows, listen=listen)
-        logits = fit.head.logits(self.features.values[rows.watched, 0])
-        held = OutOfFold(rows.watched, np.zeros(len(rows.watched), dtype=np.int64), logits)
         layers = " → ".join(str(width) for width in (*plan.hidden, len(self.features.classes)))
         provenance = {
             "head": f"dense {layers}, {plan.optimizer}, epoch {fit.best} of {len(fit.history)} was best",
@@ -62,9 +60,10 @@ class SgdLearner:
             "watched": len(rows.watched),
             "matched": {},
         }
-        return Fitted(
-            fit.head, self.features, fit.best, held, fit.history, provenance, _remarks(plan, len(rows.watched))
-        )
+        remarks = _remarks(plan, len(rows.watched))
+        fitted = Fitted(fit.head, self.features, fit.best, None, fit.history, provenance, remarks)
+        some = rows.watched[calibration.chosen(len(rows.watched), len(self.features.classes))]
+        return replace(fitted, held=OutOfFold(some, np.zeros_like(some), fitted.logits(some)))
 
     def refit(
         self, rows: Integers, best: float, *, share: float = 1.0, views: int | None = None, begin: Fitted | None = None

@@ -7,7 +7,7 @@ outside makes logits of features: a `Fitted` does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -24,7 +24,7 @@ NOBODY: Integers = np.array([], dtype=np.int64)
 
 @dataclass(frozen=True, slots=True)
 class OutOfFold:
-    """What heads say of rows that they had not learned from.
+    """What heads say of rows that they had not learned from; a fit keeps some of very many, see `calibration.chosen`.
 
     Attributes:
         rows: (M,) rows of the features.
@@ -64,6 +64,10 @@ class Fitted:
     tuned: OnDemand | None = field(default=None, repr=False)
     left_out: Integers = field(default_factory=lambda: NOBODY, repr=False)
 
+    def learned(self, train: Integers) -> Integers:
+        """Return those of its training rows that the head has learned from."""
+        return np.setdiff1d(train, self.left_out) if len(self.left_out) else train
+
     def embeddings(self, rows: Integers) -> Floats:
         """Return (N, D): what the backbone sees in each picture; of others than these rows it may hold zeros."""
         values: Floats = self.features.values[:, 0] if self.tuned is None else self.tuned.table(rows)
@@ -75,11 +79,21 @@ class Fitted:
 
     def logits(self, rows: Integers) -> Floats:
         """Return (M, K): what the head says of these pictures."""
-        seen = self.embeddings(rows)
         logits: Floats = np.empty((len(rows), self.head.shape.classes), dtype=np.float32)
-        for part, values in arrays.blocks(seen, rows):
-            logits[part] = self.head.logits(values)
+        for part, said in self._said(rows):
+            logits[part] = said
         return logits
+
+    def answers(self, rows: Integers) -> Integers:
+        """Return (M,): the class that the head takes each of these pictures for."""
+        classes = np.empty(len(rows), dtype=np.int64)
+        for part, said in self._said(rows):
+            classes[part] = said.argmax(axis=1)
+        return classes
+
+    def _said(self, rows: Integers) -> Iterator[tuple[slice, Floats]]:
+        """Yield logits of these pictures, block by block, with their places."""
+        return ((part, self.head.logits(values)) for part, values in arrays.blocks(self.embeddings(rows), rows))
 
 
 @dataclass(frozen=True, slots=True)

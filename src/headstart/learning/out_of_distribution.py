@@ -287,6 +287,7 @@ def held_out(
     logits: Floats,
     learned: Integers,
     foreign: Callable[[Integers], LabelRows] = lambda _: NO_LABELS,
+    groups: Integers | None = None,
 ) -> Array:
     """Return the score of each held-out row, by what is known without its fold; NaN where that is nothing.
 
@@ -297,15 +298,17 @@ def held_out(
         rows: (M,) rows that were held out.
         fold: (M,) with whom.
         logits: (M, K) as they were held out.
-        learned: (L,) rows that may be learned from; rows of the fold are not.
+        learned: (L,) rows that may be learned from; rows of the fold are not, nor those of their groups.
         foreign: Rows to learn from → what the backbone knows beside the classes.
+        groups: (N,) what stays together; None: each is its own.
     """
     if score in OF_LOGITS:
         return familiarity(score, logits, features[:0], {})
     result = np.empty(len(rows))
+    together = np.arange(len(targets)) if groups is None else groups
     for number in np.unique(fold):
         own = fold == number
-        others = np.setdiff1d(learned, rows[own])
+        others = learned[~np.isin(together[learned], together[rows[own]])]
         known = learn(score, features, targets, others, foreign=foreign(others) if score == "labels" else None)
         result[own] = familiarity(score, logits[own], take(features, rows[own]), known)
     return result

@@ -19,6 +19,7 @@ from headstart import arrays
 from headstart.records import ClassNames, Floats, Integers
 
 SEEN = 1000  # pictures of a class that are asked what is meant by its name
+SCORED = 1 << 24  # scores of labels that are computed at once
 MEANT = 0.2  # of a class's pictures, for which a label comes first: then it may be the class by another name
 
 
@@ -125,7 +126,8 @@ def foreign(classes: ClassNames, known: LabelRows, features: Floats, targets: In
     asked = np.flatnonzero(arrays.places(targets) < SEEN)
     asked = asked[np.array([name not in named for name in classes], dtype=bool)[targets[asked]]]
     first = np.zeros(len(asked), dtype=np.int64)
-    for part, values in arrays.blocks(features, rows[asked]):
+    for part in arrays.parts(len(asked), min(arrays.BLOCK, max(1, SCORED // len(known.weights)))):
+        values = arrays.take(features, rows[asked[part]])
         first[part] = (values @ known.weights.T + known.offsets).argmax(axis=1)
     pairs, votes = np.unique(targets[asked] * len(known.weights) + first, return_counts=True)
     whose, label = np.divmod(pairs, len(known.weights))

@@ -135,7 +135,7 @@ def _fit_out_of_distribution(
         rows, logits = train, np.zeros((len(train), 0), np.float32)
     if not len(rows):
         return None
-    own = out_of_distribution.held_out(score, values, targets, rows, fold, logits, train, foreign)
+    own = out_of_distribution.held_out(score, values, targets, rows, fold, logits, train, foreign, groups)
     beside = foreign(train) if score == "labels" else None
     known = out_of_distribution.learn(score, values, targets, train, learner.seed, beside)
     return out_of_distribution.fit(score, plan.refused, own, known, compared)

@@ -247,7 +247,7 @@ class _Run:
         if len(self.watched) < calibration.FEWEST:
             return self._measure(self.watched)[0]
         head, some = self.head.eval(), self.watched.numpy()
-        some = some[arrays.spaced(len(some), calibration.HELD // head.shape.classes)]
+        some = some[calibration.chosen(len(some), head.shape.classes)]
         scores = torch.cat([head(torch.from_numpy(block)) for _, block in arrays.blocks(self.features[:, 0], some)])
         if not torch.isfinite(scores).all():
             return math.nan

@@ -198,6 +198,11 @@ class Shown:
         self._problem.write(folder)
         return folder
 
+    def _place(self) -> Path:
+        """Return that folder, which is in use again."""
+        storage.keep_fresh(self._folder)
+        return self._folder
+
     @property
     def there(self) -> bool:
         """See `Helpers`."""
@@ -209,14 +214,13 @@ class Shown:
 
         from headstart.learning.problem import Sums
 
-        storage.keep_fresh(self._folder)
-        stretches, workers = self._problem.stretches, self._spread.workers
+        folder, stretches = self._place(), self._problem.stretches
         few = max(1, ANSWER // (8 * weights.numel()))
-        size = min(few, math.ceil(len(stretches) / workers))
-        parts = [stretches[part] for part in arrays.parts(len(stretches), size)]
         given, done = weights.numpy(), 0
         try:
-            for said in self._spread.said([Asked(self._folder, None, part, given, leave_out) for part in parts]):
+            size = min(few, math.ceil(len(stretches) / self._spread.workers))
+            parts = [stretches[part] for part in arrays.parts(len(stretches), size)]
+            for said in self._spread.said([Asked(folder, None, part, given, leave_out) for part in parts]):
                 for loss, gradient, total in said:
                     done += 1
                     yield Sums(loss, torch.tensor(gradient), total)  # a copy: what travelled cannot be written to
@@ -226,9 +230,9 @@ class Shown:
 
     def turns(self, asked: Sequence[Turn]) -> Iterator[tuple[NDArray[np.float64], Floats]]:
         """See `Helpers`."""
-        done = 0
+        folder, done = self._place(), 0
         try:
-            for weights, logits in self._spread.said([Asked(self._folder, one) for one in asked]):
+            for weights, logits in self._spread.said([Asked(folder, one) for one in asked]):
                 done += 1
                 yield weights.copy(), logits.copy()
         except UNABLE as error:

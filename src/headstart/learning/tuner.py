@@ -261,7 +261,7 @@ class FineTuneLearner:
             why = f"{compared}, {after}" if done else f"no epoch came to its end{_ENDED[tuned.ended]}"
             return _stays(frozen, why, figures)
         fitted = self._together(start, tuned)
-        fold = np.zeros(len(watched), dtype=np.int64)
+        some = watched[calibration.chosen(len(watched), len(self.features.classes))]
         provenance = {
             **frozen.provenance,
             "head": f"the mean of two linear ones: of the frozen networks, l2 {frozen.best:g}, and of the one trained "
@@ -284,7 +284,7 @@ class FineTuneLearner:
             "of the test part do not",
             [f"{len(watched)} pictures"] if self.tuning.plan.watch == "validation" else [],
         )
-        held = OutOfFold(watched, fold, fitted.logits(watched))
+        held = OutOfFold(some, np.zeros_like(some), fitted.logits(some))
         found_out = (told, *flattering)
         return replace(fitted, held=held, history=tuned.history, provenance=provenance, findings=found_out)
 

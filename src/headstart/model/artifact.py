@@ -187,8 +187,8 @@ def load_classifier(directory: str | Path, encoder: EncoderConfig | None = None)
 
     Args:
         directory: What `save` or `headstart train` wrote.
-        encoder: Another engine, device or precision than the saved one; None: the saved one where this machine has
-            it, else what this machine has.
+        encoder: Another engine, device or precision than the saved one; what is "auto" stays as it was saved where
+            that goes together. None: the saved one where this machine has it, else what this machine has.
 
     Raises:
         ArtifactError: Not an artifact, of a newer format, or damaged; the text says which file.
@@ -374,9 +374,8 @@ def _encoder_here(saved: EncoderConfig, asked: EncoderConfig | None) -> EncoderP
     without such an engine, its own best.
     """
     if asked is not None:
-        named = {name: value for name, value in dataclasses.asdict(asked).items() if value not in ("auto", "")}
         with contextlib.suppress(ConfigError):
-            return runtime.choose(dataclasses.replace(saved, **named | {"backbone": saved.backbone}))
+            return runtime.choose(_completed(asked, saved))
         return runtime.choose(dataclasses.replace(asked, backbone=saved.backbone))
     try:
         return runtime.choose(saved)
@@ -384,6 +383,18 @@ def _encoder_here(saved: EncoderConfig, asked: EncoderConfig | None) -> EncoderP
         here = runtime.choose(EncoderConfig(saved.backbone))
         warnings.warn(f"{error.message} {here.engine} in {here.precision} on {here.device} is used.", stacklevel=3)
         return here
+
+
+def _completed(asked: EncoderConfig, saved: EncoderConfig) -> EncoderConfig:
+    """Return what is asked for; where nothing is, the saved engine on the saved device, and with both the precision."""
+    stays = asked.device in ("auto", saved.device)
+    same = stays and asked.engine in ("auto", saved.engine)
+    return dataclasses.replace(
+        saved,
+        device=saved.device if stays else asked.device,
+        engine=saved.engine if same else asked.engine,
+        precision=saved.precision if same and asked.precision == "auto" else asked.precision,
+    )
 
 
 def _next_free(directory: Path) -> Path:

@@ -109,6 +109,11 @@ class Round:
     rules: PredictionRules
     split: Splits
 
+    @property
+    def learned(self) -> Integers:
+        """Rows that the head has learned from."""
+        return self.fitted.learned(self.split.train)
+
     def findings(self, groups: Integers, plan: CalibrationConfig) -> list[Finding]:
         """Return what to know of the split, the fit and the rules."""
         of_rules = rules.findings(self.rules, self.fitted, groups, plan)
@@ -184,7 +189,7 @@ def train(
         told = provenance.describe(
             last.split, last.fitted, None if saved is last.fitted else rows, prepared, len(rounds)
         )
-        evaluations = {name: measure.measure(one, plan.seed) for name, one in predictions.items()}
+        evaluations = {name: measure.measure(one, plan.seed, folder) for name, one in predictions.items()}
         found = [*prepared.findings, *arrived, *grouped.findings, *last.findings(grouped.groups, plan.calibration)]
         classifier = _classifier(prepared, saved, rules.carried(last.rules, saved, rows, plan.seed), told)
         return TrainingResult(
@@ -266,10 +271,10 @@ def _shown(rounds: list[Round], last: Round, said: Mapping[str, Predictions], pr
     """Return which pictures are worth looking at, of the part that is reported."""
     if "test" in said:
         answered, reported = [last], said["test"]
-        turns = [(last.split.test, last.split.train)]
+        turns = [(last.split.test, last.learned)]
     else:
         answered, reported = rounds, said["validation"]
-        turns = [(one.split.validation, one.split.train) for one in rounds]
+        turns = [(one.split.validation, one.learned) for one in rounds]
     shown = showcase.find(prepared.features, reported, turns, prepared.resemblance.near_duplicates)
     return replace(shown, heads=tuple((_networks(one.fitted, prepared)[0], one.fitted.head) for one in answered))
 
@@ -311,7 +316,7 @@ def _expected(
         return None
     test = last.split.test  # gives the figure to report where there is one
     turns = [
-        Turn(one.fitted, one.split.train, test if len(test) else one.split.validation)
+        Turn(one.fitted, one.learned, test if len(test) else one.split.validation)
         for one in ([last] if len(test) else rounds)
     ]
     return expectation.expect(learner, turns, saved, groups)
@@ -323,10 +328,10 @@ def _refit(learner: Learner, last: Round, plan: Plan) -> tuple[Fitted, Integers]
     # a trained network has not learned from what it watched, a head of very many pictures not from what calibrated it
     unseen = len(validation) or len(last.fitted.left_out) or last.fitted.tuned is not None
     if not (plan.refit and unseen):
-        return last.fitted, train
+        return last.fitted, last.learned
     rows = np.sort(np.concatenate([train, validation]))
     saved = learner.refit(rows, last.fitted.best, begin=last.fitted)
-    return saved, train if saved is last.fitted else rows
+    return saved, last.learned if saved is last.fitted else rows
 
 
 def _whole(learner: Learner, measured: Round, saved: Fitted, rows: Integers) -> Round:
