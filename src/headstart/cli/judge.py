@@ -58,7 +58,7 @@ def evaluate(
     learned = _learned(model, classifier)
     with terminal.progress(quiet) as progress:
         said = measure.predict_labelled(classifier, dataset, cache=cache, progress=progress)
-    figures = summary.of_evaluation(measure.measure(said))
+    figures = summary.of_evaluation(measure.measure(said, folder=cache))
     findings = [*dataset.findings, *files.unusable(dataset, said.errors), *_flattered(learned, said)]
     if not quiet:
         terminal.print_findings(findings)
