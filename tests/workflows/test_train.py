@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bucket import Bucket
 from conftest import SMALL, draw_folders, picture
 
 from headstart.config import read_config
@@ -122,29 +120,6 @@ def test_every_picture_measures_where_that_costs_little(photos: Path, train: Tra
     assert told["figures_of"] == "5 heads fitted the same way, each measured on pictures left out for it"
     monkeypatch.setattr(decide, "MOST_WORK", 36 * 3 * 1280 - 1)
     assert train(sources.read(photos), **auto).plan.split.folds == 0
-
-
-def test_what_lies_on_a_store_is_read_once(
-    photos: Path, train: Train, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(workflow.speed, "measure", lambda *_: "measured")  # reads some on purpose
-    (photos / "ash" / "again.png").write_bytes((photos / "ash" / "ash_00.png").read_bytes())
-    (photos / "ash" / "none.png").write_bytes(b"no picture")
-    bucket.fill(photos, "photos/")
-    far = train(sources.read("s3://bucket/photos"), cache=tmp_path / "cache")
-    read = Counter(key for method, key in bucket.asked if method == "GET" and key.endswith(".png"))
-    assert set(read) == {f"photos/{path.relative_to(photos).as_posix()}" for path in photos.rglob("*.png")}
-    assert read.pop("photos/ash/none.png") == 2  # once more, lest it was the connection
-    assert set(read.values()) == {1}
-    bucket.asked.clear()
-    train(sources.read("s3://bucket/photos"), cache=tmp_path / "cache")
-    assert {key for method, key in bucket.asked if method == "GET" and key.endswith(".png")} == {"photos/ash/none.png"}
-    near = train(sources.read(photos))
-    assert [one.code for one in far.findings] == [one.code for one in near.findings]
-    np.testing.assert_array_equal(
-        far.predictions["validation"].probabilities, near.predictions["validation"].probabilities
-    )
-    assert far.speed == "measured"
 
 
 def test_a_share_that_was_asked_for_is_held_out(photos: Path, train: Train):

@@ -304,8 +304,6 @@ class _Job:
         """Note what a picture turned out to be, and return the rows its features are for; none if it needs none."""
         row = rows[0]
         same = rows if outcome.digest == self.digests[row] else [row]
-        if self.blind:
-            self.opened.manifest(self.cache).note(outcome.version, outcome.digest)
         if outcome.problem:
             self._fail(same, outcome.problem)  # the same bytes fail the same way
             return []
@@ -313,6 +311,8 @@ class _Job:
             self.changed.append(self.dataset[row].name)
             self.known[row] = False  # what was known is of other bytes
         self.digests[row] = outcome.digest
+        if self.blind:
+            self.opened.manifest(self.cache).note(outcome.version, outcome.digest)
         if self.properties is not None and outcome.properties is not None:
             self.properties.take(same, outcome.digest, outcome.properties)
         if not outcome.parts:

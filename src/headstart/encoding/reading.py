@@ -91,7 +91,7 @@ def load(
                 seen = properties.measure(picture, content.size)
             del picture  # the next may be large too
     except PictureError as error:
-        return Loaded(digest, problem=error.message, version=version)
+        return Loaded(digest, problem=error.message)
     return Loaded(digest, parts, pixels, cropped, code, properties=seen, version=version)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from headstart import arrays
 from headstart.config import TrainConfig, apply_recipe
-from headstart.data import manifest, splits, uris
+from headstart.data import splits
 from headstart.encoding import features, runtime, sizes, wanted
 from headstart.encoding.backbone import Backbone
 from headstart.encoding.cache import FITS
@@ -51,7 +51,6 @@ class Begun:
         inspection: The usable files.
         backbone: With its weights.
         plan: What was decided.
-        encoded: How many pictures were encoded as they were read.
         budget: How the time is spent that there is; None: it does not matter.
         enough: Set, by whoever watches, it ends the training of networks: the best so far is measured and given.
     """
@@ -59,7 +58,6 @@ class Begun:
     inspection: Inspection
     backbone: Backbone
     plan: Plan
-    encoded: int = 0
     budget: Budget | None = None
     enough: Event = field(default_factory=Event)
 
@@ -159,36 +157,13 @@ def begin(
     refuse_contradictions(asked)
     wanted.refuse_contradictions(asked.encoder.backbone, asked.encoder.weights)
     splits.check(dataset, config.split, watches_validation(asked))
-    here = filling is None or filling.address is None
-    encoded = _encode_far(dataset, config, cache=cache, progress=progress) if here and not config.budget else 0
     read = files.fingerprints if filling is None else filling.fingerprints
     inspection = files.inspect(dataset, progress, keep_conflicting=keep_conflicting, cache=cache, read=read)
     if config.budget:
         decision, spent = budget.spend(config, inspection, begun=begun, cache=cache, progress=progress)
-        return Begun(inspection, decision.backbone, decision.plan, budget=spent)
+        return Begun(inspection, decision.backbone, decision.plan, spent)
     decision = decide.decide(config, inspection.dataset)
-    return Begun(inspection, decision.backbone, decision.plan, encoded)
-
-
-def _encode_far(dataset: Dataset, config: TrainConfig, *, cache: Path | None, progress: Progress) -> int:
-    """Encode what lies on a store and is not known yet, and return how many: its bytes come once, not twice.
-
-    What they are is noted in the manifest, and the features are in the cache: whoever asks next reads nothing.
-    """
-    lacking = np.flatnonzero(dataset.packed.far & ~manifest.recall(dataset, cache).known)
-    rows = [row for row in lacking.tolist() if not uris.is_web(dataset[row].path)]  # of which nothing is noted
-    if cache is None or not rows:
-        return 0
-    files.refuse_one_class(dataset, dataset.findings)
-    decision = decide.decide(config, dataset)
-    plan = decision.plan
-    if plan.encoder.precision == "int8":  # is calibrated on what is known of the pictures
-        return 0
-    encoders = runtime.build_all(decision.backbone, plan.encoder)
-    asked = dataset.select(rows), None, encoders
-    return features.extract(
-        *asked, views=plan.views, with_properties=True, cache=cache, progress=progress
-    ).table.encoded
+    return Begun(inspection, decision.backbone, decision.plan)
 
 
 def encode(
@@ -236,8 +211,7 @@ def encode(
     )
     progress("Examining", 1, 1)
     encoders, agreement = extraction.encoders, extraction.agreement
-    encoded = begun.encoded + table.encoded
-    return Prepared(labelled, resemblance, findings, backbone, encoders, agreement, plan, encoded)
+    return Prepared(labelled, resemblance, findings, backbone, encoders, agreement, plan, table.encoded)
 
 
 def _labelled(
