@@ -83,7 +83,10 @@ class SplitConfig:
     """What is held out to measure."""
 
     validation: float = setting(
-        0.2, "share of each class held out, where the data brings no split; another than 0.2: no folds", 0.01, 0.9
+        0.2,
+        "share of each class held out, where the data brings no split; if not 0.2, instead of five folds",
+        0.01,
+        0.9,
     )
     folds: int | Auto = setting(
         "auto",

@@ -35,13 +35,15 @@ class Columns(NamedTuple):
 
     Attributes:
         rows: How many.
-        values: Column → its values, for those that hold no pictures; of lists and the like, which are not read, `()`.
+        values: Column → its values, for those that are read.
         pictures: Columns that hold pictures.
+        unread: Columns of lists and the like.
     """
 
     rows: int
     values: dict[str, list[Any]]
     pictures: tuple[str, ...]
+    unread: tuple[str, ...]
 
 
 def read(source: Place) -> Columns:
@@ -60,9 +62,8 @@ def read(source: Place) -> Columns:
         others = [field.name for field in schema if field.name not in pictures and not nested(field.type)]
         table, names = opened.table(others), _names(schema)
         values = {name: _named(table.column(name).to_pylist(), names.get(name)) for name in others}
-        unread = [field.name for field in schema if field.name not in (*pictures, *others)]
-        values |= {name: [()] * opened.rows for name in unread}
-    return Columns(opened.rows, values, pictures)
+        unread = tuple(field.name for field in schema if field.name not in (*pictures, *others))
+    return Columns(opened.rows, values, pictures, unread)
 
 
 def cell(source: Locator, most: int) -> bytes:

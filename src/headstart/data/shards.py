@@ -218,6 +218,7 @@ def from_tables(some: Sequence[Shard], used: Iterable[str | None] = ()) -> tuple
     read, called = _read(some), some[0].place
     first, held = read[0], _cells(some, read)
     values: dict[str, list[Any]] = {name: [v for one in read for v in one.values[name]] for name in first.values}
+    values |= {name: [()] * sum(each.rows for each in read) for one in read for name in one.unread}
     if SPLIT not in values and any(shard.split for shard in some):
         values[SPLIT] = [shard.split for shard, one in zip(some, read, strict=True) for _ in range(one.rows)]
     values |= dict.fromkeys(first.pictures, list(held))

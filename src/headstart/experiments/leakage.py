@@ -153,7 +153,8 @@ def findings(report: LeakageReport) -> list[Finding]:
             ["all figures"],
             "Accuracy by similarity tells how much the measured pictures resemble those learned from.",
         )
-    parted = f"{100 * (report.parted or 0):.2g}% of the measured pictures"
+    share = report.parted or 0
+    parted = f"{100 * share:{'.0f' if share >= 0.1 else '.2g'}}% of the measured pictures"
     alone = "" if report.parted is None else " without --from"  # which leaves pictures where they were
     if report.together:
         but = f", but for {parted}" if report.parted else ""

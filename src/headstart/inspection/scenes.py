@@ -100,7 +100,7 @@ class _Likely:
     """Who may show what another picture shows: of few all, of very many those that are alike in coarse cells.
 
     To ask for one picture takes as long as to read the cells of all, and for several hardly longer; so it is asked for
-    some that follow, too, of which none may show what another of them shows: no scene is asked for twice.
+    some that follow, too, of which none may show what another of them shows.
     """
 
     def __init__(self, normed: Rows) -> None:
@@ -126,8 +126,9 @@ class _Likely:
         if self._few:
             return self._rest
         if leader not in self._known:
-            ahead = following[:_AHEAD]
-            self._known = self._ask(self._unlike(ahead[free[ahead]]))
+            self._known = {one: likely for one, likely in self._known.items() if free[one]}
+            ahead = [one for one in following[:_AHEAD].tolist() if free[one] and one not in self._known]
+            self._known |= self._ask(self._unlike(np.array(ahead)))
         return self._known.pop(leader)
 
     def _unlike(self, leaders: Integers) -> Integers:

@@ -344,7 +344,7 @@ def _description(content: Mapping[str, Any], written: int) -> Description:
         rules=content["rules"],
         files=content["files"],
         provenance=Provenance(**{field.name: content[field.name] for field in dataclasses.fields(Provenance)}),
-        digest=formats.seal(content),
+        digest=formats.seal({**content, "format": FORMAT}),
     )
 
 
