@@ -485,6 +485,23 @@ def test_D13_terminated_training_stops_soon_and_clean_however_often_it_is_told(
     assert stored_rows(tmp_path / "cache") > 0
 
 
+def test_told_to_stop_once_more_while_it_says_so_it_ends_the_same_way():
+    code = """
+import os, signal
+from headstart import cli, terminal
+
+def told(*given, then=terminal.stderr.print, **how):
+    os.kill(os.getpid(), signal.SIGTERM)
+    then(*given, **how)
+
+cli.app = terminal.stderr.print = told
+cli.main()
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, "Traceback" in ended.stderr) == (143, False), ended.stderr
+    assert "Interrupted" in ended.stderr
+
+
 def test_contract_of_the_bundled_engine_holds_in_a_child(nursery: Nursery, tmp_path: Path):
     """The nursery itself: what its children compute is what this process computes."""
     code = """

@@ -55,7 +55,7 @@ def test_confusions_are_listed_with_their_names(small_result: TrainingResult):
     assert summary.of_evaluation(confused)["most_confused"] == wanted
 
 
-def test_findings_keep_all_their_names():
+def test_findings_keep_all_their_names_but_of_very_many(monkeypatch: pytest.MonkeyPatch):
     names = tuple(f"{k}.png" for k in range(500))
     (content,) = summary.of_findings([Finding("code", "warning", "text", names, "advice")])
     assert content == {
@@ -63,8 +63,12 @@ def test_findings_keep_all_their_names():
         "severity": "warning",
         "message": "text",
         "names": list(names),
+        "unnamed": 0,
         "advice": "advice",
     }
+    monkeypatch.setattr(summary, "MOST_NAMES", 300)
+    (content,) = summary.of_findings([Finding("code", "warning", "text", names, unnamed=7)])
+    assert (len(content["names"]), content["unnamed"]) == (300, 207)
 
 
 def test_rules_that_have_too_few_pictures_are_said_to_do_nothing():

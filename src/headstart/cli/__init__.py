@@ -13,7 +13,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -62,8 +62,7 @@ def _common(
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
+    _heed(_stop)
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that cannot be shown ends nothing
     warnings.showwarning = terminal.show_warning
@@ -75,6 +74,7 @@ def main() -> None:
     except HeadstartError as error:
         _fail(error)
     except _Stopped as stopped:
+        _heed(signal.SIG_IGN)  # whoever tells it once more has been heard
         terminal.stderr.print("Interrupted. What was encoded is kept; the same command goes on from there.")
         sys.stderr.flush()
         os._exit(stopped.code)  # worker threads may be inside a long native call; there is nothing left to write
@@ -91,6 +91,12 @@ class _Stopped(BaseException):
     def __init__(self, signal_number: int) -> None:
         super().__init__()
         self.code = 128 + signal_number
+
+
+def _heed(handler: Any) -> None:
+    """Have something done, or nothing, when the process is told to stop."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
 
 
 def _stop(number: int, _frame: object) -> None:
