@@ -319,7 +319,9 @@ def test_ctrl_c_ends_it_in_order_too(serve: Callable[..., Server]):
 @pytest.mark.slow
 def test_told_twice_to_stop_it_waits_for_nothing(serve: Callable[..., Server]):
     server = serve("--batch", 1, "--deadline", 60, "--drain", 5)
-    children, data = server.children, drawn(6, (2400, 2400))
+    children, data = server.children, drawn(6)
+    for child in children:
+        child.suspend()
     with ThreadPoolExecutor(30) as pool:
         asked = [pool.submit(server.predict, data) for _ in range(30)]
         while server.metric("headstart_waiting_pictures") < 15:
@@ -336,12 +338,14 @@ def test_told_twice_to_stop_it_waits_for_nothing(serve: Callable[..., Server]):
 @pytest.mark.slow
 def test_F9_a_process_that_is_killed_is_begun_again(serve: Callable[..., Server]):
     server = serve("--batch", 1, "--deadline", 60)
-    right, data = server.predict(drawn(5)).said["top"], drawn(5, (2400, 2400))
+    right, (child,) = server.predict(drawn(5)).said["top"], server.children
+    child.suspend()
     with ThreadPoolExecutor(20) as pool:
+        data = drawn(5, (900, 700))  # more than a pipe holds: it dies while it is told
         asked = [pool.submit(server.predict, data) for _ in range(20)]
         while server.metric("headstart_waiting_pictures") < 10:
             time.sleep(0.01)
-        server.children[0].kill()
+        child.kill()
         seen = Counter(one.result().status for one in asked)
     assert seen[503] >= 1
     assert set(seen) <= {200, 503}

@@ -152,7 +152,8 @@ class _Line:
                 number, answer, error = pipe.recv()
                 self._loop.call_soon_threadsafe(self._settle, number, answer, error)
         except (EOFError, OSError):
-            pipe.close()
+            with self._sending:  # whoever is sending hears of it first: a pipe without a handle is no OSError
+                pipe.close()
         try:
             self._loop.call_soon_threadsafe(self._gone)
         except RuntimeError:  # the loop has ended
