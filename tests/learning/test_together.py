@@ -89,7 +89,7 @@ def test_where_one_is_killed_others_go_on_where_the_epoch_ended(visible: Case, t
     assert len(team.hired) == 4
     assert heard == [step.number for step in alone.history]
     check_alike(tuned, alone)
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.glob("*.safetensors"))  # one that was killed while it wrote may leave a temporary file
 
 
 @pytest.mark.slow

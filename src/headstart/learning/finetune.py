@@ -76,8 +76,8 @@ def fit(
         listen(step)
     while run.goes_on():
         if run.epoch():
-            listen(run.history[-1])
             checkpoint.save(*run.state())
+            listen(run.history[-1])  # what is told of is kept, whatever who hears it does
     run.clock.end()
     if run.clock.ended != "stop":  # who stopped it may want it to go on another time
         checkpoint.remove()
