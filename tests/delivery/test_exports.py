@@ -12,8 +12,10 @@ from typing import Any
 
 import contracts
 import numpy as np
+import onnx
 import pytest
 from conftest import Ran, draw_folders, scene
+from onnx import numpy_helper
 from PIL import Image
 
 import headstart as hs
@@ -275,6 +277,14 @@ def test_int8_says_what_it_costs(run: Run, model_folder: Path, tmp_path: Path, f
     assert "Removing initializer" not in ran.err
     assert {path.name for path in (tmp_path / "out").iterdir()} == {*exports.FILES[form], "parity.json", "README.md"}
     assert run(*given, "--verify").code == 0
+    if form == "onnx":
+        held = onnx.load(str(tmp_path / "out" / "model.onnx")).graph.initializer
+        weights = [numpy_helper.to_array(one) for one in held if one.data_type == onnx.TensorProto.INT8]
+        dense = [
+            one.astype(int) for one in weights if one.ndim == 4 and one.shape[1] > 1
+        ]  # others are not added in pairs
+        assert dense
+        assert max(np.abs(one).max() for one in dense) <= 64
 
 
 @pytest.mark.slow

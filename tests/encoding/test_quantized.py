@@ -16,7 +16,7 @@ from headstart.config import EncoderConfig, TrainConfig
 from headstart.encoding import graphs, runtime, shelves
 from headstart.encoding.encoder import Encoder
 from headstart.encoding.graph import Graph
-from headstart.encoding.quantized import require_nncf
+from headstart.encoding.quantized import WEIGHT_BITS, require_nncf
 from headstart.errors import BackboneError, ConfigError, MissingExtraError
 from headstart.plans import EncoderPlan, refuse_contradictions
 
@@ -51,6 +51,17 @@ def test_a_quantized_network_comes_back_from_its_bytes_without_nncf(monkeypatch:
     assert back.digest == own.quantized.digest
     again = runtime.build(own.network, PLAN, back)
     np.testing.assert_array_equal(list(again.encode(contracts.noise(3))), before)
+
+
+@pytest.mark.slow
+def test_weights_are_small_enough_for_processors_that_saturate():
+    own = encoder()
+    constants = [one for one in graphs.read(own.network, own.quantized).get_ops() if one.get_type_name() == "Constant"]
+    weights = [one.data for one in constants if one.get_element_type().get_type_name() == "i8"]
+    assert weights
+    most = max(int(np.abs(one.astype(int)).max()) for one in weights)
+    assert most <= 2 ** (WEIGHT_BITS - 1)
+    assert 2 * 255 * most <= np.iinfo(np.int16).max  # what they add to without VNNI
 
 
 @pytest.mark.slow

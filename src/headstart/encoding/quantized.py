@@ -17,6 +17,8 @@ from headstart.encoding.network import quiet
 from headstart.errors import MissingExtraError
 from headstart.records import Pixels, Place
 
+WEIGHT_BITS = 7  # with 8 the sum of two products passes 16 bits, where processors without VNNI saturate
+
 
 def keep_private() -> None:
     """Have OpenVINO and NNCF, imported from now on, send nothing from this machine.
@@ -57,7 +59,7 @@ def quantize(model: Any, pictures: Sequence[Pixels]) -> Any:
     nncf.set_log_level(logging.ERROR)
     with quiet(), contextlib.redirect_stdout(io.StringIO()):  # it draws bars of its own
         dataset = nncf.Dataset(list(pictures), lambda picture: picture[None])
-        return nncf.quantize(model, dataset, subset_size=len(pictures))
+        return nncf.quantize(model, dataset, subset_size=len(pictures), advanced_parameters=_parameters())
 
 
 def quantize_but(
@@ -85,15 +87,22 @@ def quantize_but(
     with quiet(), contextlib.redirect_stdout(io.StringIO()):
         scope = nncf.IgnoredScope(patterns=list(precise), validate=False)
         dataset = nncf.Dataset(list(pictures), feed)
-        own = importlib.import_module("nncf.quantization.advanced_parameters")
-        ranges = own.QuantizationParameters(per_channel=False) if one_range else None
         return nncf.quantize(
             model,
             dataset,
             subset_size=len(pictures),
             ignored_scope=scope,
-            advanced_parameters=own.AdvancedQuantizationParameters(activations_quantization_params=ranges),
+            advanced_parameters=_parameters(one_range),
         )
+
+
+def _parameters(one_range: bool = False) -> Any:
+    """Return how NNCF is to quantize: so that sums saturate on no processor."""
+    own = importlib.import_module("nncf.quantization.advanced_parameters")
+    return own.AdvancedQuantizationParameters(
+        overflow_fix=own.OverflowFix.ENABLE,  # `WEIGHT_BITS` of each weight are used
+        activations_quantization_params=own.QuantizationParameters(per_channel=False) if one_range else None,
+    )
 
 
 def has_int8() -> bool:

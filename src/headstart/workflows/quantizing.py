@@ -24,7 +24,7 @@ from headstart.encoding.encoder import Encoder
 from headstart.encoding.features import Extraction
 from headstart.encoding.graph import Graph
 from headstart.encoding.network import Network
-from headstart.encoding.quantized import has_int8
+from headstart.encoding.quantized import WEIGHT_BITS, has_int8
 from headstart.errors import BackboneError, DataError, StorageError
 from headstart.experiments import grouping, trying
 from headstart.experiments.trying import Answers
@@ -108,7 +108,7 @@ def _pictures(
 def _key(network: Network, digests: Sequence[str]) -> str:
     """Return the SHA-256 of all that decides a quantized network."""
     versions = [importlib.metadata.version(name) for name in ("nncf", "openvino")]
-    deciding = [network.digest, asdict(network.preprocess), sorted(digests), versions]
+    deciding = [network.digest, asdict(network.preprocess), sorted(digests), versions, WEIGHT_BITS]
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
 
