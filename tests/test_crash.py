@@ -502,6 +502,28 @@ cli.main()
     assert "Interrupted" in ended.stderr
 
 
+@pytest.mark.parametrize(("patience", "kept"), [("5.0", True), ("-1.0", False)])
+def test_told_to_stop_once_more_it_first_puts_away_what_it_has(tmp_path: Path, patience: str, kept: bool):
+    code = f"""
+import os, pathlib, signal, sys
+from headstart import cli
+
+def work():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        os.kill(os.getpid(), signal.SIGINT)
+        pathlib.Path(sys.argv[1]).touch()
+
+cli.app, cli.PATIENCE = work, {patience}
+cli.main()
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "kept")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, "Traceback" in ended.stderr) == (143 if kept else 130, False), ended.stderr
+    assert (tmp_path / "kept").exists() == kept
+
+
 def test_contract_of_the_bundled_engine_holds_in_a_child(nursery: Nursery, tmp_path: Path):
     """The nursery itself: what its children compute is what this process computes."""
     code = """

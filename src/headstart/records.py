@@ -86,6 +86,12 @@ def found(
     return [Finding(code, severity, message, tuple(names), advice, unnamed)] if names else []
 
 
+def instead(findings: Sequence[Finding]) -> tuple[str, str]:
+    """Return what was met where nothing was found, to stand behind that in an error, and what to do about it."""
+    messages = "; ".join(one.message for one in findings)
+    return f": {messages}" if messages else "", "".join(f"{one.advice} " for one in findings if one.advice)
+
+
 def numbered(text: str, number: int) -> str:
     """Return a text with a number in place of `{n}`, and of each `[one|many]` what goes with it.
 

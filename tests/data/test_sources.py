@@ -210,6 +210,21 @@ def test_B13_a_folder_without_pictures_is_refused(tmp_path: Path):
     assert ".webp" in refused.value.hint
 
 
+def test_where_nothing_is_found_what_was_met_is_told(tmp_path: Path):
+    place(tmp_path, "root/loose.png", "outside/ash/1.png")
+    (tmp_path / "root/ash").symlink_to(tmp_path / "outside/ash")
+    (tmp_path / "root/notes.txt").write_text("x")
+    with pytest.raises(DataError, match="1 picture lies beside the class folders") as refused:
+        sources.read(tmp_path / "root")
+    assert "1 link leads out of the folder and is not followed" in refused.value.message
+    assert "1 file is no picture by its suffix" in refused.value.message
+    assert "Follow them with --follow-links. " in refused.value.hint
+    (tmp_path / "root/loose.png").unlink()
+    with pytest.raises(ConfigError, match="No picture was found in .*: .*1 link leads out of the folder") as refused:
+        sources.read_pictures([tmp_path / "root"])
+    assert refused.value.hint.startswith("Follow them with --follow-links.")
+
+
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match="nowhere is not there; a folder was expected"):
         sources.read(tmp_path / "nowhere")

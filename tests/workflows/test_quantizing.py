@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import conftest
 import pytest
 import torch
@@ -37,7 +39,11 @@ def test_int8_is_taken_where_heads_lose_nothing_and_found_again(
 ):
     monkeypatch.setattr(quantizing, "CALIBRATED", 8)
     monkeypatch.setattr(quantizing, "MOST_WORSE", 10.0)
-    first = trained(asked)
+    usual = os.umask(0o002)  # that of most people's machines
+    try:
+        first = trained(asked)
+    finally:
+        os.umask(usual)
     assert first.plan.encoder.precision == "int8"
     assert first.classifier.encoders[0].quantized is not None
     assert "int8" in {one.code for one in first.findings}

@@ -8,9 +8,11 @@ Nothing heavy is imported before a verb runs, so `--help` answers at once.
 from __future__ import annotations
 
 import io
+import math
 import os
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -36,6 +38,8 @@ MOMENTS: dict[str, tuple[Callable[..., None], ...]] = {
     "Use": (use.predict, use.explain, use.export, serve.serve),
     "Housekeeping": (look.settings,),
 }
+PATIENCE = 5.0  # seconds in which to stop; who tells it again afterwards does not want to wait for more
+
 for moment, verbs in MOMENTS.items():
     for verb in verbs:
         about, examples = explained(verb)
@@ -62,7 +66,7 @@ def _common(
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    _heed(_stop)
+    _heed(_Stop())
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that cannot be shown ends nothing
     warnings.showwarning = terminal.show_warning
@@ -99,8 +103,16 @@ def _heed(handler: Any) -> None:
         signal.signal(number, handler)
 
 
-def _stop(number: int, _frame: object) -> None:
-    raise _Stopped(number)
+class _Stop:
+    """Raises `_Stopped` when the process is told to stop; not once more while it puts away what it has."""
+
+    def __init__(self) -> None:
+        self._heard = -math.inf
+
+    def __call__(self, number: int, _frame: object) -> None:
+        if time.monotonic() - self._heard > PATIENCE:
+            self._heard = time.monotonic()
+            raise _Stopped(number)
 
 
 def _fail(error: HeadstartError) -> None:

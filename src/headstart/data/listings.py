@@ -17,7 +17,7 @@ from typing import NamedTuple
 from headstart.data import folders, shards, stores, uris
 from headstart.data.images import SUFFIXES
 from headstart.errors import ConfigError
-from headstart.records import Dataset, Finding, Locator, Place, Sample, listing
+from headstart.records import Dataset, Finding, Locator, Place, Sample, instead, listing
 from headstart.samples import Samples
 
 
@@ -118,9 +118,10 @@ def of(sources: Sequence[str | Path | Locator], *, follow_links: bool = False, c
         findings += met
     pictures = Listing(stretches, findings)
     if not pictures:
+        told, advice = instead(findings)
         raise ConfigError(
-            f"No picture was found in {listing([uris.shown(str(s)) for s in sources])}.",
-            f"Looked for {', '.join(SUFFIXES)}.",
+            f"No picture was found in {listing([uris.shown(str(s)) for s in sources])}{told}.",
+            f"{advice}Looked for {', '.join(SUFFIXES)}.",
         )
     return pictures
 

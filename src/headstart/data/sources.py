@@ -24,7 +24,7 @@ from headstart.data.images import SUFFIXES
 from headstart.data.rows import ByName, Row, called, checked, match
 from headstart.data.tables import Table, read_table
 from headstart.errors import ConfigError, DataError
-from headstart.records import Dataset, Finding, Locator, Place, Sample, found, listing, numbered
+from headstart.records import Dataset, Finding, Locator, Place, Sample, found, instead, listing, numbered
 from headstart.samples import Samples
 
 TABLES = (".csv", ".tsv", ".txt")  # of what lies on a store: there nothing else tells a table from a folder
@@ -192,9 +192,10 @@ def _read_folders(root: Place, walked: folders.Walked) -> Dataset:
         *_similar_classes(samples),
     ]  # fmt: skip
     if not len(samples):
+        told, advice = instead(findings)
         raise DataError(
-            f"No labelled picture was found under {root}.",
-            "Expected one folder per class with pictures in it, a labels.csv beside train/, or --labels FILE. "
+            f"No labelled picture was found under {root}{told}.",
+            f"{advice}Expected one folder per class with pictures in it, a labels.csv beside train/, or --labels FILE. "
             f"Looked for {', '.join(SUFFIXES)}.",
         )
     return Dataset(root, samples, tuple(findings), "folders")

@@ -128,10 +128,8 @@ class _Worker:
     def give(self, task: Task) -> None:
         """Have it compute a block."""
         self.busy, self.done = True, 0
-        try:
+        with contextlib.suppress(OSError):  # it has gone, and perhaps said why: `word` tells
             self.pipe.send(task)
-        except OSError as error:
-            raise self._gone() from error
 
     def word(self) -> Computed | None:
         """Hear a word from it, and return the block that it brings, if it does."""

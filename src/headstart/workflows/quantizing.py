@@ -131,8 +131,8 @@ def _kept(cache: Path | None, key: str) -> Graph | None:
 
 def _keep(cache: Path, key: str, quantized: Graph) -> None:
     path = _path(caches.open_cache(cache), key)
-    path.parent.mkdir(exist_ok=True)
-    write_whole(path, quantized.content())
+    path.parent.mkdir(exist_ok=True, mode=0o700)
+    write_whole(path, quantized.content(), mode=0o600)
 
 
 class _Comparison:
