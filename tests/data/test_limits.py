@@ -14,21 +14,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import PEAK
 from PIL import Image
 
 from headstart.data import images, limits
 from headstart.errors import PictureError
 from headstart.records import Preprocess
 
-MEMORY = """
-import resource, sys
+MEMORY = f"""{PEAK}
 from headstart.data import images
 small, *large = [open(path, "rb").read() for path in sys.argv[1:]]
 images.decode(small)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 for data in large:
     images.decode(data)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    print(peak() - before)
 """
 
 
@@ -85,13 +85,12 @@ def test_A17_a_webp_of_some_bytes_that_needs_gigabytes_is_refused_with_what_it_n
 
 def test_A17_decoding_takes_no_more_than_was_said(tmp_path: Path):
     (tmp_path / "small").write_bytes(encoded(Image.new("RGB", (8, 8)), "WEBP"))
-    (tmp_path / "tiff").write_bytes(encoded(Image.new("I", (2000, 2000)), "TIFF", compression="tiff_adobe_deflate"))
-    (tmp_path / "webp").write_bytes(encoded(Image.new("RGB", (2000, 2000)), "WEBP", lossless=True, method=0))
+    (tmp_path / "tiff").write_bytes(encoded(Image.new("I", (4000, 4000)), "TIFF", compression="tiff_adobe_deflate"))
+    (tmp_path / "webp").write_bytes(encoded(Image.new("RGB", (4000, 4000)), "WEBP", lossless=True, method=0))
     command = [sys.executable, "-c", MEMORY, *(str(tmp_path / name) for name in ("small", "tiff", "webp"))]
     grown = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    unit = 1 if sys.platform == "darwin" else 1024
-    assert int(grown[0]) * unit <= limits.weigh("TIFF", 2000 * 2000)
-    assert int(grown[1]) * unit <= limits.weigh("WEBP", 2000 * 2000)
+    assert int(grown[0]) <= limits.weigh("TIFF", 4000 * 4000)
+    assert int(grown[1]) <= limits.weigh("WEBP", 4000 * 4000)
 
 
 @pytest.mark.parametrize("wait", [images.decode, lambda data: images.from_pil(Image.open(io.BytesIO(data)))])
@@ -103,7 +102,7 @@ def test_A17_pictures_wait_until_there_is_room(wait: object, monkeypatch: pytest
             waiting = pool.submit(wait, data)
             time.sleep(0.05)
             assert not waiting.done()
-        assert waiting.result(timeout=5).pixels.shape == (40, 40, 3)
+        assert waiting.result(timeout=60).pixels.shape == (40, 40, 3)
 
 
 def test_A17_a_room_lends_no_more_than_it_has_and_takes_back_after_errors():
@@ -180,7 +179,7 @@ def test_A19_what_follows_the_end_of_a_jpeg_is_not_counted():
 def test_A19_of_a_tiff_of_endless_directories_only_the_first_is_read():
     data, start = tiff(directories=40_000), time.thread_time()
     assert images.decode(data).remarks == ("many-frames",)
-    assert time.thread_time() - start < 0.2
+    assert time.thread_time() - start < 1
 
 
 def test_A19_a_tiff_of_endless_values_is_refused():

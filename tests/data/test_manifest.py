@@ -94,7 +94,10 @@ def test_a_file_that_was_changed_is_read(
     assert after[1:] == before[1:]
 
 
-def test_a_file_that_was_written_just_now_is_not_trusted(dataset: Dataset, tmp_path: Path, reads: list[str]):
+def test_a_file_that_was_written_just_now_is_not_trusted(
+    dataset: Dataset, tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(manifest, "SETTLED", 3600 * 10**9)
     files.fingerprints(dataset, cache=tmp_path / "cache")
     reads.clear()
     files.fingerprints(dataset, cache=tmp_path / "cache")

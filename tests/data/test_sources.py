@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import draw_folders, picture, write_table
+from conftest import PEAK, draw_folders, picture, write_table
 from PIL import Image
 
 from headstart.data import sources
@@ -757,15 +757,13 @@ def test_A22_a_folder_to_predict_is_not_left_through_links(tmp_path: Path):
     assert names(sources.read_pictures([tmp_path / "root"], follow_links=True)) == ["1.png", "2.png"]
 
 
-MANY_ROWS = """
-import json, resource, sys
-from pathlib import Path
+MANY_ROWS = f"""{PEAK}
+import json
 from headstart.data import sources
 first = sources.read(Path(sys.argv[1]) / "few", Path(sys.argv[1]) / "few.csv")
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 many = sources.read(Path(sys.argv[1]) / "many", Path(sys.argv[1]) / "many.csv")
-grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-print(json.dumps([len(many), len(many.classes), grown * (1 if sys.platform == "darwin" else 1024) / len(many)]))
+print(json.dumps([len(many), len(many.classes), (peak() - before) / len(many)]))
 """
 
 

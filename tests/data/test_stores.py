@@ -63,7 +63,11 @@ def test_a_locator_travels_and_tells_what_it_is():
 
 
 @pytest.mark.parametrize("fault", ["busy", "drop", "torn", "short", "reset", "slow"])
-def test_A26_what_goes_wrong_once_or_twice_is_asked_for_again(filled: Bucket, fault: str):
+def test_A26_what_goes_wrong_once_or_twice_is_asked_for_again(
+    filled: Bucket, fault: str, monkeypatch: pytest.MonkeyPatch
+):
+    if fault == "slow":
+        monkeypatch.setattr(stores, "TIMEOUT", 1.0)
     place = sources.read("s3://bucket/photos")[0].path
     filled.faults.extend([fault] * (1 if fault == "slow" else 2))
     assert images.read_bytes(place) == filled.objects["photos/ash/ash_00.png"]

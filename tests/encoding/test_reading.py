@@ -45,4 +45,4 @@ def test_nothing_goes_on_after_an_end(monkeypatch: pytest.MonkeyPatch, how: str)
         next(source)
         source.close()
     assert len(begun) < 25
-    assert threading.active_count() == before
+    assert threading.active_count() <= before

@@ -11,7 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -132,11 +133,19 @@ def undisturbed(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> s
     return content(dataset, None)
 
 
+def answers(processes: Iterable[psutil.Process], question: str, *arguments: Any) -> dict[psutil.Process, Any]:
+    """What processes say of themselves, without those that have ended meanwhile."""
+    said = {}
+    for one in processes:
+        with suppress(psutil.NoSuchProcess):
+            said[one] = getattr(one, question)(*arguments)
+    return said
+
+
 def workers() -> list[psutil.Process]:
-    """The processes of this machine that work for a cluster of ours."""
-    return [
-        one for one in psutil.process_iter(["cmdline"]) if (one.info["cmdline"] or [""])[0].startswith("ray::Station")
-    ]
+    """The processes that work for a cluster of this process."""
+    inner = answers(psutil.Process().children(recursive=True), "cmdline")
+    return [one for one, words in inner.items() if "".join(words[:1]).startswith("ray::Station")]
 
 
 def test_G1_a_node_and_a_worker_are_killed_and_nothing_is_missing(
@@ -325,7 +334,7 @@ def begin(tmp_path: Path, dataset: Dataset) -> Callable[[], tuple[subprocess.Pop
         log = tmp_path / "log"
         with log.open("wb") as file:
             process = subprocess.Popen([*command, "--cluster", "local:1"], stdout=file, stderr=file, env=environment)
-        while not any(one.cmdline()[:1] == ["ray::Station.do"] for one in family(process)):
+        while ["ray::Station.do"] not in [words[:1] for words in answers(family(process), "cmdline").values()]:
             assert process.poll() is None, log.read_text()
             time.sleep(0.05)
         return process, log
@@ -338,18 +347,21 @@ def test_G5_nobody_but_this_machine_is_listened_to_and_an_interrupt_leaves_nothi
 ):
     process, log = begin()
     inner = family(process)
-    heard = {one.laddr.ip for child in inner for one in child.net_connections("inet") if one.status == "LISTEN"}
+    sockets = [one for each in answers(inner, "net_connections", "inet").values() for one in each]
+    heard = {one.laddr.ip for one in sockets if one.status == "LISTEN"}
     assert heard
     assert heard <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
-    (token,) = Path(tempfile.gettempdir()).glob("headstart-ray-*/token")
+    surroundings = answers(inner, "environ").values()
+    (token,) = {Path(one["RAY_AUTH_TOKEN_PATH"]) for one in surroundings if "RAY_AUTH_TOKEN_PATH" in one}
     secret = token.read_text()
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
     assert stat.S_IMODE(token.parent.stat().st_mode) == 0o700
-    assert not any(secret in " ".join(one.cmdline()) for one in inner)
+    assert not any(secret in " ".join(words) for words in answers(inner, "cmdline").values())
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 130
     psutil.wait_procs(inner, 10)
-    assert not [one for one in inner if one.is_running()]
+    left = answers([one for one in inner if one.is_running()], "status")
+    assert set(left.values()) <= {psutil.STATUS_ZOMBIE}  # which nobody may come to collect
     assert not token.parent.exists()
     told = log.read_text()
     assert "Starting workers" in told

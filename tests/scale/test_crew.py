@@ -163,7 +163,7 @@ def test_workers_that_die_before_they_can_work_are_not_begun_for_ever():
 
 
 def test_a_cluster_whose_machines_have_all_gone_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(crew, "LONGEST", 0.5)
+    monkeypatch.setattr(crew, "LONGEST", 2)
     team = Team(fine)
 
     def said(place: str, block: Block, careful: bool) -> Any:
