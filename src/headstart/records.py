@@ -89,9 +89,8 @@ def found(
 def instead(findings: Sequence[Finding]) -> tuple[str, str]:
     """Return what was met where nothing was found, to stand behind that in an error, and what to do about it."""
     messages = "; ".join(one.message for one in findings)
-    return f": {messages}" if messages else "", "".join(
-        f"{one.advice} " for one in findings if one.advice and one.severity != "note"
-    )
+    advice = "".join(f"{one.advice} " for one in findings if one.advice and one.severity != "note")
+    return f": {messages}" if messages else "", advice
 
 
 def numbered(text: str, number: int) -> str:
