@@ -72,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
         _, _, key = unquote(parts.path).removeprefix("/").partition("/")
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.bucket.asked.append(("PUT", key))
-        if self._fault():
+        if self._fault(key):
             return
         number = parse_qs(parts.query).get("partNumber")
         self.bucket.objects[f"{key}\0{int(number[0]):05d}" if number else key] = body

@@ -59,9 +59,13 @@ def test_places_count_within_each_number():
 
 
 def test_a_file_has_its_size_before_it_is_written_to(tmp_path: Path):
-    with open(tmp_path / "x", "w+b") as file:
+    with open(tmp_path / "x", "w+b") as file, open(tmp_path / "plain", "w+b") as plain:
         arrays.reserve(file.fileno(), 1 << 20)
         assert os.fstat(file.fileno()).st_size == 1 << 20
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(plain.fileno(), 0, 1 << 20)
+        if os.fstat(plain.fileno()).st_blocks * 512 < 1 << 20:
+            pytest.skip("the file system sets no room aside")  # as those that compress
         assert os.fstat(file.fileno()).st_blocks * 512 >= 1 << 20
 
 

@@ -221,6 +221,8 @@ extract(tmp / "photos", tmp / "cache")
 def test_D6_two_processes_with_one_cache_share_the_work(nursery: Nursery, tmp_path: Path):
     dataset = sources.read(draw_folders(tmp_path / "photos", each=80))
     code = f"""{PREPARE}
+from headstart.data import limits
+limits.available_cores = lambda: 2  # each works ahead of what it has committed, with more cores further
 table = extract(tmp / "photos", tmp / "cache").table
 (tmp / f"{{os.getpid()}}.bin").write_bytes(table.values.tobytes())
 """
@@ -246,7 +248,11 @@ def train(photos: Path, out: Path, *more: object) -> str:
 
 
 def killed_with(pattern: str, count: int = 1) -> str:
-    """Code of a child that is killed as soon as its cache holds so many files of this kind."""
+    """Code of a child that is killed as soon as its cache holds so many files of this kind.
+
+    That is some moment before it puts in place the next file or makes a folder: there it waits for who kills it, which
+    may be long in coming where processors are busy.
+    """
     return f"""
 victim = os.getpid()
 def many():
@@ -260,6 +266,13 @@ if os.fork() == 0:
     if os.getppid() == victim:
         os.kill(victim, signal.SIGKILL)
     os._exit(0)
+def waiting(call):
+    def wait(*given, **named):
+        if many():
+            time.sleep(60)
+        return call(*given, **named)
+    return wait
+os.replace, os.mkdir = waiting(os.replace), waiting(os.mkdir)
 """
 
 
@@ -426,6 +439,20 @@ def test_D5_train_into_a_place_that_cannot_be_written_fails_before_any_work(
     assert not (tmp_path / "cache").exists()
 
 
+@contextlib.contextmanager
+def two_cores() -> Iterator[None]:
+    """Leave two cores to what is started meanwhile, where the system can: with many, all is done in a moment."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(own)[:2])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, own)
+
+
 @pytest.fixture
 def started(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
     """Start `headstart train` on 600 pictures, as a person would."""
@@ -434,9 +461,13 @@ def started(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
     command = [sys.executable, "-m", "headstart", "train", "photos", "--mirror", "--out", "model", *SMALL]
     pipe = subprocess.PIPE
     with contextlib.ExitStack() as stack:
-        yield lambda: stack.enter_context(
-            subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=pipe, stderr=pipe, text=True)
-        )
+
+        def start() -> subprocess.Popen[str]:
+            with two_cores():
+                process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=pipe, stderr=pipe, text=True)
+            return stack.enter_context(process)
+
+        yield start
 
 
 def wait_for(process: subprocess.Popen[str], cache: Path, pattern: str) -> None:

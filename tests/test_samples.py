@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headstart import arrays
@@ -57,6 +57,7 @@ locators = st.builds(
 places = locators | st.builds(Path, texts.filter(lambda text: "\0" not in text))
 
 
+@settings(deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.builds(Sample, places, texts, st.none() | texts, st.none() | texts), max_size=5))
 def test_any_sample_comes_out_as_it_went_in(given):
     assert shown(Samples.of(given)) == shown(given)

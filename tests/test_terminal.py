@@ -59,6 +59,7 @@ def test_a_number_and_its_words_agree(number: int, text: str):
 def test_a_log_tells_once_that_a_stage_ended_the_same_way(monkeypatch: pytest.MonkeyPatch):
     out = io.StringIO()
     monkeypatch.setattr(terminal, "stderr", Console(file=out, width=80))
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: 0.0)
     with terminal.progress(quiet=False) as heard:
         for stage, total in (("Refitting", 1), ("Refitting", 1), ("Encoding", 3), ("Encoding", 5), ("Encoding", 5)):
             heard(stage, 0, total)

@@ -239,6 +239,7 @@ def test_C3_hostile_safetensors_as_shard_is_passed_over(cache: Path, forged: str
     store = caches.Store(cache, RECIPE, 4)
     store.add(DIGESTS, VALUES)
     (store.folder / "0.safetensors").write_bytes(contracts.FORGED[forged])
+    (store.folder / "0.safetensors").chmod(0o600)  # what others may write is passed over unread
     with pytest.warns(UserWarning, match=r"0\.safetensors is damaged"):
         got = set(taken(cache))
     assert got == set(DIGESTS)
@@ -280,6 +281,8 @@ def test_C7_pickle_in_the_cache_is_never_loaded(dataset: Dataset, cache: Path, t
     np.save(tmp_path / "hostile.npy", np.array([Hostile()], dtype=object), allow_pickle=True)
     shutil.copy(tmp_path / "hostile.npy", folder / name)
     (cache / "index.pkl").write_bytes(pickle.dumps(Hostile()))
+    for planted in (folder / name, cache / "index.pkl"):
+        planted.chmod(0o600)
     np.testing.assert_array_equal(extracted(dataset, cache).values, before)
     caches.survey(cache, verify=True)
     assert not mark.exists()

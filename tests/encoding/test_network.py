@@ -107,10 +107,10 @@ def test_C1_pickle_in_a_local_dir_runs_no_code(tmp_path: Path):
 def test_C3_hostile_safetensors_as_weights_is_refused_at_once(tmp_path: Path, forged: str):
     file = tmp_path / "weights.safetensors"
     file.write_bytes(contracts.FORGED[forged])
-    begun = time.monotonic()
+    begun = time.process_time()
     with pytest.raises(BackboneError, match="no safetensors file"):
         pretrained.load("test_resnet", str(file))
-    assert time.monotonic() - begun < 5
+    assert time.process_time() - begun < 5
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

@@ -321,7 +321,8 @@ for arguments in (["predict", model, photos, "--out", out, "--format", "table"],
     ran = subprocess.run(command, env=environment, capture_output=True, timeout=120, text=True)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.startswith("ash\n{")
-    run("predict", model_folder, photos, "--out", tmp_path / "here.csv", "--format", "table", "--no-cache")
+    where = ("--no-cache", "--engine", engine, "--device", "cpu")
+    run("predict", model_folder, photos, "--out", tmp_path / "here.csv", "--format", "table", *where)
     assert (tmp_path / "here.csv").read_text() == out.read_text()
 
 
@@ -380,10 +381,10 @@ def test_C2_backbone_name_leads_to_no_other_place(folder: Path, tmp_path: Path, 
 @pytest.mark.parametrize("forged", contracts.FORGED)
 def test_C3_hostile_safetensors_is_refused_at_once(folder: Path, name: str, forged: str):
     rewrite(folder, {name: contracts.FORGED[forged]})
-    begun = time.monotonic()
+    begun = time.process_time()
     with pytest.raises(ArtifactError, match=f"{name} (is no safetensors file|cannot be used)"):
         used(folder)
-    assert time.monotonic() - begun < 5
+    assert time.process_time() - begun < 5
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
