@@ -163,6 +163,7 @@ def test_a_transformer_looks_at_the_patch_too(pool: str):
 
 
 def test_the_gradient_goes_through_every_layer_of_a_head_as_it_predicts():
+    torch.manual_seed(0)
     backbone = of_module("test_resnet", timm.create_model("test_resnet"), 64)
     head = contracts.head(backbone.dim, 3, 32, 32, batch_norm=True)
     drawn = patched(6, seed=4)
