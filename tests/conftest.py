@@ -48,6 +48,13 @@ class Ran(NamedTuple):
     err: str
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Weights that a test or what it is given draws are the same, whatever ran before it in this process."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest, so that no worker is left alone with one of them at the end."""
     order = {name: number for number, name in enumerate(LONGEST)}
